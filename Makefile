@@ -1,0 +1,39 @@
+# make demo: train a small prior on built-in phantoms and reconstruct 20-view CT with it.  make test: run the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python -m padis_lightning
+
+.PHONY: setup demo test slow lint benchmark prior clean
+
+setup: .venv/ready
+
+.venv/ready: constraints.txt setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt "torch==2.13.0"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,dev]"
+	touch $@
+
+demo: setup
+	$(RUN) fit --config demo.yaml --output results/demo-prior
+	$(RUN) predict --config ct20.yaml --prior.checkpoint results/demo-prior/prior.safetensors --output results/demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+benchmark: setup
+	$(BIN)/python -m benchmarks.speed
+
+# The bundled prior, from the built-in phantoms.
+prior: setup
+	$(RUN) fit --config ct_phantoms.yaml --output results/ct_phantoms
+	cp results/ct_phantoms/prior.safetensors padis_lightning/assets/ct_phantoms.safetensors
+
+clean:
+	rm -rf .venv build *.egg-info

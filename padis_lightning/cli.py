@@ -1,0 +1,243 @@
+"""The command line; the only file that knows LightningCLI."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import netrc
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+import padis_lightning.networks
+import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
+import padis_lightning.training  # noqa: F401
+from padis_lightning.callbacks import EMA, PriorExport, Results
+from padis_lightning.data import ImageData, read_geometry
+from padis_lightning.errors import InputError
+from padis_lightning.files import write_text
+from padis_lightning.operators import LinearOperator
+from padis_lightning.priors import Prior
+from padis_lightning.solvers import DiffusionSolver, Solver
+
+_PACKAGE = Path(__file__).parent
+CONFIGS = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if d.is_dir()), _PACKAGE / "configs")
+
+
+def find_config(name: str) -> str:
+    """The path of a config: as given, or a name in the folder of shipped ones."""
+    if Path(name).is_file():
+        return name
+    if (CONFIGS / name).is_file():
+        return str(CONFIGS / name)
+    known = ", ".join(sorted(path.name for path in CONFIGS.glob("*.yaml")))
+    raise InputError(f"there is no config {name!r}; wanted a file or one of {known}")
+
+
+def find_configs(args: Sequence[str]) -> tuple[list[str], str]:
+    """Arguments with every config's path found, and the name of the last config."""
+    out, name = list(args), "run"
+    for i, arg in enumerate(args):
+        flag, _, value = arg.partition("=")
+        if flag not in ("--config", "-c"):
+            continue
+        if value:
+            out[i] = f"{flag}={find_config(value)}"
+        elif i + 1 < len(args):
+            value = args[i + 1]
+            out[i + 1] = find_config(value)
+        name = Path(value).stem or name
+    return out, name
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keep the configuration in the run's folder, where it replays the run."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write ``config.yaml`` whole, over that of an earlier run."""
+        write_text(Path(trainer.default_root_dir) / "config.yaml", self.parser.dump(self.config, skip_none=False))
+
+
+class PadisCLI(LightningCLI):
+    """``fit`` trains a prior, ``predict`` reconstructs with one."""
+
+    def __init__(self, args: list[str], name: str) -> None:
+        self.name = name
+        quiet = {"exit_on_error": False}
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults={
+                "inference_mode": False,  # under it DPS cannot take gradients
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+            },
+            seed_everything_default=0,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            parser_kwargs={**quiet, "fit": dict(quiet), "predict": dict(quiet)},
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The two things to do, and what of the trainer's arguments the command line fills in."""
+        return {k: v for k, v in LightningCLI.subcommands().items() if k in ("fit", "predict")}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        """Parse what was given, whatever the interpreter was started with."""
+        self.config = parser.parse_args(args)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401
+        self._adding = subcommand
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.set_defaults({"return_predictions": False})  # else every result stays in memory
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The keys of each command besides model, data and trainer."""
+        parser.add_argument("--output", type=str | None, default=None, help="folder for what is written")
+        if self._adding == "fit":
+            parser.add_lightning_class_args(EMA, "ema")
+            parser.add_lightning_class_args(PriorExport, "export")
+            parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+            parser.set_defaults({"checkpoint.save_last": True, "checkpoint.every_n_train_steps": 500})
+            return
+        parser.add_lightning_class_args(Results, "results")
+        for key, base in (("prior", Prior), ("operator", LinearOperator)):
+            parser.add_subclass_arguments(base, key, required=False)
+            parser.link_arguments(key, f"model.init_args.{key}", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the folder, the scan of a measured file, and W&B without an account."""
+        config = self.config[self.subcommand]
+        self.output = config.output or str(Path("results") / self.name)
+        config.trainer.default_root_dir = self.output
+        if self.subcommand == "fit":
+            config.checkpoint.dirpath = config.checkpoint.dirpath or str(Path(self.output) / "checkpoints")
+            config.trainer.use_distributed_sampler = False  # batches are shared out by step already
+        else:
+            self._take_geometry(config)
+        for logger in _as_list(config.trainer.logger):
+            if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
+                logger.init_args.save_dir = self.output
+                if not _has_wandb_account():
+                    os.environ.setdefault("WANDB_MODE", "offline")
+
+    @staticmethod
+    def _take_geometry(config: Namespace) -> None:
+        path = config.data.init_args.get("path")
+        geometry = read_geometry(path) if path else None
+        if geometry is not None:
+            operator = {"class_path": "padis_lightning.operators.ct.ParallelBeam", "init_args": Namespace(geometry)}
+            config.operator = Namespace(operator)
+            rank_zero_info(f"{path} is a measurement of {geometry['views']} views; its geometry is used")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
+        """A trainer that logs to files in the run's folder and shows one kind of progress bar."""
+        wanted = self._get(self.config_init, "trainer")
+        if wanted["logger"] in (None, True):
+            kwargs["logger"] = CSVLogger(self.output, name="log", version="") if self.subcommand == "fit" else False
+        callbacks = _as_list(wanted["callbacks"])
+        if wanted["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(TQDMProgressBar(leave=True))
+        return super().instantiate_trainer(**kwargs, callbacks=callbacks)
+
+    def before_fit(self) -> None:
+        """Check data and model against each other before anything is written."""
+        self.datamodule.setup("fit")
+        self.model.adapt(self.datamodule)
+
+    def before_predict(self) -> None:
+        """Check data, operator and prior against each other before anything is written."""
+        self.datamodule.setup("predict")
+        if isinstance(self.model, Solver):
+            check_together(self.model, self.datamodule)
+
+
+def check_together(solver: Solver, data: ImageData) -> None:
+    """Refuse data that the operator or the prior was not made for.
+
+    Raises:
+        InputError: with both values.
+    """
+    if tuple(data.image_shape) != tuple(solver.operator.image_shape):
+        raise InputError(
+            f"the data's images are {tuple(data.image_shape)} (channels, height, width); "
+            f"wanted {tuple(solver.operator.image_shape)}, what the operator takes"
+        )
+    trained = solver.prior.normalisation if isinstance(solver, DiffusionSolver) else None
+    windows = data.normalisation.window, trained.window if trained else None
+    if None not in windows and windows[0] != windows[1]:
+        raise InputError(f"the data's window is {windows[0]} HU; wanted {windows[1]} HU, what the prior was trained on")
+
+
+def _as_list(value: Any) -> list:  # noqa: ANN401 - one or several of anything
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _has_wandb_account() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return any("wandb" in host for host in netrc.netrc().hosts)
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command; input that cannot be used ends it with one sentence and exit code 2."""
+    try:
+        found, name = find_configs(sys.argv[1:] if args is None else args)
+        PadisCLI(found, name)
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        print(f"padis_lightning: {sentence}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def explain(error: BaseException | None) -> str | None:
+    """One sentence for input that cannot be used, however deep the parser has wrapped it; None for any other error."""
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    for link in chain:
+        if isinstance(link, InputError):
+            return str(link)
+    for link in chain:
+        if isinstance(link, ArgumentError):
+            return _parser_sentence(str(link))
+    return None
+
+
+def _parser_sentence(message: str) -> str:
+    """The parser's message without the branches of a union that nobody meant."""
+    unknown = re.search(r"class_path '([\w.]+)': Option '([\w.]+)' is not accepted", message)
+    if unknown:
+        path, key = unknown.groups()
+        module, _, name = path.rpartition(".")
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+        known = [k for k in parameters if k not in ("prior", "operator")]  # these are keys of their own
+        return f"{key!r} is not a key of {name}; wanted one of {', '.join(known)}"
+    noise = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>")
+    lines = (line.strip().removeprefix("- ") for line in message.splitlines())
+    return " ".join(line for line in lines if line and not line.startswith(noise))

@@ -1,0 +1,167 @@
+"""The data module that serves training and reconstruction alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Sampler, Subset
+
+from padis_lightning.data.sources import PhantomSource, Source, collate, read_arrays
+from padis_lightning.errors import InputError
+from padis_lightning.random import seeded
+from padis_lightning.types import Normalisation
+
+SHUFFLE = 5  # purpose of the streams keyed by (seed, pass)
+
+
+class StepBatches(Sampler[list[int]]):
+    """Batches keyed by (seed, step): passes through shuffled data, end to end, cut into steps and shared among devices.
+
+    Args:
+        count: items of the data set.
+        batch_size: items a step and device.
+        seed: key of the shuffles.
+        steps: first step and the one after the last.
+        rank: this device.
+        world: devices.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, seed: int, steps: tuple[int, int], rank: int = 0, world: int = 1
+    ) -> None:
+        self.count, self.batch_size, self.seed, self.steps = count, batch_size, seed, steps
+        self.rank, self.world = rank, world
+
+    def __len__(self) -> int:
+        return max(0, self.steps[1] - self.steps[0])
+
+    def __iter__(self) -> Iterator[list[int]]:
+        width = self.batch_size * self.world
+        shuffles: dict[int, list[int]] = {}
+        for step in range(*self.steps):
+            places = range(step * width + self.rank, (step + 1) * width, self.world)
+            passes = {place // self.count for place in places}
+            shuffles = {p: shuffles.get(p) or self._shuffle(p) for p in passes}
+            yield [shuffles[place // self.count][place % self.count] for place in places]
+
+    def _shuffle(self, number: int) -> list[int]:
+        return torch.randperm(self.count, generator=seeded(self.seed, number, SHUFFLE)).tolist()
+
+
+class ImageData(LightningDataModule):
+    """Images for training, images or measurements for reconstruction.
+
+    Without a path there are chest phantoms; training, validation and prediction then use different seeds.
+
+    Args:
+        path: a ``.npz`` or ``.npy`` file; see :func:`padis_lightning.data.sources.read_arrays`.
+        size: side that images are brought to (phantoms: 128 by default; files: as they are).
+        batch_size: images a step and device.
+        count: for prediction, take so many items, spread evenly over the data set (default: all).
+        subset: for prediction, which part of the split: all, or what ``fit`` trains or validates on.
+        range: stored values that become 0 and 1, where the file does not say.
+        phantoms: phantoms to train on, where there is no path.
+        validation: share of groups (patients) kept from training.
+        seed: key of phantoms, of the split and of the order.
+        num_workers: processes that load.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        size: int | None = None,
+        batch_size: int = 16,
+        count: int | None = None,
+        subset: Literal["all", "train", "validation"] = "all",
+        range: tuple[float, float] | None = None,  # noqa: A002 - the word that users type
+        phantoms: int = 1000,
+        validation: float = 0.1,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; wanted at least 1")
+        if count is not None and count < 1:
+            raise InputError(f"count is {count}; wanted at least 1")
+        if not 0 < validation < 1:
+            raise InputError(f"validation is {validation:g}; wanted a share between 0 and 1")
+        self.path, self.size, self.batch_size, self.count, self.subset = path, size, batch_size, count, subset
+        self.range, self.phantoms, self.validation = range, phantoms, validation
+        self.seed, self.num_workers = seed, num_workers
+        self._parts: dict[str, Source | Subset] = {}
+
+    def setup(self, stage: str) -> None:
+        """Read or generate what ``fit`` or ``predict`` needs, once."""
+        if stage in self._parts:
+            return
+        if self.path is None:
+            size = self.size or 128
+            if stage == "fit":
+                self._parts["train"] = PhantomSource(self.phantoms, size, self.seed)
+                self._parts["validation"] = PhantomSource(max(1, round(self.phantoms * self.validation)), size, self.seed + 1)
+            whole = self._parts["train"] if stage == "fit" else PhantomSource(self.count or 16, size, self.seed + 2)
+            picked = np.arange(len(whole))
+        else:
+            whole = read_arrays(self.path, self.size, self.range)
+            train, held = self.split(whole.groups)
+            if stage == "fit":
+                if whole.images is None:
+                    raise InputError(f"{self.path} has only measurements; wanted 'images' to train on")
+                self._parts["train"], self._parts["validation"] = Subset(whole, train), Subset(whole, held)
+            picked = {"all": np.arange(len(whole)), "train": np.array(train), "validation": np.array(held)}[self.subset]
+        if self.count is not None and self.count < len(picked):
+            picked = picked[np.linspace(0, len(picked) - 1, self.count).round().astype(int)]
+        self._parts[stage] = whole if stage == "fit" else Subset(whole, picked.tolist())
+        self._whole = whole
+
+    def split(self, groups: list[str]) -> tuple[list[int], list[int]]:
+        """Items for training and for validation; a group is in one of them only."""
+        names = sorted(set(groups))
+        order = torch.randperm(len(names), generator=seeded(self.seed, 0, SHUFFLE)).tolist()
+        held = {names[i] for i in order[: max(1, round(len(names) * self.validation))]}
+        parts = [[i for i, g in enumerate(groups) if (g in held) == kept] for kept in (False, True)]
+        if not parts[0]:
+            raise InputError(f"{self.path} has {len(names)} group; wanted at least 2, one to train and one to validate on")
+        return parts[0], parts[1]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return self._whole.image_shape
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What stored values became 0 and 1."""
+        return self._whole.normalisation
+
+    @property
+    def source(self) -> str:
+        """A line for a checkpoint's provenance."""
+        return self._whole.description
+
+    def train_dataloader(self) -> DataLoader:
+        """An endless stream cut off at ``trainer.max_steps``, from the step that training is at."""
+        trainer, data = self.trainer, self._parts["train"]
+        start = trainer.global_step
+        stop = trainer.max_steps if trainer.max_steps > 0 else start + -(-len(data) // self.batch_size)
+        batches = StepBatches(
+            len(data), self.batch_size, self.seed, (start, stop), trainer.global_rank, trainer.world_size
+        )
+        return DataLoader(data, batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader:
+        """What was kept from training."""
+        return DataLoader(
+            self._parts["validation"], batch_size=self.batch_size, collate_fn=collate, num_workers=self.num_workers
+        )
+
+    def predict_dataloader(self) -> DataLoader:
+        """What is to be reconstructed."""
+        return DataLoader(
+            self._parts["predict"], batch_size=self.batch_size, collate_fn=collate, num_workers=self.num_workers
+        )

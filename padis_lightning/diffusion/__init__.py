@@ -1,0 +1,8 @@
+"""The diffusion model of patches: preconditioned denoiser, noise levels, positions."""
+
+from padis_lightning.diffusion.coordinates import coordinates, padding
+from padis_lightning.diffusion.denoiser import Denoiser
+from padis_lightning.diffusion.model import PatchModel
+from padis_lightning.diffusion.schedules import geometric_sigmas, karras_sigmas
+
+__all__ = ["Denoiser", "PatchModel", "coordinates", "geometric_sigmas", "karras_sigmas", "padding"]

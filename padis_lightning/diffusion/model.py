@@ -1,0 +1,117 @@
+"""A trained patch denoiser with all that a solver has to know of its training, and its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from padis_lightning.diffusion.denoiser import Denoiser
+from padis_lightning.errors import InputError
+from padis_lightning.files import whole
+from padis_lightning.networks import build_network
+from padis_lightning.types import Normalisation
+
+FORMAT = "padis_lightning prior 1"
+BUNDLED = Path(__file__).parent.parent / "assets"
+
+
+@dataclass
+class PatchModel:
+    """A denoiser and what it was trained on.
+
+    Args:
+        denoiser: the network with its preconditioning.
+        image_shape: channels, height and width of the training images.
+        patch_sizes: sides of the training patches, smallest first; the last one is what tilings use.
+        pad: zeros on every side of the training images, height and width.
+        normalisation: what stored values became 0 and 1.
+        training: provenance, plain values.
+    """
+
+    denoiser: Denoiser
+    image_shape: tuple[int, int, int]
+    patch_sizes: Sequence[int]
+    pad: tuple[int, int]
+    normalisation: Normalisation
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the weights, as plain values."""
+        network = self.denoiser.network
+        return {
+            "network": type(network).__name__,
+            "network_config": {k: list(v) if isinstance(v, tuple) else v for k, v in network.config.items()},
+            "sigma_data": self.denoiser.sigma_data,
+            "image_shape": list(self.image_shape),
+            "patch_sizes": list(self.patch_sizes),
+            "pad": list(self.pad),
+            "normalisation": self.normalisation.describe(),
+            "training": self.training,
+        }
+
+    @classmethod
+    def build(cls, described: dict[str, Any], state: dict[str, torch.Tensor]) -> PatchModel:
+        """The inverse of :meth:`describe`, with the network's weights."""
+        network = build_network(described["network"], described["network_config"])
+        network.load_state_dict({k: v.to(torch.get_default_dtype()) for k, v in state.items()})
+        return cls(
+            denoiser=Denoiser(network, described["sigma_data"]),
+            image_shape=tuple(described["image_shape"]),
+            patch_sizes=described["patch_sizes"],
+            pad=tuple(described["pad"]),
+            normalisation=Normalisation.read(described["normalisation"]),
+            training=described["training"],
+        )
+
+    def save(self, path: Path, half: bool = False) -> None:
+        """Write a safetensors file, in half precision if asked; never weights that are not finite."""
+        state = self.denoiser.network.state_dict()
+        broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
+        if broken:
+            raise InputError(f"weights of {broken[0]} are not finite; wanted finite weights, nothing was written")
+        state = {k: (v.half() if half else v).detach().cpu().contiguous() for k, v in state.items()}
+        with whole(path) as temporary:
+            save_file(state, temporary, {"format": FORMAT, "model": json.dumps(self.describe())})
+
+    @classmethod
+    def load(cls, path: str | Path) -> PatchModel:
+        """Read ``prior.safetensors``, a checkpoint of ``fit``, or a bundled prior by its name.
+
+        Raises:
+            InputError: there is no such file, or it is neither of the two.
+        """
+        file = Path(path)
+        if not file.exists() and file.suffix == "":
+            file = BUNDLED / f"{path}.safetensors"
+        if not file.is_file():
+            bundled = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.safetensors")))
+            raise InputError(f"there is no prior {str(path)!r}; wanted a file or a bundled prior ({bundled})")
+        return cls._from_lightning(file) if file.suffix == ".ckpt" else cls._from_safetensors(file)
+
+    @classmethod
+    def _from_safetensors(cls, file: Path) -> PatchModel:
+        try:
+            with safe_open(file, "pt") as handle:
+                metadata = handle.metadata() or {}
+                state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 - not a dict
+        except SafetensorError as error:
+            raise InputError(f"{file} is not a safetensors file ({error}); wanted a prior written by fit") from error
+        if metadata.get("format") != FORMAT:
+            raise InputError(f"{file} has the format {metadata.get('format')!r}; wanted {FORMAT!r}, written by fit")
+        return cls.build(json.loads(metadata["model"]), state)
+
+    @classmethod
+    def _from_lightning(cls, file: Path) -> PatchModel:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        if "patch_model" not in checkpoint:
+            raise InputError(f"{file} holds no patch model; wanted a checkpoint written by fit")
+        prefix = "denoiser.network."
+        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        return cls.build(checkpoint["patch_model"], state)

@@ -1,0 +1,35 @@
+"""Noise levels from high to low."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from padis_lightning.errors import InputError
+
+
+def _check(sigma_max: float, sigma_min: float, steps: int) -> None:
+    if steps < 1:
+        raise InputError(f"steps is {steps}; wanted at least 1")
+    if not sigma_max >= sigma_min > 0:
+        raise InputError(f"sigma_max is {sigma_max:g} and sigma_min {sigma_min:g}; wanted sigma_max >= sigma_min > 0")
+
+
+def geometric_sigmas(sigma_max: float, sigma_min: float, steps: int) -> Tensor:
+    r"""Levels of constant ratio, :math:`\sigma_i = \sigma_{max} (\sigma_{min} / \sigma_{max})^{i / (n - 1)}`, ``(steps,)``.
+
+    Source: Hu et al., PaDIS, NeurIPS 2024, section 4.
+    """
+    _check(sigma_max, sigma_min, steps)
+    t = torch.linspace(0, 1, steps, dtype=torch.float64)
+    return sigma_max * (sigma_min / sigma_max) ** t
+
+
+def karras_sigmas(sigma_max: float, sigma_min: float, steps: int, rho: float = 7.0) -> Tensor:
+    r"""Levels :math:`(\sigma_{max}^{1/\rho} + t (\sigma_{min}^{1/\rho} - \sigma_{max}^{1/\rho}))^\rho`, ``(steps,)``.
+
+    Source: Karras et al., EDM, NeurIPS 2022, equation 5.
+    """
+    _check(sigma_max, sigma_min, steps)
+    t = torch.linspace(0, 1, steps, dtype=torch.float64)
+    return (sigma_max ** (1 / rho) + t * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho

@@ -1,0 +1,64 @@
+"""Small linear algebra on batches of images; every inner product is per image, so a batch is a set of problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from padis_lightning.random import seeded
+
+Linear = Callable[[Tensor], Tensor]
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each image, ``(B, ...), (B, ...) -> (B, 1, ...)``, ready to be broadcast."""
+    return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
+
+
+def norm(a: Tensor) -> Tensor:
+    """Euclidean norm of each image, ``(B, ...) -> (B, 1, ...)``."""
+    return dot(a, a).sqrt()
+
+
+def conjugate_gradient(apply: Linear, b: Tensor, x: Tensor, iterations: int, tolerance: float = 0.0) -> Tensor:
+    r"""Solve :math:`H x = b` for a symmetric positive semi-definite :math:`H`, image by image, from the start ``x``.
+
+    Stops after ``iterations``, or once every image has :math:`\|b - H x\| \le` ``tolerance`` :math:`\|b\|`. An image
+    whose residual vanishes stands still while the others go on.
+
+    Source: Hestenes and Stiefel, Methods of conjugate gradients for solving linear systems, 1952.
+    """
+    r = b - apply(x)
+    p, rho = r, dot(r, r)
+    limit = tolerance**2 * dot(b, b)
+    for _ in range(iterations):
+        if tolerance > 0 and bool((rho <= limit).all()):
+            break
+        q = apply(p)
+        curvature = dot(p, q)
+        alpha = torch.where(curvature > 0, rho / curvature.clamp_min(torch.finfo(x.dtype).tiny), 0)
+        x = x + alpha * p
+        r = r - alpha * q
+        rho_next = dot(r, r)
+        p = r + torch.where(rho > 0, rho_next / rho.clamp_min(torch.finfo(x.dtype).tiny), 0) * p
+        rho = rho_next
+    return x
+
+
+def largest_eigenvalue(apply: Linear, like: Tensor, iterations: int = 500, tolerance: float = 1e-6) -> float:
+    r"""Largest eigenvalue of a symmetric positive semi-definite map on tensors shaped as ``like`` ``(1, ...)``.
+
+    Power iteration from a fixed random start, ended when the Rayleigh quotient moves by less than ``tolerance``.
+    """
+    x = torch.randn(like.shape, generator=seeded(0), dtype=like.dtype).to(like.device)
+    value = 0.0
+    for _ in range(iterations):
+        x = x / norm(x).clamp_min(torch.finfo(x.dtype).tiny)
+        y = apply(x)
+        previous, value = value, float(dot(x, y))
+        if abs(value - previous) <= tolerance * abs(value):
+            break
+        x = y
+    return value

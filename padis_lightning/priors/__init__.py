@@ -1,0 +1,8 @@
+"""Priors: what a solver sees of a diffusion model, a denoiser of whole images."""
+
+from padis_lightning.priors.base import Prior
+from padis_lightning.priors.gaussian import GaussianPrior
+from padis_lightning.priors.patch import PatchPrior
+from padis_lightning.priors.tiling import FixedTiling, OverlapTiling, RandomTiling, Tiles, Tiling
+
+__all__ = ["FixedTiling", "GaussianPrior", "OverlapTiling", "PatchPrior", "Prior", "RandomTiling", "Tiles", "Tiling"]

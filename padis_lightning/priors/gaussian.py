@@ -1,0 +1,35 @@
+"""A Gaussian as a prior: everything about it is known in closed form, which makes it the oracle of the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from padis_lightning.priors.base import Prior
+from padis_lightning.random import Generators
+
+
+class GaussianPrior(Prior):
+    r"""Independent pixels :math:`N(\mu, s^2)`, without padding.
+
+    .. math:: D(x; \sigma) = \frac{s^2 x + \sigma^2 \mu}{s^2 + \sigma^2}
+
+    Args:
+        image_shape: channels, height and width.
+        mean: mean of every pixel.
+        std: standard deviation of every pixel.
+    """
+
+    def __init__(self, image_shape: Sequence[int], mean: float = 0.0, std: float = 1.0) -> None:
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        self.pad = (0, 0)
+        self.mean, self.std = mean, std
+        self.sigma_data = std
+
+    def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
+        """The posterior mean, ``(B, C, H, W) -> (B, C, H, W)``; nothing random."""
+        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
+        return (self.std**2 * x + level**2 * self.mean) / (self.std**2 + level**2)

@@ -1,0 +1,49 @@
+"""Random numbers that belong to an image, not to a batch.
+
+Every image has streams of its own, keyed by ``(seed, index in the data set, purpose)``. A result then does not depend on
+the batch size, on the number of devices or on the order. Streams live on the CPU, so that a GPU draws the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def seeded(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator whose state is a hash of ``key``; nearby keys give independent streams."""
+    state = np.random.SeedSequence([int(part) for part in key]).generate_state(1, np.uint64)[0]
+    return torch.Generator(device=device).manual_seed(int(state >> np.uint64(1)))
+
+
+class Generators:
+    """One random stream for each image of a batch.
+
+    Args:
+        generators: one CPU generator an image.
+    """
+
+    def __init__(self, generators: Iterable[torch.Generator]) -> None:
+        self.generators = list(generators)
+
+    @classmethod
+    def keyed(cls, seed: int, indices: Sequence[int], purpose: int = 0) -> Generators:
+        """Streams for the images ``indices`` of a data set; ``purpose`` keeps measurement and solver apart."""
+        return cls(seeded(seed, index, purpose) for index in indices)
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers of the shape, dtype and device of ``like`` ``(B, ...)``, image by image."""
+        if len(like) != len(self):
+            raise ValueError(f"{len(self)} random streams for a batch of {len(like)}; wanted one an image")
+        rows = [torch.randn(like.shape[1:], generator=g, dtype=like.dtype) for g in self.generators]
+        return torch.stack(rows).to(like.device, non_blocking=True)
+
+    def integers(self, high: int) -> list[int]:
+        """One integer of ``0 .. high - 1`` for each image."""
+        return [int(torch.randint(high, (), generator=g)) for g in self.generators]

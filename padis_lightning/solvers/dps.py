@@ -1,0 +1,100 @@
+"""PaDIS as published: diffusion posterior sampling with Langevin steps."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from padis_lightning.errors import InputError
+from padis_lightning.linalg import dot, norm
+from padis_lightning.operators import LinearOperator
+from padis_lightning.priors import Prior
+from padis_lightning.random import Generators
+from padis_lightning.solvers.base import DiffusionSolver
+
+
+class DPS(DiffusionSolver):
+    r"""At every level, ``inner`` times: a gradient step on the data through the denoiser, and a Langevin step.
+
+    .. math::
+        \hat x &= D(x; \sigma), \quad r = y - A \hat x \\
+        x &\leftarrow x + \frac{\zeta}{\|A\|^2} \, J^T A^T r
+            + \frac{\epsilon}{2} (\hat x - x) + \sqrt{\epsilon (1 - \epsilon / 4)} \; \sigma z
+
+    with J the derivative of D at x. The step is in units of :math:`1 / \|A\|^2`, so it serves any number of views. With
+    ``guidance="norm"`` the second term is :math:`\zeta J^T A^T r / (\|A\| \|r\|)`, the paper's: of constant length, which
+    can't settle below a residual of about :math:`\zeta \|A\|`. The factor :math:`1 - \epsilon / 4` is ours: without it
+    the noise that Langevin steps keep up is too large by :math:`(1 - \epsilon / 4)^{-1/2}`.
+
+    Source: Chung et al., DPS, ICLR 2023, algorithm 1; Hu et al., PaDIS, NeurIPS 2024, algorithm 1.
+
+    Args:
+        prior: denoiser of whole images.
+        operator: A.
+        noise_std: standard deviation of the measurement noise.
+        seed: with an image's index in the data set, the key of its random streams.
+        steps: noise levels.
+        sigma_max: first level.
+        sigma_min: last level before 0.
+        schedule: spacing of the levels.
+        inner: repetitions at every level; evaluations are ``steps * inner``.
+        zeta: length of the data step, stable below 2.
+        epsilon: length of the Langevin step, below 4.
+        guidance: gradient of half the squared residual, or of the residual's norm.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        operator: LinearOperator,
+        noise_std: float = 0.0,
+        seed: int = 0,
+        steps: int = 100,
+        sigma_max: float = 10.0,
+        sigma_min: float = 0.002,
+        schedule: Literal["geometric", "karras"] = "geometric",
+        inner: int = 10,
+        zeta: float = 1.0,
+        epsilon: float = 0.5,
+        guidance: Literal["squared", "norm"] = "squared",
+    ) -> None:
+        super().__init__(prior, operator, noise_std, seed, steps, sigma_max, sigma_min, schedule)
+        if inner < 1:
+            raise InputError(f"inner is {inner}; wanted at least 1")
+        if not 0 < epsilon < 4:
+            raise InputError(f"epsilon is {epsilon:g}; wanted a value between 0 and 4")
+        self.inner, self.zeta, self.epsilon, self.guidance = inner, zeta, epsilon, guidance
+
+    @property
+    def evaluations(self) -> int:
+        """``inner`` a level."""
+        return self.inner * super().evaluations
+
+    def on_predict_start(self) -> None:
+        """Refuse a trainer whose predict loop forbids gradients."""
+        if torch.is_inference_mode_enabled():
+            raise InputError("trainer.inference_mode is true; wanted false, since DPS takes gradients in its steps")
+
+    def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
+        """``inner`` updates at ``sigma``."""
+        spread = math.sqrt(self.epsilon * (1 - self.epsilon / 4)) * sigma
+        for _ in range(self.inner):
+            denoised, ascent = self.guide(x, y, sigma, generator)
+            x = x + ascent + self.epsilon / 2 * (denoised - x) + spread * generator.normal(x)
+        return denoised if sigma_next == 0 else x
+
+    def guide(self, x: Tensor, y: Tensor, sigma: float, generator: Generators) -> tuple[Tensor, Tensor]:
+        """The denoised canvas and the data step, both detached; norms are per image."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            denoised = self.prior(x, sigma, generator)
+            residual = y - self.canvas_operator(denoised)
+            (gradient,) = torch.autograd.grad(dot(residual, residual).sum() / 2, x)
+        square = self.canvas_operator.norm_squared
+        if self.guidance == "norm":
+            length = norm(residual.detach()).flatten(1)[:, :1, None, None].clamp_min(torch.finfo(x.dtype).tiny)
+            return denoised.detach(), -self.zeta / math.sqrt(square) * gradient / length
+        return denoised.detach(), -self.zeta / square * gradient

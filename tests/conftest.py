@@ -1,0 +1,52 @@
+"""Shared problems, small enough for seconds and odd on purpose."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from padis_lightning.diffusion import Denoiser, PatchModel, padding
+from padis_lightning.networks.unet import UNet
+from padis_lightning.random import seeded
+from padis_lightning.types import Normalisation
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    return seeded(1234)
+
+
+def random_network(seed: int = 0, channels: int = 1) -> UNet:
+    """A small network with nothing at zero, so that every path matters."""
+    generator = seeded(seed)
+    network = UNet(channels=channels, base=8, multipliers=[1, 2], blocks=1, fold=2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator) / max(1, parameter[0].numel()) ** 0.5)
+    return network
+
+
+@pytest.fixture
+def model() -> PatchModel:
+    """A patch model of 20x20 images with 8x8 patches: two grids of 3x3, padding 4."""
+    shape = (1, 20, 20)
+    denoiser = Denoiser(random_network(), sigma_data=0.3)
+    return PatchModel(denoiser, shape, [4, 8], padding(shape[1:], 8), Normalisation(0.0, 1.0))
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A file of 12 smooth 16x16 images of 4 patients, stored as 0 .. 2000 with an HU window."""
+    y, x = np.mgrid[-1:1:16j, -1:1:16j]
+    shifts = np.random.default_rng(0).uniform(-0.4, 0.4, (12, 2))
+    blobs = np.stack([np.exp(-4 * ((x - a) ** 2 + (y - b) ** 2)) for a, b in shifts])
+    path = tmp_path / "images.npz"
+    patients = np.repeat(["a", "b", "c", "d"], 3)
+    np.savez(path, images=(blobs * 2000).astype(np.uint16), patient=patients, hu_window=np.array([-1000, 1000]))
+    return path

@@ -1,0 +1,189 @@
+"""The command line from end to end, in process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from padis_lightning.cli import CONFIGS, main
+from padis_lightning.diffusion import PatchModel
+from padis_lightning.operators.ct import ParallelBeam
+
+SMALL_NETWORK = ["--model.network.base", "8", "--model.network.blocks", "1"]
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+
+
+def fit(images, output, *extra):
+    main([
+        "fit", "--config", "ct.yaml", "--data.path", str(images), "--data.size", "null", "--data.batch_size", "3",
+        "--model.patch_sizes", "[4,8]", "--model.patches", "6", "--trainer.max_steps", "4", "--output", str(output),
+        "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1", *SMALL_NETWORK, *QUIET, *extra,
+    ])  # fmt: skip
+
+
+def predict(output, *extra):
+    main([
+        "predict", "--config", "ct20.yaml", "--output", str(output), "--operator.size", "16", "--operator.views", "6",
+        "--model.steps", "3", "--data.size", "null", *QUIET, *extra,
+    ])  # fmt: skip
+
+
+@pytest.fixture
+def prior(images, tmp_path):
+    fit(images, tmp_path / "fit")
+    return tmp_path / "fit" / "prior.safetensors"
+
+
+def test_fit_leaves_a_prior_checkpoints_a_log_and_its_config(prior):
+    folder = prior.parent
+    assert PatchModel.load(prior).training["steps"] == 4
+    log = list(csv.DictReader((folder / "log" / "metrics.csv").open()))
+    assert any(row["val/loss"] for row in log) and any(row["train/loss"] for row in log)
+    from_checkpoint = PatchModel.load(folder / "checkpoints" / "last.ckpt")
+    for a, b in zip(from_checkpoint.denoiser.parameters(), PatchModel.load(prior).denoiser.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert (folder / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("solver", ["DDS", "DPS"])
+def test_predict_leaves_arrays_pictures_scores_and_a_page(images, prior, tmp_path, solver):
+    out = tmp_path / "out"
+    predict(
+        out, "--data.path", str(images), "--prior.checkpoint", str(prior), "--model", solver, "--model.steps", "3",
+        "--data.batch_size", "5",
+    )  # fmt: skip
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert list(rows[0]) == ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations"]
+    assert [int(row["index"]) for row in rows] == list(range(12))
+    truth = np.load(images)["images"].astype(float)
+    for row in rows:
+        estimate = np.load(out / "arrays" / f"{row['name']}.npy")
+        error = np.square(estimate.clip(0, 2000) - truth[int(row["index"])]).mean() / 2000**2
+        assert float(row["psnr"]) == pytest.approx(-10 * np.log10(error), abs=0.01)
+        assert (out / "images" / f"{row['name']}.png").read_bytes()[:4] == b"\x89PNG"
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["n"] == 12 and summary["groups"] == 4 and summary["solver"] == solver
+    assert summary["psnr"] == pytest.approx(np.mean([float(row["psnr"]) for row in rows]))
+    assert set(summary["baselines"]) == {"fbp", "tv"} and "interval" in summary["gain"]["tv"]
+    assert {"psnr", "ssim", "residual", "seconds_per_image", "evaluations"} <= set(summary["baselines"]["tv"])
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png") == 12 and "http" not in page.split("</style>")[1].split("<pre>")[0]
+    assert not list(out.rglob("*.part"))
+
+
+def test_results_do_not_depend_on_the_batch_and_the_config_replays_them(images, prior, tmp_path):
+    options = ["--data.path", str(images), "--prior.checkpoint", str(prior), "--results.baselines", "{}"]
+    predict(tmp_path / "a", *options, "--data.batch_size", "5")
+    predict(tmp_path / "b", *options, "--data.batch_size", "1", "--data.count", "3")
+    main(["predict", "--config", str(tmp_path / "a" / "config.yaml"), "--output", str(tmp_path / "c")])
+    for name in ("0000", "0006", "0011"):
+        a, b, c = (np.load(tmp_path / run / "arrays" / f"{name}.npy") for run in "abc")
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=0.02)
+        np.testing.assert_array_equal(a, c)
+
+
+def test_a_measured_sinogram_is_solved_and_only_its_residual_scored(prior, images, tmp_path):
+    operator = ParallelBeam(16, angles=[0.1 * k for k in range(9)], bins=30, pixel_spacing=0.5, bin_spacing=0.4)
+    truth = torch.from_numpy(np.load(images)["images"].astype(np.float32))[:2, None] / 2000
+    geometry = {"angles": [0.1 * k for k in range(9)], "size": 16, "pixel_spacing": 0.5, "bin_spacing": 0.4}
+    y = 0.04 * operator(truth)[:, 0].numpy()  # attenuation: 1 stands for 0.04
+    np.savez(tmp_path / "measured.npz", y=y, range=[0, 0.04], **geometry)
+    out = tmp_path / "out"
+    predict(out, "--data.path", str(tmp_path / "measured.npz"), "--prior.checkpoint", str(prior), "--model.steps", "9")
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert len(rows) == 2 and rows[0]["psnr"] == "" and float(rows[0]["residual"]) < 0.1
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["psnr"] is None and summary["residual"] < 0.1
+    assert np.load(out / "arrays" / "0000.npy").max() < 0.05
+
+
+def npz(path, **arrays):
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def bad_inputs(images, prior, tmp):
+    wide = npz(tmp / "wide.npz", images=np.zeros((3, 16, 16), np.uint16), hu_window=np.array([-1000, 3000]))
+    fit_file, predict_file = ["fit", "--config", "ct.yaml"], ["predict", "--config", "ct20.yaml"]
+    with_prior = [*predict_file, "--prior.checkpoint", str(prior)]
+    return {
+        "config": (["fit", "--config", "nope.yaml"], r"there is no config 'nope.yaml'; wanted .*ct.yaml"),
+        "model key": ([*fit_file, "--model.speed", "3"], "'speed' is not a key of PatchDiffusion; wanted one of .*lr"),
+        "data key": ([*fit_file, "--data.pth", "x"], "'pth' is not a key of ImageData; wanted one of path"),
+        "top key": ([*fit_file, "--modle.lr", "3"], "modle"),
+        "type": ([*fit_file, "--model.lr", "fast"], "lr.*float.*fast"),
+        "solver": ([*predict_file, "--model", "Magic"], "Magic"),
+        "patch": ([*fit_file, "--model.patch_sizes", "[256]"], "patch size 256 is larger than the image of 128x128"),
+        "size": ([*with_prior], r"trained on images of \(1, 16, 16\).*wanted \(1, 128, 128\)"),
+        "no images": ([*fit_file, "--data.path", npz(tmp / "a.npz", x=np.zeros(3))], "has the arrays x; wanted 'images'"),
+        "nan": (
+            [*fit_file, "--data.path", npz(tmp / "b.npz", images=np.full((3, 16, 16), np.nan))],
+            r"has NaN in images\[0\]; wanted finite numbers",
+        ),
+        "no file": ([*fit_file, "--data.path", "nope.npz"], "there is no file 'nope.npz'"),
+        "no prior": ([*predict_file, "--prior.checkpoint", "nope"], "there is no prior 'nope'"),
+        "data size": (
+            [*with_prior, "--operator.size", "16", "--data.path", str(images), "--data.size", "8"],
+            r"the data's images are \(1, 8, 8\).*wanted \(1, 16, 16\)",
+        ),
+        "window": (
+            [*with_prior, "--operator.size", "16", "--data.path", wide, "--data.size", "16"],
+            r"window is \(-1000.0, 3000.0\) HU; wanted \(-1000.0, 1000.0\) HU",
+        ),
+        "views": ([*predict_file, "--operator.views", "0"], "views is 0; wanted at least 1"),
+        "sigma": ([*with_prior, "--operator.size", "16", "--model.sigma_min", "99"], "sigma_max is .* and sigma_min 99"),
+        "inference": (
+            [
+                *with_prior, "--operator.size", "16", "--data.path", str(images), "--data.size", "null", "--model", "DPS",
+                "--trainer.inference_mode", "true",
+            ],
+            "trainer.inference_mode is true; wanted false",
+        ),
+    }  # fmt: skip
+
+
+def test_bad_input_gets_one_sentence_and_leaves_nothing(images, prior, tmp_path, capsys):
+    problems = bad_inputs(images, prior, tmp_path)
+    for name, (args, sentence) in problems.items():
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([*args, "--output", str(tmp_path / "out"), *QUIET])
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("padis_lightning: ")]
+        assert stop.value.code == 2, name
+        assert len(said) == 1, (name, said)
+        import re
+
+        assert re.search(sentence, said[0]), (name, said[0])
+        left = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != "config.yaml"]
+        assert not left, (name, left)
+
+
+def test_errors_print_no_traceback():
+    done = subprocess.run(
+        [sys.executable, "-m", "padis_lightning", "fit", "--config", "nope.yaml"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.strip().count("\n") == 0 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("config", sorted(p.name for p in CONFIGS.glob("*.yaml")))
+def test_every_config_parses(config, capsys):
+    text = (CONFIGS / config).read_text()
+    command = "fit" if "PatchDiffusion" in text else "predict"
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--config", config, "--print_config"])
+    assert stop.value.code in (0, None) and "class_path" in capsys.readouterr().out
+
+
+def test_wandb_is_one_flag_away_and_works_offline(images, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for _ in range(2):  # a second run into the same folder goes on
+        fit(images, tmp_path / "fit", "--trainer.logger", "WandbLogger")
+    assert list((tmp_path / "fit" / "wandb").glob("offline-run-*"))

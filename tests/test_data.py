@@ -1,0 +1,143 @@
+"""What is read, refused and split."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from padis_lightning.data import ImageData, read_arrays, read_geometry
+from padis_lightning.data.sources import resize
+from padis_lightning.errors import InputError
+from padis_lightning.metrics import interval, psnr, ssim
+from padis_lightning.types import Normalisation
+
+
+def write(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def test_values_come_back_in_the_units_they_had(images):
+    stored = np.load(images)["images"]
+    source = read_arrays(images)
+    assert source.normalisation == Normalisation(0.0, 2000.0, (-1000.0, 1000.0))
+    assert source.images.min() >= 0 and source.images.max() <= 1 and source.image_shape == (1, 16, 16)
+    np.testing.assert_allclose(source.normalisation.restore(source.images)[:, 0], stored, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "expected"),
+    [
+        ({"images": np.full((2, 4, 4), 51, np.uint8)}, {}, 0.2),
+        ({"images": np.full((2, 4, 4), 0.25)}, {}, 0.25),
+        ({"images": np.full((2, 4, 4), 30, np.int16), "range": np.array([10, 50])}, {}, 0.5),
+        ({"images": np.full((2, 4, 4), 30, np.int16)}, {"data_range": (20, 40)}, 0.5),
+        ({"images": np.full((2, 4, 4, 3), 0.75, np.float32)}, {}, 0.75),
+    ],
+)
+def test_ranges(tmp_path, arrays, options, expected):
+    images = read_arrays(write(tmp_path / "a.npz", **arrays), **options).images
+    assert images.ndim == 4 and images.shape[1] in (1, 3)
+    torch.testing.assert_close(images, torch.full_like(images, expected))
+
+
+def test_plain_arrays_are_images(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((3, 4, 6), 0.5))
+    assert read_arrays(tmp_path / "a.npy").image_shape == (1, 4, 6)
+
+
+BROKEN = [
+    ({"pictures": np.zeros((2, 4, 4))}, "has the arrays pictures; wanted 'images' or 'y'"),
+    ({"images": np.zeros((4, 4))}, r"shape \(4, 4\); wanted numbers, \(n, H, W\)"),
+    ({"images": np.full((2, 4, 4), np.nan)}, r"has NaN in images\[0\]; wanted finite numbers"),
+    ({"images": np.array([np.zeros((4, 4)), np.full((4, 4), np.inf)])}, r"has infinity in images\[1\]"),
+    ({"images": np.full((2, 4, 4), 900, np.int16)}, "has values from 900 to 900 and no 'range'"),
+    ({"images": np.full((2, 4, 4), 3.0)}, "has values from 3 to 3 and no 'range'"),
+    ({"images": np.zeros((2, 4, 4)), "range": np.array([5, 5])}, "data range is 5 to 5"),
+    ({"y": np.zeros((2, 3, 4))}, "has y without angles, size, pixel_spacing, bin_spacing"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "sentence"), BROKEN, ids=[s[:30] for _, s in BROKEN])
+def test_broken_files_get_one_sentence(tmp_path, arrays, sentence):
+    with pytest.raises(InputError, match=sentence):
+        read_arrays(write(tmp_path / "a.npz", **arrays))
+
+
+def test_files_that_are_not_there_or_not_arrays(tmp_path):
+    with pytest.raises(InputError, match="there is no file"):
+        read_arrays(tmp_path / "none.npz")
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(InputError, match="ends in '.txt'; wanted .npz or .npy"):
+        read_arrays(tmp_path / "a.txt")
+    (tmp_path / "a.npz").write_text("x")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_arrays(tmp_path / "a.npz")
+
+
+def test_geometry_of_a_measurement(tmp_path):
+    geometry = {"size": 16, "pixel_spacing": 0.5, "bin_spacing": 0.25}
+    path = write(tmp_path / "a.npz", y=np.ones((2, 3, 40)), angles=np.array([0.1, 0.2, 0.3]), range=[0, 4.0], **geometry)
+    assert read_geometry(path) == {**geometry, "views": 3, "bins": 40, "angles": [0.1, 0.2, 0.3]}
+    source = read_arrays(path)
+    assert source.images is None and source.image_shape == (1, 16, 16)
+    assert source[1].measurement.shape == (1, 3, 40) and float(source[1].measurement[0, 0, 0]) == 0.25
+    path = write(tmp_path / "b.npz", y=np.ones((2, 3, 40)), angles=np.zeros(2), **geometry)
+    with pytest.raises(InputError, match=r"angles of shape \(2,\); wanted \(3,\)"):
+        read_geometry(path)
+
+
+def test_shrinking_keeps_means(rng):
+    images = torch.rand(2, 1, 24, 24, generator=rng)
+    small = resize(images, 8)
+    torch.testing.assert_close(small[0, 0, 0, 0], images[0, 0, :3, :3].mean())
+    torch.testing.assert_close(resize(images, 10).mean((2, 3)), images.mean((2, 3)), atol=0.02, rtol=0)
+    assert resize(images, 24) is images
+
+
+def test_no_patient_is_in_two_parts(images):
+    data = ImageData(str(images), validation=0.3)
+    data.setup("fit")
+    parts = [{item.group for item in data._parts[part]} for part in ("train", "validation")]
+    assert parts[0] and parts[1] and not parts[0] & parts[1] and len(parts[0] | parts[1]) == 4
+    held = ImageData(str(images), validation=0.3, subset="validation")
+    held.setup("predict")
+    assert {item.group for item in held._parts["predict"]} == parts[1]
+
+
+def test_one_patient_cannot_be_split(tmp_path):
+    data = ImageData(str(write(tmp_path / "a.npz", images=np.zeros((2, 4, 4)), patient=["a", "a"])))
+    with pytest.raises(InputError, match="has 1 group; wanted at least 2"):
+        data.setup("fit")
+
+
+def test_count_spreads_over_the_data_set(images):
+    data = ImageData(str(images), count=4)
+    data.setup("predict")
+    assert [item.index for item in data._parts["predict"]] == [0, 4, 7, 11]
+
+
+def test_phantoms_of_prediction_were_not_trained_on():
+    data = ImageData(size=32, phantoms=20)
+    data.setup("fit")
+    data.setup("predict")
+    seen = [item.image for part in ("train", "validation") for item in data._parts[part]]
+    assert not any(torch.equal(item.image, other) for item in data._parts["predict"] for other in seen)
+
+
+def test_scores_are_their_formulas(rng):
+    truth = torch.rand(3, 1, 32, 32, generator=rng)
+    estimate = truth + 0.3 * torch.randn(truth.shape, generator=rng)
+    clipped = estimate.clamp(0, 1)
+    expected = -10 * (clipped - truth).square().mean((1, 2, 3)).log10()
+    torch.testing.assert_close(psnr(estimate, truth), expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(ssim(truth, truth), torch.ones(3))
+    assert (ssim(estimate, truth) < 0.9).all()
+
+
+def test_intervals_draw_whole_groups():
+    values, groups = [1.0] * 50 + [3.0] * 50, ["a"] * 50 + ["b"] * 50
+    assert interval(values, groups) == (1.0, 3.0)  # two patients: any mean between theirs, all in steps
+    low, high = interval(np.random.default_rng(0).normal(5, 1, 400).tolist(), [str(k) for k in range(400)])
+    assert 5 - 0.2 < low < 5 < high + 0.1 < 5 + 0.3

@@ -1,0 +1,92 @@
+"""The house: layers, what importing pulls in, what the wheel carries."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import padis_lightning
+
+ROOT = Path(padis_lightning.__file__).parent
+LAYERS = [
+    {"errors", "files", "modules", "random", "types"},
+    {"linalg"},
+    {"networks", "operators", "metrics"},
+    {"diffusion"},
+    {"priors", "data"},
+    {"solvers", "training"},
+    {"callbacks"},
+    {"cli"},
+    {"__main__"},
+]
+RANK = {name: k for k, layer in enumerate(LAYERS) for name in layer}
+LIGHTNING = ("solvers/base.py", "training.py", "callbacks/", "data/datamodule.py", "cli.py")
+
+
+def sources():
+    for path in sorted(ROOT.rglob("*.py")):
+        yield path.relative_to(ROOT), ast.parse(path.read_text())
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_imports_run_one_way():
+    for path, tree in sources():
+        here = path.parts[0].removesuffix(".py")
+        if here == "__init__":
+            continue
+        for name in imports(tree):
+            parts = name.split(".")
+            if parts[0] == "padis_lightning" and len(parts) > 1 and parts[1] in RANK and parts[1] != here:
+                assert RANK[parts[1]] < RANK[here], f"{path} imports {name}"
+
+
+def test_lightning_stays_in_its_layer():
+    for path, tree in sources():
+        if not path.as_posix().startswith(LIGHTNING):
+            assert not any(name.split(".")[0] in ("lightning", "pytorch_lightning") for name in imports(tree)), path
+
+
+def test_no_global_randomness():
+    for path, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute):
+                text = ast.unparse(node)
+                assert text not in ("torch.manual_seed", "np.random.seed", "np.random.rand", "np.random.randn"), path
+
+
+def test_importing_pulls_in_nothing_heavy():
+    code = (
+        "import sys, padis_lightning.priors, padis_lightning.operators; "
+        "assert 'lightning' not in sys.modules; import padis_lightning.cli; "
+        "print([m for m in ('wandb', 'matplotlib', 'astra', 'torchvision') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_wheel_carries_every_package():
+    config = configparser.ConfigParser()
+    config.read(ROOT.parent / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    found = {".".join(("padis_lightning", *p.parent.relative_to(ROOT).parts)) for p in ROOT.rglob("*.py")}
+    assert found | {"padis_lightning.assets", "padis_lightning.configs"} == listed
+
+
+def test_the_bundled_prior_is_small_and_says_where_it_comes_from():
+    from padis_lightning.diffusion import PatchModel
+
+    path = ROOT / "assets" / "ct_phantoms.safetensors"
+    assert path.stat().st_size < 5e6
+    model = PatchModel.load("ct_phantoms")
+    assert model.image_shape == (1, 128, 128) and "phantoms" in model.training["data"]

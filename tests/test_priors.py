@@ -1,0 +1,102 @@
+"""The whole image's score against closed forms, and that chunks and batches change nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from padis_lightning.diffusion import PatchModel, coordinates
+from padis_lightning.errors import InputError
+from padis_lightning.priors import FixedTiling, GaussianPrior, OverlapTiling, PatchPrior, RandomTiling
+from padis_lightning.random import Generators
+
+
+class PositionedGaussian(nn.Module):
+    """Independent pixels whose mean follows their position: the exact denoiser of a patch of them."""
+
+    sigma_data, std = 0.3, 0.2
+
+    def mean(self, position: torch.Tensor) -> torch.Tensor:
+        return 0.4 + 0.3 * position[:, :1] - 0.2 * position[:, 1:]
+
+    def forward(self, x, sigma, position):
+        level = sigma[:, None, None, None]
+        return (self.std**2 * x + level**2 * self.mean(position)) / (self.std**2 + level**2)
+
+
+@pytest.mark.parametrize("tiling", [RandomTiling(), FixedTiling(), OverlapTiling(3)], ids=lambda t: type(t).__name__)
+def test_tiled_score_of_a_separable_gaussian_is_the_whole_images(model, tiling, rng):
+    denoiser = PositionedGaussian()
+    prior = PatchPrior(PatchModel(denoiser, (1, 20, 20), [8], (4, 4), model.normalisation), tiling)
+    sigma = torch.tensor([0.05, 0.3, 2.0], dtype=torch.float64)
+    x = torch.randn(3, 1, 28, 28, generator=rng, dtype=torch.float64)
+    score = prior.score(x, sigma, Generators.keyed(0, range(3)))
+    mean = denoiser.mean(coordinates(28, 28)[None].double())
+    whole = (mean - x) / (denoiser.std**2 + sigma.reshape(3, 1, 1, 1) ** 2)
+    inner = (..., slice(4, 24), slice(4, 24))
+    torch.testing.assert_close(score[inner], whole[inner], rtol=1e-6, atol=1e-6)
+    border = torch.ones(28, 28, dtype=torch.bool)
+    border[4:24, 4:24] = False
+    expected = (-x / sigma.reshape(3, 1, 1, 1) ** 2)[..., border]
+    torch.testing.assert_close(score[..., border], expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 1000])
+def test_chunks_change_nothing(model, chunk_size, rng):
+    x = torch.randn(2, 1, 28, 28, generator=rng)
+    outputs = [PatchPrior(model, chunk_size=c)(x, 0.4, Generators.keyed(0, range(2))) for c in (64, chunk_size)]
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_is_a_set(model, rng):
+    prior = PatchPrior(model)
+    x, sigma = torch.randn(3, 1, 28, 28, generator=rng), torch.tensor([0.1, 0.5, 2.0])
+    together = prior(x, sigma, Generators.keyed(7, [4, 5, 6]))
+    alone = [prior(x[k : k + 1], sigma[k : k + 1], Generators.keyed(7, [4 + k])) for k in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-6)
+
+
+def test_one_patch_without_padding_is_the_bare_denoiser(model, rng):
+    whole = PatchModel(model.denoiser, (1, 20, 20), [20], (0, 0), model.normalisation)
+    x = torch.randn(2, 1, 20, 20, generator=rng)
+    position = coordinates(20, 20).expand(2, -1, -1, -1)
+    expected = model.denoiser(x, torch.full((2,), 0.3), position)
+    torch.testing.assert_close(PatchPrior(whole)(x, 0.3, Generators.keyed(0, range(2))), expected)
+
+
+def test_gaussian_prior_is_its_closed_form(rng):
+    prior = GaussianPrior((1, 4, 4), mean=0.5, std=0.2)
+    x = torch.randn(2, 1, 4, 4, generator=rng, dtype=torch.float64)
+    score = prior.score(x, 0.3, Generators.keyed(0, range(2)))
+    torch.testing.assert_close(score, (0.5 - x) / (0.2**2 + 0.3**2))
+
+
+def test_file_keeps_every_bit_and_all_that_a_solver_needs(model, tmp_path):
+    model.training = {"steps": 3}
+    model.save(tmp_path / "prior.safetensors")
+    loaded = PatchModel.load(tmp_path / "prior.safetensors")
+    assert loaded.describe() == model.describe()
+    before, after = model.denoiser.network.state_dict(), loaded.denoiser.network.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_weights_that_are_not_finite_are_never_written(model, tmp_path):
+    next(model.denoiser.parameters()).data[0] = float("nan")
+    with pytest.raises(InputError, match="not finite"):
+        model.save(tmp_path / "prior.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_no_priors_are_refused(tmp_path):
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(InputError, match="not a safetensors file"):
+        PatchModel.load(tmp_path / "text.safetensors")
+    with pytest.raises(InputError, match="there is no prior 'nowhere'"):
+        PatchModel.load("nowhere")
+
+
+def test_unknown_networks_are_refused_by_name(model):
+    described = {**model.describe(), "network": "os.system"}
+    with pytest.raises(InputError, match="names the network 'os.system'; wanted one of .*UNet"):
+        PatchModel.build(described, {})

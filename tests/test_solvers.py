@@ -1,0 +1,222 @@
+"""Posterior laws against closed forms, and that a batch is a set."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from padis_lightning.errors import InputError
+from padis_lightning.operators import LinearOperator
+from padis_lightning.operators.ct import ParallelBeam
+from padis_lightning.operators.identity import Identity
+from padis_lightning.priors import GaussianPrior, PatchPrior
+from padis_lightning.random import Generators, seeded
+from padis_lightning.solvers import DiffusionSolver, Solver
+from padis_lightning.solvers.dds import DDS
+from padis_lightning.solvers.dps import DPS
+from padis_lightning.solvers.pseudo_inverse import PseudoInverse
+from padis_lightning.solvers.tv import TotalVariation, gradient, gradient_adjoint
+from padis_lightning.types import Batch
+
+MEAN, STD, NOISE = 0.4, 0.3, 0.2
+
+
+class Matrix(LinearOperator):
+    """A dense operator on 4x4 images."""
+
+    image_shape, measurement_shape = (1, 4, 4), (6,)
+
+    def __init__(self, values):
+        super().__init__()
+        self.register_buffer("values", values)
+
+    def forward(self, x):
+        return x.flatten(1) @ self.values.t()
+
+    def adjoint(self, y):
+        return (y @ self.values).reshape(-1, *self.image_shape)
+
+
+@pytest.fixture
+def problem():
+    """Six measurements of sixteen Gaussian pixels, and one y."""
+    generator = seeded(3)
+    operator = Matrix(torch.randn(6, 16, generator=generator) / 2)
+    truth = MEAN + STD * torch.randn(1, 1, 4, 4, generator=generator)
+    return operator, operator(truth), GaussianPrior((1, 4, 4), MEAN, STD)
+
+
+def posterior(operator, y, noise):
+    """Mean and covariance of a Gaussian image given ``y``."""
+    a = operator.values.double()
+    gain = STD**2 * a.t() @ torch.linalg.inv(STD**2 * a @ a.t() + noise**2 * torch.eye(len(a), dtype=torch.float64))
+    mean = MEAN + gain @ (y[0].double() - a @ torch.full((16,), MEAN, dtype=torch.float64))
+    return mean, STD**2 * (torch.eye(16, dtype=torch.float64) - gain @ a)
+
+
+def draw(solver, y, count=2000):
+    return solver.solve(y.expand(count, -1), Generators.keyed(0, range(count))).flatten(1).double()
+
+
+@pytest.mark.parametrize("noise", [NOISE, 0.0])
+def test_dds_draws_from_the_gaussian_posterior(problem, noise):
+    operator, y, prior = problem
+    options = {"noise_std": noise, "steps": 40, "sigma_max": 20.0, "sigma_min": 0.01, "iterations": 30, "clip": False}
+    samples = draw(DDS(prior, operator, **options, sample=True), y)
+    mean, covariance = posterior(operator, y, noise)
+    error = covariance.diagonal().clamp_min(0).sqrt() / math.sqrt(len(samples))
+    assert ((samples.mean(0) - mean).abs() <= 4 * error + 2e-3).all()
+    found = torch.cov(samples.t())
+    assert (found - covariance).abs().max() < 0.1 * STD**2
+    assert float(found.trace()) == pytest.approx(float(covariance.trace()), rel=0.05)
+
+
+@pytest.mark.parametrize("noise", [NOISE, 0.0])
+def test_dds_estimates_have_the_posterior_mean(problem, noise):
+    operator, y, prior = problem
+    options = {"noise_std": noise, "steps": 40, "sigma_max": 20.0, "sigma_min": 0.01, "iterations": 30, "clip": False}
+    samples = draw(DDS(prior, operator, **options), y)
+    mean, covariance = posterior(operator, y, noise)
+    assert ((samples.mean(0) - mean).abs() <= 4 * samples.std(0) / math.sqrt(len(samples)) + 2e-3).all()
+    assert torch.cov(samples.t()).trace() < covariance.trace()  # means vary less than draws
+
+
+def test_dps_without_noise_fits_the_data_and_keeps_the_prior_elsewhere(problem):
+    operator, y, prior = problem
+    operator = Matrix(torch.linalg.qr(operator.values.t()).Q.t().contiguous())
+    y = operator(MEAN + STD * torch.randn(1, 1, 4, 4, generator=seeded(4)))
+    solver = DPS(prior, operator, steps=40, inner=10, sigma_max=5.0, sigma_min=0.005, zeta=1.0, epsilon=0.5)
+    samples = draw(solver, y)
+    mean, covariance = posterior(operator, y, 1e-6)
+    assert ((samples @ operator.values.t().double() - y.double()).abs().max()) < 0.05
+    assert ((samples.mean(0) - mean).abs() <= 4 * STD / math.sqrt(len(samples)) + 0.01).all()
+    assert float(torch.cov(samples.t()).trace()) == pytest.approx(float(covariance.trace()), rel=0.15)
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 1.0])
+def test_langevin_steps_keep_the_spread_of_their_closed_form(epsilon):
+    prior, sigma = GaussianPrior((1, 8, 8), MEAN, STD), 0.5
+    solver = DPS(prior, Identity((1, 8, 8)), steps=1, inner=200, zeta=0.0, epsilon=epsilon)
+    start = torch.zeros(200, 1, 8, 8)
+    x = solver.step(start, start, sigma, 0.1, Generators.keyed(0, range(200)))
+    pull = sigma**2 / (STD**2 + sigma**2)
+    expected = sigma * math.sqrt((1 - epsilon / 4) / (pull * (1 - epsilon * pull / 4)))
+    assert float(x.std()) == pytest.approx(expected, rel=0.02)
+    assert float(x.mean()) == pytest.approx(MEAN, abs=0.02)
+    without_image = GaussianPrior((1, 8, 8), 0.0, 1e-6)
+    solver = DPS(without_image, Identity((1, 8, 8)), steps=1, inner=200, zeta=0.0, epsilon=epsilon)
+    x = solver.step(start, start, sigma, 0.1, Generators.keyed(0, range(200)))
+    assert float(x.std()) == pytest.approx(sigma, rel=0.01)
+
+
+SOLVERS = {
+    "DDS": lambda prior, operator: DDS(prior, operator, noise_std=0.01, steps=6, sigma_max=2.0, sigma_min=0.02),
+    "DDS drawing": lambda prior, operator: DDS(prior, operator, noise_std=0.01, steps=6, sigma_max=2.0, sample=True),
+    "DPS": lambda prior, operator: DPS(prior, operator, noise_std=0.01, steps=4, inner=2, sigma_max=2.0, sigma_min=0.02),
+    "DPS with norms": lambda prior, operator: DPS(prior, operator, steps=4, inner=2, sigma_max=2.0, guidance="norm"),
+    "TotalVariation": lambda prior, operator: TotalVariation(operator, weight=1e-3, iterations=20),
+    "PseudoInverse": lambda prior, operator: PseudoInverse(operator),
+    "PseudoInverse exact": lambda prior, operator: PseudoInverse(operator, exact=True),
+}
+
+
+def subclasses(cls):
+    for sub in cls.__subclasses__():
+        yield sub
+        yield from subclasses(sub)
+
+
+def test_every_solver_is_under_the_contract():
+    found = {c.__name__ for c in subclasses(Solver) if c.__module__.startswith("padis_lightning.")}
+    assert found - {"DiffusionSolver"} == {name.split()[0] for name in SOLVERS}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solving_together_equals_solving_alone(model, name, rng):
+    operator = ParallelBeam(20, views=5)
+    solver = SOLVERS[name](PatchPrior(model), operator)
+    images = torch.rand(3, 1, 20, 20, generator=rng)
+    images[1] *= 0.01  # a faint one, which a norm over the batch would drown
+    batch = Batch(torch.tensor([4, 9, 2]), ["a", "b", "c"], ["a", "b", "c"], images)
+    with torch.no_grad():
+        together = solver.predict_step(batch)
+        parts = [[part[k : k + 1] for part in batch[:4]] for k in range(3)]
+        alone = [solver.predict_step(Batch(*part)) for part in parts]
+    for key in ("estimate", "measurement"):
+        torch.testing.assert_close(
+            getattr(together, key), torch.cat([getattr(a, key) for a in alone]), rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_same_seed_same_bits_other_seed_other_bits(model, name, rng):
+    solver = SOLVERS[name](PatchPrior(model), ParallelBeam(20, views=5))
+    batch = Batch(torch.tensor([0]), ["a"], ["a"], torch.rand(1, 1, 20, 20, generator=rng))
+    with torch.no_grad():
+        first, second = solver.predict_step(batch), solver.predict_step(batch)
+        solver.seed = 1
+        third = solver.predict_step(batch)
+    assert torch.equal(first.estimate, second.estimate)
+    assert isinstance(solver, DiffusionSolver) != torch.equal(first.estimate, third.estimate)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_evaluations_are_counted_right(model, name):
+    prior = PatchPrior(model)
+    calls = []
+    prior.register_forward_hook(lambda *_: calls.append(1))
+    solver = SOLVERS[name](prior, ParallelBeam(20, views=5))
+    solver.solve(torch.zeros(1, 1, 5, 40), Generators.keyed(0, [0]))
+    assert len(calls) == solver.evaluations
+
+
+def test_gradient_has_its_adjoint(rng):
+    x = torch.randn(2, 3, 5, 7, generator=rng, dtype=torch.float64)
+    p = torch.randn(2, 2, 3, 5, 7, generator=rng, dtype=torch.float64)
+    assert float((gradient(x) * p).sum()) == pytest.approx(float((x * gradient_adjoint(p)).sum()), rel=1e-12)
+
+
+def test_total_variation_of_a_step_is_its_closed_form():
+    step = torch.full((1, 1, 6, 10), 0.2, dtype=torch.float64)
+    step[..., 5:] = 0.8
+    weight = 0.25
+    found = TotalVariation(Identity((1, 6, 10)), weight=weight, iterations=4000).solve(step, Generators.keyed(0, [0]))
+    expected = torch.where(step < 0.5, 0.2 + weight / 5, 0.8 - weight / 5)  # each half moves by weight / its width
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_total_variation_of_ct_is_converged():
+    """At the minimum no move lowers the objective; a thousand iterations come within 1e-3 of ten thousand."""
+    operator = ParallelBeam(24, views=6)
+    truth = torch.zeros(1, 1, 24, 24)
+    truth[..., 6:18, 8:15] = 0.7
+    y = operator(truth)
+
+    def objective(x):
+        residual = (operator(x) - y).square().sum() / (2 * operator.norm_squared)
+        return float(residual + 1e-3 * torch.linalg.vector_norm(gradient(x), dim=1).sum())
+
+    short, long = (
+        objective(TotalVariation(operator, weight=1e-3, iterations=k).solve(y, Generators.keyed(0, [0])))
+        for k in (1000, 10000)
+    )
+    assert short <= long * 1.01
+
+
+def test_noise_has_its_standard_deviation():
+    solver = PseudoInverse(Identity((1, 64, 64)), noise_std=0.3)
+    noisy = solver.measure(torch.zeros(4, 1, 64, 64), Generators.keyed(0, range(4)))
+    assert float(noisy.std()) == pytest.approx(0.3, rel=0.02)
+
+
+def test_priors_of_another_size_are_refused(model):
+    with pytest.raises(InputError, match=r"trained on images of \(1, 20, 20\).*; wanted \(1, 16, 16\)"):
+        DDS(PatchPrior(model), ParallelBeam(16, views=5))
+
+
+def test_reconstructions_of_other_images_do_not_matter_to_streams():
+    a, b = Generators.keyed(0, [5]), Generators.keyed(0, [3, 5])
+    assert torch.equal(a.normal(torch.zeros(1, 4))[0], b.normal(torch.zeros(2, 4))[1])
+    assert not torch.equal(a.normal(torch.zeros(1, 4)), Generators.keyed(0, [5], 1).normal(torch.zeros(1, 4)))

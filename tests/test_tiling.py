@@ -1,0 +1,86 @@
+"""Laws of partitions: every pixel once, splitting undone by joining, an own offset for every image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from padis_lightning.diffusion import coordinates, padding
+from padis_lightning.errors import InputError
+from padis_lightning.priors.tiling import FixedTiling, GridTiles, OverlapTiling, RandomTiling
+from padis_lightning.random import Generators
+
+
+@given(
+    height=st.integers(8, 40), width=st.integers(8, 40), patch=st.integers(2, 8), at_least=st.integers(1, 20),
+    share=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_grid_covers_each_pixel_once_at_every_offset(height, width, patch, at_least, share):
+    pad = padding((height, width), patch, at_least)
+    offset = tuple(round(s * p) for s, p in zip(share, pad, strict=True))
+    tiles = GridTiles((height, width), pad, patch, (offset,))
+    canvas = torch.zeros(1, 1, height + 2 * pad[0], width + 2 * pad[1])
+    numbers = torch.arange(height * width, dtype=torch.float32).reshape(1, 1, height, width) + 1
+    canvas[..., pad[0] : pad[0] + height, pad[1] : pad[1] + width] = numbers
+    patches = tiles.split(canvas)
+    assert patches.shape[1:] == (1, patch, patch)
+    assert torch.equal(patches.flatten().sort().values[-height * width :], numbers.flatten())
+    assert torch.equal(tiles.join(patches), canvas)
+
+
+def test_every_offset_of_the_papers_canvas():
+    pad = padding((256, 256), 56)
+    assert pad == (24, 24)
+    canvas = torch.zeros(1, 1, 304, 304)
+    canvas[..., 24:280, 24:280] = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    for offset in range(25):
+        tiles = GridTiles((256, 256), pad, 56, ((offset, 24 - offset),))
+        assert tiles.counts == (5, 5)
+        assert torch.equal(tiles.join(tiles.split(canvas)), canvas)
+
+
+def test_random_offsets_reach_both_ends_and_differ_between_images():
+    generator = Generators.keyed(0, range(400))
+    offsets = torch.tensor(RandomTiling().draw((12, 12), (4, 4), 8, generator).offsets)
+    assert offsets.amin(0).tolist() == [0, 0] and offsets.amax(0).tolist() == [4, 4]
+    counts = torch.bincount(offsets[:, 0] * 5 + offsets[:, 1], minlength=25)
+    assert counts.min() > 0 and ((counts - 16) ** 2 / 16).sum() < 52  # chi-squared with 24 degrees, 99.9 %
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 3, 7])
+@pytest.mark.parametrize("size", [(20, 20), (17, 23), (8, 8)])
+def test_overlap_joins_what_it_split_and_covers_every_pixel(size, overlap):
+    pad = padding(size, 8)
+    tiles = OverlapTiling(overlap).draw(size, pad, 8, Generators.keyed(0, range(2)))
+    canvas = torch.zeros(2, 3, size[0] + 2 * pad[0], size[1] + 2 * pad[1], dtype=torch.float64)
+    inner = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    canvas[..., pad[0] : pad[0] + size[0], pad[1] : pad[1] + size[1]] = inner
+    torch.testing.assert_close(tiles.join(tiles.split(canvas)), canvas, rtol=0, atol=1e-14)
+    ones = tiles.join(torch.ones_like(tiles.split(canvas)))
+    assert ones[..., pad[0] : pad[0] + size[0], pad[1] : pad[1] + size[1]].eq(1).all()
+    assert ones.sum() == 2 * 3 * size[0] * size[1]
+
+
+def test_overlap_not_smaller_than_the_patch_is_refused():
+    with pytest.raises(InputError, match="overlap is 8; wanted less than the patch size 8"):
+        OverlapTiling(8).draw((20, 20), (4, 4), 8, Generators.keyed(0, [0]))
+
+
+def test_fixed_tiling_is_the_same_for_all():
+    tiles = FixedTiling().draw((20, 20), (4, 4), 8, Generators.keyed(0, range(3)))
+    assert tiles.offsets == ((2, 2),) * 3
+
+
+def test_padding_of_whole_images_and_of_patches_too_large():
+    assert padding((32, 32), 32, at_least=0) == (0, 0)
+    with pytest.raises(InputError, match="patch size 64 is larger than the image of 32x48; wanted at most 32"):
+        padding((32, 48), 64)
+
+
+def test_coordinates_span_the_canvas():
+    grid = coordinates(5, 9)
+    assert grid[0, 3].tolist() == pytest.approx([-1 + k / 4 for k in range(9)])
+    assert grid[1, :, 3].tolist() == pytest.approx([-1, -0.5, 0, 0.5, 1])
