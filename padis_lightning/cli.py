@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
@@ -152,6 +153,9 @@ class PadisCLI(LightningCLI):
         wanted = self._get(self.config_init, "trainer")
         if wanted["logger"] in (None, True):
             kwargs["logger"] = CSVLogger(self.output, name="log", version="") if self.subcommand == "fit" else False
+        if wanted["precision"] is None and self.subcommand == "fit" and wanted["accelerator"] in ("auto", "cpu", "gpu"):
+            kwargs["precision"] = fast_precision(wanted["accelerator"])
+            rank_zero_info(f"precision is {kwargs['precision']}, the fastest here; --trainer.precision sets another")
         callbacks = _as_list(wanted["callbacks"])
         if wanted["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(TQDMProgressBar(leave=True))
@@ -184,6 +188,14 @@ def check_together(solver: Solver, data: ImageData) -> None:
     windows = data.normalisation.window, trained.window if trained else None
     if None not in windows and windows[0] != windows[1]:
         raise InputError(f"the data's window is {windows[0]} HU; wanted {windows[1]} HU, what the prior was trained on")
+
+
+def fast_precision(accelerator: str) -> str:
+    """Mixed bfloat16 where the device computes in it, float32 elsewhere."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16-mixed" if able.get("avx512_bf16") or able.get("amx_bf16") else "32-true"
 
 
 def _as_list(value: Any) -> list:  # noqa: ANN401 - one or several of anything

@@ -104,9 +104,7 @@ class PatchDiffusion(LightningModule):
         """
         channels, height, width = data.image_shape
         if channels != self.denoiser.network.channels:
-            raise InputError(
-                f"the network has {self.denoiser.network.channels} image channels; wanted {channels}, the data's"
-            )
+            raise InputError(f"the network has {self.denoiser.network.channels} image channels; wanted {channels}, the data's")
         self.image_shape = data.image_shape
         self.pad = padding((height, width), self.patch_sizes[-1], self.least_pad)
         self.normalisation = data.normalisation

@@ -24,7 +24,6 @@ def _enclosed_air(image: np.ndarray) -> np.ndarray:
     return np.isin(labels, np.setdiff1d(large, np.append(outside, 0)))
 
 
-
 def test_same_seed_and_index_give_the_same_bits() -> None:
     np.random.seed(1)  # the global state must not matter
     first = chest_phantom(64, 3, 5)

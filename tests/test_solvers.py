@@ -145,9 +145,7 @@ def test_solving_together_equals_solving_alone(model, name, rng):
         parts = [[part[k : k + 1] for part in batch[:4]] for k in range(3)]
         alone = [solver.predict_step(Batch(*part)) for part in parts]
     for key in ("estimate", "measurement"):
-        torch.testing.assert_close(
-            getattr(together, key), torch.cat([getattr(a, key) for a in alone]), rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(getattr(together, key), torch.cat([getattr(a, key) for a in alone]), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -199,8 +197,7 @@ def test_total_variation_of_ct_is_converged():
         return float(residual + 1e-3 * torch.linalg.vector_norm(gradient(x), dim=1).sum())
 
     short, long = (
-        objective(TotalVariation(operator, weight=1e-3, iterations=k).solve(y, Generators.keyed(0, [0])))
-        for k in (1000, 10000)
+        objective(TotalVariation(operator, weight=1e-3, iterations=k).solve(y, Generators.keyed(0, [0]))) for k in (1000, 10000)
     )
     assert short <= long * 1.01
 

@@ -124,7 +124,10 @@ class Results(BasePredictionWriter):
         prior = getattr(solver, "prior", None)
         return {
             "solver": type(solver).__name__,
-            "operator": {"name": type(solver.operator).__name__, "measurement": list(solver.operator.measurement_shape)},
+            "operator": {
+                "name": type(solver.operator).__name__,
+                "measurement": list(solver.operator.measurement_shape),
+            },
             "prior": None if prior is None else type(prior).__name__,
             "noise_std": solver.noise_std,
             "seed": solver.seed,

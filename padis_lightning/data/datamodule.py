@@ -30,9 +30,7 @@ class StepBatches(Sampler[list[int]]):
         world: devices.
     """
 
-    def __init__(
-        self, count: int, batch_size: int, seed: int, steps: tuple[int, int], rank: int = 0, world: int = 1
-    ) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int, steps: tuple[int, int], rank: int = 0, world: int = 1) -> None:
         self.count, self.batch_size, self.seed, self.steps = count, batch_size, seed, steps
         self.rank, self.world = rank, world
 
@@ -149,9 +147,7 @@ class ImageData(LightningDataModule):
         trainer, data = self.trainer, self._parts["train"]
         start = trainer.global_step
         stop = trainer.max_steps if trainer.max_steps > 0 else start + -(-len(data) // self.batch_size)
-        batches = StepBatches(
-            len(data), self.batch_size, self.seed, (start, stop), trainer.global_rank, trainer.world_size
-        )
+        batches = StepBatches(len(data), self.batch_size, self.seed, (start, stop), trainer.global_rank, trainer.world_size)
         return DataLoader(data, batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader:
@@ -162,6 +158,4 @@ class ImageData(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """What is to be reconstructed."""
-        return DataLoader(
-            self._parts["predict"], batch_size=self.batch_size, collate_fn=collate, num_workers=self.num_workers
-        )
+        return DataLoader(self._parts["predict"], batch_size=self.batch_size, collate_fn=collate, num_workers=self.num_workers)

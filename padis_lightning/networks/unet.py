@@ -22,9 +22,7 @@ class NoiseEmbedding(nn.Module):
     def __init__(self, width: int, octaves: int = 4) -> None:
         super().__init__()
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(octaves), persistent=False)
-        self.layers = nn.Sequential(
-            nn.Linear(2 * octaves + 1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
-        )
+        self.layers = nn.Sequential(nn.Linear(2 * octaves + 1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
     def forward(self, noise: Tensor) -> Tensor:
         angles = noise[:, None] * self.frequencies.to(noise)

@@ -55,9 +55,7 @@ class GridTiles(Tiles):
     def split(self, x: Tensor) -> Tensor:
         """Crop the grid of each image and cut it up."""
         height, width = (count * self.patch for count in self.counts)
-        crops = torch.stack(
-            [image[:, i : i + height, j : j + width] for image, (i, j) in zip(x, self.offsets, strict=True)]
-        )
+        crops = torch.stack([image[:, i : i + height, j : j + width] for image, (i, j) in zip(x, self.offsets, strict=True)])
         return rearrange(crops, "b c (m p) (n q) -> (b m n) c p q", p=self.patch, q=self.patch)
 
     def join(self, patches: Tensor) -> Tensor:

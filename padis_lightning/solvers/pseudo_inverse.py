@@ -19,9 +19,7 @@ class PseudoInverse(Solver):
         exact: take the Moore-Penrose pseudo-inverse, by conjugate gradients, even where the operator has its own.
     """
 
-    def __init__(
-        self, operator: LinearOperator, noise_std: float = 0.0, seed: int = 0, exact: bool = False
-    ) -> None:
+    def __init__(self, operator: LinearOperator, noise_std: float = 0.0, seed: int = 0, exact: bool = False) -> None:
         super().__init__(operator, noise_std, seed)
         self.exact = exact
 
