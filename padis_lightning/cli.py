@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import netrc
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only
 
 import padis_lightning.networks
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
@@ -33,6 +35,30 @@ from padis_lightning.solvers import DiffusionSolver, Solver
 
 _PACKAGE = Path(__file__).parent
 CONFIGS = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if d.is_dir()), _PACKAGE / "configs")
+
+
+HARMLESS = (  # warnings about choices that were made on purpose
+    ".*does not have many workers",
+    ".*Sparse CSR tensor support is in beta",
+    ".*Sparse invariant checks are implicitly disabled",
+    ".*Checkpoint directory .* exists and is not empty",
+    ".*isinstance.*LeafSpec",
+    ".*`use_distributed_sampler`",
+)
+
+
+@rank_zero_only
+def tell(line: str) -> None:
+    """Say what was decided, once, beside the progress bar."""
+    print(f"padis_lightning: {line}", file=sys.stderr)
+
+
+def quieten() -> None:
+    """Silence the framework's chatter; warnings about anything unexpected stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in HARMLESS:
+        warnings.filterwarnings("ignore", message)
 
 
 def find_config(name: str) -> str:
@@ -146,23 +172,25 @@ class PadisCLI(LightningCLI):
         if geometry is not None:
             operator = {"class_path": "padis_lightning.operators.ct.ParallelBeam", "init_args": Namespace(geometry)}
             config.operator = Namespace(operator)
-            rank_zero_info(f"{path} is a measurement of {geometry['views']} views; its geometry is used")
+            tell(f"{path} is a measurement of {geometry['views']} views; its geometry is used")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
         """A trainer that logs to files in the run's folder and shows one kind of progress bar."""
         wanted = self._get(self.config_init, "trainer")
         if wanted["logger"] in (None, True):
-            kwargs["logger"] = CSVLogger(self.output, name="log", version="") if self.subcommand == "fit" else False
+            kwargs["logger"] = CSVLogger(self.output, name="log") if self.subcommand == "fit" else False
         if wanted["precision"] is None and self.subcommand == "fit" and wanted["accelerator"] in ("auto", "cpu", "gpu"):
             kwargs["precision"] = fast_precision(wanted["accelerator"])
-            rank_zero_info(f"precision is {kwargs['precision']}, the fastest here; --trainer.precision sets another")
+            tell(f"precision is {kwargs['precision']}, the fastest here; --trainer.precision sets another")
         callbacks = _as_list(wanted["callbacks"])
         if wanted["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(TQDMProgressBar(leave=True))
+            callbacks.append(TQDMProgressBar(refresh_rate=10, leave=True))
         return super().instantiate_trainer(**kwargs, callbacks=callbacks)
 
     def before_fit(self) -> None:
         """Check data and model against each other before anything is written."""
+        if self.trainer.max_steps < 1:
+            raise InputError(f"trainer.max_steps is {self.trainer.max_steps}; wanted at least 1, training is counted in steps")
         self.datamodule.setup("fit")
         self.model.adapt(self.datamodule)
 
@@ -215,6 +243,7 @@ def _has_wandb_account() -> bool:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command; input that cannot be used ends it with one sentence and exit code 2."""
+    quieten()
     try:
         found, name = find_configs(sys.argv[1:] if args is None else args)
         PadisCLI(found, name)
@@ -243,7 +272,7 @@ def explain(error: BaseException | None) -> str | None:
 
 def _parser_sentence(message: str) -> str:
     """The parser's message without the branches of a union that nobody meant."""
-    unknown = re.search(r"class_path '([\w.]+)': Option '([\w.]+)' is not accepted", message)
+    unknown = re.search(r"class_path '([\w.]+)':\s+(?:- )?Option '([\w.]+)' is not accepted", message)
     if unknown:
         path, key = unknown.groups()
         module, _, name = path.rpartition(".")

@@ -8,6 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; it takes the place of ``path`` when the block ends without an error."""
@@ -17,6 +26,7 @@ def whole(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
+        temporary.chmod(0o666 & ~_UMASK)  # some libraries write for the owner alone
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -25,24 +25,25 @@ def norm(a: Tensor) -> Tensor:
 def conjugate_gradient(apply: Linear, b: Tensor, x: Tensor, iterations: int, tolerance: float = 0.0) -> Tensor:
     r"""Solve :math:`H x = b` for a symmetric positive semi-definite :math:`H`, image by image, from the start ``x``.
 
-    Stops after ``iterations``, or once every image has :math:`\|b - H x\| \le` ``tolerance`` :math:`\|b\|`. An image
-    whose residual vanishes stands still while the others go on.
+    Ends after ``iterations``. An image whose :math:`\|b - H x\|` is at most ``tolerance`` :math:`\|b\|`, or what rounding
+    leaves of it, stands still while the others go on: more steps would only add noise where H is singular.
 
     Source: Hestenes and Stiefel, Methods of conjugate gradients for solving linear systems, 1952.
     """
     r = b - apply(x)
     p, rho = r, dot(r, r)
-    limit = tolerance**2 * dot(b, b)
+    precision = torch.finfo(x.dtype)
+    limit = max(tolerance, 8 * precision.eps) ** 2 * dot(b, b)
     for _ in range(iterations):
-        if tolerance > 0 and bool((rho <= limit).all()):
+        active = rho > limit
+        if tolerance > 0 and not bool(active.any()):
             break
         q = apply(p)
-        curvature = dot(p, q)
-        alpha = torch.where(curvature > 0, rho / curvature.clamp_min(torch.finfo(x.dtype).tiny), 0)
+        alpha = torch.where(active, rho / dot(p, q).clamp_min(precision.tiny), 0)
         x = x + alpha * p
         r = r - alpha * q
         rho_next = dot(r, r)
-        p = r + torch.where(rho > 0, rho_next / rho.clamp_min(torch.finfo(x.dtype).tiny), 0) * p
+        p = r + rho_next / rho.clamp_min(precision.tiny) * p
         rho = rho_next
     return x
 

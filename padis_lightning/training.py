@@ -108,8 +108,6 @@ class PatchDiffusion(LightningModule):
         self.image_shape = data.image_shape
         self.pad = padding((height, width), self.patch_sizes[-1], self.least_pad)
         self.normalisation = data.normalisation
-        positions = coordinates(height + 2 * self.pad[0], width + 2 * self.pad[1])
-        self.register_buffer("positions", positions.to(self.device), persistent=False)
 
     def patch_model(self) -> PatchModel:
         """The denoiser as it is now, with all that a solver has to know."""
@@ -131,23 +129,23 @@ class PatchDiffusion(LightningModule):
         """Patches a step at ``size``: the pixels of ``patches`` largest ones."""
         return round(self.patches * (self.patch_sizes[-1] / size) ** 2)
 
-    def cut(self, images: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def cut(self, images: Tensor, size: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Random patches of zero-padded images that touch the image, and their coordinates.
 
         ``(B, C, H, W) -> (n, C, size, size), (n, 2, size, size)``, the images taken in turn.
         """
         top, left = self.pad
-        n = self.patch_count(size)
         padded = functional.pad(images, (left, left, top, top))
         source = torch.arange(n, device=images.device)[:, None, None] % len(images)
         grid = torch.arange(size, device=images.device)
-        corners = []
+        places = []
         for length, pad in zip(self.image_shape[1:], self.pad, strict=True):
             low, high = max(0, pad - size + 1), min(length + 2 * pad - size, pad + length - 1)
-            corners.append(torch.randint(low, high + 1, (n, 1), generator=generator, device=images.device) + grid)
-        rows, columns = corners[0][:, :, None], corners[1][:, None, :]
+            places.append(torch.randint(low, high + 1, (n, 1), generator=generator, device=images.device) + grid)
+        rows, columns = places[0][:, :, None], places[1][:, None, :]
         patches = padded.permute(0, 2, 3, 1)[source, rows, columns].permute(0, 3, 1, 2)
-        positions = self.positions.permute(1, 2, 0)[rows, columns].permute(0, 3, 1, 2)
+        canvas = coordinates(*padded.shape[-2:]).to(images.device)
+        positions = canvas.permute(1, 2, 0)[rows, columns].permute(0, 3, 1, 2)
         return patches, positions
 
     def draw_sigma(self, n: int, generator: torch.Generator) -> Tensor:
@@ -158,18 +156,19 @@ class PatchDiffusion(LightningModule):
         share = torch.rand(n, generator=generator, device=self.device, dtype=torch.float64)
         return (mean + std * torch.special.ndtri(low + (high - low) * share)).exp().float()
 
-    def loss(self, batch: Batch, size: int, generator: torch.Generator) -> Tensor:
-        """Mean loss of the patches that ``generator`` draws from a batch."""
-        clean, positions = self.cut(batch.image, size, generator)
+    def loss(self, batch: Batch, size: int, n: int, generator: torch.Generator) -> Tensor:
+        """Mean loss of ``n`` patches that ``generator`` draws from a batch."""
+        clean, positions = self.cut(batch.image, size, n, generator)
         sigma = self.draw_sigma(len(clean), generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         return self.denoiser.loss(clean, sigma, noise, positions).mean()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One patch size, many patches."""
-        step = self.global_step
+        step, part = self.global_step, batch_idx % self.trainer.accumulate_grad_batches
         size = self.draw_size(step)
-        loss = self.loss(batch, size, seeded(self.seed, step, CROPS, self.global_rank, device=self.device))
+        generator = seeded(self.seed, step, CROPS, self.global_rank, part, device=self.device)
+        loss = self.loss(batch, size, self.patch_count(size), generator)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}, patch size {size}; training stops here")
         self.patches_seen += self.patch_count(size) * self.trainer.world_size
@@ -177,9 +176,9 @@ class PatchDiffusion(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss at the largest size, on the same patches and noise every time."""
+        """The loss at the largest size, eight patches an image, the same and with the same noise every time."""
         generator = seeded(self.seed, batch_idx, VALIDATION, self.global_rank, device=self.device)
-        loss = self.loss(batch, self.patch_sizes[-1], generator)
+        loss = self.loss(batch, self.patch_sizes[-1], 8 * len(batch.index), generator)
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch.index))
 
     def configure_optimizers(self) -> dict[str, Any]:

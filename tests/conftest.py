@@ -12,11 +12,6 @@ from padis_lightning.random import seeded
 from padis_lightning.types import Normalisation
 
 
-@pytest.fixture(autouse=True)
-def two_threads():
-    torch.set_num_threads(2)
-
-
 @pytest.fixture
 def rng() -> torch.Generator:
     return seeded(1234)
@@ -27,8 +22,12 @@ def random_network(seed: int = 0, channels: int = 1) -> UNet:
     generator = seeded(seed)
     network = UNet(channels=channels, base=8, multipliers=[1, 2], blocks=1, fold=2)
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator) / max(1, parameter[0].numel()) ** 0.5)
+        for name, parameter in network.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+            else:
+                parameter.copy_(0.3 * noise + (1.0 if name.endswith("weight") else 0.0))  # of norms: about 1
     return network
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from padis_lightning.cli import CONFIGS, main
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.operators.ct import ParallelBeam
 
-SMALL_NETWORK = ["--model.network.base", "8", "--model.network.blocks", "1"]
+SMALL_NETWORK = ["--model.network.base", "8", "--model.network.multipliers", "[1,2]", "--model.network.blocks", "1"]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 
 
@@ -23,7 +24,8 @@ def fit(images, output, *extra):
     main([
         "fit", "--config", "ct.yaml", "--data.path", str(images), "--data.size", "null", "--data.batch_size", "3",
         "--model.patch_sizes", "[4,8]", "--model.patches", "6", "--trainer.max_steps", "4", "--output", str(output),
-        "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1", *SMALL_NETWORK, *QUIET, *extra,
+        "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1", "--export.half", "false",
+        *SMALL_NETWORK, *QUIET, *extra,
     ])  # fmt: skip
 
 
@@ -43,7 +45,7 @@ def prior(images, tmp_path):
 def test_fit_leaves_a_prior_checkpoints_a_log_and_its_config(prior):
     folder = prior.parent
     assert PatchModel.load(prior).training["steps"] == 4
-    log = list(csv.DictReader((folder / "log" / "metrics.csv").open()))
+    log = list(csv.DictReader((folder / "log" / "version_0" / "metrics.csv").open()))
     assert any(row["val/loss"] for row in log) and any(row["train/loss"] for row in log)
     from_checkpoint = PatchModel.load(folder / "checkpoints" / "last.ckpt")
     for a, b in zip(from_checkpoint.denoiser.parameters(), PatchModel.load(prior).denoiser.parameters(), strict=True):
@@ -103,6 +105,17 @@ def test_a_measured_sinogram_is_solved_and_only_its_residual_scored(prior, image
     assert np.load(out / "arrays" / "0000.npy").max() < 0.05
 
 
+def test_a_resumed_run_is_the_unbroken_one_to_the_bit(images, tmp_path):
+    options = ["--trainer.val_check_interval", "7", "--checkpoint.every_n_train_steps", "3", "--checkpoint.save_top_k", "-1"]
+    fit(images, tmp_path / "whole", "--trainer.max_steps", "7", *options)
+    broken_off = next((tmp_path / "whole" / "checkpoints").glob("*step=3.ckpt"))
+    fit(images, tmp_path / "resumed", "--trainer.max_steps", "7", *options, "--ckpt_path", str(broken_off))
+    whole, resumed = (PatchModel.load(tmp_path / run / "prior.safetensors") for run in ("whole", "resumed"))
+    assert whole.training == resumed.training
+    for a, b in zip(whole.denoiser.parameters(), resumed.denoiser.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def npz(path, **arrays):
     np.savez(path, **arrays)
     return str(path)
@@ -119,7 +132,7 @@ def bad_inputs(images, prior, tmp):
         "top key": ([*fit_file, "--modle.lr", "3"], "modle"),
         "type": ([*fit_file, "--model.lr", "fast"], "lr.*float.*fast"),
         "solver": ([*predict_file, "--model", "Magic"], "Magic"),
-        "patch": ([*fit_file, "--model.patch_sizes", "[256]"], "patch size 256 is larger than the image of 128x128"),
+        "patch": ([*fit_file, "--model.patch_sizes", "[24,256]"], "patch size 256 is larger than the image of 128x128"),
         "size": ([*with_prior], r"trained on images of \(1, 16, 16\).*wanted \(1, 128, 128\)"),
         "no images": ([*fit_file, "--data.path", npz(tmp / "a.npz", x=np.zeros(3))], "has the arrays x; wanted 'images'"),
         "nan": (
@@ -137,6 +150,7 @@ def bad_inputs(images, prior, tmp):
             r"window is \(-1000.0, 3000.0\) HU; wanted \(-1000.0, 1000.0\) HU",
         ),
         "views": ([*predict_file, "--operator.views", "0"], "views is 0; wanted at least 1"),
+        "steps": ([*fit_file, "--trainer.max_steps", "-1"], "trainer.max_steps is -1; wanted at least 1"),
         "sigma": ([*with_prior, "--operator.size", "16", "--model.sigma_min", "99"], "sigma_max is .* and sigma_min 99"),
         "inference": (
             [
@@ -157,8 +171,6 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(images, prior, tmp_path,
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("padis_lightning: ")]
         assert stop.value.code == 2, name
         assert len(said) == 1, (name, said)
-        import re
-
         assert re.search(sentence, said[0]), (name, said[0])
         left = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != "config.yaml"]
         assert not left, (name, left)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from padis_lightning.data.phantoms import ChestPhantoms, chest_phantom, slice_level
+from padis_lightning.data.drawing import slice_level
+from padis_lightning.data.phantoms import ChestPhantoms, chest_phantom
 
 
 def _with_level(low: float, high: float, count: int) -> list[int]:

@@ -116,7 +116,7 @@ SOLVERS = {
     "DDS drawing": lambda prior, operator: DDS(prior, operator, noise_std=0.01, steps=6, sigma_max=2.0, sample=True),
     "DPS": lambda prior, operator: DPS(prior, operator, noise_std=0.01, steps=4, inner=2, sigma_max=2.0, sigma_min=0.02),
     "DPS with norms": lambda prior, operator: DPS(prior, operator, steps=4, inner=2, sigma_max=2.0, guidance="norm"),
-    "TotalVariation": lambda prior, operator: TotalVariation(operator, weight=1e-3, iterations=20),
+    "TotalVariation": lambda prior, operator: TotalVariation(operator, weight=1e-3, iterations=5),
     "PseudoInverse": lambda prior, operator: PseudoInverse(operator),
     "PseudoInverse exact": lambda prior, operator: PseudoInverse(operator, exact=True),
 }
@@ -135,9 +135,9 @@ def test_every_solver_is_under_the_contract():
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solving_together_equals_solving_alone(model, name, rng):
-    operator = ParallelBeam(20, views=5)
-    solver = SOLVERS[name](PatchPrior(model), operator)
-    images = torch.rand(3, 1, 20, 20, generator=rng)
+    # In float64, where rounding cannot hide a coupling of images nor look like one.
+    solver = SOLVERS[name](PatchPrior(model), ParallelBeam(20, views=5)).double()
+    images = torch.rand(3, 1, 20, 20, generator=rng, dtype=torch.float64)
     images[1] *= 0.01  # a faint one, which a norm over the batch would drown
     batch = Batch(torch.tensor([4, 9, 2]), ["a", "b", "c"], ["a", "b", "c"], images)
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_solving_together_equals_solving_alone(model, name, rng):
         parts = [[part[k : k + 1] for part in batch[:4]] for k in range(3)]
         alone = [solver.predict_step(Batch(*part)) for part in parts]
     for key in ("estimate", "measurement"):
-        torch.testing.assert_close(getattr(together, key), torch.cat([getattr(a, key) for a in alone]), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(getattr(together, key), torch.cat([getattr(a, key) for a in alone]), rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -180,26 +180,33 @@ def test_total_variation_of_a_step_is_its_closed_form():
     step = torch.full((1, 1, 6, 10), 0.2, dtype=torch.float64)
     step[..., 5:] = 0.8
     weight = 0.25
-    found = TotalVariation(Identity((1, 6, 10)), weight=weight, iterations=4000).solve(step, Generators.keyed(0, [0]))
-    expected = torch.where(step < 0.5, 0.2 + weight / 5, 0.8 - weight / 5)  # each half moves by weight / its width
+    found = TotalVariation(Identity((1, 6, 10)), weight=weight, iterations=400).solve(step, Generators.keyed(0, [0]))
+    shift = torch.tensor(weight / 5, dtype=torch.float64)
+    expected = torch.where(step < 0.5, step + shift, step - shift)  # each half moves by weight / its width
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_total_variation_of_ct_is_converged():
-    """At the minimum no move lowers the objective; a thousand iterations come within 1e-3 of ten thousand."""
+    """The default's objective is that of ten times as many iterations, and no move of the image lowers it."""
     operator = ParallelBeam(24, views=6)
     truth = torch.zeros(1, 1, 24, 24)
     truth[..., 6:18, 8:15] = 0.7
+    truth = truth.double()
     y = operator(truth)
 
     def objective(x):
         residual = (operator(x) - y).square().sum() / (2 * operator.norm_squared)
-        return float(residual + 1e-3 * torch.linalg.vector_norm(gradient(x), dim=1).sum())
+        return float(residual + 1e-4 * gradient(x).square().sum(1).sqrt().sum())
 
-    short, long = (
-        objective(TotalVariation(operator, weight=1e-3, iterations=k).solve(y, Generators.keyed(0, [0]))) for k in (1000, 10000)
+    found, longer = (
+        TotalVariation(operator, weight=1e-4, iterations=k).solve(y, Generators.keyed(0, [0])) for k in (100, 1000)
     )
-    assert short <= long * 1.01
+    best = objective(longer)
+    assert objective(found) <= best * 1.005
+    for seed in range(20):
+        move = torch.randn(found.shape, generator=seeded(seed))
+        assert objective((longer + 1e-3 * move / move.norm()).clamp(0, 1)) > best
+    assert objective(truth) > best
 
 
 def test_noise_has_its_standard_deviation():

@@ -43,7 +43,7 @@ def test_patches_are_the_images_at_their_positions(images):
     assert task.pad == (8, 8)
     batch = next(iter(torch.utils.data.DataLoader(data._parts["train"], batch_size=3, collate_fn=lambda b: b)))
     stack = torch.stack([item.image for item in batch])
-    patches, positions = task.cut(stack, 4, seeded(0))
+    patches, positions = task.cut(stack, 4, task.patch_count(4), seeded(0))
     assert len(patches) == task.patch_count(4) == 24 and task.patch_count(8) == 6
     columns, rows = ((positions[:, k] + 1).mul(31 / 2).round().long() for k in (0, 1))
     padded = torch.nn.functional.pad(stack, (8, 8, 8, 8))
@@ -55,9 +55,9 @@ def test_patches_are_the_images_at_their_positions(images):
 def test_crops_reach_every_position_that_touches_the_image(images):
     data = ImageData(str(images))
     data.setup("fit")
-    task = module(patches=3000)
+    task = module()
     task.adapt(data)
-    _, positions = task.cut(torch.zeros(1, 1, 16, 16), 8, seeded(0))
+    _, positions = task.cut(torch.zeros(1, 1, 16, 16), 8, 3000, seeded(0))
     corners = ((positions[:, :, 0, 0] + 1) / 2 * 31).round()
     assert corners.amin(0).tolist() == [1, 1] and corners.amax(0).tolist() == [23, 23]
 
@@ -80,10 +80,10 @@ def test_patch_sizes_come_at_their_odds():
 
 
 def test_steps_go_through_the_data_evenly_and_devices_share_them():
-    whole = list(StepBatches(10, 4, 0, (0, 5)))
+    whole = list(StepBatches(10, 4, 0, 0, 5))
     assert sorted(i for batch in whole for i in batch) == sorted(list(range(10)) * 2)
-    assert list(StepBatches(10, 4, 0, (2, 5))) == whole[2:]
-    halves = [list(StepBatches(10, 2, 0, (0, 5), rank, 2)) for rank in (0, 1)]
+    assert list(StepBatches(10, 4, 0, 2, 5)) == whole[2:]
+    halves = [list(StepBatches(10, 2, 0, 0, 5, rank, 2)) for rank in (0, 1)]
     shared = [sorted(a + b) for a, b in zip(*halves, strict=True)]
     assert shared == [sorted(batch) for batch in whole]
 
@@ -107,7 +107,7 @@ def test_average_is_its_recurrence(images, tmp_path):
 
 
 def test_loss_falls(images, tmp_path):
-    task = fit(images, tmp_path, 150, lr=3e-3)
+    task = fit(images, tmp_path, 500, lr=3e-3)
     data = ImageData(str(images))
     data.setup("fit")
     batch = torch.stack([data._parts["train"][k].image for k in range(6)])
@@ -115,9 +115,8 @@ def test_loss_falls(images, tmp_path):
     fresh.adapt(data)
 
     def loss(m):
-        m.patches = 200
         with torch.no_grad():
-            return float(m.loss(type("Batch", (), {"image": batch}), 8, seeded(0)))
+            return float(m.loss(type("Batch", (), {"image": batch}), 8, 200, seeded(0)))
 
     assert loss(task) < 0.5 * loss(fresh)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 
 
 class PriorExport(Callback):
@@ -23,4 +22,4 @@ class PriorExport(Callback):
         if trainer.is_global_zero and not trainer.fast_dev_run:
             path = Path(trainer.default_root_dir) / "prior.safetensors"
             pl_module.patch_model().save(path, self.half)
-            rank_zero_info(f"wrote {path}")
+            print(f"wrote {path}")

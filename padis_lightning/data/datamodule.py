@@ -21,26 +21,29 @@ SHUFFLE = 5  # purpose of the streams keyed by (seed, pass)
 class StepBatches(Sampler[list[int]]):
     """Batches keyed by (seed, step): passes through shuffled data, end to end, cut into steps and shared among devices.
 
+    A run that is resumed begins at its ``start`` and draws what the unbroken run would have drawn.
+
     Args:
         count: items of the data set.
         batch_size: items a step and device.
         seed: key of the shuffles.
-        steps: first step and the one after the last.
+        start: first step to yield.
+        stop: steps in all, those before ``start`` included; also the length, by which Lightning counts.
         rank: this device.
         world: devices.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, steps: tuple[int, int], rank: int = 0, world: int = 1) -> None:
-        self.count, self.batch_size, self.seed, self.steps = count, batch_size, seed, steps
-        self.rank, self.world = rank, world
+    def __init__(self, count: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.start, self.stop, self.rank, self.world = start, stop, rank, world
 
     def __len__(self) -> int:
-        return max(0, self.steps[1] - self.steps[0])
+        return self.stop
 
     def __iter__(self) -> Iterator[list[int]]:
         width = self.batch_size * self.world
         shuffles: dict[int, list[int]] = {}
-        for step in range(*self.steps):
+        for step in range(self.start, self.stop):
             places = range(step * width + self.rank, (step + 1) * width, self.world)
             passes = {place // self.count for place in places}
             shuffles = {p: shuffles.get(p) or self._shuffle(p) for p in passes}
@@ -143,11 +146,18 @@ class ImageData(LightningDataModule):
         return self._whole.description
 
     def train_dataloader(self) -> DataLoader:
-        """An endless stream cut off at ``trainer.max_steps``, from the step that training is at."""
+        """A stream of ``trainer.max_steps`` steps, from the one that training is at."""
         trainer, data = self.trainer, self._parts["train"]
-        start = trainer.global_step
-        stop = trainer.max_steps if trainer.max_steps > 0 else start + -(-len(data) // self.batch_size)
-        batches = StepBatches(len(data), self.batch_size, self.seed, (start, stop), trainer.global_rank, trainer.world_size)
+        parts = trainer.accumulate_grad_batches  # batches an optimiser's step
+        batches = StepBatches(
+            len(data),
+            self.batch_size,
+            self.seed,
+            trainer.global_step * parts,
+            trainer.max_steps * parts,
+            trainer.global_rank,
+            trainer.world_size,
+        )
         return DataLoader(data, batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader:

@@ -199,10 +199,10 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
     arrays = _open(path)
     if "images" not in arrays and "y" not in arrays:
         raise InputError(f"{path} has the arrays {', '.join(sorted(arrays)) or '(none)'}; wanted 'images' or 'y'")
+    raw = _images(arrays, path) if "images" in arrays else None
     normalisation = _normalisation(arrays, data_range, path)
     images = measurements = None
-    if "images" in arrays:
-        raw = _images(arrays, path)
+    if raw is not None:
         images = normalisation.normalise(torch.from_numpy(raw.astype(np.float32)))
         images = resize(images, size) if size else images
     if "y" in arrays:

@@ -68,13 +68,13 @@ class UNet(PatchNetwork):
         self,
         channels: int = 1,
         base: int = 64,
-        multipliers: Sequence[int] = (1, 2),
+        multipliers: Sequence[int] = (1, 2, 2),
         blocks: int = 2,
         fold: int = 2,
     ) -> None:
         super().__init__()
         self.channels, self.fold, self.levels = channels, fold, len(multipliers)
-        embedding, widths = 2 * base, [base * m for m in multipliers]
+        embedding, widths = base, [base * m for m in multipliers]
         self.embed = NoiseEmbedding(embedding)
         self.head = nn.Conv2d((channels + 2) * fold**2, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()

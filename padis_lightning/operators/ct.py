@@ -85,13 +85,13 @@ def joseph_matrix(geometry: ParallelGeometry) -> sparse.csr_array:
 
 
 class _SparseProduct(torch.autograd.Function):
-    """A sparse matrix times the columns of a dense one; its gradient is the transposed matrix, itself differentiable."""
+    """A sparse matrix times each row of a dense one, ``(B, n) -> (B, m)``; its derivative is the transpose, and so on."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
         ctx.pair = matrix, transpose
         with torch.autocast(x.device.type, enabled=False):  # data terms keep their precision
-            return (matrix @ x.flatten(1).t().contiguous()).t().contiguous()
+            return (matrix @ x.t().contiguous()).t().contiguous()
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -159,13 +159,13 @@ class ParallelBeam(LinearOperator):
         """``(B, 1, N, N) -> (B, 1, views, bins)``."""
         self._check(x, self.image_shape, "image")
         matrix, transpose = self._sparse("matrix", x.dtype), self._sparse("transpose", x.dtype)
-        return _SparseProduct.apply(x, matrix, transpose).reshape(-1, *self.measurement_shape)
+        return _SparseProduct.apply(x.flatten(1), matrix, transpose).reshape(-1, *self.measurement_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """The transposed matrix, ``(B, 1, views, bins) -> (B, 1, N, N)``."""
         self._check(y, self.measurement_shape, "sinogram")
         matrix, transpose = self._sparse("matrix", y.dtype), self._sparse("transpose", y.dtype)
-        return _SparseProduct.apply(y, transpose, matrix).reshape(-1, *self.image_shape)
+        return _SparseProduct.apply(y.flatten(1), transpose, matrix).reshape(-1, *self.image_shape)
 
     def direct(self, y: Tensor) -> Tensor:
         """Filtered back-projection."""

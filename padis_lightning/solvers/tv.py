@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from padis_lightning.errors import InputError
+from padis_lightning.linalg import conjugate_gradient
 from padis_lightning.operators import LinearOperator
 from padis_lightning.random import Generators
 from padis_lightning.solvers.base import Solver
+
+
+def penalty(weight: float) -> float:
+    """Penalty of the splitting, for an operator of norm 1: fast for CT with few views and for denoising alike."""
+    return min(50 * weight, 0.2)
 
 
 def gradient(x: Tensor) -> Tensor:
@@ -37,16 +41,20 @@ class TotalVariation(Solver):
 
     .. math:: \min_{0 \le x \le 1} \tfrac{1}{2 \|A\|^2} \|A x - y\|^2 + w \sum_i \|(\nabla x)_i\|_2
 
-    by the primal-dual method with relaxation; dividing by the norm of A makes one weight serve many operators.
+    by the alternating direction method of multipliers with over-relaxation; its linear systems are solved by conjugate
+    gradients from the last iterate. Dividing by the norm of A makes one weight serve many operators. For CT with few views
+    a hundred iterations get further than four thousand of a primal-dual method.
 
-    Source: Rudin, Osher and Fatemi, 1992; Chambolle and Pock, A first-order primal-dual algorithm, 2011, algorithm 1.
+    Source: Rudin, Osher and Fatemi, Physica D, 1992; Boyd et al., Distributed optimization and statistical learning via the
+    alternating direction method of multipliers, 2011, sections 3.4.3 and 6.4.1.
 
     Args:
         operator: A.
         noise_std: standard deviation of the measurement noise.
         seed: key of the random streams.
         weight: w.
-        iterations: primal-dual iterations; CT with few views needs about a thousand.
+        iterations: outer iterations.
+        inner: conjugate-gradient steps in each.
     """
 
     def __init__(
@@ -54,26 +62,34 @@ class TotalVariation(Solver):
         operator: LinearOperator,
         noise_std: float = 0.0,
         seed: int = 0,
-        weight: float = 1e-3,
-        iterations: int = 1000,
+        weight: float = 1e-5,
+        iterations: int = 100,
+        inner: int = 10,
     ) -> None:
         super().__init__(operator, noise_std, seed)
-        if weight < 0:
-            raise InputError(f"weight is {weight:g}; wanted at least 0")
-        self.weight, self.iterations = weight, iterations
+        if not weight > 0:
+            raise InputError(f"weight is {weight:g}; wanted a value above 0")
+        self.weight, self.iterations, self.inner = weight, iterations, inner
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``; nothing random."""
-        scale = math.sqrt(self.operator.norm_squared)
-        y = y / scale
-        x = self.operator.direct(y * scale).clamp(0, 1)
-        leading, q, p = x, torch.zeros_like(y), torch.zeros_like(gradient(x))
-        # The dual steps differ: the data term is smooth and strong, the other's dual lies in a ball of radius w.
-        tau, sigma_data, sigma_tv = 0.1, 8.0, 0.2  # tau (sigma_data 1 + sigma_tv 8) < 1
+        square, rho, relax = self.operator.norm_squared, penalty(self.weight), 1.6
+        x = self.operator.direct(y).clamp(0, 1)
+        data = self.operator.adjoint(y) / square
+        slope, box = gradient(x), x  # the two copies of x that the penalties act on, and their scaled multipliers
+        slope_dual, box_dual = torch.zeros_like(slope), torch.zeros_like(box)
+
+        def normal(u: Tensor) -> Tensor:
+            return self.operator.normal(u) / square + rho * (gradient_adjoint(gradient(u)) + u)
+
         for _ in range(self.iterations):
-            q = (q + sigma_data * (self.operator(leading) / scale - y)) / (1 + sigma_data)
-            p = p + sigma_tv * gradient(leading)
-            p = p / (torch.linalg.vector_norm(p, dim=1, keepdim=True) / max(self.weight, 1e-12)).clamp_min(1)
-            new = (x - tau * (self.operator.adjoint(q) / scale + gradient_adjoint(p))).clamp(0, 1)
-            leading, x = 2 * new - x, new
-        return x
+            target = data + rho * (gradient_adjoint(slope - slope_dual) + box - box_dual)
+            x = conjugate_gradient(normal, target, x, self.inner)
+            moved = relax * gradient(x) + (1 - relax) * slope + slope_dual
+            length = moved.square().sum(1, keepdim=True).sqrt().clamp_min(self.weight / rho)
+            slope = moved * (1 - self.weight / (rho * length))
+            slope_dual = moved - slope
+            moved = relax * x + (1 - relax) * box + box_dual
+            box = moved.clamp(0, 1)
+            box_dual = moved - box
+        return box
