@@ -181,7 +181,6 @@ class PadisCLI(LightningCLI):
             kwargs["logger"] = CSVLogger(self.output, name="log") if self.subcommand == "fit" else False
         if wanted["precision"] is None and self.subcommand == "fit" and wanted["accelerator"] in ("auto", "cpu", "gpu"):
             kwargs["precision"] = fast_precision(wanted["accelerator"])
-            tell(f"precision is {kwargs['precision']}, the fastest here; --trainer.precision sets another")
         callbacks = _as_list(wanted["callbacks"])
         if wanted["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(TQDMProgressBar(refresh_rate=10, leave=True))
@@ -191,8 +190,12 @@ class PadisCLI(LightningCLI):
         """Check data and model against each other before anything is written."""
         if self.trainer.max_steps < 1:
             raise InputError(f"trainer.max_steps is {self.trainer.max_steps}; wanted at least 1, training is counted in steps")
+        path = self._get(self.config, "ckpt_path")
+        if path not in (None, "best", "last", "hpc") and not Path(path).is_file():
+            raise InputError(f"there is no checkpoint {str(path)!r}; wanted a file written by fit")
         self.datamodule.setup("fit")
         self.model.adapt(self.datamodule)
+        tell(f"training in {self.trainer.precision} precision; --trainer.precision sets another")
 
     def before_predict(self) -> None:
         """Check data, operator and prior against each other before anything is written."""
@@ -251,7 +254,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sentence = explain(error)
         if sentence is None:
             raise
-        print(f"padis_lightning: {sentence}", file=sys.stderr)
+        print(f"padis_lightning: error: {sentence}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -270,14 +273,25 @@ def explain(error: BaseException | None) -> str | None:
     return None
 
 
+def _keys(cls: type) -> list[str]:
+    """Names of what a class takes, those that it passes on to its bases included."""
+    found: dict[str, None] = {}
+    for base in cls.__mro__:
+        parameters = inspect.signature(vars(base).get("__init__", lambda self, **rest: None)).parameters.values()
+        kinds = {p.name: p.kind for p in parameters if p.name != "self"}
+        found |= dict.fromkeys(name for name, kind in kinds.items() if kind.name not in ("VAR_KEYWORD", "VAR_POSITIONAL"))
+        if inspect.Parameter.VAR_KEYWORD not in kinds.values():
+            break
+    return list(found)
+
+
 def _parser_sentence(message: str) -> str:
     """The parser's message without the branches of a union that nobody meant."""
     unknown = re.search(r"class_path '([\w.]+)':\s+(?:- )?Option '([\w.]+)' is not accepted", message)
     if unknown:
         path, key = unknown.groups()
         module, _, name = path.rpartition(".")
-        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-        known = [k for k in parameters if k not in ("prior", "operator")]  # these are keys of their own
+        known = [k for k in _keys(getattr(importlib.import_module(module), name)) if k not in ("prior", "operator")]
         return f"{key!r} is not a key of {name}; wanted one of {', '.join(known)}"
     noise = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>")
     lines = (line.strip().removeprefix("- ") for line in message.splitlines())

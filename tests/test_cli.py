@@ -128,6 +128,7 @@ def bad_inputs(images, prior, tmp):
     return {
         "config": (["fit", "--config", "nope.yaml"], r"there is no config 'nope.yaml'; wanted .*ct.yaml"),
         "model key": ([*fit_file, "--model.speed", "3"], "'speed' is not a key of PatchDiffusion; wanted one of .*lr"),
+        "solver key": ([*predict_file, "--model.speed", "3"], "'speed' is not a key of DDS; wanted one of iter.*steps.*seed"),
         "data key": ([*fit_file, "--data.pth", "x"], "'pth' is not a key of ImageData; wanted one of path"),
         "top key": ([*fit_file, "--modle.lr", "3"], "modle"),
         "type": ([*fit_file, "--model.lr", "fast"], "lr.*float.*fast"),
@@ -150,6 +151,7 @@ def bad_inputs(images, prior, tmp):
             r"window is \(-1000.0, 3000.0\) HU; wanted \(-1000.0, 1000.0\) HU",
         ),
         "views": ([*predict_file, "--operator.views", "0"], "views is 0; wanted at least 1"),
+        "checkpoint": ([*fit_file, "--ckpt_path", "nope.ckpt"], "there is no checkpoint 'nope.ckpt'"),
         "steps": ([*fit_file, "--trainer.max_steps", "-1"], "trainer.max_steps is -1; wanted at least 1"),
         "sigma": ([*with_prior, "--operator.size", "16", "--model.sigma_min", "99"], "sigma_max is .* and sigma_min 99"),
         "inference": (
@@ -168,7 +170,9 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(images, prior, tmp_path,
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             main([*args, "--output", str(tmp_path / "out"), *QUIET])
-        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("padis_lightning: ")]
+        said = [
+            line for line in capsys.readouterr().err.splitlines() if line.startswith("padis_lightning: ")
+        ]  # notes would be more lines
         assert stop.value.code == 2, name
         assert len(said) == 1, (name, said)
         assert re.search(sentence, said[0]), (name, said[0])

@@ -99,7 +99,7 @@ def test_shrinking_keeps_means(rng):
 def test_no_patient_is_in_two_parts(images):
     data = ImageData(str(images), validation=0.3)
     data.setup("fit")
-    parts = [{item.group for item in data._parts[part]} for part in ("train", "validation")]
+    parts = [{item.group for item in data._parts[part]} for part in ("fit", "validation")]
     assert parts[0] and parts[1] and not parts[0] & parts[1] and len(parts[0] | parts[1]) == 4
     held = ImageData(str(images), validation=0.3, subset="validation")
     held.setup("predict")
@@ -110,6 +110,8 @@ def test_one_patient_cannot_be_split(tmp_path):
     data = ImageData(str(write(tmp_path / "a.npz", images=np.zeros((2, 4, 4)), patient=["a", "a"])))
     with pytest.raises(InputError, match="has 1 group; wanted at least 2"):
         data.setup("fit")
+    data.setup("predict")  # but it can be reconstructed
+    assert len(data._parts["predict"]) == 2
 
 
 def test_count_spreads_over_the_data_set(images):
@@ -122,7 +124,7 @@ def test_phantoms_of_prediction_were_not_trained_on():
     data = ImageData(size=32, phantoms=20)
     data.setup("fit")
     data.setup("predict")
-    seen = [item.image for part in ("train", "validation") for item in data._parts[part]]
+    seen = [item.image for part in ("fit", "validation") for item in data._parts[part]]
     assert not any(torch.equal(item.image, other) for item in data._parts["predict"] for other in seen)
 
 

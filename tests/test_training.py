@@ -41,7 +41,7 @@ def test_patches_are_the_images_at_their_positions(images):
     task = module()
     task.adapt(data)
     assert task.pad == (8, 8)
-    batch = next(iter(torch.utils.data.DataLoader(data._parts["train"], batch_size=3, collate_fn=lambda b: b)))
+    batch = next(iter(torch.utils.data.DataLoader(data._parts["fit"], batch_size=3, collate_fn=lambda b: b)))
     stack = torch.stack([item.image for item in batch])
     patches, positions = task.cut(stack, 4, task.patch_count(4), seeded(0))
     assert len(patches) == task.patch_count(4) == 24 and task.patch_count(8) == 6
@@ -110,7 +110,7 @@ def test_loss_falls(images, tmp_path):
     task = fit(images, tmp_path, 500, lr=3e-3)
     data = ImageData(str(images))
     data.setup("fit")
-    batch = torch.stack([data._parts["train"][k].image for k in range(6)])
+    batch = torch.stack([data._parts["fit"][k].image for k in range(6)])
     fresh = module()
     fresh.adapt(data)
 

@@ -16,6 +16,7 @@ from padis_lightning.random import seeded
 from padis_lightning.types import Normalisation
 
 SHUFFLE = 5  # purpose of the streams keyed by (seed, pass)
+TRAIN, VALIDATE, PREDICT = 0, 1, 2  # what is added to the seed of phantoms
 
 
 class StepBatches(Sampler[list[int]]):
@@ -62,7 +63,7 @@ class ImageData(LightningDataModule):
         path: a ``.npz`` or ``.npy`` file; see :func:`padis_lightning.data.sources.read_arrays`.
         size: side that images are brought to (phantoms: 128 by default; files: as they are).
         batch_size: images a step and device.
-        count: for prediction, take so many items, spread evenly over the data set (default: all).
+        count: for prediction, take so many items, spread evenly over the data set (default: all; of phantoms 8).
         subset: for prediction, which part of the split: all, or what ``fit`` trains or validates on.
         range: stored values that become 0 and 1, where the file does not say.
         phantoms: phantoms to train on, where there is no path.
@@ -100,25 +101,33 @@ class ImageData(LightningDataModule):
         """Read or generate what ``fit`` or ``predict`` needs, once."""
         if stage in self._parts:
             return
-        if self.path is None:
-            size = self.size or 128
-            if stage == "fit":
-                self._parts["train"] = PhantomSource(self.phantoms, size, self.seed)
-                self._parts["validation"] = PhantomSource(max(1, round(self.phantoms * self.validation)), size, self.seed + 1)
-            whole = self._parts["train"] if stage == "fit" else PhantomSource(self.count or 16, size, self.seed + 2)
-            picked = np.arange(len(whole))
+        if stage == "fit":
+            self._parts["fit"], self._parts["validation"] = self._divided()
+            return
+        if self.subset != "all":
+            part: Source | Subset = self._divided()[self.subset == "validation"]
+        elif self.path is None:
+            part = self._phantoms(self.count or 8, PREDICT)
         else:
-            whole = read_arrays(self.path, self.size, self.range)
-            train, held = self.split(whole.groups)
-            if stage == "fit":
-                if whole.images is None:
-                    raise InputError(f"{self.path} has only measurements; wanted 'images' to train on")
-                self._parts["train"], self._parts["validation"] = Subset(whole, train), Subset(whole, held)
-            picked = {"all": np.arange(len(whole)), "train": np.array(train), "validation": np.array(held)}[self.subset]
-        if self.count is not None and self.count < len(picked):
-            picked = picked[np.linspace(0, len(picked) - 1, self.count).round().astype(int)]
-        self._parts[stage] = whole if stage == "fit" else Subset(whole, picked.tolist())
-        self._whole = whole
+            part = self._whole = read_arrays(self.path, self.size, self.range)
+        if self.count is not None and self.count < len(part):
+            part = Subset(part, np.linspace(0, len(part) - 1, self.count).round().astype(int).tolist())
+        self._parts["predict"] = part
+
+    def _phantoms(self, count: int, purpose: int) -> PhantomSource:
+        self._whole = PhantomSource(count, self.size or 128, self.seed + purpose)
+        return self._whole
+
+    def _divided(self) -> tuple[Source | Subset, Source | Subset]:
+        """What is trained and what is validated on."""
+        if self.path is None:
+            held = self._phantoms(max(1, round(self.phantoms * self.validation)), VALIDATE)
+            return self._phantoms(self.phantoms, TRAIN), held
+        self._whole = whole = read_arrays(self.path, self.size, self.range)
+        if whole.images is None:
+            raise InputError(f"{self.path} has only measurements; wanted 'images' to train on")
+        train, held = self.split(whole.groups)
+        return Subset(whole, train), Subset(whole, held)
 
     def split(self, groups: list[str]) -> tuple[list[int], list[int]]:
         """Items for training and for validation; a group is in one of them only."""
@@ -147,7 +156,7 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """A stream of ``trainer.max_steps`` steps, from the one that training is at."""
-        trainer, data = self.trainer, self._parts["train"]
+        trainer, data = self.trainer, self._parts["fit"]
         parts = trainer.accumulate_grad_batches  # batches an optimiser's step
         batches = StepBatches(
             len(data),

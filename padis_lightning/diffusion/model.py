@@ -109,7 +109,10 @@ class PatchModel:
 
     @classmethod
     def _from_lightning(cls, file: Path) -> PatchModel:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file can make the unpickler raise anything
+            raise InputError(f"{file} cannot be read ({type(error).__name__}); wanted a checkpoint written by fit") from error
         if "patch_model" not in checkpoint:
             raise InputError(f"{file} holds no patch model; wanted a checkpoint written by fit")
         prefix = "denoiser.network."

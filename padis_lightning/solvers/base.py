@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -88,26 +88,24 @@ class DiffusionSolver(Solver):
     Args:
         prior: denoiser of whole images.
         operator: A.
-        noise_std: standard deviation of the measurement noise.
-        seed: with an image's index in the data set, the key of its random streams.
         steps: noise levels.
         sigma_max: first level.
         sigma_min: last level before 0.
         schedule: spacing of the levels.
+        options: those of :class:`Solver`.
     """
 
     def __init__(
         self,
         prior: Prior,
         operator: LinearOperator,
-        noise_std: float = 0.0,
-        seed: int = 0,
         steps: int = 100,
-        sigma_max: float = 10.0,
+        sigma_max: float = 1.0,
         sigma_min: float = 0.002,
         schedule: Literal["geometric", "karras"] = "geometric",
+        **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(operator, noise_std, seed)
+        super().__init__(operator, **options)
         if tuple(operator.image_shape) != tuple(prior.image_shape):
             raise InputError(
                 f"the prior was trained on images of {tuple(prior.image_shape)} (channels, height, width); "

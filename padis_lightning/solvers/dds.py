@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -37,32 +37,22 @@ class DDS(DiffusionSolver):
     Args:
         prior: denoiser of whole images.
         operator: A.
-        noise_std: standard deviation of the measurement noise.
-        seed: with an image's index in the data set, the key of its random streams.
-        steps: noise levels, and network evaluations.
-        sigma_max: first level.
-        sigma_min: last level before 0.
-        schedule: spacing of the levels.
         iterations: conjugate-gradient steps a level.
         clip: keep the corrected estimate in [0, 1].
         sample: draw from the posterior rather than estimate.
+        options: those of :class:`DiffusionSolver`; ``steps`` is the number of network evaluations.
     """
 
     def __init__(
         self,
         prior: Prior,
         operator: LinearOperator,
-        noise_std: float = 0.0,
-        seed: int = 0,
-        steps: int = 100,
-        sigma_max: float = 10.0,
-        sigma_min: float = 0.002,
-        schedule: Literal["geometric", "karras"] = "geometric",
         iterations: int = 8,
         clip: bool = True,
         sample: bool = False,
+        **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(prior, operator, noise_std, seed, steps, sigma_max, sigma_min, schedule)
+        super().__init__(prior, operator, **options)
         if iterations < 1:
             raise InputError(f"iterations is {iterations}; wanted at least 1")
         self.iterations, self.clip, self.sample = iterations, clip, sample

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,34 +34,24 @@ class DPS(DiffusionSolver):
     Args:
         prior: denoiser of whole images.
         operator: A.
-        noise_std: standard deviation of the measurement noise.
-        seed: with an image's index in the data set, the key of its random streams.
-        steps: noise levels.
-        sigma_max: first level.
-        sigma_min: last level before 0.
-        schedule: spacing of the levels.
         inner: repetitions at every level; evaluations are ``steps * inner``.
         zeta: length of the data step, stable below 2.
         epsilon: length of the Langevin step, below 4.
         guidance: gradient of half the squared residual, or of the residual's norm.
+        options: those of :class:`DiffusionSolver`.
     """
 
     def __init__(
         self,
         prior: Prior,
         operator: LinearOperator,
-        noise_std: float = 0.0,
-        seed: int = 0,
-        steps: int = 100,
-        sigma_max: float = 10.0,
-        sigma_min: float = 0.002,
-        schedule: Literal["geometric", "karras"] = "geometric",
         inner: int = 10,
         zeta: float = 1.0,
         epsilon: float = 0.5,
         guidance: Literal["squared", "norm"] = "squared",
+        **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(prior, operator, noise_std, seed, steps, sigma_max, sigma_min, schedule)
+        super().__init__(prior, operator, **options)
         if inner < 1:
             raise InputError(f"inner is {inner}; wanted at least 1")
         if not 0 < epsilon < 4:

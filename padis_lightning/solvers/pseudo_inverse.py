@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from padis_lightning.operators import LinearOperator
@@ -14,13 +16,17 @@ class PseudoInverse(Solver):
 
     Args:
         operator: A.
-        noise_std: standard deviation of the measurement noise.
-        seed: key of the random streams.
         exact: take the Moore-Penrose pseudo-inverse, by conjugate gradients, even where the operator has its own.
+        options: those of :class:`Solver`.
     """
 
-    def __init__(self, operator: LinearOperator, noise_std: float = 0.0, seed: int = 0, exact: bool = False) -> None:
-        super().__init__(operator, noise_std, seed)
+    def __init__(
+        self,
+        operator: LinearOperator,
+        exact: bool = False,
+        **options: Any,  # noqa: ANN401 - checked and named by the base class
+    ) -> None:
+        super().__init__(operator, **options)
         self.exact = exact
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -50,23 +52,21 @@ class TotalVariation(Solver):
 
     Args:
         operator: A.
-        noise_std: standard deviation of the measurement noise.
-        seed: key of the random streams.
         weight: w.
         iterations: outer iterations.
         inner: conjugate-gradient steps in each.
+        options: those of :class:`Solver`.
     """
 
     def __init__(
         self,
         operator: LinearOperator,
-        noise_std: float = 0.0,
-        seed: int = 0,
         weight: float = 1e-5,
         iterations: int = 100,
         inner: int = 10,
+        **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(operator, noise_std, seed)
+        super().__init__(operator, **options)
         if not weight > 0:
             raise InputError(f"weight is {weight:g}; wanted a value above 0")
         self.weight, self.iterations, self.inner = weight, iterations, inner
