@@ -1,0 +1,34 @@
+"""What comes with the package does what the README says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from padis_lightning.cli import main
+from padis_lightning.data.sources import PhantomSource
+from padis_lightning.operators.ct import ParallelBeam
+from padis_lightning.priors import PatchPrior
+from padis_lightning.random import Generators
+from padis_lightning.solvers.dds import DDS
+
+pytestmark = pytest.mark.slow
+
+
+def test_bundled_prior_is_two_decibels_above_converged_tv(tmp_path):
+    main(["predict", "--config", "ct20.yaml", "--data.count", "4", "--output", str(tmp_path), "--trainer.accelerator", "cpu"])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["n"] == 4 and summary["gain"]["tv"]["psnr"] > 2
+    assert summary["evaluations"] <= 100 and summary["residual"] < 2e-3
+
+
+def test_together_equals_alone_in_single_precision():
+    source = PhantomSource(3, 128, 7)
+    solver = DDS(PatchPrior("ct_phantoms"), ParallelBeam(128, 20), steps=20)
+    with torch.no_grad():
+        y = solver.operator(torch.stack([source[k].image for k in range(3)]))
+        together = solver.solve(y, Generators.keyed(0, range(3)))
+        alone = torch.cat([solver.solve(y[k : k + 1], Generators.keyed(0, [k])) for k in range(3)])
+    assert (together - alone).abs().max() < 1e-4
