@@ -55,6 +55,7 @@ BROKEN = [
     ({"images": np.full((2, 4, 4), 900, np.int16)}, "has values from 900 to 900 and no 'range'"),
     ({"images": np.full((2, 4, 4), 3.0)}, "has values from 3 to 3 and no 'range'"),
     ({"images": np.zeros((2, 4, 4)), "range": np.array([5, 5])}, "data range is 5 to 5"),
+    ({"images": np.zeros((2, 4, 4)), "patient": ["a"]}, "has 1 entries in patient; wanted 2, one an image"),
     ({"y": np.zeros((2, 3, 4))}, "has y without angles, size, pixel_spacing, bin_spacing"),
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,16 +119,26 @@ class ArraySource(Source):
         return Item(index, f"{index:04d}", self.groups[index], image, measurement)
 
 
-def _open(path: Path) -> dict[str, np.ndarray]:
+def _open(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Those of the arrays ``keys`` that a file has; ``images`` for a bare array.
+
+    Raises:
+        InputError: there is no such file, or it is not one of arrays, or it has neither images nor y.
+    """
     if not path.is_file():
         raise InputError(f"there is no file {str(path)!r}; wanted data in .npz or .npy")
     if path.suffix not in (".npz", ".npy"):
         raise InputError(f"{path} ends in {path.suffix!r}; wanted .npz or .npy")
     try:
         content = np.load(path, allow_pickle=False)
-        return {"images": content} if isinstance(content, np.ndarray) else dict(content)
-    except (ValueError, OSError, EOFError) as error:
+        if isinstance(content, np.ndarray):
+            return {"images": content}
+        names, arrays = content.files, {key: content[key] for key in keys if key in content.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}); wanted arrays of numbers in .npz or .npy") from error
+    if "images" not in names and "y" not in names:
+        raise InputError(f"{path} has the arrays {', '.join(sorted(names)) or '(none)'}; wanted 'images' or 'y'")
+    return arrays
 
 
 def _normalisation(arrays: dict[str, np.ndarray], data_range: Sequence[float] | None, path: Path) -> Normalisation:
@@ -196,9 +208,7 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
         InputError: there is no such file, it has neither images nor y, or values that are not finite or have no range.
     """
     path = Path(path)
-    arrays = _open(path)
-    if "images" not in arrays and "y" not in arrays:
-        raise InputError(f"{path} has the arrays {', '.join(sorted(arrays)) or '(none)'}; wanted 'images' or 'y'")
+    arrays = _open(path, ("images", "y", "patient", "range", "hu_window"))
     raw = _images(arrays, path) if "images" in arrays else None
     normalisation = _normalisation(arrays, data_range, path)
     images = measurements = None
@@ -208,6 +218,9 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
     if "y" in arrays:
         measurements = _measurements(arrays, normalisation, path)
     count = len(images if images is not None else measurements)
+    for key in ("y", "patient"):
+        if key in arrays and len(arrays[key]) != count:
+            raise InputError(f"{path} has {len(arrays[key])} entries in {key}; wanted {count}, one an image")
     groups = [str(p) for p in arrays["patient"]] if "patient" in arrays else [str(i) for i in range(count)]
     side = read_geometry(path)["size"] if images is None else 0
     shape = (1, side, side) if images is None else tuple(images.shape[1:])
@@ -233,10 +246,11 @@ def read_geometry(path: str | Path) -> dict[str, Any] | None:
         InputError: a key is missing, or the angles are not as many as the views.
     """
     path = Path(path)
-    arrays = _open(path)
+    scan = ("angles", "size", "pixel_spacing", "bin_spacing")
+    arrays = _open(path, ("y", *scan))
     if "y" not in arrays:
         return None
-    missing = [key for key in ("angles", "size", "pixel_spacing", "bin_spacing") if key not in arrays]
+    missing = [key for key in scan if key not in arrays]
     if missing:
         raise InputError(f"{path} has y without {', '.join(missing)}; wanted its geometry beside it")
     angles, views = arrays["angles"], arrays["y"].shape[1]

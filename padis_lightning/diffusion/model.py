@@ -88,7 +88,7 @@ class PatchModel:
             InputError: there is no such file, or it is neither of the two.
         """
         file = Path(path)
-        if not file.exists() and file.suffix == "":
+        if not file.is_file() and file.suffix == "":
             file = BUNDLED / f"{path}.safetensors"
         if not file.is_file():
             bundled = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.safetensors")))
