@@ -183,7 +183,7 @@ class PadisCLI(LightningCLI):
             kwargs["precision"] = fast_precision(wanted["accelerator"])
         callbacks = _as_list(wanted["callbacks"])
         if wanted["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(TQDMProgressBar(refresh_rate=10, leave=True))
+            callbacks.append(TQDMProgressBar(refresh_rate=10 if self.subcommand == "fit" else 1, leave=True))
         return super().instantiate_trainer(**kwargs, callbacks=callbacks)
 
     def before_fit(self) -> None:
