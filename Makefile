@@ -32,7 +32,7 @@ benchmark: setup
 
 # The bundled prior, from the built-in phantoms.
 prior: setup
-	$(RUN) fit --config ct_phantoms.yaml --output results/ct_phantoms
+	$(RUN) fit --config ct.yaml --output results/ct_phantoms
 	cp results/ct_phantoms/prior.safetensors padis_lightning/assets/ct_phantoms.safetensors
 
 clean:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import logging
 import netrc
 import os
@@ -21,17 +22,19 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgre
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import padis_lightning.networks
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
-import padis_lightning.training  # noqa: F401
 from padis_lightning.callbacks import EMA, PriorExport, Results
 from padis_lightning.data import ImageData, read_geometry
+from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.files import write_text
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
 from padis_lightning.solvers import DiffusionSolver, Solver
+from padis_lightning.training import PatchDiffusion
 
 _PACKAGE = Path(__file__).parent
 CONFIGS = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if d.is_dir()), _PACKAGE / "configs")
@@ -153,7 +156,9 @@ class PadisCLI(LightningCLI):
         """Settle the folder, the scan of a measured file, and W&B without an account."""
         config = self.config[self.subcommand]
         self.output = config.output or str(Path("results") / self.name)
-        config.trainer.default_root_dir = self.output
+        config.output = config.trainer.default_root_dir = self.output
+        if config.trainer.accelerator == "auto" and not torch.cuda.is_available():
+            config.trainer.accelerator = "cpu"  # Apple's GPUs have neither sparse matrices nor float64
         if self.subcommand == "fit":
             config.checkpoint.dirpath = config.checkpoint.dirpath or str(Path(self.output) / "checkpoints")
             config.trainer.use_distributed_sampler = False  # batches are shared out by step already
@@ -188,20 +193,41 @@ class PadisCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Check data and model against each other before anything is written."""
+        if not isinstance(self.model, PatchDiffusion):
+            raise InputError(f"the model to fit is {type(self.model).__name__}; wanted PatchDiffusion")
         if self.trainer.max_steps < 1:
             raise InputError(f"trainer.max_steps is {self.trainer.max_steps}; wanted at least 1, training is counted in steps")
-        path = self._get(self.config, "ckpt_path")
-        if path not in (None, "best", "last", "hpc") and not Path(path).is_file():
-            raise InputError(f"there is no checkpoint {str(path)!r}; wanted a file written by fit")
         self.datamodule.setup("fit")
         self.model.adapt(self.datamodule)
+        path = self._get(self.config, "ckpt_path")
+        if path not in (None, "best", "last", "hpc"):
+            check_resumable(path, self.model.patch_model())
         tell(f"training in {self.trainer.precision} precision; --trainer.precision sets another")
 
     def before_predict(self) -> None:
         """Check data, operator and prior against each other before anything is written."""
+        if not isinstance(self.model, Solver):
+            raise InputError(f"the model to predict with is {type(self.model).__name__}; wanted a solver")
+        if self.model.needs_gradients and self._get(self.config_init, "trainer")["inference_mode"]:
+            raise InputError(
+                f"trainer.inference_mode is true; wanted false, since {type(self.model).__name__} takes gradients in its steps"
+            )
         self.datamodule.setup("predict")
-        if isinstance(self.model, Solver):
-            check_together(self.model, self.datamodule)
+        check_together(self.model, self.datamodule)
+
+
+def check_resumable(path: str, model: PatchModel) -> None:
+    """Refuse a checkpoint of another network, image size, padding or normalisation than the run's.
+
+    Raises:
+        InputError: with both values.
+    """
+    if Path(path).suffix != ".ckpt" or not Path(path).is_file():
+        raise InputError(f"there is no checkpoint {str(path)!r}; wanted a .ckpt file written by fit")
+    theirs, ours = (json.loads(json.dumps(m.describe())) for m in (PatchModel.load(path), model))  # tuples become lists
+    for key in ours.keys() - {"training"}:
+        if theirs[key] != ours[key]:
+            raise InputError(f"the checkpoint's {key} is {theirs[key]}; wanted {ours[key]}, the run's")
 
 
 def check_together(solver: Solver, data: ImageData) -> None:
@@ -270,6 +296,8 @@ def explain(error: BaseException | None) -> str | None:
     for link in chain:
         if isinstance(link, ArgumentError):
             return _parser_sentence(str(link))
+        if isinstance(link, (MisconfigurationException, OSError)):
+            return " ".join(str(link).split())
     return None
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from padis_lightning import __version__
 from padis_lightning.data import ImageData
 from padis_lightning.diffusion import Denoiser, PatchModel, coordinates, padding
 from padis_lightning.errors import InputError
@@ -29,8 +30,8 @@ class PatchDiffusion(LightningModule):
     .. math:: \min_\theta \; E \; w(\sigma) \, \|D_\theta(x_0 + \sigma z; \sigma, \text{position}) - x_0\|^2,
         \quad \ln \sigma \sim N(m, s^2)
 
-    A step draws one patch size, the same on all devices, and cuts many patches out of each image of the batch, about as
-    many pixels whatever the size. What is drawn depends on (seed, step, device) alone, so a resumed run draws it again.
+    A step draws one patch size, the same on all devices, and cuts patches out of the images of the batch in turn, about
+    as many pixels whatever the size. What is drawn depends on (seed, step, device) alone, so a resumed run draws it again.
 
     Source: Hu et al., PaDIS, NeurIPS 2024, section 3.2 and appendix; Karras et al., EDM, NeurIPS 2022, table 1.
 
@@ -69,6 +70,11 @@ class PatchDiffusion(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if pad < 0:
+            raise InputError(f"pad is {pad}; wanted at least 0")
+        for name, value in {"patches": patches, "lr": lr, "log_sigma_std": log_sigma_std}.items():
+            if not value > 0:
+                raise InputError(f"{name} is {value:g}; wanted a value above 0")
         self.denoiser = Denoiser(network, sigma_data)
         self.patch_sizes, self.patch_odds = self._check_sizes(network, patch_sizes, patch_odds)
         if not 0 < sigma_range[0] < sigma_range[1]:
@@ -80,12 +86,14 @@ class PatchDiffusion(LightningModule):
         self.patches_seen = 0
 
     @staticmethod
-    def _check_sizes(
-        network: PatchNetwork, sizes: Sequence[int], odds: Sequence[float] | None
-    ) -> tuple[list[int], list[float]]:
+    def _check_sizes(network: PatchNetwork, sizes: Sequence[int], odds: Sequence[float] | None) -> tuple[list[int], list[float]]:
+        if not sizes:
+            raise InputError("patch_sizes is empty; wanted at least one size")
         odds = list(odds) if odds is not None else [1 / len(sizes)] * len(sizes)
         if len(odds) != len(sizes):
             raise InputError(f"patch_odds has {len(odds)} values; wanted {len(sizes)}, one a patch size")
+        if min(odds) < 0 or not sum(odds) > 0:
+            raise InputError(f"patch_odds is {odds}; wanted values of at least 0, not all 0")
         for size in sizes:
             if size < 1 or size % network.divisor:
                 raise InputError(f"patch size {size} does not fit the network; wanted a multiple of {network.divisor}")
@@ -107,17 +115,14 @@ class PatchDiffusion(LightningModule):
             raise InputError(f"the network has {self.denoiser.network.channels} image channels; wanted {channels}, the data's")
         self.image_shape = data.image_shape
         self.pad = padding((height, width), self.patch_sizes[-1], self.least_pad)
-        self.normalisation = data.normalisation
+        self.normalisation, self.source = data.normalisation, data.source
 
     def patch_model(self) -> PatchModel:
         """The denoiser as it is now, with all that a solver has to know."""
-        training = {
-            "steps": self.trainer.global_step,
-            "patches": self.patches_seen,
-            "log_sigma": list(self.log_sigma),
-            "sigma_range": list(self.sigma_range),
-            "data": self.trainer.datamodule.source,
-        }
+        training = {"patches": self.patches_seen, "log_sigma": list(self.log_sigma), "sigma_range": list(self.sigma_range)}
+        training |= {"seed": self.seed, "data": self.source, "padis_lightning": __version__}
+        if self._trainer is not None:
+            training["steps"] = self.trainer.global_step
         return PatchModel(self.denoiser, self.image_shape, self.patch_sizes, self.pad, self.normalisation, training)
 
     def draw_size(self, step: int) -> int:

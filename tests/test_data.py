@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from padis_lightning.data import ImageData, read_arrays, read_geometry
-from padis_lightning.data.sources import resize
+from padis_lightning.data.arrays import resize
 from padis_lightning.errors import InputError
 from padis_lightning.metrics import interval, psnr, ssim
 from padis_lightning.types import Normalisation
@@ -47,15 +47,30 @@ def test_plain_arrays_are_images(tmp_path):
     assert read_arrays(tmp_path / "a.npy").image_shape == (1, 4, 6)
 
 
+SCAN = {"size": 16, "pixel_spacing": 0.5, "bin_spacing": 0.25, "angles": np.zeros(2)}
 BROKEN = [
     ({"pictures": np.zeros((2, 4, 4))}, "has the arrays pictures; wanted 'images' or 'y'"),
-    ({"images": np.zeros((4, 4))}, r"shape \(4, 4\); wanted numbers, \(n, H, W\)"),
+    ({"images": np.zeros((4, 4))}, r"images of type float64 and shape \(4, 4\); wanted real numbers, \(n, n, n\)"),
     ({"images": np.full((2, 4, 4), np.nan)}, r"has NaN in images\[0\]; wanted finite numbers"),
     ({"images": np.array([np.zeros((4, 4)), np.full((4, 4), np.inf)])}, r"has infinity in images\[1\]"),
     ({"images": np.full((2, 4, 4), 900, np.int16)}, "has values from 900 to 900 and no 'range'"),
     ({"images": np.full((2, 4, 4), 3.0)}, "has values from 3 to 3 and no 'range'"),
     ({"images": np.zeros((2, 4, 4)), "range": np.array([5, 5])}, "data range is 5 to 5"),
-    ({"images": np.zeros((2, 4, 4)), "patient": ["a"]}, "has 1 entries in patient; wanted 2, one an image"),
+    ({"images": np.zeros((2, 4, 4)), "patient": ["a"]}, r"has patient of shape \(1,\); wanted 2 entries, one an image"),
+    ({"images": np.zeros((2, 4, 4)), "patient": "a"}, r"has patient of shape \(\); wanted 2 entries, one an image"),
+    ({"images": np.zeros((2, 4, 4), complex)}, "has images of type complex128"),
+    (
+        {"images": np.zeros((2, 4, 4)), "range": np.array([0, 1, 2])},
+        r"has range of .* shape \(3,\); wanted real numbers, \(2\)",
+    ),
+    ({"images": np.zeros((2, 4, 4)), "range": np.array([0, np.inf])}, r"has infinity in range\[1\]"),
+    ({"images": np.zeros((2, 4, 4)), "hu_window": np.array([3])}, r"has hu_window of .* shape \(1,\)"),
+    ({"y": np.zeros(3), **SCAN}, r"has y of type float64 and shape \(3,\); wanted real numbers, \(n, n, n\)"),
+    ({"y": np.zeros((1, 2, 4)), **SCAN}, "has y and no 'range'; wanted the range"),
+    ({"y": np.zeros((1, 2, 4)), **SCAN, "hu_window": np.array([-1000, 1000])}, "has y and no 'range'"),
+    ({"y": np.zeros((1, 2, 4)), **SCAN, "range": np.array([1, 2])}, "has y and a range from 1"),
+    ({"y": np.zeros((1, 2, 4)), **SCAN, "size": 16.5}, "has size 16.5; wanted a whole number"),
+    ({"y": np.zeros((1, 2, 4)), **SCAN, "angles": np.array([0, np.nan])}, r"has NaN in angles\[1\]"),
     ({"y": np.zeros((2, 3, 4))}, "has y without angles, size, pixel_spacing, bin_spacing"),
 ]
 
@@ -85,7 +100,7 @@ def test_geometry_of_a_measurement(tmp_path):
     assert source.images is None and source.image_shape == (1, 16, 16)
     assert source[1].measurement.shape == (1, 3, 40) and float(source[1].measurement[0, 0, 0]) == 0.25
     path = write(tmp_path / "b.npz", y=np.ones((2, 3, 40)), angles=np.zeros(2), **geometry)
-    with pytest.raises(InputError, match=r"angles of shape \(2,\); wanted \(3,\)"):
+    with pytest.raises(InputError, match=r"has angles of .* shape \(2,\); wanted real numbers, \(3\)"):
         read_geometry(path)
 
 
@@ -95,6 +110,8 @@ def test_shrinking_keeps_means(rng):
     torch.testing.assert_close(small[0, 0, 0, 0], images[0, 0, :3, :3].mean())
     torch.testing.assert_close(resize(images, 10).mean((2, 3)), images.mean((2, 3)), atol=0.02, rtol=0)
     assert resize(images, 24) is images
+    with pytest.raises(InputError, match="the images are 12x24; wanted square ones"):
+        resize(images[:, :, :12], 8)
 
 
 def test_no_patient_is_in_two_parts(images):
@@ -121,12 +138,15 @@ def test_count_spreads_over_the_data_set(images):
     assert [item.index for item in data._parts["predict"]] == [0, 4, 7, 11]
 
 
-def test_phantoms_of_prediction_were_not_trained_on():
-    data = ImageData(size=32, phantoms=20)
-    data.setup("fit")
-    data.setup("predict")
-    seen = [item.image for part in ("fit", "validation") for item in data._parts[part]]
-    assert not any(torch.equal(item.image, other) for item in data._parts["predict"] for other in seen)
+def test_phantoms_of_different_purposes_and_seeds_are_different():
+    seen = []
+    for seed in range(4):
+        data = ImageData(size=16, phantoms=3, validation=0.7, count=3, seed=seed)
+        data.setup("fit")
+        data.setup("predict")
+        seen += [item.image for part in ("fit", "validation", "predict") for item in data._parts[part]]
+    assert len(seen) == 4 * (3 + 2 + 3)
+    assert not any(torch.equal(a, b) for k, a in enumerate(seen) for b in seen[:k])
 
 
 def test_scores_are_their_formulas(rng):

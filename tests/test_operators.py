@@ -123,7 +123,7 @@ def test_fbp_of_a_disk_has_its_value_its_place_and_nothing_else():
 
 
 def test_fbp_keeps_its_scale_with_wider_bins_and_other_pixels():
-    for options in ({"bins": 100, "pixel_spacing": 0.3125, "bin_spacing": 0.5}, {"pixel_spacing": 1.0}):
+    for options in ({"bins": 100, "pixel_spacing": 0.3125, "bin_spacing": 0.5}, {"pixel_spacing": 1.0}, {"arc": 2 * math.pi}):
         operator = ParallelBeam(128, views=180, **options)
         radius = 40 * operator.geometry.pixel_spacing
         image, sinogram = disk(operator, (0.0, 0.0), radius)

@@ -58,12 +58,21 @@ def test_lightning_stays_in_its_layer():
             assert not any(name.split(".")[0] in ("lightning", "pytorch_lightning") for name in imports(tree)), path
 
 
-def test_no_global_randomness():
+def test_randomness_comes_from_a_generator():
+    draws = {"rand", "randn", "randint", "randperm", "multinomial", "normal", "bernoulli"}
     for path, tree in sources():
         for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute):
-                text = ast.unparse(node)
-                assert text not in ("torch.manual_seed", "np.random.seed", "np.random.rand", "np.random.randn"), path
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            assert not called.endswith(("rand_like", "randn_like")), f"{path}: {called}"
+            assert not called.endswith("manual_seed") or path.name == "random.py", f"{path}: {called}"
+            assert not called.startswith("random."), f"{path}: {called}"
+            if called.startswith("torch.") and called.removeprefix("torch.") in draws:
+                assert any(keyword.arg == "generator" for keyword in node.keywords), f"{path}: {called}"
+            if called.startswith("np.random."):
+                allowed = ("default_rng", "SeedSequence", "Generator", "PCG64")
+                assert called.removeprefix("np.random.").partition("(")[0] in allowed, f"{path}: {called}"
 
 
 def test_importing_pulls_in_nothing_heavy():

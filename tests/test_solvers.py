@@ -198,9 +198,7 @@ def test_total_variation_of_ct_is_converged():
         residual = (operator(x) - y).square().sum() / (2 * operator.norm_squared)
         return float(residual + 1e-4 * gradient(x).square().sum(1).sqrt().sum())
 
-    found, longer = (
-        TotalVariation(operator, weight=1e-4, iterations=k).solve(y, Generators.keyed(0, [0])) for k in (100, 1000)
-    )
+    found, longer = (TotalVariation(operator, weight=1e-4, iterations=k).solve(y, Generators.keyed(0, [0])) for k in (100, 1000))
     best = objective(longer)
     assert objective(found) <= best * 1.005
     for seed in range(20):

@@ -136,6 +136,10 @@ def test_export_is_the_averaged_network(images, tmp_path):
         ({"patch_sizes": [6]}, "patch size 6 does not fit the network; wanted a multiple of 4"),
         ({"patch_odds": [1.0]}, "patch_odds has 1 values; wanted 2"),
         ({"sigma_range": (2.0, 1.0)}, "sigma_range is .*; wanted two values above 0"),
+        ({"patch_sizes": []}, "patch_sizes is empty"),
+        ({"patch_odds": [0.0, 0.0]}, "patch_odds is .*; wanted values of at least 0, not all 0"),
+        ({"pad": -60}, "pad is -60; wanted at least 0"),
+        ({"patches": 0}, "patches is 0; wanted a value above 0"),
         ({"sigma_data": 0.0}, "sigma_data is 0; wanted a value above 0"),
     ],
 )

@@ -1,6 +1,7 @@
 """Images and measurements: generators, files, and the one data module that serves them."""
 
+from padis_lightning.data.arrays import read_arrays, read_geometry
 from padis_lightning.data.datamodule import ImageData
-from padis_lightning.data.sources import ArraySource, PhantomSource, Source, read_arrays, read_geometry
+from padis_lightning.data.sources import ArraySource, PhantomSource, Source
 
 __all__ = ["ArraySource", "ImageData", "PhantomSource", "Source", "read_arrays", "read_geometry"]

@@ -10,13 +10,14 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler, Subset
 
-from padis_lightning.data.sources import PhantomSource, Source, collate, read_arrays
+from padis_lightning.data.arrays import read_arrays
+from padis_lightning.data.sources import PhantomSource, Source, collate
 from padis_lightning.errors import InputError
 from padis_lightning.random import seeded
 from padis_lightning.types import Normalisation
 
 SHUFFLE = 5  # purpose of the streams keyed by (seed, pass)
-TRAIN, VALIDATE, PREDICT = 0, 1, 2  # what is added to the seed of phantoms
+TRAIN, VALIDATE, PREDICT, PURPOSES = 0, 1, 2, 3  # phantoms of any two seeds and purposes differ
 
 
 class StepBatches(Sampler[list[int]]):
@@ -90,6 +91,12 @@ class ImageData(LightningDataModule):
             raise InputError(f"batch_size is {batch_size}; wanted at least 1")
         if count is not None and count < 1:
             raise InputError(f"count is {count}; wanted at least 1")
+        if size is not None and size < 1:
+            raise InputError(f"size is {size}; wanted at least 1")
+        if phantoms < 1:
+            raise InputError(f"phantoms is {phantoms}; wanted at least 1")
+        if seed < 0:
+            raise InputError(f"seed is {seed}; wanted at least 0")
         if not 0 < validation < 1:
             raise InputError(f"validation is {validation:g}; wanted a share between 0 and 1")
         self.path, self.size, self.batch_size, self.count, self.subset = path, size, batch_size, count, subset
@@ -115,7 +122,7 @@ class ImageData(LightningDataModule):
         self._parts["predict"] = part
 
     def _phantoms(self, count: int, purpose: int) -> PhantomSource:
-        self._whole = PhantomSource(count, self.size or 128, self.seed + purpose)
+        self._whole = PhantomSource(count, self.size or 128, PURPOSES * self.seed + purpose)
         return self._whole
 
     def _divided(self) -> tuple[Source | Subset, Source | Subset]:
@@ -171,9 +178,7 @@ class ImageData(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """What was kept from training."""
-        return DataLoader(
-            self._parts["validation"], batch_size=self.batch_size, collate_fn=collate, num_workers=self.num_workers
-        )
+        return DataLoader(self._parts["validation"], batch_size=self.batch_size, collate_fn=collate, num_workers=self.num_workers)
 
     def predict_dataloader(self) -> DataLoader:
         """What is to be reconstructed."""

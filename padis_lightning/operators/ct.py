@@ -134,10 +134,7 @@ class ParallelBeam(LinearOperator):
             raise InputError(f"size is {size}; wanted at least 1")
         angles = tuple(angles) if angles is not None else tuple((i + 0.5) * arc / views for i in range(views))
         spacing = 40 / size if pixel_spacing is None else pixel_spacing
-        self.geometry = ParallelGeometry(
-            size, angles, bins or 2 * size, spacing, spacing if bin_spacing is None else bin_spacing
-        )
-        self.arc = arc
+        self.geometry = ParallelGeometry(size, angles, bins or 2 * size, spacing, spacing if bin_spacing is None else bin_spacing)
         self.image_shape = (1, size, size)
         self.measurement_shape = (1, len(angles), self.geometry.bins)
         matrix = joseph_matrix(self.geometry)
@@ -175,14 +172,14 @@ class ParallelBeam(LinearOperator):
         r"""Filtered back-projection with the Ram-Lak filter, ``(B, 1, views, bins) -> (B, 1, N, N)``.
 
         The transposed matrix spreads a bin over :math:`h^2 / d` of pixel area (pixel side h, bin width d), which is divided
-        out; each view weighs ``arc / views``.
+        out; each view weighs :math:`\pi / n`, whatever arc the views cover: over :math:`2\pi` each line is measured twice.
 
         Source: Kak and Slaney, Principles of computerized tomographic imaging, 1988, section 3.3.
         """
         length = 2 * (len(self.filter) - 1)
         spectrum = torch.fft.rfft(y, length) * self.filter.to(y.dtype)
         filtered = torch.fft.irfft(spectrum, length)[..., : self.geometry.bins].contiguous()
-        weight = self.arc / len(self.geometry.angles) * self.geometry.bin_spacing / self.geometry.pixel_spacing**2
+        weight = math.pi / len(self.geometry.angles) * self.geometry.bin_spacing / self.geometry.pixel_spacing**2
         return weight * self.adjoint(filtered)
 
     @staticmethod

@@ -26,12 +26,11 @@ class PatchPrior(Prior):
     Args:
         checkpoint: ``prior.safetensors``, a checkpoint of ``fit``, a bundled prior's name, or a model in memory.
         tiling: how the canvas is partitioned (default: at a random offset in every call).
-        chunk_size: most patches in one call of the network; it bounds memory and changes no result.
+        chunk_size: most patches in one call of the network; it bounds memory and changes no result
+            (DPS keeps the graph of all chunks for its gradient: there the batch size bounds it).
     """
 
-    def __init__(
-        self, checkpoint: str | PatchModel = "ct_phantoms", tiling: Tiling | None = None, chunk_size: int = 64
-    ) -> None:
+    def __init__(self, checkpoint: str | PatchModel = "ct_phantoms", tiling: Tiling | None = None, chunk_size: int = 64) -> None:
         super().__init__()
         if chunk_size < 1:
             raise InputError(f"chunk_size is {chunk_size}; wanted at least 1")

@@ -32,7 +32,8 @@ class Solver(LightningModule, ABC):
 
     Args:
         operator: A.
-        noise_std: s, in units of the measurement; simulated measurements carry it.
+        noise_std: s, in units of ``A x`` for x in [0, 1] (for measured data: of y over its range); simulated
+            measurements carry it.
         seed: with an image's index in the data set, the key of its random streams.
     """
 
@@ -43,6 +44,9 @@ class Solver(LightningModule, ABC):
         self.operator = operator
         self.noise_std = noise_std
         self.seed = seed
+
+    #: whether a step differentiates the prior, which inference mode forbids
+    needs_gradients: bool = False
 
     @property
     def evaluations(self) -> int:

@@ -41,6 +41,8 @@ class DPS(DiffusionSolver):
         options: those of :class:`DiffusionSolver`.
     """
 
+    needs_gradients = True
+
     def __init__(
         self,
         prior: Prior,
@@ -62,11 +64,6 @@ class DPS(DiffusionSolver):
     def evaluations(self) -> int:
         """``inner`` a level."""
         return self.inner * super().evaluations
-
-    def on_predict_start(self) -> None:
-        """Refuse a trainer whose predict loop forbids gradients."""
-        if torch.is_inference_mode_enabled():
-            raise InputError("trainer.inference_mode is true; wanted false, since DPS takes gradients in its steps")
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """``inner`` updates at ``sigma``."""
