@@ -225,8 +225,8 @@ def check_resumable(path: str, model: PatchModel) -> None:
     if Path(path).suffix != ".ckpt" or not Path(path).is_file():
         raise InputError(f"there is no checkpoint {str(path)!r}; wanted a .ckpt file written by fit")
     theirs, ours = (json.loads(json.dumps(m.describe())) for m in (PatchModel.load(path), model))  # tuples become lists
-    for key in ours.keys() - {"training"}:
-        if theirs[key] != ours[key]:
+    for key in ours:
+        if key != "training" and theirs[key] != ours[key]:
             raise InputError(f"the checkpoint's {key} is {theirs[key]}; wanted {ours[key]}, the run's")
 
 

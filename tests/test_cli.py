@@ -11,8 +11,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from padis_lightning.cli import CONFIGS, main
+from padis_lightning.cli import CONFIGS, explain, main
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.operators.ct import ParallelBeam
 
@@ -154,11 +155,10 @@ def bad_inputs(images, prior, tmp):
         "views": ([*predict_file, "--operator.views", "0"], "views is 0; wanted at least 1"),
         "checkpoint": ([*fit_file, "--ckpt_path", "nope.ckpt"], "there is no checkpoint 'nope.ckpt'"),
         "other checkpoint": (
-            [*fit_file, "--data.path", str(images), "--data.size", "null", "--model.patch_sizes", "[8,16]", "--ckpt_path", last],
-            r"the checkpoint's .* is .*; wanted .*, the run's",
+            [*fit_file, "--data.path", str(images), "--data.size", "8", "--ckpt_path", last],
+            r"the checkpoint's image_shape is \[1, 16, 16\]; wanted \[1, 8, 8\], the run's",
         ),
         "wrong model": ([*predict_file, "--model", "PatchDiffusion", "--model.network", "UNet"], "wanted a solver"),
-        "device": ([*fit_file, "--trainer.devices", "0"], "0"),
         "steps": ([*fit_file, "--trainer.max_steps", "-1"], "trainer.max_steps is -1; wanted at least 1"),
         "sigma": ([*with_prior, "--operator.size", "16", "--model.sigma_min", "99"], "sigma_max is .* and sigma_min 99"),
         "inference": (
@@ -177,13 +177,18 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(images, prior, tmp_path,
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             main([*args, "--output", str(tmp_path / "out"), *QUIET])
-        said = [
-            line for line in capsys.readouterr().err.splitlines() if line.startswith("padis_lightning: ")
-        ]  # notes would be more lines
+        lines = capsys.readouterr().err.splitlines()
+        said = [line for line in lines if line.startswith("padis_lightning: ")]  # a note would be another line
         assert stop.value.code == 2, name
         assert len(said) == 1, (name, said)
         assert re.search(sentence, said[0]), (name, said[0])
         assert not (tmp_path / "out").exists(), name
+
+
+def test_errors_of_the_framework_and_the_disk_are_explained_and_bugs_are_not():
+    assert explain(MisconfigurationException("No GPU\n  found")) == "No GPU found"
+    assert explain(PermissionError(13, "Permission denied", "out")) == "[Errno 13] Permission denied: 'out'"
+    assert explain(KeyError("a bug")) is None
 
 
 def test_errors_print_no_traceback():

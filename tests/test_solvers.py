@@ -33,10 +33,10 @@ class Matrix(LinearOperator):
         self.register_buffer("values", values)
 
     def forward(self, x):
-        return x.flatten(1) @ self.values.t()
+        return x.flatten(1) @ self.values.t().to(x)
 
     def adjoint(self, y):
-        return (y @ self.values).reshape(-1, *self.image_shape)
+        return (y @ self.values.to(y)).reshape(-1, *self.image_shape)
 
 
 @pytest.fixture
