@@ -83,7 +83,7 @@ def test_predict_leaves_arrays_pictures_scores_and_a_page(images, prior, tmp_pat
 def test_results_do_not_depend_on_the_batch_and_the_config_replays_them(images, prior, tmp_path):
     options = ["--data.path", str(images), "--prior.checkpoint", str(prior), "--results.baselines", "{}"]
     predict(tmp_path / "a", *options, "--data.batch_size", "5")
-    predict(tmp_path / "b", *options, "--data.batch_size", "1", "--data.count", "3")
+    predict(tmp_path / "b", *options, "--data.batch_size", "1")
     main(["predict", "--config", str(tmp_path / "a" / "config.yaml"), "--output", str(tmp_path / "c")])
     for name in ("0000", "0006", "0011"):
         a, b, c = (np.load(tmp_path / run / "arrays" / f"{name}.npy") for run in "abc")

@@ -8,6 +8,7 @@ import torch
 
 from padis_lightning.data import ImageData, read_arrays, read_geometry
 from padis_lightning.data.arrays import resize
+from padis_lightning.data.datamodule import spread
 from padis_lightning.errors import InputError
 from padis_lightning.metrics import interval, psnr, ssim
 from padis_lightning.types import Normalisation
@@ -132,10 +133,13 @@ def test_one_patient_cannot_be_split(tmp_path):
     assert len(data._parts["predict"]) == 2
 
 
-def test_count_spreads_over_the_data_set(images):
+def test_count_takes_from_all_patients_in_turn(images):
     data = ImageData(str(images), count=4)
     data.setup("predict")
-    assert [item.index for item in data._parts["predict"]] == [0, 4, 7, 11]
+    assert [item.group for item in data._parts["predict"]] == ["a", "b", "c", "d"]
+    assert spread(["a"] * 6 + ["b"] * 2 + ["c"], 5) == [1, 4, 6, 7, 8]
+    assert spread(["a", "b", "c", "d", "e"], 3) == [0, 2, 4]
+    assert spread(["a", "a", "b"], 3) == [0, 1, 2]
 
 
 def test_phantoms_of_different_purposes_and_seeds_are_different():

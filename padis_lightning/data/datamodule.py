@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
 
@@ -55,6 +56,23 @@ class StepBatches(Sampler[list[int]]):
         return torch.randperm(self.count, generator=seeded(self.seed, number, SHUFFLE)).tolist()
 
 
+def spread(groups: list[str], count: int) -> list[int]:
+    """``count`` positions that take from all groups (patients) in turn, and evenly within each."""
+    places: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    names = list(places)
+    if count < len(names):
+        turns = [names[int(i)] for i in np.linspace(0, len(names) - 1, count).round()]
+    else:
+        turns = [name for k in range(len(groups)) for name in names if len(places[name]) > k][:count]
+    picked = []
+    for group, share in Counter(turns).items():
+        steps = (np.arange(share) + 0.5) * len(places[group]) / share
+        picked += [places[group][int(step)] for step in steps]
+    return sorted(picked)
+
+
 class ImageData(LightningDataModule):
     """Images for training, images or measurements for reconstruction.
 
@@ -64,7 +82,7 @@ class ImageData(LightningDataModule):
         path: a ``.npz`` or ``.npy`` file; see :func:`padis_lightning.data.sources.read_arrays`.
         size: side that images are brought to (phantoms: 128 by default; files: as they are).
         batch_size: images a step and device.
-        count: for prediction, take so many items, spread evenly over the data set (default: all; of phantoms 8).
+        count: for prediction, take so many items, spread evenly over groups and in each (default: all; of phantoms 8).
         subset: for prediction, which part of the split: all, or what ``fit`` trains or validates on.
         range: stored values that become 0 and 1, where the file does not say.
         phantoms: phantoms to train on, where there is no path.
@@ -118,7 +136,7 @@ class ImageData(LightningDataModule):
         else:
             part = self._whole = read_arrays(self.path, self.size, self.range)
         if self.count is not None and self.count < len(part):
-            part = Subset(part, np.linspace(0, len(part) - 1, self.count).round().astype(int).tolist())
+            part = Subset(part, spread([part[i].group for i in range(len(part))], self.count))
         self._parts["predict"] = part
 
     def _phantoms(self, count: int, purpose: int) -> PhantomSource:
