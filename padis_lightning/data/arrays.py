@@ -17,6 +17,8 @@ from padis_lightning.data.sources import ArraySource
 from padis_lightning.errors import InputError
 from padis_lightning.types import Normalisation
 
+SCAN = ("angles", "size", "pixel_spacing", "bin_spacing")
+
 
 def _open(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     """Those of the arrays ``keys`` that a file has; ``images`` for a bare array.
@@ -128,8 +130,8 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
         InputError: there is no such file, it has neither images nor y, or values that are not finite or have no range.
     """
     path = Path(path)
-    arrays = _open(path, ("images", "y", "patient", "range", "hu_window"))
-    geometry = read_geometry(path)
+    arrays = _open(path, ("images", "y", "patient", "range", "hu_window", *SCAN))
+    geometry = _geometry(arrays, path)
     size = geometry["size"] if geometry else size
     raw = _images(arrays, path) if "images" in arrays else None
     normalisation = _normalisation(arrays, data_range, path)
@@ -158,15 +160,17 @@ def read_geometry(path: str | Path) -> dict[str, Any] | None:
         InputError: a key is missing, or the angles are not as many as the views.
     """
     path = Path(path)
-    scan = ("angles", "size", "pixel_spacing", "bin_spacing")
-    arrays = _open(path, ("y", *scan))
+    return _geometry(_open(path, ("y", *SCAN)), path)
+
+
+def _geometry(arrays: dict[str, np.ndarray], path: Path) -> dict[str, Any] | None:
     if "y" not in arrays:
         return None
-    missing = [key for key in scan if key not in arrays]
+    missing = [key for key in SCAN if key not in arrays]
     if missing:
         raise InputError(f"{path} has y without {', '.join(missing)}; wanted its geometry beside it")
     _, views, bins = _numbers(arrays, "y", (None,) * 3, path).shape
-    lengths = {key: float(_numbers(arrays, key, (), path)) for key in scan[1:]}
+    lengths = {key: float(_numbers(arrays, key, (), path)) for key in SCAN[1:]}
     if lengths["size"] % 1:
         raise InputError(f"{path} has size {lengths['size']:g}; wanted a whole number of pixels")
     return {

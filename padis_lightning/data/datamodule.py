@@ -79,7 +79,7 @@ class ImageData(LightningDataModule):
     Without a path there are chest phantoms; training, validation and prediction then use different seeds.
 
     Args:
-        path: a ``.npz`` or ``.npy`` file; see :func:`padis_lightning.data.sources.read_arrays`.
+        path: a ``.npz`` or ``.npy`` file; see :func:`padis_lightning.data.arrays.read_arrays`.
         size: side that images are brought to (phantoms: 128 by default; files: as they are).
         batch_size: images a step and device.
         count: for prediction, take so many items, spread evenly over groups and in each (default: all; of phantoms 8).
@@ -136,7 +136,8 @@ class ImageData(LightningDataModule):
         else:
             part = self._whole = read_arrays(self.path, self.size, self.range)
         if self.count is not None and self.count < len(part):
-            part = Subset(part, spread([part[i].group for i in range(len(part))], self.count))
+            groups = part.groups if isinstance(part, Source) else [self._whole.groups[i] for i in part.indices]
+            part = Subset(part, spread(groups, self.count))
         self._parts["predict"] = part
 
     def _phantoms(self, count: int, purpose: int) -> PhantomSource:

@@ -88,15 +88,15 @@ class _SparseProduct(torch.autograd.Function):
     """A sparse matrix times each row of a dense one, ``(B, n) -> (B, m)``; its derivative is the transpose, and so on."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
-        ctx.pair = matrix, transpose
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, operator: ParallelBeam, name: str) -> Tensor:
+        ctx.operator, ctx.opposite = operator, "transpose" if name == "matrix" else "matrix"
+        matrix = operator.sparse(name, x.dtype)
         with torch.autocast(x.device.type, enabled=False):  # data terms keep their precision
             return (matrix @ x.t().contiguous()).t().contiguous()
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
-        matrix, transpose = ctx.pair
-        return _SparseProduct.apply(grad, transpose, matrix), None, None
+        return _SparseProduct.apply(grad, ctx.operator, ctx.opposite), None, None
 
 
 class ParallelBeam(LinearOperator):
@@ -146,7 +146,8 @@ class ParallelBeam(LinearOperator):
             self.register_buffer(f"{name}_values", values, persistent=False)
         self.register_buffer("filter", torch.from_numpy(ramp_filter(self.geometry)).to(values.dtype), persistent=False)
 
-    def _sparse(self, name: str, dtype: torch.dtype) -> Tensor:
+    def sparse(self, name: str, dtype: torch.dtype) -> Tensor:
+        """The ``matrix`` ``(views * bins, N**2)`` or its ``transpose``, in CSR form."""
         rows, columns, values = (getattr(self, f"{name}_{part}") for part in ("rows", "columns", "values"))
         shape = (math.prod(self.measurement_shape), math.prod(self.image_shape))
         shape = shape if name == "matrix" else shape[::-1]
@@ -155,14 +156,12 @@ class ParallelBeam(LinearOperator):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, 1, N, N) -> (B, 1, views, bins)``."""
         self._check(x, self.image_shape, "image")
-        matrix, transpose = self._sparse("matrix", x.dtype), self._sparse("transpose", x.dtype)
-        return _SparseProduct.apply(x.flatten(1), matrix, transpose).reshape(-1, *self.measurement_shape)
+        return _SparseProduct.apply(x.flatten(1), self, "matrix").reshape(-1, *self.measurement_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """The transposed matrix, ``(B, 1, views, bins) -> (B, 1, N, N)``."""
         self._check(y, self.measurement_shape, "sinogram")
-        matrix, transpose = self._sparse("matrix", y.dtype), self._sparse("transpose", y.dtype)
-        return _SparseProduct.apply(y.flatten(1), transpose, matrix).reshape(-1, *self.image_shape)
+        return _SparseProduct.apply(y.flatten(1), self, "transpose").reshape(-1, *self.image_shape)
 
     def direct(self, y: Tensor) -> Tensor:
         """Filtered back-projection."""
