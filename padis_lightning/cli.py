@@ -27,13 +27,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import padis_lightning.networks
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
 from padis_lightning.callbacks import EMA, PriorExport, Results
-from padis_lightning.data import ImageData, read_geometry
+from padis_lightning.data import Draws, ImageData, read_geometry
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.files import write_text
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
 from padis_lightning.solvers import DiffusionSolver, Solver
+from padis_lightning.solvers.ancestral import Ancestral
 from padis_lightning.training import PatchDiffusion
 
 _PACKAGE = Path(__file__).parent
@@ -138,6 +139,9 @@ class PadisCLI(LightningCLI):
             parser.set_defaults({"return_predictions": False})  # else every result stays in memory
         return parser
 
+    def _parse_ckpt_path(self) -> None:
+        """A resumed run keeps the settings of its command line; :func:`check_resumable` refuses those that cannot be."""
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The keys of each command besides model, data and trainer."""
         parser.add_argument("--output", type=str | None, default=None, help="folder for what is written")
@@ -172,7 +176,7 @@ class PadisCLI(LightningCLI):
 
     @staticmethod
     def _take_geometry(config: Namespace) -> None:
-        path = config.data.init_args.get("path")
+        path = config.data.init_args.get("path")  # Draws have none
         geometry = read_geometry(path) if path else None
         if geometry is not None:
             operator = {"class_path": "padis_lightning.operators.ct.ParallelBeam", "init_args": Namespace(geometry)}
@@ -236,6 +240,11 @@ def check_together(solver: Solver, data: ImageData) -> None:
     Raises:
         InputError: with both values.
     """
+    wanted = Draws if isinstance(solver, Ancestral) else ImageData
+    if not isinstance(data, wanted):
+        raise InputError(f"the data is {type(data).__name__}; wanted {wanted.__name__} for {type(solver).__name__}")
+    if isinstance(data, Draws):
+        return
     if tuple(data.image_shape) != tuple(solver.operator.image_shape):
         raise InputError(
             f"the data's images are {tuple(data.image_shape)} (channels, height, width); "
@@ -277,6 +286,9 @@ def main(args: Sequence[str] | None = None) -> None:
         found, name = find_configs(sys.argv[1:] if args is None else args)
         PadisCLI(found, name)
     except Exception as error:
+        if isinstance(error, FloatingPointError):
+            print(f"padis_lightning: error: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
         sentence = explain(error)
         if sentence is None:
             raise

@@ -13,10 +13,18 @@ import torch
 from torch import Tensor
 
 
+def _hash(key: Sequence[int]) -> int:
+    return int(np.random.SeedSequence([int(part) for part in key]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 def seeded(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator whose state is a hash of ``key``; nearby keys give independent streams."""
-    state = np.random.SeedSequence([int(part) for part in key]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device=device).manual_seed(int(state >> np.uint64(1)))
+    return torch.Generator(device=device).manual_seed(_hash(key))
+
+
+def seed_dropout(*key: int) -> None:
+    """Key the framework's own generator, from which dropout draws: it takes no other."""
+    torch.manual_seed(_hash(key))
 
 
 class Generators:

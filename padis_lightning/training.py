@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,13 +16,27 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from padis_lightning import __version__
 from padis_lightning.data import ImageData
-from padis_lightning.diffusion import Denoiser, PatchModel, coordinates, padding
+from padis_lightning.diffusion import Denoiser, PatchModel, Positions, padding
 from padis_lightning.errors import InputError
 from padis_lightning.networks import PatchNetwork
-from padis_lightning.random import seeded
+from padis_lightning.random import seed_dropout, seeded
 from padis_lightning.types import Batch
 
-SIZE, CROPS, VALIDATION = 2, 3, 4  # purposes of the streams keyed by (seed, step)
+SIZE, PATCHES, VALIDATION, DROPOUT = 2, 3, 4, 6  # purposes of the streams keyed by (seed, step) or (seed, image)
+
+
+class Patches(NamedTuple):
+    """What is random in a set of n patches.
+
+    Attributes:
+        corners: ``(n, 2)``, row and column on the padded canvas.
+        sigma: ``(n,)``.
+        noise: ``(n, C, P, P)``.
+    """
+
+    corners: Tensor
+    sigma: Tensor
+    noise: Tensor
 
 
 class PatchDiffusion(LightningModule):
@@ -31,12 +46,14 @@ class PatchDiffusion(LightningModule):
         \quad \ln \sigma \sim N(m, s^2)
 
     A step draws one patch size, the same on all devices, and cuts patches out of the images of the batch in turn, about
-    as many pixels whatever the size. What is drawn depends on (seed, step, device) alone, so a resumed run draws it again.
+    as many pixels whatever the size. What is drawn depends on (seed, step) and the place of a patch in the whole step, so
+    a resumed run draws it again, and n devices of batches of b train like one of batches of n b.
 
     Source: Hu et al., PaDIS, NeurIPS 2024, section 3.2 and appendix; Karras et al., EDM, NeurIPS 2022, table 1.
 
     Args:
         network: the patch network.
+        positions: what it is told of a patch's place (default: coordinates).
         patch_sizes: sides of the training patches; solvers use the largest.
         patch_odds: probability of each size (default: all alike).
         pad: least padding of the images (default: one pixel; 0 with one patch size as large as the image trains a
@@ -50,11 +67,19 @@ class PatchDiffusion(LightningModule):
         warmup_patches: patches over which the learning rate rises from 0.
         decay: let the learning rate fall to 0 along a cosine until ``trainer.max_steps``.
         seed: key of the patches and their noise.
+        compile_network: compile the network in place, one graph a patch size (needs a C++ compiler; minutes at first).
+        recompute: activation checkpointing: blocks are computed again in the backward pass, a third more time for a
+            fraction of the memory.
+
+    Raises:
+        InputError: the settings contradict each other or the data.
+        FloatingPointError: a gradient or a weight is not finite; the checkpoints written before stay.
     """
 
     def __init__(
         self,
         network: PatchNetwork,
+        positions: Positions | None = None,
         patch_sizes: Sequence[int] = (16, 32),
         patch_odds: Sequence[float] | None = None,
         pad: int = 1,
@@ -67,6 +92,8 @@ class PatchDiffusion(LightningModule):
         warmup_patches: int = 10_000,
         decay: bool = False,
         seed: int = 0,
+        compile_network: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -75,7 +102,7 @@ class PatchDiffusion(LightningModule):
         for name, value in {"patches": patches, "lr": lr, "log_sigma_std": log_sigma_std}.items():
             if not value > 0:
                 raise InputError(f"{name} is {value:g}; wanted a value above 0")
-        self.denoiser = Denoiser(network, sigma_data)
+        self.denoiser = Denoiser(network, sigma_data, positions)
         self.patch_sizes, self.patch_odds = self._check_sizes(network, patch_sizes, patch_odds)
         if not 0 < sigma_range[0] < sigma_range[1]:
             raise InputError(f"sigma_range is {tuple(sigma_range)}; wanted two values above 0, the lower first")
@@ -83,6 +110,7 @@ class PatchDiffusion(LightningModule):
         self.log_sigma = (log_sigma_mean, log_sigma_std)
         self.sigma_range, self.patches = sigma_range, patches
         self.lr, self.warmup_patches, self.decay, self.seed = lr, warmup_patches, decay, seed
+        self.compile_network, network.recompute = compile_network, recompute
         self.patches_seen = 0
 
     @staticmethod
@@ -101,8 +129,11 @@ class PatchDiffusion(LightningModule):
         return [size for size, _ in pairs], [odd for _, odd in pairs]
 
     def setup(self, stage: str) -> None:
-        """Adapt to the trainer's data."""
+        """Adapt to the trainer's data; bring the network into its fastest form."""
         self.adapt(self.trainer.datamodule)
+        network = self.denoiser.network.to(memory_format=torch.channels_last)
+        if self.compile_network:
+            network.compile(dynamic=False)
 
     def adapt(self, data: ImageData) -> None:
         """Take the image's shape from the data and lay out the canvas.
@@ -134,57 +165,110 @@ class PatchDiffusion(LightningModule):
         """Patches a step at ``size``: the pixels of ``patches`` largest ones."""
         return round(self.patches * (self.patch_sizes[-1] / size) ** 2)
 
-    def cut(self, images: Tensor, size: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Random patches of zero-padded images that touch the image, and their coordinates.
-
-        ``(B, C, H, W) -> (n, C, size, size), (n, 2, size, size)``, the images taken in turn.
-        """
-        top, left = self.pad
-        padded = functional.pad(images, (left, left, top, top))
-        source = torch.arange(n, device=images.device)[:, None, None] % len(images)
-        grid = torch.arange(size, device=images.device)
-        places = []
+    def draw(self, size: int, n: int, generator: torch.Generator) -> Patches:
+        """Corners of patches that touch the image, noise levels, noise."""
+        device, corners = generator.device, []
         for length, pad in zip(self.image_shape[1:], self.pad, strict=True):
             low, high = max(0, pad - size + 1), min(length + 2 * pad - size, pad + length - 1)
-            places.append(torch.randint(low, high + 1, (n, 1), generator=generator, device=images.device) + grid)
-        rows, columns = places[0][:, :, None], places[1][:, None, :]
-        patches = padded.permute(0, 2, 3, 1)[source, rows, columns].permute(0, 3, 1, 2)
-        canvas = coordinates(*padded.shape[-2:]).to(images.device)
-        positions = canvas.permute(1, 2, 0)[rows, columns].permute(0, 3, 1, 2)
-        return patches, positions
+            corners.append(torch.randint(low, high + 1, (n,), generator=generator, device=device))
+        sigma = self.draw_sigma(n, generator)
+        shape = n, self.image_shape[0], size, size
+        return Patches(torch.stack(corners, 1), sigma, torch.randn(shape, generator=generator, device=device))
 
     def draw_sigma(self, n: int, generator: torch.Generator) -> Tensor:
         """Log-normal noise levels ``(n,)``, truncated to ``sigma_range`` by inverting the distribution function."""
         mean, std = self.log_sigma
         ends = (torch.tensor(self.sigma_range, dtype=torch.float64).log() - mean) / std
         low, high = torch.special.ndtr(ends).tolist()
-        share = torch.rand(n, generator=generator, device=self.device, dtype=torch.float64)
+        share = torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64)
         return (mean + std * torch.special.ndtri(low + (high - low) * share)).exp().float()
 
-    def loss(self, batch: Batch, size: int, n: int, generator: torch.Generator) -> Tensor:
-        """Mean loss of ``n`` patches that ``generator`` draws from a batch."""
-        clean, positions = self.cut(batch.image, size, n, generator)
-        sigma = self.draw_sigma(len(clean), generator)
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
-        return self.denoiser.loss(clean, sigma, noise, positions).mean()
+    def cut(self, images: Tensor, corners: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Patches of zero-padded images and their coordinates, the images taken in turn.
+
+        ``(B, C, H, W), (n, 2) -> (n, C, size, size), (n, 2, size, size)``.
+        """
+        top, left = self.pad
+        padded = functional.pad(images, (left, left, top, top))
+        source = torch.arange(len(corners), device=images.device)[:, None, None] % len(images)
+        grid = torch.arange(size, device=images.device)
+        rows, columns = corners[:, 0, None] + grid, corners[:, 1, None] + grid
+        patches = padded.permute(0, 2, 3, 1)[source, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+        y, x = (torch.linspace(-1, 1, length, device=images.device) for length in padded.shape[-2:])
+        places = x[columns][:, None].expand(-1, size, -1), y[rows][:, :, None].expand(-1, -1, size)
+        return patches, torch.stack(places, 1)
+
+    def losses(self, images: Tensor, size: int, draws: Patches) -> Tensor:
+        """The loss of each patch, ``(n,)``."""
+        clean, positions = self.cut(images, draws.corners, size)
+        return self.denoiser.loss(clean, draws.sigma, draws.noise, positions)
+
+    def own(self, draws: Callable[[int], Patches], n: int, images: int, part: int) -> Patches:
+        """This device's n patches out of those of the whole step, each of which belongs to one image of one device."""
+        world, parts = self.trainer.world_size, self.trainer.accumulate_grad_batches
+        rounds = -(-n // images)
+        drawn = draws(rounds * images * world * parts)
+        if n == len(drawn.sigma):
+            return drawn
+        place = torch.arange(rounds * images * world * parts, device=self.device)
+        mine = place.reshape(rounds, parts, images, world)[:, part, :, self.global_rank].flatten()[:n]
+        return Patches(*(values[mine] for values in drawn))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One patch size, many patches."""
         step, part = self.global_step, batch_idx % self.trainer.accumulate_grad_batches
         size = self.draw_size(step)
-        generator = seeded(self.seed, step, CROPS, self.global_rank, part, device=self.device)
-        loss = self.loss(batch, size, self.patch_count(size), generator)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}, patch size {size}; training stops here")
-        self.patches_seen += self.patch_count(size) * self.trainer.world_size
+        n = self.patch_count(size)
+        generator = seeded(self.seed, step, PATCHES, device=self.device)
+        draws = self.own(lambda total: self.draw(size, total, generator), n, len(batch.image), part)
+        seed_dropout(self.seed, step, DROPOUT, self.global_rank, part)
+        losses = self.losses(batch.image, size, draws)
+        self.last = size, draws.sigma, losses.detach()
+        self.patches_seen += n * self.trainer.world_size
+        loss = losses.mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Stop at a gradient that is not finite, on all devices at once, before it reaches a weight."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        total = torch.nn.utils.get_total_norm(gradients)
+        self.log("train/gradient_norm", total)
+        if self.trainer.precision == "16-mixed" or torch.isfinite(total):  # a scaler skips such steps by itself
+            return
+        size, sigma, losses = self.last
+        broken = sigma[~torch.isfinite(losses)] if not torch.isfinite(losses).all() else sigma
+        low, high = f"{broken.min():.4g}", f"{broken.max():.4g}"
+        raise FloatingPointError(
+            f"the gradient is not finite at step {self.global_step}, patch size {size}, "
+            f"sigma {low if low == high else f'{low} to {high}'}; training stops here, checkpoints written before are good"
+        )
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss at the largest size, eight patches an image, the same and with the same noise every time."""
-        generator = seeded(self.seed, batch_idx, VALIDATION, self.global_rank, device=self.device)
-        loss = self.loss(batch, self.patch_sizes[-1], 8 * len(batch.index), generator)
-        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch.index))
+        """The loss at the largest size, on patches that belong to the image: in training's mix of noise, and in bands of it."""
+        size, bands = self.patch_sizes[-1], self.bands()
+        drawn = [self.draw_validation(index, bands) for index in batch.index.tolist()]
+        draws = Patches(*(torch.stack(values, 1).flatten(0, 1).to(self.device) for values in zip(*drawn, strict=True)))
+        losses = self.losses(batch.image, size, draws).unflatten(0, (-1, len(drawn))).mean(1)
+        common = {"sync_dist": True, "batch_size": len(drawn)}
+        self.log("val/loss", losses[len(bands) :].mean(), prog_bar=True, **common)
+        for (low, high), loss in zip(bands, losses[: len(bands)], strict=True):
+            self.log(f"val/sigma_{low:g}-{high:g}", loss, **common)
+
+    def bands(self) -> list[tuple[float, float]]:
+        """The range of sigma by decades."""
+        low, high = self.sigma_range
+        inner = range(math.floor(math.log10(low)) + 1, math.ceil(math.log10(high)))
+        return list(pairwise([low, *(10.0**k for k in inner), high]))
+
+    def draw_validation(self, index: int, bands: Sequence[tuple[float, float]]) -> Patches:
+        """An image's patches, always the same: one a band, with log sigma uniform in it, and eight as in training."""
+        generator = seeded(self.seed, index, VALIDATION)
+        draws = self.draw(self.patch_sizes[-1], len(bands) + 8, generator)
+        low, high = torch.tensor(bands, dtype=torch.float64).log().unbind(1)
+        share = torch.rand(len(bands), generator=generator, dtype=torch.float64)
+        draws.sigma[: len(bands)] = (low + (high - low) * share).exp().float()
+        return draws
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam; the learning rate rises with the patches seen and, if asked, falls with the steps done."""
@@ -198,7 +282,10 @@ class PatchDiffusion(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a solver has to know, so that a checkpoint serves as a prior."""
+        """Add what a solver has to know, so that a checkpoint serves as a prior; refuse weights that are not finite."""
+        for name, value in checkpoint["state_dict"].items():
+            if not torch.isfinite(value).all():
+                raise FloatingPointError(f"weights of {name} are not finite at step {self.global_step}; nothing was written")
         checkpoint["patches_seen"] = self.patches_seen
         checkpoint["patch_model"] = self.patch_model().describe()
 

@@ -33,15 +33,15 @@ class Reconstruction(NamedTuple):
 
     Attributes:
         estimate: ``(B, C, H, W)``, normalised units.
-        measurement: ``(B, ...)``, what was solved.
-        residual: ``(B,)``, ``||y - A x|| / ||y||``.
+        measurement: ``(B, ...)``, what was solved, or None where nothing was measured.
+        residual: ``(B,)``, ``||y - A x|| / ||y||``, or None.
         seconds: wall-clock seconds an image.
         evaluations: network evaluations of the whole image, each image.
     """
 
     estimate: Tensor
-    measurement: Tensor
-    residual: Tensor
+    measurement: Tensor | None
+    residual: Tensor | None
     seconds: float
     evaluations: int
 

@@ -155,7 +155,10 @@ def bad_inputs(images, prior, tmp):
         "views": ([*predict_file, "--operator.views", "0"], "views is 0; wanted at least 1"),
         "checkpoint": ([*fit_file, "--ckpt_path", "nope.ckpt"], "there is no checkpoint 'nope.ckpt'"),
         "other checkpoint": (
-            [*fit_file, "--data.path", str(images), "--data.size", "8", "--ckpt_path", last],
+            [
+                *fit_file, "--data.path", str(images), "--data.size", "8", "--ckpt_path", last,
+                "--model.patch_sizes", "[4,8]", *SMALL_NETWORK,
+            ],
             r"the checkpoint's image_shape is \[1, 16, 16\]; wanted \[1, 8, 8\], the run's",
         ),
         "wrong model": ([*predict_file, "--model", "PatchDiffusion", "--model.network", "UNet"], "wanted a solver"),

@@ -15,7 +15,7 @@ from padis_lightning.random import Generators
 class PositionedGaussian(nn.Module):
     """Independent pixels whose mean follows their position: the exact denoiser of a patch of them."""
 
-    sigma_data, std = 0.3, 0.2
+    sigma_data, gain, std = 0.3, 1.0, 0.2
 
     def mean(self, position: torch.Tensor) -> torch.Tensor:
         return 0.4 + 0.3 * position[:, :1] - 0.2 * position[:, 1:]
@@ -101,5 +101,5 @@ def test_files_that_are_no_priors_are_refused(tmp_path):
 
 def test_unknown_networks_are_refused_by_name(model):
     described = {**model.describe(), "network": "os.system"}
-    with pytest.raises(InputError, match="names the network 'os.system'; wanted one of .*UNet"):
+    with pytest.raises(InputError, match="names the PatchNetwork 'os.system'; wanted one of .*UNet"):
         PatchModel.build(described, {})

@@ -43,7 +43,7 @@ def test_patches_are_the_images_at_their_positions(images):
     assert task.pad == (8, 8)
     batch = next(iter(torch.utils.data.DataLoader(data._parts["fit"], batch_size=3, collate_fn=lambda b: b)))
     stack = torch.stack([item.image for item in batch])
-    patches, positions = task.cut(stack, 4, task.patch_count(4), seeded(0))
+    patches, positions = task.cut(stack, task.draw(4, task.patch_count(4), seeded(0)).corners, 4)
     assert len(patches) == task.patch_count(4) == 24 and task.patch_count(8) == 6
     columns, rows = ((positions[:, k] + 1).mul(31 / 2).round().long() for k in (0, 1))
     padded = torch.nn.functional.pad(stack, (8, 8, 8, 8))
@@ -57,7 +57,7 @@ def test_crops_reach_every_position_that_touches_the_image(images):
     data.setup("fit")
     task = module()
     task.adapt(data)
-    _, positions = task.cut(torch.zeros(1, 1, 16, 16), 8, 3000, seeded(0))
+    _, positions = task.cut(torch.zeros(1, 1, 16, 16), task.draw(8, 3000, seeded(0)).corners, 8)
     corners = ((positions[:, :, 0, 0] + 1) / 2 * 31).round()
     assert corners.amin(0).tolist() == [1, 1] and corners.amax(0).tolist() == [23, 23]
 
@@ -116,7 +116,7 @@ def test_loss_falls(images, tmp_path):
 
     def loss(m):
         with torch.no_grad():
-            return float(m.loss(type("Batch", (), {"image": batch}), 8, 200, seeded(0)))
+            return float(m.losses(batch, 8, m.draw(8, 200, seeded(0))).mean())
 
     assert loss(task) < 0.5 * loss(fresh)
 
@@ -149,5 +149,5 @@ def test_impossible_settings_are_refused(options, sentence):
 
 
 def test_a_loss_that_is_not_finite_stops_training(images, tmp_path):
-    with pytest.raises(FloatingPointError, match="at step 0, patch size"):
+    with pytest.raises(FloatingPointError, match=r"not finite at step 0, patch size \d, sigma"):
         fit(images, tmp_path, 3, sigma_data=1e30)

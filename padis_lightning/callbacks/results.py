@@ -32,11 +32,12 @@ MEANS = ["psnr", "ssim", "residual", "seconds", "evaluations"]
 
 def score(reconstruction: Reconstruction, truth: Tensor | None) -> list[dict[str, float | None]]:
     """A row of numbers for each image of a batch; without the truth there is no PSNR and no SSIM."""
-    estimate, count = reconstruction.estimate.float(), len(reconstruction.residual)
+    estimate, count = reconstruction.estimate.float(), len(reconstruction.estimate)
+    residual = reconstruction.residual
     scores = {
         "psnr": metrics.psnr(estimate, truth).tolist() if truth is not None else [None] * count,
         "ssim": metrics.ssim(estimate, truth).tolist() if truth is not None else [None] * count,
-        "residual": reconstruction.residual.tolist(),
+        "residual": residual.tolist() if residual is not None else [None] * count,
         "seconds": [reconstruction.seconds] * count,
         "evaluations": [reconstruction.evaluations] * count,
     }
@@ -84,10 +85,11 @@ class Results(BasePredictionWriter):
         rows = score(prediction, batch.image)
         compared = {name: score(other, batch.image) for name, other in others.items()}
         folder = Path(trainer.default_root_dir)
+        normalisation = trainer.datamodule.normalisation or pl_module.prior.normalisation
         for i, name in enumerate(batch.name):
             row = {"index": int(batch.index[i]), "name": name, **rows[i], "group": batch.group[i]}
             self._rows.append({**row, "baselines": {b: scores[i] for b, scores in compared.items()}})
-            values = trainer.datamodule.normalisation.restore(prediction.estimate[i].float()).cpu().numpy()
+            values = normalisation.restore(prediction.estimate[i].float()).cpu().numpy()
             with whole(folder / "arrays" / f"{name}.npy") as temporary, open(temporary, "wb") as handle:
                 np.save(handle, values[0] if len(values) == 1 else np.moveaxis(values, 0, -1))
             truth = None if batch.image is None else batch.image[i]
@@ -181,9 +183,9 @@ def table(summary: dict[str, Any]) -> str:
         spread = means["intervals"].get("psnr")
         quality = "-" if spread is None else f"{means['psnr']:.2f} [{spread[0]:.2f}, {spread[1]:.2f}]"
         similar = "-" if means["ssim"] is None else f"{means['ssim']:.4f}"
+        residual = "-" if means["residual"] is None else f"{means['residual']:.1e}"
         lines.append(
-            f"{name:<16}{quality:>22}{similar:>8}{means['residual']:>10.1e}"
-            f"{means['seconds_per_image']:>9.2f}{means['evaluations']:>13.0f}"
+            f"{name:<16}{quality:>22}{similar:>8}{residual:>10}{means['seconds_per_image']:>9.2f}{means['evaluations']:>13.0f}"
         )
     lines.append(f"means of {summary['n']} images of {summary['groups']} groups, 95 % bootstrap intervals over groups")
     return "\n".join(lines)

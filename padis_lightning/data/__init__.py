@@ -2,6 +2,7 @@
 
 from padis_lightning.data.arrays import read_arrays, read_geometry
 from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.draws import Draws
 from padis_lightning.data.sources import ArraySource, PhantomSource, Source
 
-__all__ = ["ArraySource", "ImageData", "PhantomSource", "Source", "read_arrays", "read_geometry"]
+__all__ = ["ArraySource", "Draws", "ImageData", "PhantomSource", "Source", "read_arrays", "read_geometry"]

@@ -3,6 +3,19 @@
 from padis_lightning.diffusion.coordinates import coordinates, padding
 from padis_lightning.diffusion.denoiser import Denoiser
 from padis_lightning.diffusion.model import PatchModel
+from padis_lightning.diffusion.positions import Coordinates, FourierFeatures, LearnedMap, NoPositions, Positions
 from padis_lightning.diffusion.schedules import geometric_sigmas, karras_sigmas
 
-__all__ = ["Denoiser", "PatchModel", "coordinates", "geometric_sigmas", "karras_sigmas", "padding"]
+__all__ = [
+    "Coordinates",
+    "Denoiser",
+    "FourierFeatures",
+    "LearnedMap",
+    "NoPositions",
+    "PatchModel",
+    "Positions",
+    "coordinates",
+    "geometric_sigmas",
+    "karras_sigmas",
+    "padding",
+]

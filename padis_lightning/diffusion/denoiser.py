@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from padis_lightning.diffusion.positions import Coordinates, Positions
 from padis_lightning.errors import InputError
 
 
@@ -13,41 +14,68 @@ class Denoiser(nn.Module):
 
     .. math:: D(x; \sigma) = c_{skip} x + c_{out} F(c_{in} x, \tfrac{1}{4} \ln \sigma, \text{position})
 
-    The position channels carry no noise and are not scaled by :math:`c_{in}`.
+    The position channels carry no noise and are not scaled by :math:`c_{in}`. Published networks may have been trained on
+    other values than 0 to 1; with ``span`` = (low, high) the equation holds for :math:`low + (high - low) x` and
+    :math:`(high - low) \sigma`, while images go in and out in [0, 1].
 
     Source: Karras et al., EDM, NeurIPS 2022, table 1 and equation 7; Hu et al., PaDIS, NeurIPS 2024, section 3.2.
 
     Args:
-        network: F, from ``(B, C + 2, P, P)`` and ``(B,)`` to ``(B, C, P, P)``.
-        sigma_data: root mean square of the clean images.
+        network: F, from ``(B, C + K, P, P)`` and ``(B,)`` to ``(B, C, P, P)``.
+        sigma_data: root mean square of the clean images, in the units of the network.
+        positions: from coordinates to K position channels (default: the coordinates themselves).
+        span: the network's values of 0 and 1.
     """
 
-    def __init__(self, network: nn.Module, sigma_data: float = 0.5) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        sigma_data: float = 0.5,
+        positions: Positions | None = None,
+        span: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
         super().__init__()
         if not sigma_data > 0:
             raise InputError(f"sigma_data is {sigma_data:g}; wanted a value above 0")
-        self.network = network
-        self.sigma_data = sigma_data
+        if not span[1] > span[0]:
+            raise InputError(f"span is {tuple(span)}; wanted the lower value first")
+        positions = positions or Coordinates()
+        taken = getattr(network, "positions", positions.channels)
+        if taken != positions.channels:
+            raise InputError(
+                f"the network's positions is {taken}; wanted {positions.channels}, the channels of {type(positions).__name__}"
+            )
+        self.network, self.positions = network, positions
+        self.sigma_data, self.span = sigma_data, (float(span[0]), float(span[1]))
+
+    @property
+    def gain(self) -> float:
+        """Units of the network in one unit of the image."""
+        return self.span[1] - self.span[0]
 
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``c_skip, c_out, c_in`` for sigma of any shape."""
+        """``c_skip, c_out, c_in`` for sigma of any shape, in the units of the network."""
         total = sigma**2 + self.sigma_data**2
         return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), 1 / total.sqrt()
 
     def forward(self, x: Tensor, sigma: Tensor, position: Tensor) -> Tensor:
-        """``(B, C, P, P), (B,), (B, 2, P, P) -> (B, C, P, P)``: the posterior mean of the clean patch."""
+        """``(B, C, P, P), (B,), (B, 2, P, P) -> (B, C, P, P)``: the posterior mean of the clean patch at these coordinates."""
+        own = self.span == (0.0, 1.0)
+        if not own:
+            x, sigma = self.span[0] + self.gain * x, self.gain * sigma
         level = sigma.to(x.dtype)[:, None, None, None]
         c_skip, c_out, c_in = self.scalings(level)
-        inputs = torch.cat([c_in * x, position.to(x.dtype)], 1).contiguous(memory_format=torch.channels_last)
+        channels = self.positions(position.to(x.dtype))
+        inputs = torch.cat([c_in * x, channels], 1).contiguous(memory_format=torch.channels_last)
         output = self.network(inputs, sigma.to(x.dtype).log() / 4)
-        return c_skip * x + c_out * output.to(x.dtype)
+        denoised = c_skip * x + c_out * output.to(x.dtype)
+        return denoised if own else (denoised - self.span[0]) / self.gain
 
     def loss(self, clean: Tensor, sigma: Tensor, noise: Tensor, position: Tensor) -> Tensor:
         r"""EDM's weighted denoising loss, the mean over pixels of each patch, ``(B,)``.
 
         .. math:: \frac{\sigma^2 + \sigma_{data}^2}{(\sigma \sigma_{data})^2} \, \|D(x_0 + \sigma z; \sigma) - x_0\|^2 / n
         """
-        level = sigma[:, None, None, None]
-        denoised = self(clean + level * noise, sigma, position)
-        weight = (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
+        denoised = self(clean + sigma[:, None, None, None] * noise, sigma, position)
+        weight = ((self.gain * sigma) ** 2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
         return weight * (denoised - clean).square().flatten(1).mean(1)

@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from padis_lightning.diffusion.denoiser import Denoiser
+from padis_lightning.diffusion.positions import Positions
 from padis_lightning.errors import InputError
 from padis_lightning.files import whole
-from padis_lightning.networks import build_network
+from padis_lightning.networks import PatchNetwork
 from padis_lightning.types import Normalisation
 
 FORMAT = "padis_lightning prior 1"
@@ -44,11 +45,14 @@ class PatchModel:
 
     def describe(self) -> dict[str, Any]:
         """Everything but the weights, as plain values."""
-        network = self.denoiser.network
+        network, positions = self.denoiser.network, self.denoiser.positions
         return {
             "network": type(network).__name__,
-            "network_config": {k: list(v) if isinstance(v, tuple) else v for k, v in network.config.items()},
+            "network_config": network.plain_config,
+            "positions": type(positions).__name__,
+            "positions_config": positions.plain_config,
             "sigma_data": self.denoiser.sigma_data,
+            "span": list(self.denoiser.span),
             "image_shape": list(self.image_shape),
             "patch_sizes": list(self.patch_sizes),
             "pad": list(self.pad),
@@ -56,13 +60,20 @@ class PatchModel:
             "training": self.training,
         }
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The network's weights under its own names, those of the positions behind ``positions.``."""
+        return {k.removeprefix("network."): v for k, v in self.denoiser.state_dict().items()}
+
     @classmethod
     def build(cls, described: dict[str, Any], state: dict[str, torch.Tensor]) -> PatchModel:
-        """The inverse of :meth:`describe`, with the network's weights."""
-        network = build_network(described["network"], described["network_config"])
-        network.load_state_dict({k: v.to(torch.get_default_dtype()) for k, v in state.items()})
+        """The inverse of :meth:`describe` and :meth:`weights`."""
+        network = PatchNetwork.build(described["network"], described["network_config"])
+        positions = Positions.build(described.get("positions", "Coordinates"), described.get("positions_config", {}))
+        denoiser = Denoiser(network, described["sigma_data"], positions, tuple(described.get("span", (0.0, 1.0))))
+        owned = {k if k.startswith("positions.") else f"network.{k}": v for k, v in state.items()}
+        denoiser.load_state_dict({k: v.to(torch.get_default_dtype()) for k, v in owned.items()})
         return cls(
-            denoiser=Denoiser(network, described["sigma_data"]),
+            denoiser=denoiser,
             image_shape=tuple(described["image_shape"]),
             patch_sizes=described["patch_sizes"],
             pad=tuple(described["pad"]),
@@ -72,7 +83,7 @@ class PatchModel:
 
     def save(self, path: Path, half: bool = False) -> None:
         """Write a safetensors file, in half precision if asked; never weights that are not finite."""
-        state = self.denoiser.network.state_dict()
+        state = self.weights()
         broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
         if broken:
             raise InputError(f"weights of {broken[0]} are not finite; wanted finite weights, nothing was written")
@@ -115,6 +126,6 @@ class PatchModel:
             raise InputError(f"{file} cannot be read ({type(error).__name__}); wanted a checkpoint written by fit") from error
         if "patch_model" not in checkpoint:
             raise InputError(f"{file} holds no patch model; wanted a checkpoint written by fit")
-        prefix = "denoiser.network."
-        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        prefix = "denoiser."
+        state = {k.removeprefix(prefix).removeprefix("network."): v for k, v in checkpoint["state_dict"].items()}
         return cls.build(checkpoint["patch_model"], state)

@@ -1,8 +1,8 @@
 """Patch networks. A new one is one file here: a subclass of PatchNetwork."""
 
 from padis_lightning.modules import import_submodules
-from padis_lightning.networks.base import PatchNetwork, build_network
+from padis_lightning.networks.base import PatchNetwork
 
 import_submodules(__name__, __path__)
 
-__all__ = ["PatchNetwork", "build_network"]
+__all__ = ["PatchNetwork"]

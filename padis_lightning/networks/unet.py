@@ -57,11 +57,12 @@ class UNet(PatchNetwork):
     residual blocks each way, and are unfolded again. Its cost is mainly 3x3 convolutions at a quarter of the pixels.
 
     Args:
-        channels: image channels; two position channels are added to the input.
+        channels: image channels.
         base: channels of the first level.
         multipliers: one a level, each level at half the resolution of the one before.
         blocks: residual blocks a level, down and up.
-        fold: side of the square of pixels that becomes one position (1: none).
+        fold: side of the square of pixels that becomes one place (1: none).
+        positions: position channels, which follow the image's.
     """
 
     def __init__(
@@ -71,12 +72,14 @@ class UNet(PatchNetwork):
         multipliers: Sequence[int] = (1, 2, 2),
         blocks: int = 2,
         fold: int = 2,
+        positions: int = 2,
     ) -> None:
         super().__init__()
-        self.channels, self.fold, self.levels = channels, fold, len(multipliers)
+        self.channels, self.positions = channels, positions
+        self.fold, self.levels = fold, len(multipliers)
         embedding, widths = base, [base * m for m in multipliers]
         self.embed = NoiseEmbedding(embedding)
-        self.head = nn.Conv2d((channels + 2) * fold**2, widths[0], 3, padding=1)
+        self.head = nn.Conv2d((channels + positions) * fold**2, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(widths):
@@ -99,18 +102,18 @@ class UNet(PatchNetwork):
         return self.fold * 2 ** (self.levels - 1)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """``(B, channels + 2, P, P), (B,) -> (B, channels, P, P)``."""
+        """``(B, channels + positions, P, P), (B,) -> (B, channels, P, P)``."""
         embedding = self.embed(noise)
         h = self.head(functional.pixel_unshuffle(x, self.fold))
         skips = []
         for level, blocks in enumerate(self.down):
             for block in blocks:
-                h = block(h, embedding)
+                h = self.run(block, h, embedding)
             if level < len(self.shrink):
                 skips.append(h)
                 h = self.shrink[level](h)
         for level in reversed(range(len(self.grow))):
             h = skips.pop() + self.grow[level](h)
             for block in self.up[level]:
-                h = block(h, embedding)
+                h = self.run(block, h, embedding)
         return functional.pixel_shuffle(self.tail(h), self.fold)

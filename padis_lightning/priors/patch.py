@@ -38,7 +38,7 @@ class PatchPrior(Prior):
         self.denoiser = model.denoiser.eval().requires_grad_(False)
         self.image_shape, self.pad = model.image_shape, model.pad
         self.patch = max(model.patch_sizes)
-        self.sigma_data, self.normalisation = model.denoiser.sigma_data, model.normalisation
+        self.sigma_data, self.normalisation = model.denoiser.sigma_data / model.denoiser.gain, model.normalisation
         self.tiling = tiling or RandomTiling()
         self.chunk_size = chunk_size
         self.register_buffer("positions", coordinates(*self.canvas_shape[1:])[None], persistent=False)

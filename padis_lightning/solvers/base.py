@@ -68,13 +68,17 @@ class Solver(LightningModule, ABC):
         y = batch.measurement
         if y is None:
             y = self.measure(batch.image, Generators.keyed(self.seed, indices, MEASURE))
+        estimate, seconds = self.timed(y, indices)
+        residual = norm(y - self.operator(estimate)) / norm(y).clamp_min(torch.finfo(y.dtype).tiny)
+        return Reconstruction(estimate, y, residual.flatten(), seconds, self.evaluations)
+
+    def timed(self, y: Tensor, indices: list[int]) -> tuple[Tensor, float]:
+        """Solve, and the wall-clock seconds an image."""
         start = time.perf_counter()
         estimate = self.solve(y, Generators.keyed(self.seed, indices, SOLVE))
         if estimate.is_cuda:
             torch.cuda.synchronize(estimate.device)
-        seconds = (time.perf_counter() - start) / len(indices)
-        residual = norm(y - self.operator(estimate)) / norm(y).clamp_min(torch.finfo(y.dtype).tiny)
-        return Reconstruction(estimate, y, residual.flatten(), seconds, self.evaluations)
+        return estimate, (time.perf_counter() - start) / len(indices)
 
     def progress(self, steps: Iterable, total: int) -> Iterable:
         """Iterate with a bar and the time left, when a trainer with progress bars runs this solver."""

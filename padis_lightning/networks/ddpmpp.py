@@ -1,0 +1,170 @@
+"""The paper's network: DDPM++ as EDM has it, with its published parameter names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from padis_lightning.networks.base import PatchNetwork
+
+HALF = math.sqrt(0.5)  # keeps the variance of a sum of two
+QUIET = 1e-5  # initial gain of layers that should begin near zero
+
+
+def _initialise(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Conv2d | nn.Linear:
+    nn.init.xavier_uniform_(layer.weight)
+    layer.weight.data.mul_(gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _conv(inputs: int, outputs: int, side: int, gain: float = 1.0) -> nn.Conv2d:
+    return _initialise(nn.Conv2d(inputs, outputs, side, padding=side // 2), gain)
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
+
+
+class Block(nn.Module):
+    """Residual block: two convolutions with the noise level added between them, resampling and self-attention on demand.
+
+    Args:
+        inputs: channels in.
+        outputs: channels out.
+        embedding: width of the noise embedding.
+        dropout: share of the second convolution's inputs that training sets to zero.
+        resample: "down" halves the resolution, "up" doubles it, "" keeps it.
+        attention: whether one head of self-attention over pixels follows.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, embedding: int, dropout: float, resample: str = "", attention: bool = False
+    ) -> None:
+        super().__init__()
+        self.resample, self.dropout, self.attention = resample, dropout, attention
+        self.norm0 = _norm(inputs)
+        self.conv0 = _conv(inputs, outputs, 3)
+        self.affine = _initialise(nn.Linear(embedding, outputs))
+        self.norm1 = _norm(outputs)
+        self.conv1 = _conv(outputs, outputs, 3, QUIET)
+        self.skip = _conv(inputs, outputs, 1) if inputs != outputs or resample else nn.Identity()
+        if attention:
+            self.norm2 = _norm(outputs)
+            self.qkv = _conv(outputs, 3 * outputs, 1, math.sqrt(0.2))
+            self.proj = _conv(outputs, outputs, 1, QUIET)
+
+    def _resampled(self, x: Tensor) -> Tensor:
+        if self.resample == "down":
+            return functional.avg_pool2d(x, 2)
+        return functional.interpolate(x, scale_factor=2.0, mode="nearest") if self.resample == "up" else x
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv0(self._resampled(functional.silu(self.norm0(x))))
+        h = functional.silu(self.norm1(h + self.affine(embedding)[:, :, None, None]))
+        h = self.conv1(functional.dropout(h, self.dropout, self.training))
+        x = (h + self.skip(self._resampled(x))) * HALF
+        return (x + self._attend(x)) * HALF if self.attention else x
+
+    def _attend(self, x: Tensor) -> Tensor:
+        triples = self.qkv(self.norm2(x)).flatten(2).unflatten(1, (-1, 3))  # (B, C, 3, pixels): q, k, v alternate
+        q, k, v = triples.permute(2, 0, 3, 1)[:, :, None]  # (B, 1 head, pixels, C) each
+        mixed = functional.scaled_dot_product_attention(q, k, v)[:, 0]
+        return self.proj(mixed.transpose(1, 2).unflatten(2, x.shape[-2:]))
+
+
+class DDPMpp(PatchNetwork):
+    r"""DDPM++, the U-Net of Song et al. in the version of EDM, the network of PaDIS.
+
+    Its parameters have the published names (``enc.64x64_block0.conv0.weight`` ...), so that published weights fit.
+
+    Source: Song et al., Score-based generative modeling, ICLR 2021, appendix H; Karras et al., EDM, NeurIPS 2022,
+    appendix F and table 7; Hu et al., PaDIS, NeurIPS 2024, section 4 (60.48 million parameters).
+
+    Args:
+        channels: image channels.
+        positions: position channels, which follow the image's.
+        base: channels of the first level.
+        multipliers: one a level, each level at half the resolution of the one before.
+        blocks: residual blocks a level on the way down; one more on the way up.
+        resolution: side that the levels are named after; patches may have any side that halves often enough.
+        attention_resolutions: named sides at which blocks have self-attention; the bottleneck has it always.
+        dropout: share of activations that training sets to zero in each block.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        positions: int = 2,
+        base: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        blocks: int = 4,
+        resolution: int = 304,
+        attention_resolutions: Sequence[int] = (16,),
+        dropout: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.channels, self.positions, self.levels = channels, positions, len(multipliers)
+        width, widths = 4 * base, [base * m for m in multipliers]
+        half = base // 2
+        self.register_buffer("frequencies", 1e-4 ** (torch.arange(half) / max(half - 1, 1)), persistent=False)
+        self.map_layer0 = _initialise(nn.Linear(base, width))
+        self.map_layer1 = _initialise(nn.Linear(width, width))
+
+        def name(level: int, part: str) -> str:
+            return f"{resolution >> level}x{resolution >> level}_{part}"
+
+        self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
+        self.enc[name(0, "conv")] = _conv(channels + positions, base, 3)
+        now, kept = base, [base]
+        for level, outputs in enumerate(widths):
+            attends = resolution >> level in attention_resolutions
+            if level:
+                self.enc[name(level, "down")] = Block(now, now, width, dropout, "down")
+                kept.append(now)
+            for k in range(blocks):
+                self.enc[name(level, f"block{k}")] = Block(now, outputs, width, dropout, attention=attends)
+                now = outputs
+                kept.append(now)
+        for level, outputs in reversed(list(enumerate(widths))):
+            attends = resolution >> level in attention_resolutions
+            if level == self.levels - 1:
+                self.dec[name(level, "in0")] = Block(now, now, width, dropout, attention=True)
+                self.dec[name(level, "in1")] = Block(now, now, width, dropout)
+            else:
+                self.dec[name(level, "up")] = Block(now, now, width, dropout, "up")
+            for k in range(blocks + 1):
+                last = attends and k == blocks
+                self.dec[name(level, f"block{k}")] = Block(now + kept.pop(), outputs, width, dropout, attention=last)
+                now = outputs
+        self.dec[name(0, "aux_norm")] = _norm(now)
+        self.dec[name(0, "aux_conv")] = _conv(now, channels, 3, QUIET)
+
+    @property
+    def divisor(self) -> int:
+        """The side is halved once a level below the first."""
+        return 2 ** (self.levels - 1)
+
+    def _embed(self, noise: Tensor) -> Tensor:
+        angles = noise[:, None] * self.frequencies.to(noise)
+        embedding = torch.cat([angles.sin(), angles.cos()], 1)
+        return functional.silu(self.map_layer1(functional.silu(self.map_layer0(embedding))))
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        """``(B, channels + positions, P, P), (B,) -> (B, channels, P, P)``."""
+        embedding = self._embed(noise)
+        first, *encoder = self.enc.values()
+        *decoder, norm, last = self.dec.values()
+        kept = [first(x)]
+        for block in encoder:
+            kept.append(self.run(block, kept[-1], embedding))
+        h = kept[-1]
+        for block in decoder:
+            if block.norm0.num_channels != h.shape[1]:
+                h = torch.cat([h, kept.pop()], 1)
+            h = self.run(block, h, embedding)
+        return last(functional.silu(norm(h)))

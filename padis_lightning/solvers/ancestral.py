@@ -1,0 +1,50 @@
+"""Whole images from the patch prior alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from padis_lightning.operators.identity import Identity
+from padis_lightning.priors import Prior
+from padis_lightning.random import Generators
+from padis_lightning.solvers.base import DiffusionSolver
+from padis_lightning.types import Batch, Reconstruction
+
+
+class Ancestral(DiffusionSolver):
+    r"""Draw images from the prior: ancestral sampling with a fresh partition in every step; nothing is measured.
+
+    .. math:: x \leftarrow D(x; \sigma) + \frac{\sigma'^2}{\sigma^2} (x - D(x; \sigma))
+        + \sigma' \sqrt{1 - \sigma'^2 / \sigma^2} \; z
+
+    This is the law of the image at :math:`\sigma'` given the one at :math:`\sigma` and :math:`x_0 = D`; as the steps become
+    small, draws follow the prior.
+
+    Source: Ho, Jain and Abbeel, Denoising diffusion probabilistic models, NeurIPS 2020, equation 7, in the
+    variance-exploding form of Song et al., ICLR 2021, appendix F; Hu et al., PaDIS, NeurIPS 2024, for the partitions.
+
+    Args:
+        prior: denoiser of whole images.
+        options: those of :class:`DiffusionSolver`; ``sigma_max`` has to hide any image, 10 for images in [0, 1].
+    """
+
+    def __init__(self, prior: Prior, **options: Any) -> None:  # noqa: ANN401 - checked and named by the base class
+        super().__init__(prior, Identity(prior.image_shape), **options)
+
+    def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
+        """One network evaluation; ``y`` is not looked at."""
+        denoised = self.prior(x, sigma, generator)
+        if sigma_next == 0:
+            return denoised
+        kept = (sigma_next / sigma) ** 2
+        return denoised + kept * (x - denoised) + sigma_next * math.sqrt(1 - kept) * generator.normal(x)
+
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> Reconstruction:
+        """Draw an image for each index."""
+        nothing = torch.empty(len(batch.index), 0, dtype=self.dtype, device=self.device)
+        estimate, seconds = self.timed(nothing, batch.index.tolist())
+        return Reconstruction(estimate, None, None, seconds, self.evaluations)

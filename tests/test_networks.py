@@ -1,0 +1,160 @@
+"""The paper's network against published numbers; positions; what holds for every network."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from padis_lightning.diffusion import (
+    Coordinates,
+    Denoiser,
+    FourierFeatures,
+    LearnedMap,
+    NoPositions,
+    PatchModel,
+    coordinates,
+)
+from padis_lightning.errors import InputError
+from padis_lightning.networks.ddpmpp import DDPMpp
+from padis_lightning.networks.unet import UNet
+from padis_lightning.types import Normalisation
+
+PARITY = load_file(Path(__file__).parent / "data" / "ddpmpp.safetensors")
+SETTINGS = {
+    "gray": {"base": 16, "blocks": 2, "resolution": 64},
+    "colour": {"channels": 3, "base": 16, "multipliers": (1, 2, 2), "blocks": 2, "resolution": 304},
+}
+
+
+def published(name):
+    """A network with the weights of a set, under the names they have there."""
+    prefix = f"{name}.state.model."
+    state = {k.removeprefix(prefix): v for k, v in PARITY.items() if k.startswith(prefix)}
+    network = DDPMpp(**SETTINGS[name])
+    network.load_state_dict({k: v for k, v in state.items() if not k.endswith("resample_filter")})
+    return network.eval()
+
+
+@pytest.mark.parametrize(("name", "patch"), [("gray", 16), ("gray", 32), ("colour", 16)])
+def test_the_papers_network_agrees_with_published_numbers(name, patch):
+    denoiser = Denoiser(published(name), 0.5)
+    x, sigma, position, denoised = (PARITY[f"{name}.{patch}.{key}"] for key in ("x", "sigma", "position", "denoised"))
+    with torch.no_grad():
+        found = denoiser(x, sigma, position)
+    c_skip, c_out, _ = denoiser.scalings(sigma.double()[:, None, None, None])
+    ours, theirs = ((value.double() - c_skip * x) / c_out for value in (found, denoised))
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).norm() < 1e-5 * b.norm()
+
+
+def count(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_the_papers_settings_have_the_papers_sizes():
+    with torch.device("meta"):
+        assert round(count(DDPMpp()) / 1e6, 2) == 60.48
+        assert round(count(DDPMpp(multipliers=(1, 2, 2, 4))) / 1e6, 1) == 114.6
+
+
+@pytest.mark.parametrize(
+    "network", [DDPMpp(**SETTINGS["gray"]), UNet(base=8, multipliers=[1, 2], blocks=1)], ids=["DDPMpp", "UNet"]
+)
+def test_recomputed_activations_give_the_same_gradients(network, rng):
+    for parameter in network.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=rng)
+    x, noise = torch.randn(2, 3, 16, 16, generator=rng), torch.tensor([-1.0, 0.5])
+    torch.random.manual_seed(5)  # dropout draws from it
+    kept = torch.autograd.grad(network(x, noise).square().sum(), list(network.parameters()))
+    network.recompute = True
+    torch.random.manual_seed(5)
+    again = torch.autograd.grad(network(x, noise).square().sum(), list(network.parameters()))
+    for a, b in zip(kept, again, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_recomputing_keeps_less(rng):
+    """What autograd keeps between the passes, counted by its own hook."""
+    network = DDPMpp(**SETTINGS["gray"])
+    x, noise = torch.randn(2, 3, 32, 32, generator=rng), torch.zeros(2)
+
+    def kept():
+        seen = {}
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.setdefault(t.data_ptr(), t), lambda t: t):
+            network(x, noise)
+        weights = {p.data_ptr() for p in network.parameters()}
+        return sum(t.numel() for k, t in seen.items() if k not in weights)
+
+    whole = kept()
+    network.recompute = True
+    assert kept() < 0.35 * whole
+
+
+POSITIONS = [Coordinates(), FourierFeatures(3), LearnedMap(5, 8), NoPositions()]
+
+
+@pytest.mark.parametrize("positions", POSITIONS, ids=lambda p: type(p).__name__)
+def test_positions_of_a_patch_are_those_of_its_place_on_the_canvas(positions, rng):
+    for parameter in positions.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=rng)
+    canvas = coordinates(20, 28)[None]
+    whole, part = positions(canvas), positions(canvas[..., 3:11, 7:15])
+    assert whole.shape == (1, positions.channels, 20, 28)
+    torch.testing.assert_close(part, whole[..., 3:11, 7:15])
+
+
+def test_fourier_features_are_the_formula_and_tell_all_places_apart():
+    canvas = coordinates(9, 9)[None].double()
+    features = FourierFeatures(2)(canvas)[0]
+    x, y = canvas[0]
+    turn = torch.pi / 2
+    expected = [f(k * turn * u) for f in (torch.sin, torch.cos) for u in (x, y) for k in (1, 2)]
+    torch.testing.assert_close(features, torch.stack(expected))
+    places = features.flatten(1).t()
+    assert torch.cdist(places, places).add(torch.eye(81) * 9).min() > 0.05
+
+
+def test_a_learned_map_is_linear_between_its_nodes(rng):
+    positions = LearnedMap(2, 3).double()
+    slope = torch.linspace(-1, 1, 3, dtype=torch.float64)
+    positions.map.data = torch.stack([slope.expand(3, 3), slope[:, None].expand(3, 3)])
+    canvas = coordinates(13, 21)[None].double()
+    torch.testing.assert_close(positions(canvas), canvas)
+
+
+@pytest.mark.parametrize("positions", POSITIONS, ids=lambda p: type(p).__name__)
+def test_positions_are_stored_with_the_model(positions, tmp_path, rng):
+    network = UNet(base=8, multipliers=[1, 2], blocks=1, positions=positions.channels)
+    for parameter in [*network.parameters(), *positions.parameters()]:
+        parameter.data = torch.randn(parameter.shape, generator=rng) / 4
+    model = PatchModel(Denoiser(network, 0.4, positions), (1, 24, 24), [8], (8, 8), Normalisation(0.0, 1.0))
+    model.save(tmp_path / "prior.safetensors")
+    again = PatchModel.load(tmp_path / "prior.safetensors")
+    x, sigma = torch.randn(3, 1, 8, 8, generator=rng), torch.tensor([0.1, 1.0, 5.0])
+    places = coordinates(40, 40)[None, :, 5:13, 20:28].expand(3, -1, -1, -1)
+    with torch.no_grad():
+        assert torch.equal(model.denoiser(x, sigma, places), again.denoiser(x, sigma, places))
+        if positions.channels:
+            elsewhere = places.roll(3, 2).flip(0) + 0.1
+            assert not torch.equal(model.denoiser(x, sigma, elsewhere), again.denoiser(x, sigma, places))
+
+
+def test_positions_that_do_not_fit_the_network_are_refused():
+    with pytest.raises(InputError, match="the network's positions is 2; wanted 12, the channels of FourierFeatures"):
+        Denoiser(UNet(), 0.5, FourierFeatures(3))
+
+
+def test_a_network_of_another_span_denoises_in_image_units(rng):
+    """With values -1 to 1 inside: the same function as by hand, and the same loss."""
+    plain = Denoiser(published("gray"), 0.5).double()
+    spanned = Denoiser(copy.deepcopy(plain.network), 0.5, span=(-1.0, 1.0)).double()
+    x, noise = torch.rand(2, 2, 1, 16, 16, generator=rng, dtype=torch.float64)
+    sigma, places = torch.tensor([0.1, 2.0], dtype=torch.float64), coordinates(16, 16).double().expand(2, -1, -1, -1)
+    with torch.no_grad():
+        torch.testing.assert_close(spanned(x, sigma, places), (plain(2 * x - 1, 2 * sigma, places) + 1) / 2)
+        theirs = plain.loss(2 * x - 1, 2 * sigma, noise, places)
+        torch.testing.assert_close(spanned.loss(x, sigma, noise, places), theirs)
