@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import padis_lightning.networks
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
-from padis_lightning.callbacks import EMA, PriorExport, Results
+from padis_lightning.callbacks import EMA, PriorExport, Results, Samples, Throughput
 from padis_lightning.data import Draws, ImageData, read_geometry
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError
@@ -148,6 +148,8 @@ class PadisCLI(LightningCLI):
         if self._adding == "fit":
             parser.add_lightning_class_args(EMA, "ema")
             parser.add_lightning_class_args(PriorExport, "export")
+            parser.add_lightning_class_args(Samples, "samples")
+            parser.add_lightning_class_args(Throughput, "throughput")
             parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
             parser.set_defaults({"checkpoint.save_last": True, "checkpoint.every_n_train_steps": 500})
             return

@@ -20,6 +20,25 @@ def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
     return value.reshape(-1)
 
 
+def seam(images: Tensor, borders: Sequence[tuple[Sequence[int], Sequence[int]]], reach: int = 6) -> float:
+    """Mean gradient across tile borders over that inside tiles, up to ``reach`` pixels from a border; 1 without seams.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        borders: for each image, the rows and the columns at which a tile begins inside the image.
+        reach: pixels on either side that are compared with.
+    """
+    across, inside = [], []
+    for image, places in zip(images, borders, strict=True):
+        for axis, firsts in zip((1, 2), places, strict=True):
+            steps = image.diff(dim=axis).abs().mean(dim=(0, 3 - axis)).tolist()  # steps[k]: between k and k + 1
+            for first in firsts:
+                across.append(steps[first - 1])
+                near = [first - 1 + k for k in range(-reach, reach + 1) if abs(k) > 1]
+                inside += [steps[k] for k in near if 0 <= k < len(steps)]
+    return float(np.mean(across) / np.mean(inside))
+
+
 def interval(values: Sequence[float], groups: Sequence[str], draws: int = 2000) -> tuple[float, float]:
     """95 % bootstrap interval of the mean; whole groups (patients) are drawn, since their images are alike."""
     sums: dict[str, list[float]] = {}

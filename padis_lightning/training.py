@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -148,6 +148,11 @@ class PatchDiffusion(LightningModule):
         self.pad = padding((height, width), self.patch_sizes[-1], self.least_pad)
         self.normalisation, self.source = data.normalisation, data.source
 
+    @property
+    def scaled(self) -> bool:
+        """Whether losses are scaled to keep half-precision gradients from vanishing."""
+        return self.trainer.precision == "16-mixed"
+
     def patch_model(self) -> PatchModel:
         """The denoiser as it is now, with all that a solver has to know."""
         training = {"patches": self.patches_seen, "log_sigma": list(self.log_sigma), "sigma_range": list(self.sigma_range)}
@@ -231,10 +236,10 @@ class PatchDiffusion(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Stop at a gradient that is not finite, on all devices at once, before it reaches a weight."""
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        total = torch.nn.utils.get_total_norm(gradients)
+        total = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        self.gradient_norm = total
         self.log("train/gradient_norm", total)
-        if self.trainer.precision == "16-mixed" or torch.isfinite(total):  # a scaler skips such steps by itself
+        if self.scaled or torch.isfinite(total):  # a scaler skips such steps by itself
             return
         size, sigma, losses = self.last
         broken = sigma[~torch.isfinite(losses)] if not torch.isfinite(losses).all() else sigma
@@ -243,6 +248,18 @@ class PatchDiffusion(LightningModule):
             f"the gradient is not finite at step {self.global_step}, patch size {size}, "
             f"sigma {low if low == high else f'{low} to {high}'}; training stops here, checkpoints written before are good"
         )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm that is known already; Lightning's own clipping refuses fused optimisers."""
+        if self.scaled or gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, self.gradient_norm)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss at the largest size, on patches that belong to the image: in training's mix of noise, and in bands of it."""
@@ -272,7 +289,8 @@ class PatchDiffusion(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam; the learning rate rises with the patches seen and, if asked, falls with the steps done."""
-        optimizer: Optimizer = Adam(self.denoiser.parameters(), lr=self.lr, betas=(0.9, 0.999))
+        fused = not self.scaled and self.trainer.gradient_clip_algorithm != "value"
+        optimizer: Optimizer = Adam(self.denoiser.parameters(), lr=self.lr, betas=(0.9, 0.999), fused=fused)
         total = self.trainer.max_steps
 
         def factor(step: int) -> float:
@@ -286,9 +304,18 @@ class PatchDiffusion(LightningModule):
         for name, value in checkpoint["state_dict"].items():
             if not torch.isfinite(value).all():
                 raise FloatingPointError(f"weights of {name} are not finite at step {self.global_step}; nothing was written")
+        settings = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})  # modules given as objects would be pickled as code
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {k: v for k, v in settings.items() if not isinstance(v, nn.Module)}
         checkpoint["patches_seen"] = self.patches_seen
         checkpoint["patch_model"] = self.patch_model().describe()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Go on counting, at this run's learning rate where it is another than the checkpoint's."""
         self.patches_seen = checkpoint["patches_seen"]
+        for scheduler, optimizer in zip(checkpoint["lr_schedulers"], checkpoint["optimizer_states"], strict=True):
+            if scheduler["base_lrs"] == [self.lr]:
+                continue
+            for group in optimizer["param_groups"]:
+                group["lr"] *= self.lr / group["initial_lr"]
+                group["initial_lr"] = self.lr
+            scheduler["base_lrs"] = [self.lr]

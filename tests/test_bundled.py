@@ -7,10 +7,11 @@ import json
 import pytest
 import torch
 
+from benchmarks.samples import draw
 from padis_lightning.cli import main
 from padis_lightning.data.sources import PhantomSource
 from padis_lightning.operators.ct import ParallelBeam
-from padis_lightning.priors import PatchPrior
+from padis_lightning.priors import FixedTiling, PatchPrior, RandomTiling
 from padis_lightning.random import Generators
 from padis_lightning.solvers.dds import DDS
 
@@ -22,6 +23,15 @@ def test_bundled_prior_is_two_decibels_above_converged_tv(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["n"] == 4 and summary["gain"]["tv"]["psnr"] > 2
     assert summary["evaluations"] <= 100 and summary["residual"] < 2e-3
+
+
+def test_draws_have_no_seams_at_tile_borders():
+    images, found = draw("ct_phantoms", RandomTiling(), 12, 60)
+    assert images.std() > 0.1 and images.mean() > 0.05  # there is something to see
+    assert abs(sum(found) / len(found) - 1) < 0.1
+    assert abs(sum(found[-10:]) / 10 - 1) < 0.1
+    _, fixed = draw("ct_phantoms", FixedTiling(), 4, 60)
+    assert fixed[-1] > 1.1  # a fixed grid leaves its seams, so the measure sees them
 
 
 def test_together_equals_alone_in_single_precision():

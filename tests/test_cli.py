@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from PIL import Image
 
 from padis_lightning.cli import CONFIGS, explain, main
 from padis_lightning.diffusion import PatchModel
@@ -25,7 +26,7 @@ def fit(images, output, *extra):
     main([
         "fit", "--config", "ct.yaml", "--data.path", str(images), "--data.size", "null", "--data.batch_size", "3",
         "--model.patch_sizes", "[4,8]", "--model.patches", "6", "--trainer.max_steps", "4", "--output", str(output),
-        "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1", "--export.half", "false",
+        "--trainer.val_check_interval", "2", "--samples.steps", "3", "--trainer.log_every_n_steps", "1", "--export.half", "false",
         *SMALL_NETWORK, *QUIET, *extra,
     ])  # fmt: skip
 
@@ -48,6 +49,10 @@ def test_fit_leaves_a_prior_checkpoints_a_log_and_its_config(prior):
     assert PatchModel.load(prior).training["steps"] == 4
     log = list(csv.DictReader((folder / "log" / "version_0" / "metrics.csv").open()))
     assert any(row["val/loss"] for row in log) and any(row["train/loss"] for row in log)
+    shares = [float(row["train/share_of_peak"]) for row in log if row["train/share_of_peak"]]
+    speeds = [float(row["train/patches_per_second"]) for row in log if row["train/patches_per_second"]]
+    assert len(shares) == len(speeds) == 4 and 0 < min(shares) and max(shares) < 1 and min(speeds) > 0
+    assert Image.open(folder / "samples" / "step_0000004.png").size == (4 * 20 - 4, 16)
     from_checkpoint = PatchModel.load(folder / "checkpoints" / "last.ckpt")
     for a, b in zip(from_checkpoint.denoiser.parameters(), PatchModel.load(prior).denoiser.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -106,15 +111,40 @@ def test_a_measured_sinogram_is_solved_and_only_its_residual_scored(prior, image
     assert np.load(out / "arrays" / "0000.npy").max() < 0.05
 
 
-def test_a_resumed_run_is_the_unbroken_one_to_the_bit(images, tmp_path):
-    options = ["--trainer.val_check_interval", "7", "--checkpoint.every_n_train_steps", "3", "--checkpoint.save_top_k", "-1"]
-    fit(images, tmp_path / "whole", "--trainer.max_steps", "7", *options)
+PAPERS_NETWORK = [
+    "--model.network", "DDPMpp", "--model.network.base", "16", "--model.network.multipliers", "[1,2]",
+    "--model.network.blocks", "1", "--model.network.dropout", "0.2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("network", [[], PAPERS_NETWORK], ids=["UNet", "DDPMpp with dropout"])
+def test_a_resumed_run_is_the_unbroken_one_to_the_bit(images, tmp_path, network):
+    """Ten steps are three and seven, in the middle of the data, with averaged weights."""
+    options = ["--trainer.val_check_interval", "5", "--checkpoint.every_n_train_steps", "3", "--checkpoint.save_top_k", "-1"]
+    options += ["--trainer.max_steps", "10", "--samples.count", "1", "--samples.steps", "2", *network]
+    fit(images, tmp_path / "whole", *options)
     broken_off = next((tmp_path / "whole" / "checkpoints").glob("*step=3.ckpt"))
-    fit(images, tmp_path / "resumed", "--trainer.max_steps", "7", *options, "--ckpt_path", str(broken_off))
+    fit(images, tmp_path / "resumed", *options, "--ckpt_path", str(broken_off))
     whole, resumed = (PatchModel.load(tmp_path / run / "prior.safetensors") for run in ("whole", "resumed"))
     assert whole.training == resumed.training
     for a, b in zip(whole.denoiser.parameters(), resumed.denoiser.parameters(), strict=True):
         assert torch.equal(a, b)
+    last = [torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True) for run in ("whole", "resumed")]
+    for name, value in last[0]["current_model_state"].items():  # the weights that are trained, besides their average
+        assert torch.equal(value, last[1]["current_model_state"][name])
+    assert (tmp_path / "whole/samples/step_0000010.png").read_bytes() == (
+        tmp_path / "resumed/samples/step_0000010.png"
+    ).read_bytes()
+
+
+def test_a_resumed_run_follows_its_command_line(images, tmp_path):
+    fit(images, tmp_path / "a")
+    last = str(tmp_path / "a" / "checkpoints" / "last.ckpt")
+    fit(images, tmp_path / "b", "--ckpt_path", last, "--trainer.max_steps", "6", "--model.lr", "1e-12")
+    a, b = (torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True) for run in "ab")
+    assert b["global_step"] == 6
+    moved = max(float((v - b["current_model_state"][k]).abs().max()) for k, v in a["current_model_state"].items())
+    assert moved < 1e-10  # at the checkpoint's rate it would be 1e-3
 
 
 def npz(path, **arrays):

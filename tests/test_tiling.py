@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from padis_lightning.diffusion import coordinates, padding
 from padis_lightning.errors import InputError
+from padis_lightning.metrics import seam
 from padis_lightning.priors.tiling import FixedTiling, GridTiles, OverlapTiling, RandomTiling
 from padis_lightning.random import Generators
 
@@ -84,3 +85,16 @@ def test_coordinates_span_the_canvas():
     grid = coordinates(5, 9)
     assert grid[0, 3].tolist() == pytest.approx([-1 + k / 4 for k in range(9)])
     assert grid[1, :, 3].tolist() == pytest.approx([-1, -0.5, 0, 0.5, 1])
+
+
+def test_borders_are_where_tiles_begin_and_seams_are_measured_there(rng):
+    tiles = GridTiles((20, 26), (4, 7), 8, ((3, 5), (0, 7)))
+    mosaic = tiles.split(torch.zeros(2, 1, 28, 40))
+    mosaic += torch.randn(len(mosaic), 1, 1, 1, generator=rng)  # one value a tile: steps at borders alone
+    images = tiles.join(mosaic)[:, :, 4:-4, 7:-7]
+    for image, (rows, columns) in zip(images, tiles.borders, strict=True):
+        assert (image.diff(dim=1).abs().amax((0, 2)) > 0).nonzero().flatten().add(1).tolist() == rows
+        assert (image.diff(dim=2).abs().amax((0, 1)) > 0).nonzero().flatten().add(1).tolist() == columns
+    ramp = 0.1 * (torch.arange(26).expand(2, 1, 20, 26) + torch.arange(20)[:, None])
+    assert seam(ramp, tiles.borders) == pytest.approx(1, rel=1e-4)
+    assert seam(ramp + images, tiles.borders) > 1.5

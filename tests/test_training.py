@@ -6,13 +6,16 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch._dynamo.utils import counters
 
 from padis_lightning.callbacks import EMA, PriorExport
 from padis_lightning.data import ImageData
 from padis_lightning.data.datamodule import StepBatches
-from padis_lightning.diffusion import PatchModel
+from padis_lightning.diffusion import LearnedMap, PatchModel
 from padis_lightning.errors import InputError
+from padis_lightning.networks.unet import UNet
 from padis_lightning.random import seeded
 from padis_lightning.training import PatchDiffusion
 
@@ -24,15 +27,20 @@ def module(**options):
     return PatchDiffusion(random_network(), **options)
 
 
-def fit(images, folder, steps, *callbacks, **options):
-    trainer = Trainer(
-        accelerator="cpu", max_steps=steps, default_root_dir=folder, callbacks=list(callbacks), logger=False,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        limit_val_batches=0,
-    )  # fmt: skip
-    task = module(**options)
-    trainer.fit(task, datamodule=ImageData(str(images), batch_size=3))
+def fit(images, folder, steps, *callbacks, task=None, batch_size=3, trainer=None, ckpt_path=None, **options):
+    trainer = Trainer(**{
+        "accelerator": "cpu", "max_steps": steps, "default_root_dir": folder, "callbacks": list(callbacks),
+        "logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
+        "num_sanity_val_steps": 0, "limit_val_batches": 0, **(trainer or {}),
+    })  # fmt: skip
+    task = task or module(**options)
+    trainer.fit(task, datamodule=ImageData(str(images), batch_size=batch_size), ckpt_path=ckpt_path)
     return task
+
+
+def same(one, other, **tolerance):
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, **tolerance)
 
 
 def test_patches_are_the_images_at_their_positions(images):
@@ -107,7 +115,7 @@ def test_average_is_its_recurrence(images, tmp_path):
 
 
 def test_loss_falls(images, tmp_path):
-    task = fit(images, tmp_path, 500, lr=3e-3)
+    task = fit(images, tmp_path, 700, lr=3e-3)
     data = ImageData(str(images))
     data.setup("fit")
     batch = torch.stack([data._parts["fit"][k].image for k in range(6)])
@@ -148,6 +156,111 @@ def test_impossible_settings_are_refused(options, sentence):
         module(**options)
 
 
-def test_a_loss_that_is_not_finite_stops_training(images, tmp_path):
-    with pytest.raises(FloatingPointError, match=r"not finite at step 0, patch size \d, sigma"):
-        fit(images, tmp_path, 3, sigma_data=1e30)
+class Poisoned(PatchDiffusion):
+    """From step 3 on, one patch has an infinite loss."""
+
+    def losses(self, images, size, draws):
+        losses = super().losses(images, size, draws)
+        if self.global_step == 3:
+            self.sigma = float(draws.sigma[5])
+            losses = losses * torch.where(torch.arange(len(losses)) == 5, math.inf, 1.0)
+        return losses
+
+
+def test_a_gradient_that_is_not_finite_stops_training_before_it_reaches_a_weight(images, tmp_path):
+    options = {"patch_sizes": [4, 8], "patches": 6, "sigma_data": 0.3}
+    task = Poisoned(random_network(), **options)
+    checkpoint = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True)
+    with pytest.raises(FloatingPointError, match=r"not finite at step 3, patch size \d, sigma [\d.e-]+;") as stop:
+        fit(images, tmp_path, 5, EMA(), checkpoint, PriorExport(), task=task, trainer={"enable_checkpointing": True})
+    assert f"sigma {task.sigma:.4g};" in str(stop.value)
+    assert all(torch.isfinite(p).all() for p in task.parameters())
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 3 and all(torch.isfinite(p).all() for p in last["state_dict"].values())
+    assert not (tmp_path / "prior.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_are_never_written(images, tmp_path):
+    class Overflow(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *rest):
+            if trainer.global_step == 2:
+                pl_module.denoiser.network.head.bias.data[0] = math.inf
+
+    checkpoint = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True)
+    with pytest.raises(FloatingPointError, match="head.bias are not finite at step 2; nothing was written"):
+        fit(images, tmp_path, 5, Overflow(), checkpoint, trainer={"enable_checkpointing": True})
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 1
+
+
+def test_gradients_are_clipped_to_the_norm_and_no_further(images, tmp_path):
+    class Norms(Callback):
+        def on_after_backward(self, trainer, pl_module):
+            before.append([p.grad.clone() for p in pl_module.parameters()])
+
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            if pl_module.denoiser.network.head.bias.grad is not None:
+                after.append([p.grad.clone() for p in pl_module.parameters()])
+
+    before, after = [], []
+    fit(images, tmp_path, 4, Norms(), trainer={"gradient_clip_val": 0.7})
+    assert len(before) == 4 and len(after) >= 3
+    for raw, clipped in zip(before, after, strict=False):
+        total = math.sqrt(sum(float(g.double().square().sum()) for g in raw))
+        factor = min(1.0, 0.7 / total)
+        for a, b in zip(raw, clipped, strict=True):
+            torch.testing.assert_close(b, a * factor, rtol=1e-4, atol=1e-8)
+    assert any(sum(float(g.square().sum()) for g in raw) > 0.5 for raw in before)
+
+
+def test_accumulated_halves_are_the_whole(images, tmp_path):
+    """Two batches of two images train like one of four: the same patches, noise and sigma, in any parts."""
+    whole = fit(images, tmp_path, 6, trainer={"precision": "64-true"}, batch_size=4, patches=8)
+    options = {"precision": "64-true", "accumulate_grad_batches": 2}
+    halves = fit(images, tmp_path, 6, trainer=options, batch_size=2, patches=4)
+    same(whole, halves, rtol=1e-7, atol=1e-9)
+    assert whole.patches_seen == halves.patches_seen
+
+
+def test_validation_is_the_same_for_any_batch(images, tmp_path):
+    def validate(batch_size):
+        trainer = {"val_check_interval": 2, "check_val_every_n_epoch": None, "limit_val_batches": 1.0, "precision": "64-true"}
+        task = module()
+        fit(images, tmp_path, 2, task=task, trainer=trainer)  # the same weights
+        task.trainer.validate(task, datamodule=ImageData(str(images), batch_size=batch_size, validation=0.5), verbose=False)
+        return {k: float(v) for k, v in task.trainer.callback_metrics.items() if k.startswith("val/")}
+
+    one, several = validate(1), validate(4)
+    assert set(one) == {"val/loss", *(f"val/sigma_{b}" for b in ("0.002-0.01", "0.01-0.1", "0.1-1", "1-10", "10-80"))}
+    assert one == pytest.approx(several, rel=1e-9)
+
+
+def test_bands_of_validation_hold_their_sigmas(images):
+    task = module(sigma_range=(0.005, 3.0))
+    data = ImageData(str(images))
+    data.setup("fit")
+    task.adapt(data)
+    assert task.bands() == [(0.005, 0.01), (0.01, 0.1), (0.1, 1.0), (1.0, 3.0)]
+    drawn = torch.stack([task.draw_validation(k, task.bands()).sigma[:4] for k in range(300)]).double()
+    for (low, high), sigma in zip(task.bands(), drawn.unbind(1), strict=True):
+        share = (sigma / low).log() / math.log(high / low)
+        gap = (share.sort().values - (torch.arange(300) + 0.5) / 300).abs().max()
+        assert gap < 1.95 / math.sqrt(300)
+
+
+def test_a_learned_map_is_trained_and_averaged_with_the_network(images, tmp_path):
+    network = UNet(base=8, multipliers=[1, 2], blocks=1, positions=3)
+    task = PatchDiffusion(network, LearnedMap(3, 4), patch_sizes=[8], patches=6, lr=1e-2, warmup_patches=1)
+    fit(images, tmp_path, 20, EMA(half_life=10), PriorExport(), task=task)
+    assert task.denoiser.positions.map.abs().max() > 1e-3
+    assert torch.equal(PatchModel.load(tmp_path / "prior.safetensors").denoiser.positions.map, task.denoiser.positions.map)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_alike_with_one_graph_a_patch_size(images, tmp_path):
+    torch._dynamo.reset()
+    counters["stats"].clear()
+    compiled = fit(images, tmp_path, 8, compile_network=True)
+    assert {compiled.draw_size(step) for step in range(8)} == {4, 8}
+    assert counters["stats"]["unique_graphs"] == 2
+    same(compiled, fit(images, tmp_path, 8), rtol=1e-3, atol=1e-4)
+    assert not any("_orig_mod" in name for name in compiled.state_dict())

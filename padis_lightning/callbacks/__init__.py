@@ -3,5 +3,7 @@
 from padis_lightning.callbacks.averaging import EMA
 from padis_lightning.callbacks.export import PriorExport
 from padis_lightning.callbacks.results import Results
+from padis_lightning.callbacks.samples import Samples
+from padis_lightning.callbacks.throughput import Throughput
 
-__all__ = ["EMA", "PriorExport", "Results"]
+__all__ = ["EMA", "PriorExport", "Results", "Samples", "Throughput"]

@@ -36,6 +36,10 @@ class EMA(WeightAveraging):
     def _average(self, averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         torch._foreach_lerp_(averaged, current, 1 - self._decay)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Average in the precision of the weights, which is known by now."""
+        self._average_model.to(pl_module.dtype)
+
     def on_train_batch_end(
         self,
         trainer: Trainer,

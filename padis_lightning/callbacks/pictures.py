@@ -39,6 +39,18 @@ def panel(tiles: dict[str, np.ndarray]) -> Image.Image:
     return canvas
 
 
+def sheet(images: Tensor, columns: int = 4) -> Image.Image:
+    """Images ``(B, C, H, W)`` of [0, 1] in rows of ``columns``."""
+    pixels = [to_pixels(image) for image in images]
+    height, width = pixels[0].shape[:2]
+    columns = min(columns, len(pixels))
+    rows = -(-len(pixels) // columns)
+    canvas = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
+    for k, one in enumerate(pixels):
+        canvas.paste(Image.fromarray(one), (k % columns * (width + GAP), k // columns * (height + GAP)))
+    return canvas
+
+
 def save_picture(path: Path, picture: Image.Image) -> None:
     """Write a PNG whole."""
     with whole(path) as temporary:

@@ -123,7 +123,8 @@ class ImageData(LightningDataModule):
         self._parts: dict[str, Source | Subset] = {}
 
     def setup(self, stage: str) -> None:
-        """Read or generate what ``fit`` or ``predict`` needs, once."""
+        """Read or generate what ``fit``, ``validate`` or ``predict`` needs, once."""
+        stage = "fit" if stage == "validate" else stage
         if stage in self._parts:
             return
         if stage == "fit":

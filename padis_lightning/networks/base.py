@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from padis_lightning.modules import Configured
 
@@ -32,6 +34,14 @@ class PatchNetwork(Configured, ABC):
     @abstractmethod
     def divisor(self) -> int:
         """A patch's side has to be a multiple of this."""
+
+    def operations(self, patch: int) -> int:
+        """Floating-point operations of a forward pass of one patch, mainly of convolutions and products of matrices."""
+        twin = copy.deepcopy(self).to("meta", torch.float32)
+        x = torch.empty(1, self.channels + self.positions, patch, patch, device="meta")
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            twin(x, torch.empty(1, device="meta"))
+        return counter.get_total_flops()
 
     def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
         """Call a block; keep only its inputs for the backward pass where activations are recomputed."""

@@ -52,6 +52,17 @@ class GridTiles(Tiles):
         """Patches down and across."""
         return tuple((n + m) // self.patch for n, m in zip(self.size, self.pad, strict=True))
 
+    @property
+    def borders(self) -> list[tuple[list[int], list[int]]]:
+        """Rows and columns of each image at which a tile begins, those at the image's own edge left out."""
+        return [
+            tuple(
+                [k for k in range(offset - m, n, self.patch) if k > 0]
+                for offset, m, n in zip(corner, self.pad, self.size, strict=True)
+            )
+            for corner in self.offsets
+        ]
+
     def split(self, x: Tensor) -> Tensor:
         """Crop the grid of each image and cut it up."""
         height, width = (count * self.patch for count in self.counts)

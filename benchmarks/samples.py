@@ -1,0 +1,65 @@
+"""Whole images drawn from a patch prior, and whether tile borders show in them.
+
+    python -m benchmarks.samples [--prior FILE] [--count 16] [--steps 200] [--output results/samples]
+
+Prints the mean gradient across tile borders over that inside tiles (1: no seam) for random partitions and for a fixed one, and
+leaves a sheet of pictures of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from padis_lightning.callbacks.pictures import save_picture, sheet
+from padis_lightning.metrics import seam
+from padis_lightning.priors import FixedTiling, PatchPrior, RandomTiling
+from padis_lightning.priors.tiling import GridTiles, Tiling
+from padis_lightning.random import Generators
+from padis_lightning.solvers.ancestral import Ancestral
+
+
+class Recorded(Tiling):
+    """Another tiling, and the borders of every partition that it drew."""
+
+    def __init__(self, tiling: Tiling) -> None:
+        self.tiling, self.borders = tiling, []
+
+    def draw(self, size: tuple[int, int], pad: tuple[int, int], patch: int, generator: Generators) -> GridTiles:
+        """Draw and remember."""
+        tiles = self.tiling.draw(size, pad, patch, generator)
+        self.borders.append(tiles.borders)
+        return tiles
+
+
+@torch.no_grad()
+def draw(prior: str, tiling: Tiling, count: int, steps: int) -> tuple[Tensor, list[float]]:
+    """Images ``(count, C, H, W)``, and their seams at the borders of the partition of every step."""
+    recorded = Recorded(tiling)
+    solver = Ancestral(PatchPrior(prior, recorded), steps=steps, sigma_max=10.0, sigma_min=0.005)
+    with torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16):
+        images = solver.solve(torch.empty(count, 0), Generators.keyed(0, range(count)))
+    return images, [seam(images, borders) for borders in recorded.borders]
+
+
+def main() -> None:
+    """Print the table, write the sheets."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prior", default="ct_phantoms")
+    parser.add_argument("--count", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--output", type=Path, default=Path("results/samples"))
+    options = parser.parse_args()
+    print(f"{'partition':<14}{'all steps':>11}{'last ten':>11}{'least':>9}{'most':>9}   ({options.count} images)")
+    for tiling in (RandomTiling(), FixedTiling()):
+        images, seams = draw(options.prior, tiling, options.count, options.steps)
+        save_picture(options.output / f"{type(tiling).__name__}.png", sheet(images))
+        mean, last = sum(seams) / len(seams), sum(seams[-10:]) / 10
+        print(f"{type(tiling).__name__:<14}{mean:>11.3f}{last:>11.3f}{min(seams):>9.3f}{max(seams):>9.3f}")
+
+
+if __name__ == "__main__":
+    main()

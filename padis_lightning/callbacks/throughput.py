@@ -1,0 +1,81 @@
+"""How fast training is, and how fast the device could be."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+BACKWARD = 3  # a step costs about three forward passes
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """Floating-point operations a second of large matrix products."""
+    side = 8192 if device.type == "cuda" else 2048
+    a = torch.ones(side, side, device=device, dtype=dtype)
+    synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    torch.mm(a, a)
+    synchronise()
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        torch.mm(a, a)
+        synchronise()
+        count += 1
+    return 2 * side**3 * count / (time.perf_counter() - start)
+
+
+class Throughput(Callback):
+    """Log patches a second over all devices, and the share of the measured matrix rate that training uses.
+
+    Time spent on validation does not count. Wherever the trainer logs, it logs ``train/patches_per_second`` and
+    ``train/share_of_peak``.
+
+    Args:
+        peak: measure the rate of matrix products when training starts (0.3 s).
+    """
+
+    def __init__(self, peak: bool = True) -> None:
+        self.peak = peak
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the operations of a patch of each size; measure the device."""
+        network, sizes = pl_module.denoiser.network, pl_module.patch_sizes
+        self._operations = {size: BACKWARD * network.operations(size) for size in sizes}
+        dtype = torch.bfloat16 if str(trainer.precision).startswith("bf16") else torch.float32
+        self._rate = matrix_rate(pl_module.device, dtype) if self.peak else None
+        self._begin(pl_module)
+
+    def _begin(self, pl_module: LightningModule) -> None:
+        self._since, self._paused, self._done = time.perf_counter(), 0.0, 0.0
+        self._patches = pl_module.patches_seen
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - Lightning's signature
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Add a step; log and begin again where the trainer logs."""
+        size = pl_module.last[0]
+        self._done += self._operations[size] * pl_module.patch_count(size)  # of this device
+        if (batch_idx + 1) % trainer.log_every_n_steps:
+            return
+        seconds = time.perf_counter() - self._since - self._paused
+        speed = {"train/patches_per_second": (pl_module.patches_seen - self._patches) / seconds}
+        if self._rate:
+            speed["train/share_of_peak"] = self._done / seconds / self._rate
+        pl_module.log_dict(speed)
+        self._begin(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._stopped = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        if hasattr(self, "_paused"):
+            self._paused += time.perf_counter() - self._stopped
