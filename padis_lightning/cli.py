@@ -26,6 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import padis_lightning.networks
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
+from padis_lightning import importing
 from padis_lightning.callbacks import EMA, PriorExport, Results, Samples, Throughput
 from padis_lightning.data import Draws, ImageData, read_geometry
 from padis_lightning.diffusion import PatchModel
@@ -285,7 +286,11 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a command; input that cannot be used ends it with one sentence and exit code 2."""
     quieten()
     try:
-        found, name = find_configs(sys.argv[1:] if args is None else args)
+        args = sys.argv[1:] if args is None else args
+        if args and args[0] == "import":
+            importing.run(args[1:])
+            return
+        found, name = find_configs(args)
         PadisCLI(found, name)
     except Exception as error:
         if isinstance(error, FloatingPointError):
