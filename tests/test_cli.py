@@ -224,6 +224,25 @@ def test_errors_of_the_framework_and_the_disk_are_explained_and_bugs_are_not():
     assert explain(KeyError("a bug")) is None
 
 
+def test_generate_draws_from_any_prior_and_needs_nothing_measured(prior, tmp_path):
+    out = tmp_path / "out"
+    main(["predict", "--config", "generate.yaml", "--prior.checkpoint", str(prior), "--model.steps", "5", "--data.count", "3",
+          "--data.batch_size", "2", "--output", str(out), *QUIET])  # fmt: skip
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert len(rows) == 3 and all(row["psnr"] == row["residual"] == "" for row in rows)
+    drawn = [np.load(out / "arrays" / f"{row['name']}.npy") for row in rows]
+    assert drawn[0].shape == (16, 16) and not np.array_equal(drawn[0], drawn[1])
+    assert (out / "report.html").is_file() and json.loads((out / "summary.json").read_text())["residual"] is None
+
+
+def test_divergence_is_one_sentence_and_another_exit_code(images, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        fit(images, tmp_path / "fit", "--model.sigma_data", "1e30")
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stop.value.code == 1 and "error: the gradient is not finite at step 0, patch size" in said
+    assert not (tmp_path / "fit" / "prior.safetensors").exists()
+
+
 def test_errors_print_no_traceback():
     done = subprocess.run(
         [sys.executable, "-m", "padis_lightning", "fit", "--config", "nope.yaml"], capture_output=True, text=True

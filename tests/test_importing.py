@@ -510,7 +510,7 @@ def stored(values=b"\0\0\x80?", count=1, kind="storage", keys=("0",), little=Tru
 @pytest.mark.parametrize(
     "options",
     [
-        {"values": b""}, {"values": bytes(5)}, {"count": 2}, {"count": 2, "values": bytes(8)}, {"kind": "module"},
+        {"values": b""}, {"values": bytes(8)}, {"count": 2}, {"count": 2, "values": bytes(8)}, {"kind": "module"},
         {"keys": ()}, {"keys": "ab"}, {"little": False}, {"view": [("1", 0, 1)]}, {"magic": 1},
     ],
     ids=str,
