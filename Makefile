@@ -29,6 +29,8 @@ lint: setup
 
 benchmark: setup
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.samples
+	$(BIN)/python -m benchmarks.training
 
 # The bundled prior, from the built-in phantoms.
 prior: setup

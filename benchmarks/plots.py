@@ -1,0 +1,152 @@
+"""The tables and the picture of what ``benchmarks.training`` has measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from padis_lightning.files import whole
+
+NO_GPU = "no GPU at hand"
+FULL = "out of memory"
+
+
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in columns as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    print(f"\n{title}")
+    for row in (head, *rows):
+        print(
+            "  ".join(
+                f"{cell:>{width}}" if k else f"{cell:<{width}}" for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+        )
+
+
+def spread(value: dict[str, float] | None, scale: float = 1.0, unit: str = "") -> str:
+    """A median with its range."""
+    if value is None:
+        return "-"
+    middle, low, high = (f"{scale * value[key]:.3g}" for key in ("median", "low", "high"))
+    return f"{middle}{unit} [{low}, {high}]"
+
+
+def quantity(value: float | None, scale: float, lost: str) -> str:
+    """A number in a unit, or what stands for a missing one."""
+    return lost if value is None else f"{scale * value:.4g}"
+
+
+def cost_cells(row: dict[str, Any], lost: str) -> list[str]:
+    """Memory and time of two sides, with ratios."""
+    memory = [quantity(side["bytes"], 2**-20, lost) for side in row["values"]]
+    seconds = [quantity(side["seconds"] and median(side["seconds"]), 1e3, lost) for side in row["values"]]
+    times = row["time"] and (spread(row["time"]) if row["time"]["low"] < row["time"]["high"] else f"{row['time']['median']:.3g}")
+    return [*memory, quantity(row["memory"], 1, "-"), *seconds, times or "-"]
+
+
+def show_costs(memory: dict[str, Any], gpu: bool) -> None:
+    """Part 1: a table a view."""
+    setup = memory["setup"]
+    name = f"{setup['network']}, base {setup['base']}, {'bf16 autocast' if setup['bf16'] else 'float32'}, {setup['device']}"
+    head = ["image / patch", "pixels", "image MiB", "patch MiB", "ratio", "image ms", "patch ms", "ratio"]
+    for view, rows in memory["whole image / patch"].items():
+        lost = "in noise" if view == "a further sample" else FULL
+        cells = [[f"{r['image']} / {r['patch']}", f"{r['pixels']:.4g}", *cost_cells(r, lost)] for r in rows]
+        absent = [] if gpu else [["DDPMpp, base 128, GPU", *[NO_GPU], *[""] * 6]]
+        table(f"Whole images against patches, {view} ({name})", head, cells + absent)
+    head = ["size", "again MiB", "kept MiB", "ratio", "again ms", "kept ms", "ratio"]
+    cells = [[str(r["size"]), *cost_cells(r, FULL)] for r in memory["recomputed / kept"]]
+    table(f"Activations computed again in the backward pass, against kept, one sample a step ({name})", head, cells)
+
+
+def workload(work: dict[str, Any]) -> str:
+    """A line's name."""
+    setup, step = work["setup"], work["step"]
+    return f"{setup['network']}, base {setup['base']}, {step['n']} patches of {step['size']}, {setup['device']}"
+
+
+def show_speed(works: Sequence[dict[str, Any]], gpu: bool) -> None:
+    """Parts 2 to 4."""
+    absent = "DDPMpp, base 128, 128 patches of 56, cuda"
+    changes, plain, share = [], [], []
+    for work in works:
+        name, n, failed = workload(work), work["step"]["n"], work["failed"]
+        compiled = spread(work["ratios"].get("compiled / eager")), f"{work['first'].get('compiled', 0):.0f}"
+        compiled = compiled if "compiled" in work["first"] else (failed.get("compiled", "left out"), "-")
+        changes.append([name, spread(work["ratios"].get("bf16 / float32")), *compiled])
+        goal = "at least 4" if work["setup"]["device"] == "cuda" else ""
+        for other in ("plain", "plain, TF32"):
+            if other in failed or other in work["seconds"]:
+                ms = [
+                    f"{1e3 * median(work['seconds'][k]) / n:.4g}" if k in work["seconds"] else FULL for k in (other, work["ours"])
+                ]
+                ours = spread(work["ratios"].get(f"{other} / ours"))
+                plain.append([f"{name}, {other}", *ms, work["ours"] or "-", ours, goal])
+        for kind, rates in work["share"].items():
+            speed = work["flops"] / median(work["seconds"][kind]) / 1e9
+            shares = [spread({k: 100 * v for k, v in rates[rate].items()}, unit=" %") for rate in ("float32", "bf16")]
+            share.append([f"{name}, {kind}", f"{work['flops'] / 1e9:.4g}", f"{speed:.4g}", *shares, target(work, kind)])
+        for rate in ("float32", "bf16"):
+            speed = work["product_flops"] / median(work["seconds"][f"product {rate}"]) / 1e9
+            share.append([f"product of matrices, {rate}", f"{work['product_flops'] / 1e9:.4g}", f"{speed:.4g}", "", "", ""])
+    if not gpu:
+        changes.append([absent, NO_GPU, NO_GPU, ""])
+        plain.append([absent, NO_GPU, "", "", "", "at least 4"])
+        share.append([absent, "", NO_GPU, "", "", "bf16: 40 %"])
+    table("Time of a step", ["", "bf16 / float32", "compiled / eager", "first compiled step, s"], changes)
+    table("Time of a patch, ms", ["", "plain", "ours", "ours is", "plain / ours", "goal"], plain)
+    table("Share of the matrix rate", ["", "GFLOP", "GFLOP/s", "of float32", "of bf16", "goal"], share)
+
+
+def target(work: dict[str, Any], kind: str) -> str:
+    """The share that a variant should reach of the rate of its own precision."""
+    if work["setup"]["device"] == "cuda":
+        return "bf16: 40 %" if kind != "float32" else ""
+    return "float32: 60 %" if kind == "float32" else ""
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print all tables."""
+    machine = figures["machine"]
+    print(f"torch {machine['torch']}, {machine['gpu'] or machine['cpu']}, {machine['threads']} threads")
+    print(f"memory: {machine['memory_measured']}, weights and Adam's state included")
+    print("ratios: median [lowest, highest] of turns; 'pixels' is the ratio of pixels")
+    show_costs(figures["memory"], machine["device"] == "cuda")
+    show_speed(figures["speed"], machine["device"] == "cuda")
+
+
+def plot(memory: dict[str, Any], path: Path) -> None:
+    """Memory and time of a step against the side of what it trains on."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("matplotlib is not installed (pip install matplotlib): the picture is left out")
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    setup, steps = memory["setup"], [row for row in memory["steps"] if row["bytes"] is not None]
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    one = [row for row in steps if row["n"] == 1 and not row["recompute"]]
+    again = [row for row in steps if row["recompute"]]
+    further: dict[int, dict[str, Any]] = {}
+    for row in memory["whole image / patch"]["a further sample"]:
+        further |= {row[key]: value for key, value in zip(("image", "patch"), row["values"], strict=True)}
+    extra = sorted(({"size": size} | value for size, value in further.items()), key=lambda row: row["size"])
+    curves = {"one sample a step": (one, "o-"), "each further sample": (extra, "s--"), "one, recomputed": (again, "^")}
+    for panel, key, label in zip(panels, ("bytes", "seconds"), ("peak memory, GiB", "time of a step, s"), strict=True):
+        for name, (rows, style) in curves.items():
+            points = [(r["size"], r[key] / 2**30 if key == "bytes" else median(r[key])) for r in rows if r[key]]
+            panel.plot(*zip(*points, strict=True), style, label=name) if points else None
+        panel.set(xscale="log", yscale="log", xlabel="side of the patch or image, pixels", ylabel=label)
+        sizes = sorted({row["size"] for row in one})
+        panel.set_xticks(sizes, map(str, sizes), minor=False)
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    panels[0].legend()
+    figure.suptitle(f"{setup['network']}, base {setup['base']}, {setup['device']}", fontsize=10)
+    with whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    pyplot.close(figure)

@@ -1,0 +1,37 @@
+"""The benchmark of training runs, and what it counts obeys its laws."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from benchmarks.training import main
+from padis_lightning.networks.ddpmpp import DDPMpp
+from padis_lightning.networks.unet import UNet
+
+
+@pytest.mark.parametrize("network", [UNet(base=16), DDPMpp(base=16, blocks=1, dropout=0.0)], ids=["UNet", "DDPMpp"])
+def test_operations_grow_with_the_pixels(network):
+    few, many = network.operations(32), network.operations(64)
+    assert many / few == pytest.approx(4, rel=0.05)  # attention in the bottleneck adds a little
+
+
+def test_operations_of_a_convolution_are_the_closed_form():
+    network = UNet(base=8, multipliers=[1], blocks=0, fold=1)
+    head, tail = 2 * 3 * 8 * 9, 2 * 8 * 1 * 9  # of a pixel: products and sums of 3x3 kernels
+    embedding = 2 * (9 * 8 + 8 * 8)
+    assert network.operations(16) == (head + tail) * 256 + embedding
+
+
+@pytest.mark.slow
+def test_the_benchmark_leaves_finite_ratios_and_a_plot(tmp_path, capsys):
+    main(["--quick", "--device", "cpu", "--output", str(tmp_path)])
+    figures = json.loads((tmp_path / "training.json").read_text())
+    assert "no GPU at hand" in capsys.readouterr().out or figures["machine"]["gpu"]
+    ratios = [row["median"] for work in figures["speed"] for row in work["ratios"].values()]
+    assert ratios and all(math.isfinite(r) and r > 0 for r in ratios)
+    pictures = figures["memory"]["whole image / patch"]["one sample a step"]
+    assert all(row["pixels"] == (row["image"] / row["patch"]) ** 2 for row in pictures)
+    assert (tmp_path / "training_cost.png").read_bytes()[:4] == b"\x89PNG"
