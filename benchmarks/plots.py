@@ -33,6 +33,11 @@ def spread(value: dict[str, float] | None, scale: float = 1.0, unit: str = "") -
     return f"{middle}{unit} [{low}, {high}]"
 
 
+def percent(value: dict[str, float] | None) -> str:
+    """A share with its range."""
+    return spread(value, 100, " %")
+
+
 def quantity(value: float | None, scale: float, lost: str) -> str:
     """A number in a unit, or what stands for a missing one."""
     return lost if value is None else f"{scale * value:.4g}"
@@ -77,20 +82,20 @@ def show_speed(works: Sequence[dict[str, Any]], gpu: bool) -> None:
         compiled = compiled if "compiled" in work["first"] else (failed.get("compiled", "left out"), "-")
         changes.append([name, spread(work["ratios"].get("bf16 / float32")), *compiled])
         goal = "at least 4" if work["setup"]["device"] == "cuda" else ""
-        for other in ("plain", "plain, TF32"):
+        for other in ("plain", "plain, TF32 convolutions"):
             if other in failed or other in work["seconds"]:
                 ms = [
                     f"{1e3 * median(work['seconds'][k]) / n:.4g}" if k in work["seconds"] else FULL for k in (other, work["ours"])
                 ]
                 ours = spread(work["ratios"].get(f"{other} / ours"))
-                plain.append([f"{name}, {other}", *ms, work["ours"] or "-", ours, goal])
+                plain.append([f"{name}, {other}", *ms, work["ours"] or "-", ours, goal if other == "plain" else ""])
         for kind, rates in work["share"].items():
             speed = work["flops"] / median(work["seconds"][kind]) / 1e9
-            shares = [spread({k: 100 * v for k, v in rates[rate].items()}, unit=" %") for rate in ("float32", "bf16")]
+            shares = [percent(rates.get(rate)) for rate in ("float32", "bf16")]
             share.append([f"{name}, {kind}", f"{work['flops'] / 1e9:.4g}", f"{speed:.4g}", *shares, target(work, kind)])
-        for rate in ("float32", "bf16"):
-            speed = work["product_flops"] / median(work["seconds"][f"product {rate}"]) / 1e9
-            share.append([f"product of matrices, {rate}", f"{work['product_flops'] / 1e9:.4g}", f"{speed:.4g}", "", "", ""])
+        for product in (key for key in work["seconds"] if key.startswith("product")):
+            speed = work["product_flops"] / median(work["seconds"][product]) / 1e9
+            share.append([f"{product}, matrices", f"{work['product_flops'] / 1e9:.4g}", f"{speed:.4g}", "", "", ""])
     if not gpu:
         changes.append([absent, NO_GPU, NO_GPU, ""])
         plain.append([absent, NO_GPU, "", "", "", "at least 4"])

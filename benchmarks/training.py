@@ -1,6 +1,6 @@
 """What training costs: patches against whole images, the fast step against a plain one, and both against matrix products.
 
-    python -m benchmarks.training [--device auto|cpu|cuda] [--quick] [--output results/benchmarks] [--base N]
+    python -m benchmarks.training [--device auto|cpu|cuda] [--quick] [--output results/benchmarks] [--base N] [--turns N]
 
 Alternatives are timed in turn (A B C A B C ...) and compared within a turn, so that a machine whose speed drifts does not
 decide; tables show medians and, in brackets, the lowest and highest ratio. Writes ``training.json`` and ``training_cost.png``.
@@ -160,7 +160,6 @@ def worker(setup: Setup, step: Step) -> int:
     import resource
 
     warnings.simplefilter("ignore")
-
     with open("/proc/meminfo") as lines:
         available = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     resource.setrlimit(resource.RLIMIT_DATA, (int(0.9 * available),) * 2)
@@ -267,7 +266,7 @@ def step_times(base: Setup, step: Step, count: int, side: int, compiles: bool) -
     """Parts 2 to 4: seconds of a step in each variant and of matrix products, all in turn."""
     fast = fast_precision(base.device) == "bf16-mixed"
     options = {"float32": {}, "plain": {"plain": True}}
-    options |= {"plain, TF32": {"plain": True, "tf32": True}} if base.device == "cuda" else {}
+    options |= {"plain, TF32 convolutions": {"plain": True, "tf32": True}} if base.device == "cuda" else {}
     options |= {"bf16": {"bf16": True}} if fast else {}
     options |= {"compiled": {"bf16": fast, "compiled": True}} if compiles else {}
     cases, first, failed = {}, {}, {}
@@ -285,18 +284,19 @@ def step_times(base: Setup, step: Step, count: int, side: int, compiles: bool) -
             failed[name] = f"cannot compile: {str(error).strip().splitlines()[0]}"
         else:
             first[name], cases[name] = time.perf_counter() - start, lambda trainee=trainee: trainee(step)
-    for name, dtype in {"float32": torch.float32, "bf16": torch.bfloat16}.items():
+    rates = {"float32": torch.float32} | ({"bf16": torch.bfloat16} if fast else {})
+    for name, dtype in rates.items():
         cases[f"product {name}"] = product(side, base.device, dtype)
     seconds = turns(cases, count, base.device)
     eager, work = "bf16" if fast else "float32", 3 * step.n * base.build().operations(step.size)
     ours = min((name for name in (eager, "compiled") if name in seconds), key=lambda name: median(seconds[name]), default=None)
     wanted = {"bf16 / float32": ("bf16", "float32"), "compiled / eager": ("compiled", eager)}
-    wanted |= {f"{name} / ours": (name, ours) for name in ("plain", "plain, TF32")}
+    wanted |= {f"{name} / ours": (name, ours) for name in ("plain", "plain, TF32 convolutions")}
     ratios = {name: ratio(*(seconds[k] for k in pair)) for name, pair in wanted.items() if set(pair) <= set(seconds)}
     share = {
         name: {
             rate: ratio([work / t for t in seconds[name]], [6 * side**3 / t for t in seconds[f"product {rate}"]])
-            for rate in ("float32", "bf16")
+            for rate in rates
         }
         for name in ("float32", "bf16", "compiled")
         if name in seconds
@@ -326,14 +326,14 @@ def machine(device: str) -> dict[str, Any]:
     return found | {"torch": torch.__version__, "system": platform.platform(), "memory_measured": memory}
 
 
-def measure(device: str, quick: bool, base: int | None) -> dict[str, Any]:
+def measure(device: str, quick: bool, base: int | None, count: int | None) -> dict[str, Any]:
     """All parts."""
+    gpu, count = device == "cuda" and not quick, count or (2 if quick else 15 if device == "cuda" else 5)
     base = base or (8 if quick else PAPER if device == "cuda" else 32)
     setup = Setup("DDPMpp", base, device, bf16=fast_precision(device) == "bf16-mixed")
-    n, count = (8, 5) if device == "cuda" else (2, 2)
     patches, images = ((16,), (64,)) if quick else ((16, 32, 56, 64, 96), (256, 512))
-    figures = {"machine": machine(device), "memory": patch_training(setup, patches, images, n, count)}
-    side = 256 if quick else 8192 if device == "cuda" else 2048
+    figures = {"machine": machine(device), "memory": patch_training(setup, patches, images, 8 if gpu else 2, count)}
+    side = 256 if quick else 8192 if gpu else 2048
     works = [(Setup(name, width, device), step) for name, width, step in workloads(device, quick)]
     return figures | {"speed": [step_times(*work, count, side, compiles=not quick) for work in works]}
 
@@ -345,11 +345,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="everything tiny, in seconds: figures mean nothing")
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks"))
     parser.add_argument("--base", type=int, help="base channels of the network of part 1 (default: 128 on a GPU, 32 on a CPU)")
+    parser.add_argument("--turns", type=int, help="how often each alternative is timed (default: 15 on a GPU, 5 on a CPU)")
     options = parser.parse_args(arguments)
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device cuda: {NO_GPU}")
-    figures = measure(device, options.quick, options.base)
+    figures = measure(device, options.quick, options.base, options.turns)
     show(figures)
     write_text(options.output / "training.json", json.dumps(figures, indent=1) + "\n")
     plot(figures["memory"], options.output / "training_cost.png")
