@@ -158,3 +158,11 @@ def test_a_network_of_another_span_denoises_in_image_units(rng):
         torch.testing.assert_close(spanned(x, sigma, places), (plain(2 * x - 1, 2 * sigma, places) + 1) / 2)
         theirs = plain.loss(2 * x - 1, 2 * sigma, noise, places)
         torch.testing.assert_close(spanned.loss(x, sigma, noise, places), theirs)
+
+
+def test_weights_beyond_half_precision_are_not_written_as_infinities(model, tmp_path):
+    model.denoiser.network.head.bias.data[0] = 1e6
+    model.save(tmp_path / "single.safetensors")
+    with pytest.raises(InputError, match=r"weights of head.bias are not finite"):
+        model.save(tmp_path / "half.safetensors", half=True)
+    assert not (tmp_path / "half.safetensors").exists()

@@ -88,13 +88,18 @@ def test_coordinates_span_the_canvas():
 
 
 def test_borders_are_where_tiles_begin_and_seams_are_measured_there(rng):
-    tiles = GridTiles((20, 26), (4, 7), 8, ((3, 5), (0, 7)))
-    mosaic = tiles.split(torch.zeros(2, 1, 28, 40))
+    tiles = GridTiles((20, 26), (4, 6), 8, ((3, 5), (0, 6)))
+    mosaic = tiles.split(torch.zeros(2, 1, 28, 38))
     mosaic += torch.randn(len(mosaic), 1, 1, 1, generator=rng)  # one value a tile: steps at borders alone
-    images = tiles.join(mosaic)[:, :, 4:-4, 7:-7]
+    images = tiles.join(mosaic)[:, :, 4:-4, 6:-6]
     for image, (rows, columns) in zip(images, tiles.borders, strict=True):
         assert (image.diff(dim=1).abs().amax((0, 2)) > 0).nonzero().flatten().add(1).tolist() == rows
         assert (image.diff(dim=2).abs().amax((0, 1)) > 0).nonzero().flatten().add(1).tolist() == columns
     ramp = 0.1 * (torch.arange(26).expand(2, 1, 20, 26) + torch.arange(20)[:, None])
     assert seam(ramp, tiles.borders) == pytest.approx(1, rel=1e-4)
     assert seam(ramp + images, tiles.borders) > 1.5
+
+
+def test_a_grid_that_cannot_cover_the_image_is_refused():
+    with pytest.raises(InputError, match="image and padding are 256 \\+ 24; wanted a multiple of the patch size 64"):
+        RandomTiling().draw((256, 256), (24, 24), 64, Generators.keyed(0, [0]))

@@ -83,11 +83,10 @@ class PatchModel:
 
     def save(self, path: Path, half: bool = False) -> None:
         """Write a safetensors file, in half precision if asked; never weights that are not finite."""
-        state = self.weights()
+        state = {k: (v.half() if half else v).detach().cpu().contiguous() for k, v in self.weights().items()}
         broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
         if broken:
             raise InputError(f"weights of {broken[0]} are not finite; wanted finite weights, nothing was written")
-        state = {k: (v.half() if half else v).detach().cpu().contiguous() for k, v in state.items()}
         with whole(path) as temporary:
             save_file(state, temporary, {"format": FORMAT, "model": json.dumps(self.describe())})
 

@@ -47,6 +47,13 @@ class GridTiles(Tiles):
     patch: int
     offsets: tuple[tuple[int, int], ...]
 
+    def __post_init__(self) -> None:
+        for n, m in zip(self.size, self.pad, strict=True):
+            if (n + m) % self.patch:
+                raise InputError(
+                    f"image and padding are {n} + {m}; wanted a multiple of the patch size {self.patch}, or OverlapTiling"
+                )
+
     @property
     def counts(self) -> tuple[int, int]:
         """Patches down and across."""
