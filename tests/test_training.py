@@ -259,8 +259,9 @@ def test_a_learned_map_is_trained_and_averaged_with_the_network(images, tmp_path
 def test_a_compiled_network_trains_alike_with_one_graph_a_patch_size(images, tmp_path):
     torch._dynamo.reset()
     counters["stats"].clear()
-    compiled = fit(images, tmp_path, 8, compile_network=True)
+    double = {"precision": "64-true"}  # in float32 Adam blows rounding up to whole steps where a gradient is nearly zero
+    compiled = fit(images, tmp_path, 8, compile_network=True, trainer=double)
     assert {compiled.draw_size(step) for step in range(8)} == {4, 8}
     assert counters["stats"]["unique_graphs"] == 2
-    same(compiled, fit(images, tmp_path, 8), rtol=1e-3, atol=1e-4)
+    same(compiled, fit(images, tmp_path, 8, trainer=double), rtol=1e-6, atol=1e-8)
     assert not any("_orig_mod" in name for name in compiled.state_dict())
