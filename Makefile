@@ -1,5 +1,6 @@
 # make demo: train a small prior on built-in phantoms and reconstruct 20-view CT with it.  make test: run the tests.
 PYTHON ?= python3
+EXTRAS ?= test,dev
 BIN := .venv/bin
 RUN := $(BIN)/python -m padis_lightning
 
@@ -10,7 +11,7 @@ setup: .venv/ready
 .venv/ready: constraints.txt setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	touch $@
 
 demo: setup
@@ -29,13 +30,16 @@ lint: setup
 
 benchmark: setup
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.operators
 	$(BIN)/python -m benchmarks.samples
 	$(BIN)/python -m benchmarks.training
 
-# The bundled prior, from the built-in phantoms.
+# The bundled priors, from the built-in phantoms and dead leaves.
 prior: setup
 	$(RUN) fit --config ct.yaml --output results/ct_phantoms
 	cp results/ct_phantoms/prior.safetensors padis_lightning/assets/ct_phantoms.safetensors
+	$(RUN) fit --config leaves.yaml --output results/leaves
+	cp results/leaves/prior.safetensors padis_lightning/assets/leaves.safetensors
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -25,9 +25,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import padis_lightning.networks
+import padis_lightning.noise
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
 from padis_lightning import importing
 from padis_lightning.callbacks import EMA, PriorExport, Results, Samples, Throughput
+from padis_lightning.ct import Projector
 from padis_lightning.data import Draws, ImageData, read_geometry
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError
@@ -181,10 +183,14 @@ class PadisCLI(LightningCLI):
     def _take_geometry(config: Namespace) -> None:
         path = config.data.init_args.get("path")  # Draws have none
         geometry = read_geometry(path) if path else None
-        if geometry is not None:
-            operator = {"class_path": "padis_lightning.operators.ct.ParallelBeam", "init_args": Namespace(geometry)}
-            config.operator = Namespace(operator)
-            tell(f"{path} is a measurement of {geometry['views']} views; its geometry is used")
+        if geometry is None:
+            return
+        given = config.operator.init_args if config.operator else {}
+        kept = {k: given[k] for k in ("backend", "filter") if k in given}
+        scan = Namespace(geometry=Namespace(geometry.describe()), **kept)
+        config.operator = Namespace(class_path="padis_lightning.operators.ct.Scan", init_args=scan)
+        kind = "fan" if geometry.fan else "parallel"
+        tell(f"{path} is a measurement of {len(geometry.angles)} {kind} views; its geometry is used")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
         """A trainer that logs to files in the run's folder and shows one kind of progress bar."""
@@ -221,6 +227,9 @@ class PadisCLI(LightningCLI):
             )
         self.datamodule.setup("predict")
         check_together(self.model, self.datamodule)
+        for module in self.model.operator.modules() if hasattr(self.model, "operator") else ():
+            if isinstance(module, Projector):
+                tell(f"projections by {module.describe()}")
 
 
 def check_resumable(path: str, model: PatchModel) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from padis_lightning.random import seeded
 
 Linear = Callable[[Tensor], Tensor]
+CUTOFF = 1e-4  # singular values up to this share of the largest count as 0; those above may amplify noise 10 000 times
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -63,3 +64,21 @@ def largest_eigenvalue(apply: Linear, like: Tensor, iterations: int = 500, toler
             break
         x = y
     return value
+
+
+def damped_inverse(values: Tensor, weight: float | Tensor, largest: float) -> Tensor:
+    r"""The inverse of singular values s with a proximal weight w, their pseudo-inverse where w = 0.
+
+    .. math:: \bar s / (|s|^2 + w)
+
+    Args:
+        values: s, real or complex, ``(m, n)``.
+        weight: w, a number or ``(B, 1, 1, 1)``.
+        largest: the largest absolute value; where w = 0, those up to :data:`CUTOFF` of it have the inverse 0.
+
+    Returns:
+        ``(m, n)`` or ``(B, 1, m, n)``.
+    """
+    square = values.abs().square()
+    kept = (square > (CUTOFF * largest) ** 2) | (weight > 0)
+    return torch.where(kept, values.conj() / torch.where(kept, square + weight, 1), 0)

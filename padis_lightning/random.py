@@ -52,6 +52,11 @@ class Generators:
         rows = [torch.randn(like.shape[1:], generator=g, dtype=like.dtype) for g in self.generators]
         return torch.stack(rows).to(like.device, non_blocking=True)
 
+    def poisson(self, rate: Tensor) -> Tensor:
+        """Poisson counts of mean ``rate`` ``(B, ...)``, image by image."""
+        rows = [torch.poisson(one.cpu(), generator=g) for one, g in zip(rate, self.generators, strict=True)]
+        return torch.stack(rows).to(rate.device)
+
     def integers(self, high: int) -> list[int]:
         """One integer of ``0 .. high - 1`` for each image."""
         return [int(torch.randint(high, (), generator=g)) for g in self.generators]

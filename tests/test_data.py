@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from padis_lightning.ct import Geometry
 from padis_lightning.data import ImageData, read_arrays, read_geometry
 from padis_lightning.data.arrays import resize
 from padis_lightning.data.datamodule import spread
@@ -96,12 +97,23 @@ def test_files_that_are_not_there_or_not_arrays(tmp_path):
 def test_geometry_of_a_measurement(tmp_path):
     geometry = {"size": 16, "pixel_spacing": 0.5, "bin_spacing": 0.25}
     path = write(tmp_path / "a.npz", y=np.ones((2, 3, 40)), angles=np.array([0.1, 0.2, 0.3]), range=[0, 4.0], **geometry)
-    assert read_geometry(path) == {**geometry, "views": 3, "bins": 40, "angles": [0.1, 0.2, 0.3]}
+    assert read_geometry(path) == Geometry((16, 16), (0.1, 0.2, 0.3), 40, 0.5, 0.25)
     source = read_arrays(path)
     assert source.images is None and source.image_shape == (1, 16, 16)
     assert source[1].measurement.shape == (1, 3, 40) and float(source[1].measurement[0, 0, 0]) == 0.25
     path = write(tmp_path / "b.npz", y=np.ones((2, 3, 40)), angles=np.zeros(2), **geometry)
     with pytest.raises(InputError, match=r"has angles of .* shape \(2,\); wanted real numbers, \(3\)"):
+        read_geometry(path)
+    fan = {**geometry, "size": [12, 16], "source_distance": 30.0, "detector_distance": 9.0, "curved": True}
+    path = write(tmp_path / "c.npz", y=np.ones((2, 3, 40)), angles=np.array([0.1, 0.2, 0.3]), range=[0, 4.0], **fan)
+    expected = Geometry((12, 16), (0.1, 0.2, 0.3), 40, 0.5, 0.25, 30.0, 9.0, True)
+    assert read_geometry(path) == expected and read_arrays(path).image_shape == (1, 12, 16)
+    path = write(tmp_path / "d.npz", y=np.ones((2, 3, 40)), range=[0, 4.0])
+    expected.save(tmp_path / "d.json")
+    assert read_geometry(path) == expected
+    path = write(tmp_path / "e.npz", y=np.ones((2, 3, 41)), range=[0, 4.0])
+    expected.save(tmp_path / "e.json")
+    with pytest.raises(InputError, match="has 3 views of 40 bins; wanted 3 of 41, those of y"):
         read_geometry(path)
 
 
@@ -145,7 +157,7 @@ def test_count_takes_from_all_patients_in_turn(images):
 def test_phantoms_of_different_purposes_and_seeds_are_different():
     seen = []
     for seed in range(4):
-        data = ImageData(size=16, phantoms=3, validation=0.7, count=3, seed=seed)
+        data = ImageData(size=16, generated=3, validation=0.7, count=3, seed=seed)
         data.setup("fit")
         data.setup("predict")
         seen += [item.image for part in ("fit", "validation", "predict") for item in data._parts[part]]

@@ -14,8 +14,8 @@ ROOT = Path(padis_lightning.__file__).parent
 LAYERS = [
     {"errors", "files", "random"},
     {"modules", "types"},
-    {"linalg"},
-    {"networks", "operators", "metrics"},
+    {"linalg", "ct"},
+    {"networks", "operators", "metrics", "noise"},
     {"diffusion"},
     {"priors", "data", "unpickling"},
     {"solvers", "training", "importing"},

@@ -21,6 +21,7 @@ from torch import Tensor
 from padis_lightning import metrics
 from padis_lightning.callbacks.pictures import error_pixels, panel, save_picture, to_pixels
 from padis_lightning.callbacks.report import report_page
+from padis_lightning.ct.picture import draw_scan
 from padis_lightning.files import whole, write_text
 from padis_lightning.operators import LinearOperator
 from padis_lightning.solvers import Solver
@@ -51,6 +52,8 @@ class Results(BasePredictionWriter):
         baselines: solvers to compare with, by name; each is built around the operator of the run.
         window: normalised values that become black and white in pictures.
         error_scale: error that saturates the colours of error pictures, normalised.
+        measurements: write what was measured as well, with the scan's geometry: files that ``predict`` reads.
+        geometry: draw the scan.
     """
 
     def __init__(
@@ -58,16 +61,19 @@ class Results(BasePredictionWriter):
         baselines: dict[str, Callable[[LinearOperator], Solver]] | None = None,
         window: tuple[float, float] = (0.0, 1.0),
         error_scale: float = 0.1,
+        measurements: bool = False,
+        geometry: bool = False,
     ) -> None:
         super().__init__("batch")
         self.baselines, self.window, self.error_scale = baselines or {}, window, error_scale
+        self.measurements, self.geometry = measurements, geometry
 
     def on_predict_start(self, trainer: Trainer, pl_module: Solver) -> None:
         """Build the baselines around the solver's operator, with its noise and its seed."""
         self._rows: list[dict[str, Any]] = []
         self._solvers = {name: build(pl_module.operator) for name, build in self.baselines.items()}
         for solver in self._solvers.values():
-            solver.noise_std, solver.seed = pl_module.noise_std, pl_module.seed
+            solver.noise, solver.seed = pl_module.noise, pl_module.seed
 
     def write_on_batch_end(
         self,
@@ -92,9 +98,18 @@ class Results(BasePredictionWriter):
             values = normalisation.restore(prediction.estimate[i].float()).cpu().numpy()
             with whole(folder / "arrays" / f"{name}.npy") as temporary, open(temporary, "wb") as handle:
                 np.save(handle, values[0] if len(values) == 1 else np.moveaxis(values, 0, -1))
+            if self.measurements and prediction.measurement is not None:
+                self._keep(folder / "measurements" / f"{name}.npz", pl_module.operator, prediction.measurement[i])
             truth = None if batch.image is None else batch.image[i]
             picture = self._draw(prediction.estimate[i], truth, {b: o.estimate[i] for b, o in others.items()})
             save_picture(folder / "images" / f"{name}.png", picture)
+
+    @staticmethod
+    def _keep(path: Path, operator: LinearOperator, measurement: Tensor) -> None:
+        geometry = getattr(operator, "geometry", None)
+        scan = {} if geometry is None else {k: v for k, v in geometry.describe().items() if v is not None}
+        with whole(path) as temporary, open(temporary, "wb") as handle:
+            np.savez(handle, y=measurement.cpu().numpy(), range=[0.0, 1.0], **scan)
 
     def _draw(self, estimate: Tensor, truth: Tensor | None, baselines: dict[str, Tensor]) -> Any:  # noqa: ANN401
         tiles = {} if truth is None else {"truth": to_pixels(truth, self.window)}
@@ -115,6 +130,11 @@ class Results(BasePredictionWriter):
             return
         rows = sorted(rows, key=lambda row: row["index"])
         folder = Path(trainer.default_root_dir)
+        scan = getattr(pl_module.operator, "geometry", None)
+        if scan is not None:
+            scan.save(folder / "geometry.json")
+            if self.geometry:
+                save_picture(folder / "geometry.png", draw_scan(scan))
         summary = {**summarise(rows), **self._provenance(pl_module)}
         write_text(folder / "metrics.csv", to_csv(rows))
         write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -131,7 +151,8 @@ class Results(BasePredictionWriter):
                 "measurement": list(solver.operator.measurement_shape),
             },
             "prior": None if prior is None else type(prior).__name__,
-            "noise_std": solver.noise_std,
+            "noise": solver.noise.describe(),
+            "simulation": solver.simulation,
             "seed": solver.seed,
             "versions": {
                 "padis_lightning": version("padis_lightning"),

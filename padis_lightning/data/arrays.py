@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from padis_lightning.data.sources import ArraySource
+from padis_lightning.ct import Geometry
+from padis_lightning.data.sources import ArraySource, resize
 from padis_lightning.errors import InputError
 from padis_lightning.types import Normalisation
 
 SCAN = ("angles", "size", "pixel_spacing", "bin_spacing")
+FAN = ("source_distance", "detector_distance", "curved")
 
 
 def _open(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -98,22 +98,6 @@ def _images(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
     return _numbers(arrays, "images", (None,) * 3, path)[:, None]
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """Bring square images ``(n, C, H, W)`` to ``size``: box means for whole factors, anti-aliased bilinear for others.
-
-    Raises:
-        InputError: the images are not square; stretching them would change the anatomy.
-    """
-    height, width = images.shape[-2:]
-    if height != width:
-        raise InputError(f"the images are {height}x{width}; wanted square ones to be brought to {size}x{size}")
-    if height == size:
-        return images
-    if height % size == 0:
-        return functional.avg_pool2d(images, height // size)
-    return functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
-
-
 def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[float] | None = None) -> ArraySource:
     """Read a ``.npz`` or ``.npy`` file.
 
@@ -130,15 +114,16 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
         InputError: there is no such file, it has neither images nor y, or values that are not finite or have no range.
     """
     path = Path(path)
-    arrays = _open(path, ("images", "y", "patient", "range", "hu_window", *SCAN))
+    arrays = _open(path, ("images", "y", "patient", "range", "hu_window", *SCAN, *FAN))
     geometry = _geometry(arrays, path)
-    size = geometry["size"] if geometry else size
     raw = _images(arrays, path) if "images" in arrays else None
     normalisation = _normalisation(arrays, data_range, path)
     images = measurements = None
     if raw is not None:
         images = normalisation.normalise(torch.from_numpy(raw.astype(np.float32)))
-        images = resize(images, size) if size else images
+        images = resize(images, size) if size and not geometry else images
+        if geometry and tuple(images.shape[-2:]) != geometry.size:
+            images = resize(images, geometry.size[0])
     if geometry:
         y = _numbers(arrays, "y", (None,) * 3, path)
         measurements = torch.from_numpy(y.astype(np.float32))[:, None] / normalisation.upper
@@ -147,37 +132,45 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
         if key in arrays and np.shape(arrays[key])[:1] != (count,):
             raise InputError(f"{path} has {key} of shape {arrays[key].shape}; wanted {count} entries, one an image")
     groups = [str(p) for p in arrays["patient"]] if "patient" in arrays else [str(i) for i in range(count)]
-    shape = (1, size, size) if images is None else tuple(images.shape[1:])
+    shape = (1, *geometry.size) if images is None else tuple(images.shape[1:])
     return ArraySource(images, measurements, shape, normalisation, groups, f"{count} items of {path.name}")
 
 
-def read_geometry(path: str | Path) -> dict[str, Any] | None:
-    """The scan that a file's ``y`` was measured with, as arguments of ``ParallelBeam``; None where there is no ``y``.
+def read_geometry(path: str | Path) -> Geometry | None:
+    """The scan that a file's ``y`` was measured with; None where there is no ``y``.
 
-    Keys: ``angles`` (views,) in radians, ``size`` of the image in pixels, ``pixel_spacing``, ``bin_spacing``.
+    Keys of the file: ``angles`` (views,) in radians, ``size`` of the image in pixels (or height and width), ``pixel_spacing``,
+    ``bin_spacing``; for a fan ``source_distance``, ``detector_distance`` and perhaps ``curved``. Without them, the geometry
+    is read from the file of the same name that ends in ``.json``; see :class:`padis_lightning.ct.Geometry`.
 
     Raises:
-        InputError: a key is missing, or the angles are not as many as the views.
+        InputError: there is no geometry, a key is missing, or the geometry does not fit ``y``.
     """
     path = Path(path)
-    return _geometry(_open(path, ("y", *SCAN)), path)
+    return _geometry(_open(path, ("y", *SCAN, *FAN)), path)
 
 
-def _geometry(arrays: dict[str, np.ndarray], path: Path) -> dict[str, Any] | None:
+def _geometry(arrays: dict[str, np.ndarray], path: Path) -> Geometry | None:
     if "y" not in arrays:
         return None
+    _, views, bins = _numbers(arrays, "y", (None,) * 3, path).shape
+    beside = path.with_suffix(".json")
     missing = [key for key in SCAN if key not in arrays]
+    if len(missing) == len(SCAN) and beside.is_file():
+        geometry = Geometry.load(beside)
+        if (len(geometry.angles), geometry.bins) != (views, bins):
+            raise InputError(
+                f"{beside} has {len(geometry.angles)} views of {geometry.bins} bins; wanted {views} of {bins}, those of y"
+            )
+        return geometry
     if missing:
         raise InputError(f"{path} has y without {', '.join(missing)}; wanted its geometry beside it")
-    _, views, bins = _numbers(arrays, "y", (None,) * 3, path).shape
-    lengths = {key: float(_numbers(arrays, key, (), path)) for key in SCAN[1:]}
-    if lengths["size"] % 1:
-        raise InputError(f"{path} has size {lengths['size']:g}; wanted a whole number of pixels")
-    return {
-        "size": int(lengths["size"]),
-        "views": views,
-        "angles": _numbers(arrays, "angles", (views,), path).astype(float).tolist(),
-        "bins": bins,
-        "pixel_spacing": lengths["pixel_spacing"],
-        "bin_spacing": lengths["bin_spacing"],
-    }
+    described: dict[str, Any] = {"bins": bins, "angles": _numbers(arrays, "angles", (views,), path).astype(float).tolist()}
+    size = arrays["size"]
+    described["size"] = _numbers(arrays, "size", (2,) if size.ndim else (), path).tolist()
+    for key in ("pixel_spacing", "bin_spacing", *(k for k in FAN if k in arrays)):
+        described[key] = _numbers(arrays, key, (), path).item()
+    try:
+        return Geometry.read(described)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error

@@ -12,13 +12,14 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler, Subset
 
 from padis_lightning.data.arrays import read_arrays
-from padis_lightning.data.sources import PhantomSource, Source, collate
+from padis_lightning.data.sources import LeavesSource, PhantomSource, Source, collate, photographs
 from padis_lightning.errors import InputError
 from padis_lightning.random import seeded
 from padis_lightning.types import Normalisation
 
 SHUFFLE = 5  # purpose of the streams keyed by (seed, pass)
-TRAIN, VALIDATE, PREDICT, PURPOSES = 0, 1, 2, 3  # phantoms of any two seeds and purposes differ
+TRAIN, VALIDATE, PREDICT, PURPOSES = 0, 1, 2, 3  # generated images of any two seeds and purposes differ
+GENERATORS = {"phantoms": PhantomSource, "leaves": LeavesSource}
 
 
 class StepBatches(Sampler[list[int]]):
@@ -76,16 +77,18 @@ def spread(groups: list[str], count: int) -> list[int]:
 class ImageData(LightningDataModule):
     """Images for training, images or measurements for reconstruction.
 
-    Without a path there are chest phantoms; training, validation and prediction then use different seeds.
+    Without a path there are built-in ones: chest phantoms, colour dead leaves (both generated: training, validation and
+    prediction then use different seeds), or photographs, for prediction only.
 
     Args:
         path: a ``.npz`` or ``.npy`` file; see :func:`padis_lightning.data.arrays.read_arrays`.
-        size: side that images are brought to (phantoms: 128 by default; files: as they are).
+        builtin: what there is without a path.
+        size: side that images are brought to (generated ones: 128 by default; photographs: 256; files: as they are).
         batch_size: images a step and device.
-        count: for prediction, take so many items, spread evenly over groups and in each (default: all; of phantoms 8).
+        count: for prediction, take so many items, spread evenly over groups and in each (default: all; of generated ones 8).
         subset: for prediction, which part of the split: all, or what ``fit`` trains or validates on.
         range: stored values that become 0 and 1, where the file does not say.
-        phantoms: phantoms to train on, where there is no path.
+        generated: images to train on, where there is no path.
         validation: share of groups (patients) kept from training.
         seed: key of phantoms, of the split and of the order.
         num_workers: processes that load.
@@ -94,12 +97,13 @@ class ImageData(LightningDataModule):
     def __init__(
         self,
         path: str | None = None,
+        builtin: Literal["phantoms", "leaves", "photographs"] = "phantoms",
         size: int | None = None,
         batch_size: int = 16,
         count: int | None = None,
         subset: Literal["all", "train", "validation"] = "all",
         range: tuple[float, float] | None = None,  # noqa: A002 - the word that users type
-        phantoms: int = 1000,
+        generated: int = 1000,
         validation: float = 0.1,
         seed: int = 0,
         num_workers: int = 0,
@@ -111,14 +115,14 @@ class ImageData(LightningDataModule):
             raise InputError(f"count is {count}; wanted at least 1")
         if size is not None and size < 1:
             raise InputError(f"size is {size}; wanted at least 1")
-        if phantoms < 1:
-            raise InputError(f"phantoms is {phantoms}; wanted at least 1")
+        if generated < 1:
+            raise InputError(f"generated is {generated}; wanted at least 1")
         if seed < 0:
             raise InputError(f"seed is {seed}; wanted at least 0")
         if not 0 < validation < 1:
             raise InputError(f"validation is {validation:g}; wanted a share between 0 and 1")
         self.path, self.size, self.batch_size, self.count, self.subset = path, size, batch_size, count, subset
-        self.range, self.phantoms, self.validation = range, phantoms, validation
+        self.builtin, self.range, self.generated, self.validation = builtin, range, generated, validation
         self.seed, self.num_workers = seed, num_workers
         self._parts: dict[str, Source | Subset] = {}
 
@@ -132,8 +136,10 @@ class ImageData(LightningDataModule):
             return
         if self.subset != "all":
             part: Source | Subset = self._divided()[self.subset == "validation"]
+        elif self.path is None and self.builtin == "photographs":
+            part = self._whole = photographs(self.size or 256)
         elif self.path is None:
-            part = self._phantoms(self.count or 8, PREDICT)
+            part = self._generate(self.count or 8, PREDICT)
         else:
             part = self._whole = read_arrays(self.path, self.size, self.range)
         if self.count is not None and self.count < len(part):
@@ -141,15 +147,17 @@ class ImageData(LightningDataModule):
             part = Subset(part, spread(groups, self.count))
         self._parts["predict"] = part
 
-    def _phantoms(self, count: int, purpose: int) -> PhantomSource:
-        self._whole = PhantomSource(count, self.size or 128, PURPOSES * self.seed + purpose)
+    def _generate(self, count: int, purpose: int) -> Source:
+        self._whole = GENERATORS[self.builtin](count, self.size or 128, PURPOSES * self.seed + purpose)
         return self._whole
 
     def _divided(self) -> tuple[Source | Subset, Source | Subset]:
         """What is trained and what is validated on."""
         if self.path is None:
-            held = self._phantoms(max(1, round(self.phantoms * self.validation)), VALIDATE)
-            return self._phantoms(self.phantoms, TRAIN), held
+            if self.builtin not in GENERATORS:
+                raise InputError(f"builtin is {self.builtin!r}; wanted {' or '.join(GENERATORS)} to train on")
+            held = self._generate(max(1, round(self.generated * self.validation)), VALIDATE)
+            return self._generate(self.generated, TRAIN), held
         self._whole = whole = read_arrays(self.path, self.size, self.range)
         if whole.images is None:
             raise InputError(f"{self.path} has only measurements; wanted 'images' to train on")

@@ -8,9 +8,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset
 
+from padis_lightning.data.leaves import DeadLeaves
 from padis_lightning.data.phantoms import ChestPhantoms
+from padis_lightning.errors import InputError
 from padis_lightning.types import Batch, Normalisation
 
 
@@ -32,6 +35,22 @@ def collate(items: Sequence[Item]) -> Batch:
 
     index, names, groups, images, measurements = zip(*items, strict=True)
     return Batch(torch.tensor(index), list(names), list(groups), stack(images), stack(measurements))
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Bring square images ``(n, C, H, W)`` to ``size``: box means for whole factors, anti-aliased bilinear for others.
+
+    Raises:
+        InputError: the images are not square; stretching them would change the anatomy.
+    """
+    height, width = images.shape[-2:]
+    if height != width:
+        raise InputError(f"the images are {height}x{width}; wanted square ones to be brought to {size}x{size}")
+    if height == size:
+        return images
+    if height % size == 0:
+        return functional.avg_pool2d(images, height // size)
+    return functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 class Source(Dataset, ABC):
@@ -82,6 +101,30 @@ class PhantomSource(Source):
         return Item(index, f"{index:04d}", self.groups[index], self.kept[index], None)
 
 
+class LeavesSource(Source):
+    """Colour dead-leaves images, generated when first asked for and kept in 8 bits.
+
+    Args:
+        count: number of images.
+        size: pixels along a side.
+        seed: images of different seeds are different.
+    """
+
+    def __init__(self, count: int, size: int, seed: int) -> None:
+        self.leaves = DeadLeaves(count, seed)
+        self.image_shape = (3, size, size)
+        self.normalisation = Normalisation(0.0, 1.0)
+        self.groups = [f"leaves {index}" for index in range(count)]
+        self.description = f"{count} colour dead-leaves images, seed {seed}"
+        self.kept: dict[int, Tensor] = {}
+
+    def __getitem__(self, index: int) -> Item:
+        if index not in self.kept:
+            image = torch.from_numpy(self.leaves.image(index, self.image_shape[-1]))
+            self.kept[index] = (255 * image).round().byte().permute(2, 0, 1).contiguous()
+        return Item(index, f"{index:04d}", self.groups[index], self.kept[index].float() / 255, None)
+
+
 class ArraySource(Source):
     """Images, measurements or both, held in memory.
 
@@ -111,3 +154,27 @@ class ArraySource(Source):
         image = None if self.images is None else self.images[index]
         measurement = None if self.measurements is None else self.measurements[index]
         return Item(index, f"{index:04d}", self.groups[index], image, measurement)
+
+
+PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "stereo_motorcycle", "hubble_deep_field")
+
+
+def photographs(size: int) -> ArraySource:
+    """Six public-domain colour photographs that scikit-image carries, centre squares brought to ``size``.
+
+    Source: scikit-image's ``data``: NASA (astronaut, Hubble), SpaceX (rocket), Stefan van der Walt (cat), Rachel Michetti
+    (coffee), CC0; the Middlebury motorcycle, Scharstein et al., GCPR 2014.
+    """
+    import skimage.data
+
+    images = []
+    for name in PHOTOGRAPHS:
+        picture = getattr(skimage.data, name)()
+        picture = picture[0] if isinstance(picture, tuple) else picture  # a stereo pair
+        side = min(picture.shape[:2])
+        top, left = ((n - side) // 2 for n in picture.shape[:2])
+        square = torch.from_numpy(picture[top : top + side, left : left + side].copy()).permute(2, 0, 1)[None]
+        images.append(resize(square.float() / 255, size))
+    names = list(PHOTOGRAPHS)
+    description = f"{len(names)} photographs of scikit-image"
+    return ArraySource(torch.cat(images), None, (3, size, size), Normalisation(0.0, 1.0), names, description)

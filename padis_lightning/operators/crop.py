@@ -20,6 +20,7 @@ class Crop(LinearOperator):
 
     def __init__(self, image_shape: Sequence[int], pad: Sequence[int]) -> None:
         super().__init__()
+        self.orthonormal = self.closed_form = True
         channels, height, width = image_shape
         self.pad = tuple(pad)
         self.measurement_shape = (channels, height, width)
@@ -38,3 +39,17 @@ class Crop(LinearOperator):
     def pinv(self, y: Tensor, iterations: int = 0, tolerance: float = 0.0) -> Tensor:
         """Zeros around; nothing to iterate."""
         return self.adjoint(y)
+
+    def prox(
+        self,
+        v: Tensor,
+        y: Tensor,
+        weight: float | Tensor = 0.0,
+        precision: Tensor | None = None,
+        iterations: int = 0,
+        tolerance: float = 0.0,
+    ) -> Tensor:
+        """``(P y + w v) / (P + w)`` inside, v around."""
+        inside = self(v)
+        share = 1 if precision is None else precision
+        return v + self.adjoint(share * (y - inside) / (share + weight))

@@ -1,201 +1,222 @@
-"""Parallel-beam computed tomography with a sparse system matrix."""
+"""Computed tomography of a slice: parallel and fan beams."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
 import torch
-from scipy import sparse
+from einops import rearrange
 from torch import Tensor
 
+from padis_lightning.ct import Geometry, choose
+from padis_lightning.ct.fbp import Filter, FilteredBackProjection
 from padis_lightning.errors import InputError
 from padis_lightning.operators.base import LinearOperator
 
-
-@dataclass(frozen=True)
-class ParallelGeometry:
-    """A parallel-beam scan of a square image in physical units; the image and the detector are centred on the axis.
-
-    Args:
-        size: pixels along a side of the image.
-        angles: direction of the detector axis, radians.
-        bins: detector bins.
-        pixel_spacing: side of a pixel.
-        bin_spacing: width of a bin, in the same unit.
-    """
-
-    size: int
-    angles: tuple[float, ...]
-    bins: int
-    pixel_spacing: float
-    bin_spacing: float
-
-    def __post_init__(self) -> None:
-        for name in ("size", "bins", "pixel_spacing", "bin_spacing"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}; wanted a value above 0")
-        if not self.angles:
-            raise InputError("the scan has 0 angles; wanted at least 1")
-
-    @property
-    def axis(self) -> np.ndarray:
-        """Pixel centres along a side, ``(size,)``."""
-        return (np.arange(self.size) - (self.size - 1) / 2) * self.pixel_spacing
-
-    @property
-    def detector(self) -> np.ndarray:
-        """Bin centres, ``(bins,)``."""
-        return (np.arange(self.bins) - (self.bins - 1) / 2) * self.bin_spacing
+Backend = Literal["auto", "sparse", "torch_radon", "astra"]
+SIDE = 40.0  # of the image in the paper's units, where no pixel spacing says otherwise
 
 
-def joseph_matrix(geometry: ParallelGeometry) -> sparse.csr_array:
-    r"""Line integrals through every bin's centre, ``(views * bins, size**2)``, float64.
-
-    A ray :math:`x \cos\theta + y \sin\theta = s` is sampled once in each row of pixels (or column, whichever it crosses
-    more steeply) with linear interpolation between the two neighbours; a sample weighs the length between rows.
-    Row 0 of the image is at the top, y points up.
-
-    Source: Joseph, An improved algorithm for reprojecting rays through pixel images, IEEE TMI 1982.
-    """
-    n, h = geometry.size, geometry.pixel_spacing
-    lines = np.arange(n)
-    entries = []
-    for view, theta in enumerate(geometry.angles):
-        cos, sin = math.cos(theta), math.sin(theta)
-        steep = abs(cos) >= abs(sin)
-        # Along a row y is known and x follows from the ray; along a column the other way round.
-        known = -geometry.axis if steep else geometry.axis
-        across = (geometry.detector[:, None] - known * (sin if steep else cos)) / (cos if steep else sin)
-        place = (across if steep else -across) / h + (n - 1) / 2
-        low = np.floor(place).astype(np.int64)
-        weight = h / max(abs(cos), abs(sin))
-        for side, share in ((low, 1 - (place - low)), (low + 1, place - low)):
-            inside = (side >= 0) & (side < n)
-            bins, line = np.nonzero(inside)
-            cells = lines[line] * n + side[inside] if steep else side[inside] * n + lines[line]
-            entries.append((share[inside] * weight, view * geometry.bins + bins, cells))
-    values, rows, columns = (np.concatenate(part) for part in zip(*entries, strict=True))
-    shape = (len(geometry.angles) * geometry.bins, n * n)
-    matrix = sparse.csr_array((values, (rows, columns)), shape=shape)
-    matrix.eliminate_zeros()
-    return matrix
-
-
-class _SparseProduct(torch.autograd.Function):
-    """A sparse matrix times each row of a dense one, ``(B, n) -> (B, m)``; its derivative is the transpose, and so on."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, operator: ParallelBeam, name: str) -> Tensor:
-        ctx.operator, ctx.opposite = operator, "transpose" if name == "matrix" else "matrix"
-        matrix = operator.sparse(name, x.dtype)
-        with torch.autocast(x.device.type, enabled=False):  # data terms keep their precision
-            return (matrix @ x.t().contiguous()).t().contiguous()
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _SparseProduct.apply(grad, ctx.operator, ctx.opposite), None, None
-
-
-class ParallelBeam(LinearOperator):
-    r"""Line integrals of an image over parallel rays, images ``(B, 1, N, N)`` to sinograms ``(B, 1, views, bins)``.
-
-    By default the paper's scan: the image is a square of side 40, the detector has twice as many bins as the image has
-    pixels across and bins as wide as pixels, angles are cell centres :math:`(i + \tfrac12)\pi / n`.
-
-    Source: Hu et al., PaDIS, NeurIPS 2024, section 4; weights by Joseph, IEEE TMI 1982.
+class Scan(LinearOperator):
+    """Line integrals of an image, ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
 
     Args:
-        size: pixels along a side of the image.
-        views: number of angles over ``arc``.
-        angles: the angles themselves, radians, in place of ``views``.
-        bins: detector bins (default: twice ``size``).
-        pixel_spacing: side of a pixel (default: 40 / ``size``).
-        bin_spacing: width of a bin (default: ``pixel_spacing``).
-        arc: what the views cover, radians.
+        geometry: the scan.
+        backend: what computes it; ``auto`` takes the sparse matrix up to 4 GiB, then what is installed.
+        filter: window on the ramp of filtered back-projection.
+        channels: images of several channels are scanned channel by channel.
     """
 
-    def __init__(
-        self,
-        size: int = 128,
-        views: int = 20,
-        angles: Sequence[float] | None = None,
-        bins: int | None = None,
-        pixel_spacing: float | None = None,
-        bin_spacing: float | None = None,
-        arc: float = math.pi,
-    ) -> None:
+    def __init__(self, geometry: Geometry, backend: Backend = "auto", filter: Filter = "ram-lak", channels: int = 1) -> None:  # noqa: A002
         super().__init__()
-        if views < 1:
-            raise InputError(f"views is {views}; wanted at least 1")
-        if size < 1:
-            raise InputError(f"size is {size}; wanted at least 1")
-        angles = tuple(angles) if angles is not None else tuple((i + 0.5) * arc / views for i in range(views))
-        spacing = 40 / size if pixel_spacing is None else pixel_spacing
-        self.geometry = ParallelGeometry(size, angles, bins or 2 * size, spacing, spacing if bin_spacing is None else bin_spacing)
-        self.image_shape = (1, size, size)
-        self.measurement_shape = (1, len(angles), self.geometry.bins)
-        matrix = joseph_matrix(self.geometry)
-        for name, part in (("matrix", matrix), ("transpose", sparse.csr_array(matrix.T))):
-            index = np.int32 if max(part.nnz, *part.shape) < 2**31 else np.int64
-            self.register_buffer(f"{name}_rows", torch.from_numpy(part.indptr.astype(index)), persistent=False)
-            self.register_buffer(f"{name}_columns", torch.from_numpy(part.indices.astype(index)), persistent=False)
-            values = torch.from_numpy(part.data).to(torch.get_default_dtype())
-            self.register_buffer(f"{name}_values", values, persistent=False)
-        self.register_buffer("filter", torch.from_numpy(ramp_filter(self.geometry)).to(values.dtype), persistent=False)
+        if channels < 1:
+            raise InputError(f"channels is {channels}; wanted at least 1")
+        self.geometry, self.backend, self.filter = geometry, backend, filter
+        self.projector = choose(geometry, backend)
+        self.exact_adjoint = self.projector.exact_adjoint
+        self.fbp_module = FilteredBackProjection(self.projector, filter)
+        self.image_shape = (channels, *geometry.size)
+        self.measurement_shape = (channels, len(geometry.angles), geometry.bins)
 
-    def sparse(self, name: str, dtype: torch.dtype) -> Tensor:
-        """The ``matrix`` ``(views * bins, N**2)`` or its ``transpose``, in CSR form."""
-        rows, columns, values = (getattr(self, f"{name}_{part}") for part in ("rows", "columns", "values"))
-        shape = (math.prod(self.measurement_shape), math.prod(self.image_shape))
-        shape = shape if name == "matrix" else shape[::-1]
-        return torch.sparse_csr_tensor(rows, columns, values.to(dtype), shape)
+    def _each(self, x: Tensor, compute: torch.nn.Module) -> Tensor:
+        return rearrange(compute(rearrange(x, "b c ... -> (b c) ...")), "(b c) ... -> b c ...", c=self.image_shape[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, 1, N, N) -> (B, 1, views, bins)``."""
-        self._check(x, self.image_shape, "image")
-        return _SparseProduct.apply(x.flatten(1), self, "matrix").reshape(-1, *self.measurement_shape)
+        """``(B, C, H, W) -> (B, C, views, bins)``."""
+        self.check(x, self.image_shape, "image")
+        return self._each(x, self.projector)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The transposed matrix, ``(B, 1, views, bins) -> (B, 1, N, N)``."""
-        self._check(y, self.measurement_shape, "sinogram")
-        return _SparseProduct.apply(y.flatten(1), self, "transpose").reshape(-1, *self.image_shape)
+        """Back-projection, ``(B, C, views, bins) -> (B, C, H, W)``."""
+        self.check(y, self.measurement_shape, "sinogram")
+        return self._each(y, self.projector.adjoint)
 
     def direct(self, y: Tensor) -> Tensor:
         """Filtered back-projection."""
         return self.fbp(y)
 
     def fbp(self, y: Tensor) -> Tensor:
-        r"""Filtered back-projection with the Ram-Lak filter, ``(B, 1, views, bins) -> (B, 1, N, N)``.
+        """Filtered back-projection with the weights of the scan, ``(B, C, views, bins) -> (B, C, H, W)``."""
+        self.check(y, self.measurement_shape, "sinogram")
+        return self._each(y, self.fbp_module)
 
-        The transposed matrix spreads a bin over :math:`h^2 / d` of pixel area (pixel side h, bin width d), which is divided
-        out; each view weighs :math:`\pi / n`, whatever arc the views cover: over :math:`2\pi` each line is measured twice.
-
-        Source: Kak and Slaney, Principles of computerized tomographic imaging, 1988, section 3.3.
-        """
-        length = 2 * (len(self.filter) - 1)
-        spectrum = torch.fft.rfft(y, length) * self.filter.to(y.dtype)
-        filtered = torch.fft.irfft(spectrum, length)[..., : self.geometry.bins].contiguous()
-        weight = math.pi / len(self.geometry.angles) * self.geometry.bin_spacing / self.geometry.pixel_spacing**2
-        return weight * self.adjoint(filtered)
-
-    @staticmethod
-    def _check(x: Tensor, shape: tuple[int, ...], what: str) -> None:
-        if tuple(x.shape[1:]) != shape:
-            raise InputError(f"the {what} has the shape {tuple(x.shape[1:])}; wanted {shape}, the operator's")
+    def finer(self, factor: int) -> LinearOperator:
+        """Pixels cut into ``factor`` by ``factor``, and bins into ``factor`` rays of which the mean is taken."""
+        return FinerScan(self, factor) if factor > 1 else self
 
 
-def ramp_filter(geometry: ParallelGeometry) -> np.ndarray:
-    r"""Spectrum of the band-limited ramp, ``(length / 2 + 1,)``, from its samples in space, which keeps the mean right.
+class FinerScan(LinearOperator):
+    """A scan that is simulated on a finer grid than it is solved on: pixels are squares, bins have a width.
 
-    .. math:: d \cdot h(0) = \frac{1}{4 d}, \quad d \cdot h(n d) = -\frac{1}{\pi^2 n^2 d} \text{ for odd } n
-
-    Source: Kak and Slaney, Principles of computerized tomographic imaging, 1988, equation 61.
+    Args:
+        scan: what is to be measured.
+        factor: pixels and rays for one, along each axis.
     """
-    length = 2 ** math.ceil(math.log2(2 * geometry.bins))
-    n = np.fft.fftfreq(length, 1 / length)
-    kernel = np.where(n % 2 == 1, -1 / (np.pi * np.where(n == 0, 1, n)) ** 2, 0) / geometry.bin_spacing
-    kernel[0] = 1 / (4 * geometry.bin_spacing)
-    return np.fft.rfft(kernel).real
+
+    def __init__(self, scan: Scan, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        channels = scan.image_shape[0]
+        self.fine = Scan(scan.geometry.finer(factor), scan.backend, scan.filter, channels)
+        self.exact_adjoint = self.fine.exact_adjoint
+        self.image_shape, self.measurement_shape = scan.image_shape, scan.measurement_shape
+
+    def _repeat(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(self.factor, -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W) -> (B, C, views, bins)``."""
+        y = self.fine(self._repeat(x.repeat_interleave(self.factor, -2)))
+        return y.unflatten(-1, (-1, self.factor)).mean(-1)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """The transpose, ``(B, C, views, bins) -> (B, C, H, W)``."""
+        x = self.fine.adjoint(self._repeat(y) / self.factor)
+        return rearrange(x, "b c (h m) (w n) -> b c h w m n", m=self.factor, n=self.factor).sum((-2, -1))
+
+
+def _size(size: int | Sequence[int]) -> tuple[int, int]:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise InputError(f"size is {size}; wanted at least 1, or a height and a width")
+    return sides
+
+
+def _angles(angles: Sequence[float] | None, views: int, arc: float) -> tuple[float, ...]:
+    """The angles as given, or the centres of ``views`` cells of ``arc``."""
+    if views < 1:
+        raise InputError(f"views is {views}; wanted at least 1")
+    if not (arc > 0 and math.isfinite(arc)):
+        raise InputError(f"arc is {arc:g}; wanted radians above 0")
+    return tuple(angles) if angles is not None else tuple((i + 0.5) * arc / views for i in range(views))
+
+
+class ParallelBeam(Scan):
+    r"""Line integrals over parallel rays, images ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
+
+    By default the paper's scan: the image has a side of 40, the detector has twice as many bins as the image has
+    pixels across and bins as wide as pixels, angles are cell centres :math:`(i + \tfrac12)\pi / n`.
+
+    Source: Hu et al., PaDIS, NeurIPS 2024, section 4; weights by Joseph, IEEE TMI 1982.
+
+    Args:
+        size: pixels along a side of the image, or height and width.
+        views: number of angles over ``arc``.
+        angles: the angles themselves, radians, in place of ``views``.
+        bins: detector bins (default: twice the larger side).
+        pixel_spacing: side of a pixel (default: 40 / larger side).
+        bin_spacing: width of a bin (default: ``pixel_spacing``).
+        arc: what the views cover, radians.
+        backend: what computes it; ``auto`` takes the sparse matrix up to 4 GiB, then what is installed.
+        filter: window on the ramp of filtered back-projection.
+        channels: images of several channels are scanned channel by channel.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int] = 128,
+        views: int = 20,
+        angles: Sequence[float] | None = None,
+        bins: int | None = None,
+        pixel_spacing: float | None = None,
+        bin_spacing: float | None = None,
+        arc: float = math.pi,
+        backend: Backend = "auto",
+        filter: Filter = "ram-lak",  # noqa: A002 - the word that users type
+        channels: int = 1,
+    ) -> None:
+        sides = _size(size)
+        spacing = SIDE / max(sides) if pixel_spacing is None else pixel_spacing
+        geometry = Geometry(
+            size=sides,
+            angles=_angles(angles, views, arc),
+            bins=2 * max(sides) if bins is None else bins,
+            pixel_spacing=spacing,
+            bin_spacing=spacing if bin_spacing is None else bin_spacing,
+        )
+        super().__init__(geometry, backend, filter, channels)
+
+
+class FanBeam(Scan):
+    r"""Line integrals over rays from a point, images ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
+
+    By default the image has a side of 40, source and detector are 40 from the axis as in the paper, and the detector is wide
+    enough for the whole image. The arc is a full turn, which the paper's half turn is not: that would not see every line.
+
+    Source: Hu et al., PaDIS, NeurIPS 2024, appendix; Kak and Slaney, 1988, section 3.4.
+
+    Args:
+        size: pixels along a side of the image, or height and width.
+        views: number of angles over ``arc``.
+        angles: the angles themselves, radians, in place of ``views``.
+        bins: detector bins (default: twice the larger side).
+        pixel_spacing: side of a pixel (default: 40 / larger side).
+        bin_spacing: width of a bin (default: the shadow of a pixel at the axis).
+        source_distance: from the source to the axis (default: the image's larger side).
+        detector_distance: from the axis to the detector (default: the image's larger side).
+        curved: the detector is an arc around the source.
+        arc: what the views cover, radians; ``short`` for half a turn and the opening of the fan, with Parker's weights.
+        backend: what computes it; ``auto`` takes the sparse matrix up to 4 GiB, then what is installed.
+        filter: window on the ramp of filtered back-projection.
+        channels: images of several channels are scanned channel by channel.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int] = 128,
+        views: int = 180,
+        angles: Sequence[float] | None = None,
+        bins: int | None = None,
+        pixel_spacing: float | None = None,
+        bin_spacing: float | None = None,
+        source_distance: float | None = None,
+        detector_distance: float | None = None,
+        curved: bool = False,
+        arc: float | Literal["short"] = 2 * math.pi,
+        backend: Backend = "auto",
+        filter: Filter = "ram-lak",  # noqa: A002 - the word that users type
+        channels: int = 1,
+    ) -> None:
+        sides = _size(size)
+        spacing = SIDE / max(sides) if pixel_spacing is None else pixel_spacing
+        source = max(sides) * spacing if source_distance is None else source_distance
+        detector = max(sides) * spacing if detector_distance is None else detector_distance
+        shadow = spacing * (source + detector) / source if source else spacing
+        geometry = Geometry(
+            size=sides,
+            angles=(0.0,),
+            bins=2 * max(sides) if bins is None else bins,
+            pixel_spacing=spacing,
+            bin_spacing=shadow if bin_spacing is None else bin_spacing,
+            source_distance=source,
+            detector_distance=detector,
+            curved=curved,
+        )
+        covered = math.pi + 2 * geometry.fan_angle if arc == "short" else arc
+        super().__init__(_with_angles(geometry, _angles(angles, views, covered)), backend, filter, channels)
+
+
+def _with_angles(geometry: Geometry, angles: tuple[float, ...]) -> Geometry:
+    return Geometry(**{**geometry.__dict__, "angles": angles})

@@ -18,6 +18,7 @@ class Identity(LinearOperator):
 
     def __init__(self, image_shape: Sequence[int] = (1, 128, 128)) -> None:
         super().__init__()
+        self.orthonormal = self.closed_form = True
         self.image_shape = self.measurement_shape = tuple(image_shape)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,3 +32,16 @@ class Identity(LinearOperator):
     def pinv(self, y: Tensor, iterations: int = 0, tolerance: float = 0.0) -> Tensor:
         """The image; nothing to iterate."""
         return y
+
+    def prox(
+        self,
+        v: Tensor,
+        y: Tensor,
+        weight: float | Tensor = 0.0,
+        precision: Tensor | None = None,
+        iterations: int = 0,
+        tolerance: float = 0.0,
+    ) -> Tensor:
+        """``(P y + w v) / (P + w)``."""
+        share = 1 if precision is None else precision
+        return (share * y + weight * v) / (share + weight)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from padis_lightning.errors import InputError
 from padis_lightning.random import Generators
 from padis_lightning.types import Normalisation
 
@@ -30,6 +31,18 @@ class Prior(nn.Module, ABC):
         """Channels, height and width of the canvas."""
         c, h, w = self.image_shape
         return c, h + 2 * self.pad[0], w + 2 * self.pad[1]
+
+    def resize(self, image_shape: tuple[int, ...]) -> None:
+        """Serve images of this shape from now on, where the prior can.
+
+        Raises:
+            InputError: it was trained on another one and cannot.
+        """
+        if tuple(image_shape) != tuple(self.image_shape):
+            raise InputError(
+                f"the prior was trained on images of {tuple(self.image_shape)} (channels, height, width); "
+                f"wanted {tuple(image_shape)}, what the operator takes"
+            )
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:

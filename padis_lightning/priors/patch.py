@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from padis_lightning.diffusion import PatchModel, coordinates
+from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError
 from padis_lightning.priors.base import Prior
 from padis_lightning.priors.tiling import RandomTiling, Tiling
@@ -19,7 +20,7 @@ class PatchPrior(Prior):
 
     .. math:: D(x; \sigma) = \mathrm{join}(D_\theta(\mathrm{split}(x); \sigma, \mathrm{split}(\text{coordinates})))
 
-    A model of whole images is the case of one patch without padding.
+    A model of whole images is the case of one patch without padding. A model without positions serves images of any size.
 
     Source: Hu et al., PaDIS, NeurIPS 2024, sections 3.1 to 3.3.
 
@@ -41,7 +42,23 @@ class PatchPrior(Prior):
         self.sigma_data, self.normalisation = model.denoiser.sigma_data / model.denoiser.gain, model.normalisation
         self.tiling = tiling or RandomTiling()
         self.chunk_size = chunk_size
+        self._place()
+
+    def _place(self) -> None:
         self.register_buffer("positions", coordinates(*self.canvas_shape[1:])[None], persistent=False)
+
+    def resize(self, image_shape: tuple[int, ...]) -> None:
+        """Serve images of another size, with the least padding that tiles them at any offset; only without positions."""
+        stationary = isinstance(self.denoiser.positions, NoPositions) and max(self.pad) > 0
+        if not stationary or image_shape[0] != self.image_shape[0]:
+            super().resize(image_shape)
+            return
+        if min(image_shape[1:]) < self.patch:
+            raise InputError(f"the images are {tuple(image_shape[1:])}; wanted sides of at least the patch size {self.patch}")
+        if tuple(image_shape) != tuple(self.image_shape):
+            self.image_shape = tuple(image_shape)
+            self.pad = tuple((n // self.patch + 1) * self.patch - n for n in image_shape[1:])
+            self._place()
 
     def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         """The posterior mean of a canvas ``(B, C, H, W)``, its border zero."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 from padis_lightning.diffusion import geometric_sigmas, karras_sigmas
 from padis_lightning.errors import InputError
 from padis_lightning.linalg import norm
+from padis_lightning.noise import GaussianNoise, Noise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
 from padis_lightning.priors import Prior
@@ -26,7 +28,7 @@ MEASURE, SOLVE = 0, 1  # purposes of an image's random streams
 
 
 class Solver(LightningModule, ABC):
-    r"""Reconstruct images from measurements :math:`y = A x + n, n \sim N(0, s^2)`.
+    r"""Reconstruct images from measurements :math:`y = A x + n`, by default with :math:`n \sim N(0, s^2 I)`.
 
     A subclass writes :meth:`solve`. Everything in it is per image: a batch is a set of independent problems.
 
@@ -34,15 +36,31 @@ class Solver(LightningModule, ABC):
         operator: A.
         noise_std: s, in units of ``A x`` for x in [0, 1] (for measured data: of y over its range); simulated
             measurements carry it.
+        noise: another noise than Gaussian of that deviation; simulated measurements carry it, and solvers weigh by it.
+        simulation: simulate measurements on a grid so many times finer than the one they are solved on, so that the
+            model is not its own truth (1: the same operator, as in the paper).
         seed: with an image's index in the data set, the key of its random streams.
     """
 
-    def __init__(self, operator: LinearOperator, noise_std: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        operator: LinearOperator,
+        noise_std: float = 0.0,
+        noise: Noise | None = None,
+        simulation: int = 1,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
-        if noise_std < 0:
+        if not (noise_std >= 0 and math.isfinite(noise_std)):
             raise InputError(f"noise_std is {noise_std:g}; wanted at least 0")
+        if noise is not None and noise_std > 0:
+            raise InputError(f"noise_std is {noise_std:g} and noise is {type(noise).__name__}; wanted one of them")
+        if simulation < 1:
+            raise InputError(f"simulation is {simulation}; wanted at least 1")
         self.operator = operator
-        self.noise_std = noise_std
+        self.noise = GaussianNoise(noise_std) if noise is None else noise
+        self.simulation = simulation
+        self.simulator = operator.finer(simulation) if simulation > 1 else operator
         self.seed = seed
 
     #: whether a step differentiates the prior, which inference mode forbids
@@ -59,8 +77,7 @@ class Solver(LightningModule, ABC):
 
     def measure(self, image: Tensor, generator: Generators) -> Tensor:
         """Simulate the measurement of ``(B, C, H, W)``."""
-        y = self.operator(image)
-        return y + self.noise_std * generator.normal(y) if self.noise_std > 0 else y
+        return self.noise.simulate(self.simulator(image), generator)
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Reconstruction:
         """Measure where no measurement is given, and solve."""
@@ -114,11 +131,7 @@ class DiffusionSolver(Solver):
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         super().__init__(operator, **options)
-        if tuple(operator.image_shape) != tuple(prior.image_shape):
-            raise InputError(
-                f"the prior was trained on images of {tuple(prior.image_shape)} (channels, height, width); "
-                f"wanted {tuple(operator.image_shape)}, what the operator takes"
-            )
+        prior.resize(operator.image_shape)
         self.prior = prior
         self.canvas_operator = operator @ Crop(prior.image_shape, prior.pad)
         levels = {"geometric": geometric_sigmas, "karras": karras_sigmas}[schedule](sigma_max, sigma_min, steps)

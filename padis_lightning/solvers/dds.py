@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import conjugate_gradient
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
 from padis_lightning.random import Generators
@@ -20,7 +19,7 @@ class DDS(DiffusionSolver):
 
     .. math::
         \hat x &= D(x; \sigma) \\
-        x_0 &= \arg\min_u \frac{\|A u - y\|^2}{s^2} + \frac{\|u - \hat x\|^2}{r^2},
+        x_0 &= \arg\min_u \frac{\|A u - y\|_P^2}{s^2} + \frac{\|u - \hat x\|^2}{r^2},
             \quad r^2 = \frac{\sigma^2 \sigma_{data}^2}{\sigma^2 + \sigma_{data}^2} \\
         x &\leftarrow x_0 + \sigma' z
 
@@ -28,8 +27,10 @@ class DDS(DiffusionSolver):
     ``sample`` it is a draw from it instead: :math:`y` and :math:`\hat x` are perturbed by noise of their variances before
     the fit. Draws then follow the posterior, estimates lie nearer to its mean and score higher.
 
-    Without noise (s = 0) the second term vanishes and the few steps alone keep the estimate near :math:`\hat x`. The noise
-    is all fresh: predicted noise would carry the seams of one partition into the next.
+    P are the weights of the noise model, 1 for Gaussian noise. The proximal step is in closed form where the operator has one
+    (blur, pooling, masks), else by conjugate gradients from :math:`\hat x`. Without noise (s = 0) the second term vanishes:
+    the closed form then is the projection on the solutions of :math:`A u = y`, and the few steps of the other keep near
+    :math:`\hat x`. The noise is all fresh: predicted noise would carry the seams of one partition into the next.
 
     Source: Chung, Lee and Ye, Decomposed diffusion sampler, ICLR 2024, algorithm 1, with eta = 1; Song et al.,
     DiffusionBlend, NeurIPS 2024, for CT.
@@ -37,7 +38,7 @@ class DDS(DiffusionSolver):
     Args:
         prior: denoiser of whole images.
         operator: A.
-        iterations: conjugate-gradient steps a level.
+        iterations: conjugate-gradient steps a level, where there is no closed form.
         clip: keep the corrected estimate in [0, 1].
         sample: draw from the posterior rather than estimate.
         options: those of :class:`DiffusionSolver`; ``steps`` is the number of network evaluations.
@@ -63,21 +64,20 @@ class DDS(DiffusionSolver):
         if self.sample:
             spread = sigma * self.prior.sigma_data / math.hypot(sigma, self.prior.sigma_data)
             denoised = denoised + spread * generator.normal(denoised)
-            y = y + self.noise_std * generator.normal(y)
+            y = y + self.noise.variance(y).sqrt() * generator.normal(y)
         x_0 = self.fit_data(denoised, y, sigma)
         if self.clip:
             x_0 = x_0.clamp(0, 1)
         return x_0 + sigma_next * generator.normal(x_0) if sigma_next > 0 else x_0
 
     def fit_data(self, denoised: Tensor, y: Tensor, sigma: float) -> Tensor:
-        """Conjugate gradients on ``(A'A + w) u = A'y + w D`` from ``u = D``, with ``w = (s / r)**2``.
+        """The proximal step of the data from ``D``, with the weight ``(s / r)**2``.
 
         In float64: near the end the residual is a difference of nearly equal numbers, and float32 would make results
         depend on the batch size in the fourth digit. It costs a twentieth of a step.
         """
-        operator, data = self.canvas_operator, self.prior.sigma_data
-        weight = self.noise_std**2 * (1 / sigma**2 + 1 / data**2)
-        start = denoised.double()
-        target = operator.adjoint(y.double()) + weight * start
-        fitted = conjugate_gradient(lambda u: operator.normal(u) + weight * u, target, start, self.iterations)
+        y = y.double()
+        variance, precision = self.noise.data_term(y)
+        weight = variance.reshape(-1, 1, 1, 1) * (1 / sigma**2 + 1 / self.prior.sigma_data**2)
+        fitted = self.canvas_operator.prox(denoised.double(), y, weight, precision, self.iterations)
         return fitted.to(denoised.dtype)

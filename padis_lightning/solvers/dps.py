@@ -74,14 +74,19 @@ class DPS(DiffusionSolver):
         return denoised if sigma_next == 0 else x
 
     def guide(self, x: Tensor, y: Tensor, sigma: float, generator: Generators) -> tuple[Tensor, Tensor]:
-        """The denoised canvas and the data step, both detached; norms are per image."""
+        """The denoised canvas and the data step, both detached; norms are per image.
+
+        Residuals count by the noise model's weights, the largest of which is taken as 1.
+        """
+        _, precision = self.noise.data_term(y)
+        trust = 1.0 if precision is None else (precision / precision.flatten(1).amax(1).reshape(-1, 1, 1, 1)).sqrt()
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             denoised = self.prior(x, sigma, generator)
-            residual = y - self.canvas_operator(denoised)
+            residual = trust * (y - self.canvas_operator(denoised))
             (gradient,) = torch.autograd.grad(dot(residual, residual).sum() / 2, x)
         square = self.canvas_operator.norm_squared
         if self.guidance == "norm":
-            length = norm(residual.detach()).flatten(1)[:, :1, None, None].clamp_min(torch.finfo(x.dtype).tiny)
+            length = norm(residual.detach()).reshape(-1, 1, 1, 1).clamp_min(torch.finfo(x.dtype).tiny)
             return denoised.detach(), -self.zeta / math.sqrt(square) * gradient / length
         return denoised.detach(), -self.zeta / square * gradient

@@ -1,0 +1,7 @@
+"""Computed tomography below the operators: the scan, its rays, projectors and filtered back-projection."""
+
+from padis_lightning.ct.backends import PROJECTORS, choose
+from padis_lightning.ct.geometry import Geometry
+from padis_lightning.ct.projectors import Projector
+
+__all__ = ["PROJECTORS", "Geometry", "Projector", "choose"]

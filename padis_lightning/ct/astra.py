@@ -1,0 +1,90 @@
+"""The ASTRA toolbox (GPL, optional): images one by one, on the CPU or by CUDA."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from padis_lightning.ct.geometry import Geometry
+from padis_lightning.ct.projectors import Projector
+
+
+class Astra(Projector):
+    """ASTRA's projector: Joseph's weights for parallel rays and intersection lengths for a flat fan on the CPU, its own by CUDA.
+
+    It computes in single precision. The CUDA pair is not matched: its back-projection is approximate. Measurements that lie
+    on a GPU are copied to the host and back.
+
+    Source: van Aarle et al., Fast and flexible X-ray tomography using the ASTRA toolbox, Optics Express 2016.
+    """
+
+    name = "astra"
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(geometry)
+        import astra
+
+        self.library = astra
+        self.exact_adjoint = not astra.use_cuda()
+        self.identifiers = self._create()
+
+    def _create(self) -> list[int]:
+        g, astra = self.geometry, self.library
+        height, width = (n * g.pixel_spacing / 2 for n in g.size)
+        volume = astra.create_vol_geom(*g.size, -width, width, -height, height)
+        angles = np.asarray(g.angles, dtype=np.float64)
+        kind, distances = ("fanflat", (g.source_distance, g.detector_distance)) if g.fan else ("parallel", ())
+        scan = astra.create_proj_geom(kind, g.bin_spacing, g.bins, angles, *distances)
+        weights = "cuda" if astra.use_cuda() else {"parallel": "linear", "fanflat": "line_fanflat"}[kind]
+        return [astra.create_projector(weights, scan, volume)]
+
+    @classmethod
+    def version(cls) -> str | None:
+        """Of the package, without importing it."""
+        if importlib.util.find_spec("astra") is None:
+            return None
+        try:
+            return version("astra-toolbox")
+        except PackageNotFoundError:  # from conda or a build of one's own
+            return "of an unknown version"
+
+    @classmethod
+    def obstacle(cls, geometry: Geometry) -> str | None:
+        """It has no curved detectors."""
+        return "it has no curved detectors" if geometry.curved else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what belongs to this process."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("library", "identifiers")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        import astra
+
+        self.__dict__.update(state)
+        self.library = astra
+        self.identifiers = self._create()
+
+    def __del__(self) -> None:
+        """Give ASTRA's memory back."""
+        for identifier in self.__dict__.get("identifiers", ()):
+            self.library.projector.delete(identifier)
+
+    def _each(self, images: Tensor, shape: tuple[int, ...], compute: Any) -> Tensor:  # noqa: ANN401 - a function of ASTRA
+        inputs = images.detach().to("cpu", torch.float32).contiguous()
+        out = torch.empty(len(inputs), *shape)
+        for image, result in zip(inputs.numpy(), out.numpy(), strict=True):
+            compute(self.identifiers[0], image, out=result)
+        return out.to(images)
+
+    def project(self, x: Tensor) -> Tensor:
+        """``(B, H, W) -> (B, views, bins)``."""
+        return self._each(x, (len(self.geometry.angles), self.geometry.bins), self.library.projector.direct_FP)
+
+    def backproject(self, y: Tensor) -> Tensor:
+        """``(B, views, bins) -> (B, H, W)``."""
+        return self._each(y, self.geometry.size, self.library.projector.direct_BP)

@@ -1,0 +1,35 @@
+"""The backends there are, and the choice between them. A new one is one file and one place in the tuple."""
+
+from __future__ import annotations
+
+from padis_lightning.ct.astra import Astra
+from padis_lightning.ct.geometry import Geometry
+from padis_lightning.ct.projectors import Projector
+from padis_lightning.ct.sparse import SparseMatrix
+from padis_lightning.ct.torch_radon import TorchRadon
+from padis_lightning.errors import InputError
+
+#: by name, in the order in which they are tried: the exact one first
+PROJECTORS: dict[str, type[Projector]] = {cls.name: cls for cls in (SparseMatrix, TorchRadon, Astra)}
+
+
+def choose(geometry: Geometry, backend: str = "auto") -> Projector:
+    """The backend of that name, or the first that is installed, can compute the scan, and is good at its size.
+
+    Raises:
+        InputError: none can, or the named one cannot; with the reasons.
+    """
+    if backend != "auto" and backend not in PROJECTORS:
+        raise InputError(f"backend is {backend!r}; wanted auto, {', '.join(PROJECTORS)}")
+    able, reasons = [], []
+    for name, cls in PROJECTORS.items():
+        if backend not in ("auto", name):
+            continue
+        obstacle = cls.obstacle(geometry) if cls.version() else "it is not installed"
+        if obstacle is None:
+            able.append(cls)
+        else:
+            reasons.append(f"{name}: {obstacle}")
+    if not able:
+        raise InputError(f"this scan cannot be computed ({'; '.join(reasons)}); wanted a smaller scan or another backend")
+    return next((cls for cls in able if cls.comfortable(geometry)), able[0])(geometry)

@@ -1,0 +1,196 @@
+"""A CT scan in physical units, whatever computes it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from padis_lightning.errors import InputError
+from padis_lightning.files import write_text
+
+FORMAT = "padis_lightning geometry 1"
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    r"""A scan of one slice: image and detector are centred on the axis of rotation; lengths share one unit.
+
+    The image lies in the plane with row 0 at the top and y pointing up. At angle :math:`\theta` the detector's axis is
+    :math:`e = (\cos\theta, \sin\theta)` and the central ray runs along :math:`d = (-\sin\theta, \cos\theta)`. A parallel ray is
+    :math:`x \cdot e = s`. In a fan the source is at :math:`-D_s d` and the detector's centre at :math:`D_d d`; a flat bin at u
+    is seen under :math:`\gamma = \arctan(u / (D_s + D_d))`, one of a detector that is curved around the source under
+    :math:`\gamma = u / (D_s + D_d)`. That is the parallel ray of angle :math:`\theta - \gamma` and offset
+    :math:`s = D_s \sin\gamma`.
+
+    Source: Kak and Slaney, Principles of computerized tomographic imaging, 1988, sections 3.1 and 3.4.
+
+    Args:
+        size: height and width of the image in pixels.
+        angles: of the views, radians.
+        bins: detector bins.
+        pixel_spacing: side of a pixel.
+        bin_spacing: width of a bin on the detector (of a curved one, along its arc).
+        source_distance: :math:`D_s`, from the source to the axis; None for parallel rays.
+        detector_distance: :math:`D_d`, from the axis to the detector; None for parallel rays.
+        curved: the detector is an arc around the source.
+
+    Raises:
+        InputError: a length is not positive, there are no views, or the source is inside the image.
+    """
+
+    size: tuple[int, int]
+    angles: tuple[float, ...]
+    bins: int
+    pixel_spacing: float
+    bin_spacing: float
+    source_distance: float | None = None
+    detector_distance: float | None = None
+    curved: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise InputError(f"size is {list(self.size)}; wanted at least 1")
+        for name in ("bins", "pixel_spacing", "bin_spacing"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise InputError(f"{name} is {value}; wanted a value above 0")
+        if not self.angles:
+            raise InputError("the scan has 0 angles; wanted at least 1")
+        if not np.isfinite(self.angles).all():
+            raise InputError("the scan has angles that are not finite; wanted radians")
+        if (self.source_distance is None) != (self.detector_distance is None):
+            raise InputError(
+                f"source_distance is {self.source_distance} and detector_distance {self.detector_distance}; "
+                "wanted both for a fan, neither for parallel rays"
+            )
+        if self.fan and not self.source_distance > self.radius:
+            raise InputError(
+                f"source_distance is {self.source_distance:g}; wanted above {self.radius:g}, half the image's diagonal"
+            )
+        if self.fan and not (self.detector_distance >= 0 and math.isfinite(self.detector_distance)):
+            raise InputError(f"detector_distance is {self.detector_distance:g}; wanted at least 0")
+        if self.curved and not self.fan:
+            raise InputError("curved is true for parallel rays; wanted source_distance and detector_distance with it")
+        if self.fan and self.curved and not self.fan_angle < math.pi / 2:
+            raise InputError(f"the curved detector spans {2 * self.fan_angle:.3g} radians; wanted below pi")
+
+    @property
+    def fan(self) -> bool:
+        """Whether rays start from a point."""
+        return self.source_distance is not None
+
+    @property
+    def radius(self) -> float:
+        """Half the image's diagonal."""
+        return math.hypot(*self.size) * self.pixel_spacing / 2
+
+    @property
+    def detector(self) -> Array:
+        """Bin centres, ``(bins,)``."""
+        return (np.arange(self.bins) - (self.bins - 1) / 2) * self.bin_spacing
+
+    @property
+    def gamma(self) -> Array:
+        """Angle of each bin's ray to the central one, ``(bins,)``; 0 for parallel rays."""
+        if not self.fan:
+            return np.zeros(self.bins)
+        u = self.detector / (self.source_distance + self.detector_distance)
+        return u if self.curved else np.arctan(u)
+
+    @property
+    def fan_angle(self) -> float:
+        """Half the opening of the fan, to the outer edge of the last bin."""
+        if not self.fan:
+            return 0.0
+        u = self.bins * self.bin_spacing / 2 / (self.source_distance + self.detector_distance)
+        return u if self.curved else math.atan(u)
+
+    def rays(self) -> tuple[Array, Array]:
+        """Angle and offset of every bin's ray as a parallel one, each ``(views, bins)``."""
+        angles = np.asarray(self.angles)[:, None]
+        if not self.fan:
+            return np.broadcast_arrays(angles, self.detector[None])
+        return np.broadcast_arrays(angles - self.gamma, self.source_distance * np.sin(self.gamma)[None])
+
+    def finer(self, factor: int) -> Geometry:
+        """The same scan with ``factor`` times as many pixels and bins along every axis."""
+        height, width = self.size
+        return replace(
+            self,
+            size=(factor * height, factor * width),
+            pixel_spacing=self.pixel_spacing / factor,
+            bins=factor * self.bins,
+            bin_spacing=self.bin_spacing / factor,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for a file."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def read(cls, described: dict[str, Any]) -> Geometry:
+        """The inverse of :meth:`describe`; ``size`` may be one number.
+
+        Raises:
+            InputError: a key is missing, unknown or not of its kind.
+        """
+        needed, known = {"size", "angles", "bins", "pixel_spacing", "bin_spacing"}, set(cls.__dataclass_fields__)
+        missing, unknown = sorted(needed - described.keys()), sorted(described.keys() - known)
+        if missing or unknown:
+            seen = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)}"
+            raise InputError(f"the geometry {seen}; wanted the keys {', '.join(cls.__dataclass_fields__)}")
+        try:
+            size = described["size"]
+            height, width = size if isinstance(size, Sequence) else (size, size)
+            optional = {k: described.get(k) for k in ("source_distance", "detector_distance")}
+            return cls(
+                size=(_whole(height, "size"), _whole(width, "size")),
+                angles=tuple(float(a) for a in described["angles"]),
+                bins=_whole(described["bins"], "bins"),
+                pixel_spacing=float(described["pixel_spacing"]),
+                bin_spacing=float(described["bin_spacing"]),
+                curved=bool(described.get("curved", False)),
+                **{k: None if v is None else float(v) for k, v in optional.items()},
+            )
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the geometry cannot be used ({error}); wanted numbers, and whole ones of pixels and bins"
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file whole."""
+        write_text(Path(path), json.dumps({"format": FORMAT, **self.describe()}, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Geometry:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: there is no such file, or it holds something else.
+        """
+        try:
+            described = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"there is no file {str(path)!r}; wanted a geometry in .json") from None
+        except (ValueError, OSError) as error:
+            raise InputError(f"{path} cannot be read ({error}); wanted a geometry in .json") from error
+        if not isinstance(described, dict) or described.pop("format", None) != FORMAT:
+            raise InputError(f"{path} is not a geometry; wanted a .json file with the format {FORMAT!r}")
+        try:
+            return cls.read(described)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+
+def _whole(value: float, name: str) -> int:
+    if float(value) % 1:
+        raise InputError(f"the geometry has {name} {float(value):g}; wanted a whole number")
+    return int(value)

@@ -1,0 +1,96 @@
+"""What computes a scan: the interface of all backends."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from padis_lightning.ct.geometry import Geometry
+
+
+class Projector(nn.Module, ABC):
+    """Line integrals of images and their transpose, by one backend.
+
+    Args:
+        geometry: the scan.
+
+    Attributes:
+        exact_adjoint: whether :meth:`backproject` is the transpose of :meth:`project` up to rounding.
+    """
+
+    name: ClassVar[str]
+    exact_adjoint: bool = True
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> str | None:
+        """The version of the library behind it, or None where it is not installed."""
+
+    @classmethod
+    def obstacle(cls, geometry: Geometry) -> str | None:
+        """Why it cannot compute this scan here, or None."""
+        return None
+
+    @classmethod
+    def comfortable(cls, geometry: Geometry) -> bool:
+        """Whether it is a good choice for a scan of this size, where there are others."""
+        return True
+
+    @abstractmethod
+    def project(self, x: Tensor) -> Tensor:
+        """``(B, H, W) -> (B, views, bins)``."""
+
+    @abstractmethod
+    def backproject(self, y: Tensor) -> Tensor:
+        """``(B, views, bins) -> (B, H, W)``."""
+
+    def describe(self) -> str:
+        """A line for the start of a run."""
+        kind = "" if self.exact_adjoint else ", its adjoint is approximate"
+        return f"{self.name} {self.version()}{kind}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """:meth:`project`, differentiable."""
+        return _Product.apply(x, self, True)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """:meth:`backproject`, differentiable."""
+        return _Product.apply(y, self, False)
+
+
+class _Product(torch.autograd.Function):
+    """A projection or a back-projection; the derivative of the one is the other."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, projector: Projector, forward: bool) -> Tensor:
+        ctx.projector, ctx.forward = projector, forward
+        with torch.autocast(x.device.type, enabled=False):  # data terms keep their precision
+            return projector.project(x) if forward else projector.backproject(x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Product.apply(grad, ctx.projector, not ctx.forward), None, None
+
+
+def free_memory() -> int:
+    """Bytes of host memory that may still be taken, a container's limit included."""
+    found = []
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            found.append(next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")))
+    except (OSError, StopIteration):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
+            found.append(int(limit.read()) - int(used.read()))
+    except (OSError, ValueError):
+        pass  # no container, or one without a limit
+    return min(found)

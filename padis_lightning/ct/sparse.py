@@ -1,0 +1,156 @@
+"""The scan as a sparse matrix: exact, with an exact transpose, on any device."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import scipy
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from padis_lightning.ct.geometry import Array, Geometry
+from padis_lightning.ct.projectors import Projector, free_memory
+
+COMFORTABLE = 4 << 30  # bytes beyond which another backend is better, if there is one
+SHARE = 0.5  # of the free memory that the matrix and its transpose may take
+CHUNK = 1 << 21  # samples of rays at once, while building
+
+
+def _samples(geometry: Geometry, theta: Array, s: Array, steep: bool) -> tuple[Array, Array]:
+    """Where rays cross the lines of pixels, as ``start + slope * line`` in pixels along a line: rows if steep, else columns."""
+    h, (height, width) = geometry.pixel_spacing, geometry.size
+    cos, sin = np.cos(theta), np.sin(theta)
+    if steep:  # x = (s - y sin) / cos with y = ((height - 1) / 2 - row) h
+        slope = sin / cos
+        return s / (h * cos) - slope * (height - 1) / 2 + (width - 1) / 2, slope
+    slope = cos / sin  # y = (s - x cos) / sin with x = (column - (width - 1) / 2) h
+    return -s / (h * sin) - slope * (width - 1) / 2 + (height - 1) / 2, slope
+
+
+def entries(geometry: Geometry) -> int:
+    """How many entries :func:`joseph_matrix` has, at most and nearly, without building it."""
+    theta, s = (part.ravel() for part in geometry.rays())
+    is_steep, total = np.abs(np.cos(theta)) >= np.abs(np.sin(theta)), 0
+    for steep in (True, False):
+        lines, across = geometry.size if steep else geometry.size[::-1]
+        start, slope = _samples(geometry, theta[is_steep == steep], s[is_steep == steep], steep)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ends = np.stack([(-1 - start) / slope, (across - start) / slope])
+        level = np.abs(slope) < 1e-12
+        inside = np.where((start > -1) & (start < across), 1.0, -1.0)
+        low = np.where(level, 0.0, np.clip(ends.min(0), 0, lines))
+        high = np.where(level, np.where(inside > 0, lines, 0), np.clip(ends.max(0), 0, lines))
+        total += 2 * int(np.ceil(np.clip(high - low, 0, None)).sum())
+    return total
+
+
+def matrix_bytes(geometry: Geometry) -> int:
+    """Memory of the matrix and its transpose in single precision."""
+    count = entries(geometry)
+    index = 4 if count < 2**31 else 8
+    return 2 * count * (4 + index) + index * (len(geometry.angles) * geometry.bins + math.prod(geometry.size))
+
+
+def joseph_matrix(geometry: Geometry, dtype: np.dtype | type = np.float64) -> sparse.csr_array:
+    r"""Line integrals through every bin's centre, ``(views * bins, height * width)``.
+
+    A ray :math:`x \cos\theta + y \sin\theta = s` is sampled once in each row of pixels (or column, whichever it crosses
+    more steeply) with linear interpolation between the two neighbours; a sample weighs the length between rows.
+
+    Source: Joseph, An improved algorithm for reprojecting rays through pixel images, IEEE TMI 1982.
+    """
+    height, width = geometry.size
+    theta, s = (part.ravel() for part in geometry.rays())
+    blocks = []
+    step = max(1, CHUNK // max(height, width))
+    for first in range(0, len(theta), step):
+        part = slice(first, first + step)
+        blocks.append(_block(geometry, theta[part], s[part]).astype(dtype))
+    return sparse.vstack(blocks, format="csr") if len(blocks) > 1 else blocks[0]
+
+
+def _block(geometry: Geometry, theta: Array, s: Array) -> sparse.csr_array:
+    """The rows of some rays."""
+    is_steep, found = np.abs(np.cos(theta)) >= np.abs(np.sin(theta)), []
+    for steep in (True, False):
+        rays = np.flatnonzero(is_steep == steep)
+        lines, across = geometry.size if steep else geometry.size[::-1]
+        start, slope = _samples(geometry, theta[rays], s[rays], steep)
+        place = start[:, None] + slope[:, None] * np.arange(lines)
+        near = np.floor(place)
+        share = place - near
+        length = geometry.pixel_spacing * np.hypot(1, slope)
+        for side, weight in ((near, 1 - share), (near + 1, share)):
+            ray, line = np.nonzero((side >= 0) & (side < across) & (weight > 0))
+            other = side[ray, line].astype(np.int64)
+            cells = line * across + other if steep else other * lines + line
+            found.append((weight[ray, line] * length[ray], rays[ray], cells))
+    values, rows, columns = (np.concatenate(part) for part in zip(*found, strict=True))
+    return sparse.csr_array((values, (rows, columns)), shape=(len(theta), math.prod(geometry.size)))
+
+
+class SparseMatrix(Projector):
+    """Joseph's weights in a sparse matrix, stored with its transpose."""
+
+    name = "sparse"
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(geometry)
+        dtype = torch.get_default_dtype()
+        matrix = joseph_matrix(geometry, np.float64 if dtype == torch.float64 else np.float32)
+        self.shape, self.count = matrix.shape, matrix.nnz
+        self._keep("matrix", matrix)
+        self._keep("transpose", sparse.csr_array(matrix.T))
+
+    def _keep(self, name: str, part: sparse.csr_array) -> None:
+        index = np.int32 if max(part.nnz, *part.shape) < 2**31 else np.int64
+        self.register_buffer(f"{name}_rows", torch.from_numpy(part.indptr.astype(index, copy=False)), persistent=False)
+        self.register_buffer(f"{name}_columns", torch.from_numpy(part.indices.astype(index, copy=False)), persistent=False)
+        self.register_buffer(f"{name}_values", torch.from_numpy(part.data), persistent=False)
+
+    @classmethod
+    def version(cls) -> str:
+        """scipy builds it, torch multiplies."""
+        return f"of scipy {scipy.__version__}"
+
+    @classmethod
+    def obstacle(cls, geometry: Geometry) -> str | None:
+        """Its memory, stated before it is built."""
+        free = free_memory()
+        if torch.cuda.is_available():
+            free = min(free, torch.cuda.mem_get_info()[0])
+        needed = matrix_bytes(geometry)
+        if needed > SHARE * free:
+            return f"its matrix would take {needed / 2**30:.2g} GiB; it may have half of the {free / 2**30:.2g} GiB that are free"
+        return None
+
+    @classmethod
+    def comfortable(cls, geometry: Geometry) -> bool:
+        """Up to 4 GiB."""
+        return matrix_bytes(geometry) <= COMFORTABLE
+
+    def describe(self) -> str:
+        """Entries and memory."""
+        size = matrix_bytes(self.geometry) / 2**20
+        count = f"{self.count / 1e6:.2g} million entries"
+        return f"a sparse matrix of {count}, {size:.3g} MiB with its transpose (scipy {scipy.__version__})"
+
+    def sparse(self, name: str, dtype: torch.dtype) -> Tensor:
+        """The ``matrix`` ``(views * bins, H * W)`` or its ``transpose``, in CSR form."""
+        rows, columns, values = (getattr(self, f"{name}_{part}") for part in ("rows", "columns", "values"))
+        shape = self.shape if name == "matrix" else self.shape[::-1]
+        return torch.sparse_csr_tensor(rows, columns, values.to(dtype), shape)
+
+    def _product(self, name: str, x: Tensor) -> Tensor:
+        dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+        return (self.sparse(name, dtype) @ x.flatten(1).t().to(dtype).contiguous()).t().contiguous().to(x.dtype)
+
+    def project(self, x: Tensor) -> Tensor:
+        """``(B, H, W) -> (B, views, bins)``."""
+        return self._product("matrix", x).reshape(-1, len(self.geometry.angles), self.geometry.bins)
+
+    def backproject(self, y: Tensor) -> Tensor:
+        """The transposed matrix, ``(B, views, bins) -> (B, H, W)``."""
+        return self._product("transpose", y).reshape(-1, *self.geometry.size)

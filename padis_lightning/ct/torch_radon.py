@@ -1,0 +1,96 @@
+"""torch-radon (GPL, optional, from conda-forge as carterbox-torch-radon): batches of images on NVIDIA GPUs."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from padis_lightning.ct.geometry import Geometry
+from padis_lightning.ct.projectors import Projector
+
+MOST_ANGLES = 4096
+
+
+def _import() -> Any:  # noqa: ANN401 - the module
+    """The library, which imports a name from ``turtle`` that it never uses: without tkinter a stand-in gives it."""
+    stand_in = importlib.util.find_spec("tkinter") is None and "turtle" not in sys.modules
+    if stand_in:
+        sys.modules["turtle"] = types.SimpleNamespace(width=None)
+    try:
+        import torch_radon
+    finally:
+        if stand_in:
+            del sys.modules["turtle"]
+    return torch_radon
+
+
+class TorchRadon(Projector):
+    """torch-radon's projectors, version 2: rays forwards, pixels backwards, so that the adjoint is approximate (1e-3).
+
+    It computes on unit pixels in single precision: lengths are divided by the pixel spacing, results multiplied by it, and
+    batches computed on the GPU's default stream.
+
+    Source: Ronchetti, TorchRadon: fast differentiable routines for computed tomography, arXiv 2009.14788, 2020.
+    """
+
+    name = "torch_radon"
+    exact_adjoint = False
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(geometry)
+        library, h = _import(), geometry.pixel_spacing
+        volume = library.Volume2D()
+        volume.set_size(*geometry.size)
+        options = {"det_spacing": geometry.bin_spacing / h, "volume": volume}
+        angles = np.asarray(geometry.angles, dtype=np.float32)
+        if geometry.fan:
+            options |= {"src_dist": geometry.source_distance / h, "det_dist": geometry.detector_distance / h}
+        self.scan = (library.FanBeam if geometry.fan else library.ParallelBeam)(geometry.bins, angles, **options)
+
+    @classmethod
+    def version(cls) -> str | None:
+        """Of the package, without importing it."""
+        if importlib.util.find_spec("torch_radon") is None:
+            return None
+        for name in ("torch-radon", "torch_radon", "carterbox-torch-radon"):
+            try:
+                return version(name)
+            except PackageNotFoundError:
+                continue
+        return "of an unknown version"
+
+    @classmethod
+    def obstacle(cls, geometry: Geometry) -> str | None:
+        """It needs an NVIDIA GPU, and has no curved detectors."""
+        if not torch.cuda.is_available():
+            return "it needs an NVIDIA GPU"
+        if geometry.curved:
+            return "it has no curved detectors"
+        if len(geometry.angles) > MOST_ANGLES:
+            return f"it takes at most {MOST_ANGLES} views"
+        return None
+
+    def _on_device(self, x: Tensor, compute: Any) -> Tensor:  # noqa: ANN401 - a function of torch-radon
+        device = x.device if x.is_cuda else torch.device("cuda")
+        inputs = x.to(device, torch.float32).contiguous()
+        ours, default = torch.cuda.current_stream(device), torch.cuda.default_stream(device)
+        default.wait_stream(ours)
+        with torch.cuda.stream(default):  # its kernels run on no other
+            result = compute(inputs)
+        ours.wait_stream(default)
+        return (self.geometry.pixel_spacing * result).to(x)
+
+    def project(self, x: Tensor) -> Tensor:
+        """``(B, H, W) -> (B, views, bins)``."""
+        return self._on_device(x, self.scan.forward)
+
+    def backproject(self, y: Tensor) -> Tensor:
+        """``(B, views, bins) -> (B, H, W)``."""
+        return self._on_device(y, self.scan.backward)

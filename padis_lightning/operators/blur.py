@@ -1,0 +1,241 @@
+"""Blur: convolution with one kernel, by FFT, with a closed-form inverse where a transform makes it diagonal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from padis_lightning.errors import InputError
+from padis_lightning.linalg import damped_inverse
+from padis_lightning.operators.base import LinearOperator, dimensions, working
+
+SAMPLES = 32  # points along a side of a pixel by which its overlap with a line is counted
+Border = Literal["circular", "reflect"]
+Matrix = Sequence[Sequence[float]]
+
+
+def read_matrix(source: Matrix | str, name: str) -> np.ndarray:
+    """Rows of finite numbers, ``(m, n)`` in float64: as given, or out of a .npy file.
+
+    Raises:
+        InputError: there is no such file, or the content is something else.
+    """
+    if isinstance(source, (str, Path)) and not (Path(source).is_file() and Path(source).suffix == ".npy"):
+        raise InputError(f"{name} is {str(source)!r}; wanted rows of numbers or an existing .npy file")
+    try:
+        content = np.load(source, allow_pickle=False) if isinstance(source, (str, Path)) else source
+        values = np.array(content, np.float64, order="C")
+    except (ValueError, TypeError, OSError, EOFError) as error:
+        raise InputError(f"{name} cannot be read ({error}); wanted rows of numbers, all of one length") from error
+    if values.ndim != 2 or values.size == 0:
+        raise InputError(f"{name} has the shape {values.shape}; wanted rows and columns")
+    if not np.isfinite(values).all():
+        raise InputError(f"{name} has {'NaN' if np.isnan(values).any() else 'infinity'}; wanted finite numbers")
+    return values
+
+
+class Blur(LinearOperator):
+    r"""Convolution of every channel with one kernel.
+
+    .. math:: (A x)_i = \sum_k h_k \, x_{i + c - k}, \quad c = \lfloor n / 2 \rfloor
+
+    ``circular`` continues the image by itself and A is diagonal in the Fourier transform. ``reflect`` mirrors it with half a
+    sample, d c b a | a b c d | d c b a; A is then diagonal in the DCT-II if the kernel is symmetric along each axis.
+    Elsewhere pinv and prox are conjugate gradients, as with a ``precision``.
+
+    Source: Hansen, Nagy and O'Leary, Deblurring images: matrices, spectra, and filtering, 2006, chapter 4.
+
+    Args:
+        image_shape: channels, height and width.
+        kernel: h, rows of numbers or a .npy file of them, taken as it is; its centre is at (rows // 2, columns // 2).
+        border: what lies outside the image.
+
+    Raises:
+        InputError: the kernel cannot be read, is larger than the image or sums to 0.
+    """
+
+    def __init__(self, image_shape: Sequence[int] = (3, 256, 256), *, kernel: Matrix | str, border: Border = "circular") -> None:
+        super().__init__()
+        if border not in ("circular", "reflect"):
+            raise InputError(f"border is {border!r}; wanted 'circular' or 'reflect'")
+        self.image_shape = self.measurement_shape = dimensions(image_shape)
+        self.border = border
+        values = torch.from_numpy(read_matrix(kernel, "kernel"))
+        (rows, columns), (height, width) = values.shape, self.image_shape[1:]
+        if rows > height or columns > width:
+            raise InputError(f"kernel is {rows}x{columns}; wanted at most {height}x{width}, the size of the image")
+        if values.sum().abs() <= 1e-12 * values.abs().sum():
+            raise InputError(f"kernel sums to {float(values.sum()):g}; wanted a sum other than 0")
+        periods = 1 if border == "circular" else 2
+        self.grid = (periods * height, periods * width)
+        response = torch.zeros(self.grid, dtype=torch.float64)
+        response[:rows, :columns] = values
+        response = response.roll((-(rows // 2), -(columns // 2)), (0, 1))
+        self.closed_form = border == "circular" or _symmetric(response)
+        self.register_buffer("kernel", values, persistent=False)
+        self.register_buffer("spectrum", torch.view_as_real(torch.fft.rfft2(response)), persistent=False)
+
+    def transfer(self, x: Tensor) -> Tensor:
+        """The kernel's transform in the precision of ``x`` and on its device, ``grid`` cut to half in its last axis."""
+        return torch.view_as_complex(self.spectrum.to(x))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Fourier transform of the continued image."""
+        if self.border == "reflect":
+            x = torch.cat([x, x.flip(-2)], -2)
+            x = torch.cat([x, x.flip(-1)], -1)
+        return torch.fft.rfft2(x)
+
+    def restore(self, spectrum: Tensor) -> Tensor:
+        """The image of such a transform."""
+        _, height, width = self.image_shape
+        return torch.fft.irfft2(spectrum, s=self.grid)[..., :height, :width]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W) -> (B, C, H, W)``."""
+        self.check(x, self.image_shape, "image")
+        wide = working(x)
+        return self.restore(self.transfer(wide) * self.transform(wide)).to(x.dtype)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Correlation with the kernel; what falls outside is folded back, ``(B, C, H, W) -> (B, C, H, W)``."""
+        self.check(y, self.measurement_shape, "measurement")
+        wide = working(y)
+        spread = torch.fft.irfft2(self.transfer(wide).conj() * torch.fft.rfft2(wide, s=self.grid), s=self.grid)
+        if self.border == "reflect":
+            _, height, width = self.image_shape
+            spread = spread[..., :height, :] + spread[..., height:, :].flip(-2)
+            spread = spread[..., :width] + spread[..., width:].flip(-1)
+        return spread.to(y.dtype)
+
+    def pinv(self, y: Tensor, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:
+        """Division in the Fourier transform or the DCT-II, small values left out; else by conjugate gradients."""
+        if not self.closed_form:
+            return super().pinv(working(y), iterations, tolerance).to(y.dtype)
+        self.check(y, self.measurement_shape, "measurement")
+        wide = working(y)
+        inverse = damped_inverse(self.transfer(wide), 0.0, math.sqrt(self.norm_squared))
+        return self.restore(inverse * self.transform(wide)).to(y.dtype)
+
+    def prox(
+        self,
+        v: Tensor,
+        y: Tensor,
+        weight: float | Tensor = 0.0,
+        precision: Tensor | None = None,
+        iterations: int = 100,
+        tolerance: float = 0.0,
+    ) -> Tensor:
+        """``v + A' (A A' + w)^-1 (y - A v)``, with ``A+`` for w = 0; by conjugate gradients where A is not diagonal."""
+        start, data = working(v), working(y)
+        weight = weight.to(start) if isinstance(weight, Tensor) else weight
+        if precision is not None or not self.closed_form:
+            return super().prox(start, data, weight, precision, iterations, tolerance).to(v.dtype)
+        self.check(y, self.measurement_shape, "measurement")
+        transfer = self.transfer(start)
+        inverse = damped_inverse(transfer, weight, math.sqrt(self.norm_squared))
+        change = inverse * (self.transform(data) - transfer * self.transform(start))
+        return (start + self.restore(change)).to(v.dtype)
+
+    def direct(self, y: Tensor) -> Tensor:
+        """The blurred image."""
+        return y
+
+    @cached_property
+    def norm_squared(self) -> float:
+        r""":math:`\max |\hat h|^2`; by power iteration where A is not diagonal."""
+        if not self.closed_form:
+            return LinearOperator.norm_squared.func(self)
+        _, height, width = self.image_shape  # a mirrored image has nothing at the frequency H or W
+        return float(self.spectrum.square().sum(-1)[:height, :width].max())
+
+
+class UniformBlur(Blur):
+    """The mean over a square.
+
+    Args:
+        image_shape: channels, height and width.
+        size: pixels along a side; an even square reaches one pixel further up and left.
+        border: what lies outside the image, see :class:`Blur`.
+    """
+
+    def __init__(self, image_shape: Sequence[int] = (3, 256, 256), size: int = 9, border: Border = "circular") -> None:
+        if size < 1:
+            raise InputError(f"size is {size}; wanted at least 1")
+        super().__init__(image_shape, kernel=np.full((size, size), 1 / size**2), border=border)
+
+
+class GaussianBlur(Blur):
+    """A Gaussian, sampled at pixel centres, of sum 1.
+
+    Args:
+        image_shape: channels, height and width.
+        std: standard deviation, pixels.
+        size: pixels along a side of the kernel, odd (default: 4 deviations to each side).
+        border: what lies outside the image, see :class:`Blur`.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int] = (3, 256, 256),
+        std: float = 3.0,
+        size: int | None = None,
+        border: Border = "circular",
+    ) -> None:
+        if not (std > 0 and math.isfinite(std)):
+            raise InputError(f"std is {std:g}; wanted a value above 0")
+        size = 2 * math.ceil(4 * std) + 1 if size is None else size
+        if size < 1 or size % 2 == 0:
+            raise InputError(f"size is {size}; wanted an odd number of at least 1")
+        profile = np.exp(-0.5 * ((np.arange(size) - size // 2) / std) ** 2)
+        profile /= profile.sum()
+        super().__init__(image_shape, kernel=np.outer(profile, profile), border=border)
+
+
+class MotionBlur(Blur):
+    """A straight line one pixel wide: the share of each pixel that it covers, of sum 1.
+
+    Args:
+        image_shape: channels, height and width.
+        length: of the line, pixels.
+        angle: of the line, degrees counter-clockwise from the horizontal.
+        border: what lies outside the image, see :class:`Blur`.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int] = (3, 256, 256),
+        length: float = 15,
+        angle: float = 30.0,
+        border: Border = "circular",
+    ) -> None:
+        if not (length >= 1 and math.isfinite(length)):
+            raise InputError(f"length is {length:g}; wanted at least 1")
+        if not math.isfinite(angle):
+            raise InputError(f"angle is {angle:g}; wanted degrees")
+        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        y, x = _points(length * abs(sin) + abs(cos))[:, None], _points(length * abs(cos) + abs(sin))
+        along, across = x * cos - y * sin, x * sin + y * cos  # y points down
+        inside = (np.abs(along) <= length / 2) & (np.abs(across) <= 0.5)
+        covered = inside.reshape(len(y) // SAMPLES, SAMPLES, len(x) // SAMPLES, SAMPLES).mean((1, 3))
+        super().__init__(image_shape, kernel=covered / covered.sum(), border=border)
+
+
+def _points(extent: float) -> np.ndarray:
+    """``SAMPLES`` places a pixel along an odd number of pixels around 0 that hold ``extent``."""
+    pixels = 2 * math.ceil(round((extent - 1) / 2, 6)) + 1
+    return (np.arange(pixels * SAMPLES) - (pixels * SAMPLES - 1) / 2) / SAMPLES
+
+
+def _symmetric(response: Tensor) -> bool:
+    """Whether a periodic impulse response equals its mirror images around its first row and its first column."""
+    margin = 1e-12 * float(response.abs().max())
+    mirrored = (response.flip(axis).roll(1, axis) for axis in (0, 1))
+    return all(torch.allclose(response, other, rtol=0, atol=margin) for other in mirrored)

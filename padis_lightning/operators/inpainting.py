@@ -1,0 +1,191 @@
+"""Inpainting: some pixels of an image are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from scipy import ndimage
+from torch import Tensor
+
+from padis_lightning.errors import InputError
+from padis_lightning.operators.base import LinearOperator, dimensions
+from padis_lightning.operators.blur import Matrix, read_matrix
+
+
+def read_mask(source: Matrix | str) -> np.ndarray:
+    """Which pixels are known, ``(H, W)``: white ones of a .png, those other than 0 of rows of numbers or of a .npy file.
+
+    Raises:
+        InputError: there is no such file, or the content is something else.
+    """
+    if not (isinstance(source, (str, Path)) and Path(source).suffix == ".png"):
+        return read_matrix(source, "mask") != 0
+    if not Path(source).is_file():
+        raise InputError(f"mask is {str(source)!r}; wanted an existing file")
+    try:
+        with Image.open(source) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise InputError(f"{source} has the mode {picture.mode}; wanted 8 bits")
+            return np.asarray(picture.convert("L")) > 127
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"{source} cannot be read ({error}); wanted a picture") from error
+
+
+class Inpainting(LinearOperator):
+    """A = diag(m): an image with zeros where it is not known.
+
+    Args:
+        image_shape: channels, height and width.
+        mask: m, the same for all channels, ``(H, W)``: a .png (white known, black missing), a .npy or rows of numbers (other
+            than 0 known).
+
+    Raises:
+        InputError: the mask cannot be read, has another shape or keeps nothing.
+    """
+
+    closed_form = True
+
+    def __init__(self, image_shape: Sequence[int] = (3, 256, 256), *, mask: Matrix | str) -> None:
+        super().__init__()
+        self.image_shape = self.measurement_shape = dimensions(image_shape)
+        known = read_mask(mask)
+        if known.shape != self.image_shape[1:]:
+            raise InputError(f"the mask has the shape {known.shape}; wanted {self.image_shape[1:]}, that of the image")
+        if not known.any():
+            raise InputError("the mask keeps 0 pixels; wanted at least 1")
+        rows, columns = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+        nearest = torch.from_numpy(rows.astype(np.int64) * known.shape[1] + columns)
+        self.register_buffer("mask", torch.from_numpy(known), persistent=False)
+        self.register_buffer("nearest", nearest.flatten(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``m x``, ``(B, C, H, W) -> (B, C, H, W)``."""
+        self.check(x, self.image_shape, "image")
+        return x * self.mask
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``m y``."""
+        return self(y)
+
+    def pinv(self, y: Tensor, iterations: int = 0, tolerance: float = 0.0) -> Tensor:
+        """``m y``; nothing to iterate."""
+        return self(y)
+
+    def prox(
+        self,
+        v: Tensor,
+        y: Tensor,
+        weight: float | Tensor = 0.0,
+        precision: Tensor | None = None,
+        iterations: int = 0,
+        tolerance: float = 0.0,
+    ) -> Tensor:
+        """``(m P y + w v) / (m P + w)``; v where that is 0 / 0."""
+        self.check(y, self.measurement_shape, "measurement")
+        share = self.mask.to(v.dtype) if precision is None else self.mask * precision
+        total = share + weight
+        return torch.where(total > 0, (share * y + weight * v) / torch.where(total > 0, total, 1), v).to(v.dtype)
+
+    def direct(self, y: Tensor) -> Tensor:
+        """Every unknown pixel takes the value of the nearest known one."""
+        self.check(y, self.measurement_shape, "measurement")
+        return y.flatten(2)[..., self.nearest].reshape(y.shape)
+
+    @cached_property
+    def norm_squared(self) -> float:
+        """1."""
+        return 1.0
+
+
+class BoxInpainting(Inpainting):
+    """A rectangle is missing.
+
+    Args:
+        image_shape: channels, height and width.
+        box: height and width of the rectangle.
+        at: row and column of its upper left corner (default: it is centred).
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int] = (3, 256, 256),
+        box: Sequence[int] = (64, 64),
+        at: Sequence[int] | None = None,
+    ) -> None:
+        _, height, width = dimensions(image_shape)
+        if len(box) != 2 or min(box) < 1:
+            raise InputError(f"box is {list(box)}; wanted height and width, each at least 1")
+        top, left = ((height - box[0]) // 2, (width - box[1]) // 2) if at is None else at
+        if not (0 <= top <= height - box[0] and 0 <= left <= width - box[1]):
+            raise InputError(f"the box of {box[0]}x{box[1]} at {top}, {left} leaves the image; wanted it within {height}x{width}")
+        known = np.ones((height, width))
+        known[top : top + box[0], left : left + box[1]] = 0
+        super().__init__(image_shape, mask=known)
+
+
+class RandomInpainting(Inpainting):
+    """Single pixels are missing, an exact share of them.
+
+    Args:
+        image_shape: channels, height and width.
+        share: of pixels that are missing.
+        seed: masks of different seeds are different.
+    """
+
+    def __init__(self, image_shape: Sequence[int] = (3, 256, 256), share: float = 0.7, seed: int = 0) -> None:
+        _, height, width = dimensions(image_shape)
+        rng = _generator(share, seed)
+        known = np.ones(height * width)
+        known[rng.permutation(height * width)[: round(share * height * width)]] = 0
+        super().__init__(image_shape, mask=known.reshape(height, width))
+
+
+class IrregularInpainting(Inpainting):
+    """Bent strokes of a round brush are missing, drawn until they cover a share of the image.
+
+    Args:
+        image_shape: channels, height and width.
+        share: of pixels that are missing, at least; a piece of a stroke more at most.
+        width: of a stroke, pixels.
+        seed: masks of different seeds are different.
+    """
+
+    def __init__(self, image_shape: Sequence[int] = (3, 256, 256), share: float = 0.3, width: float = 9, seed: int = 0) -> None:
+        _, *size = dimensions(image_shape)
+        if not width >= 1:
+            raise InputError(f"width is {width:g}; wanted at least 1")
+        rng = _generator(share, seed)
+        known, pieces = np.ones(size), 0
+        while known.mean() > 1 - share:
+            if pieces == 0:  # a new stroke
+                pieces, turn, place = int(rng.integers(4, 13)), rng.uniform(0, 2 * np.pi), rng.uniform(0, size)
+            turn = turn + rng.normal(0, 0.6)
+            step = rng.uniform(0.05, 0.2) * min(size) * np.array([np.sin(turn), np.cos(turn)])
+            _erase(known, place, place + step, width / 2)
+            place = place + step
+            pieces = pieces - 1 if (0 <= place).all() and (place < size).all() else 0
+        super().__init__(image_shape, mask=known)
+
+
+def _generator(share: float, seed: int) -> np.random.Generator:
+    if not 0 <= share < 1:
+        raise InputError(f"share is {share:g}; wanted at least 0 and less than 1")
+    if seed < 0:
+        raise InputError(f"seed is {seed}; wanted at least 0")
+    return np.random.default_rng(seed)
+
+
+def _erase(known: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float) -> None:
+    """Set to 0, in ``(H, W)``, the pixels whose centres are within ``radius`` of the line between two points."""
+    low = np.floor(np.minimum(start, end) - radius).astype(int).clip(0)
+    high = np.ceil(np.maximum(start, end) + radius).astype(int)
+    window = known[low[0] : high[0], low[1] : high[1]]
+    points = np.moveaxis(np.indices(window.shape), 0, -1) + low + 0.5
+    line = end - start
+    along = ((points - start) @ line / max(line @ line, 1e-12)).clip(0, 1)
+    window[np.linalg.norm(points - start - along[..., None] * line, axis=-1) <= radius] = 0

@@ -1,0 +1,140 @@
+"""Noise models: what they add, what they say of it, and that solvers weigh by it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from padis_lightning.errors import InputError
+from padis_lightning.noise import GaussianNoise, PoissonNoise
+from padis_lightning.operators.ct import ParallelBeam
+from padis_lightning.operators.identity import Identity
+from padis_lightning.priors import GaussianPrior
+from padis_lightning.random import Generators
+from padis_lightning.solvers.dds import DDS
+from padis_lightning.solvers.pseudo_inverse import PseudoInverse
+from padis_lightning.solvers.tv import TotalVariation
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        GaussianNoise(0.2),
+        GaussianNoise(51, "8-bit"),
+        GaussianNoise(0.2, "relative"),
+        PoissonNoise(4096, 0, 0.4),
+        PoissonNoise(300, 6, 0.4),
+    ],
+    ids=lambda n: str(n.describe()),
+)
+def test_the_variance_that_is_said_is_the_one_that_is_added(noise):
+    clean = torch.linspace(0.5, 5, 4, dtype=torch.float64).reshape(1, 4, 1).expand(2, 4, 20000).contiguous()
+    noisy = noise.simulate(clean, Generators.keyed(0, [0, 1]))
+    measured = (noisy - clean).square().mean((0, 2))
+    said = noise.variance(noisy).expand_as(noisy).mean((0, 2))
+    torch.testing.assert_close(said, measured, rtol=0.06, atol=0)
+    bias = (noisy - clean).mean((0, 2)).abs() / measured.sqrt()  # the logarithm of few photons has one
+    assert float(bias.max()) < 0.15
+
+
+def test_units():
+    assert GaussianNoise(25.5, "8-bit").std == pytest.approx(0.1)
+    y = torch.full((1, 1, 4, 50000), 3.0)
+    assert float((GaussianNoise(0.1, "relative").simulate(y, Generators.keyed(0, [0])) - y).std()) == pytest.approx(0.3, rel=0.01)
+
+
+@pytest.mark.parametrize("noise", [GaussianNoise(0.1, "relative"), PoissonNoise(500, 5)])
+def test_noise_belongs_to_the_image(noise):
+    y = torch.rand(3, 1, 4, 5)
+    together = noise.simulate(y, Generators.keyed(0, [4, 5, 6]))
+    for k in range(3):
+        assert torch.equal(together[k : k + 1], noise.simulate(y[k : k + 1], Generators.keyed(0, [4 + k])))
+    assert noise.simulate(y, Generators.keyed(0, [4, 5, 6])).dtype == y.dtype
+
+
+def test_a_bin_without_photons_stays_finite():
+    y = torch.full((1, 1, 2, 100), 60.0)
+    noise = PoissonNoise(10, 3)
+    noisy = noise.simulate(y, Generators.keyed(0, [0]))
+    assert torch.isfinite(noisy).all() and torch.isfinite(noise.variance(noisy)).all()
+
+
+def test_weights_have_the_mean_one_and_the_harmonic_mean_of_the_variances(rng):
+    y = torch.rand(2, 1, 6, 9, generator=rng, dtype=torch.float64)
+    noise = PoissonNoise(100, 2)
+    variance, precision = noise.data_term(y)
+    torch.testing.assert_close(precision / variance, 1 / noise.variance(y))
+    torch.testing.assert_close(precision.mean((1, 2, 3)), torch.ones(2, dtype=torch.float64))
+    variance, precision = GaussianNoise(0.5).data_term(y)
+    assert precision is None and variance.flatten().tolist() == [0.25, 0.25]
+
+
+class Known(PoissonNoise):
+    """Photon noise whose variances are said without looking: the closed forms below need them."""
+
+    def variance(self, y):
+        return torch.linspace(0.1, 3, y[0].numel(), dtype=y.dtype).reshape(1, *y.shape[1:]).expand_as(y) ** 2
+
+
+def test_dds_weighs_every_ray_by_its_variance(rng):
+    """One step is the mean of a Gaussian posterior whose variances differ from entry to entry."""
+    operator = ParallelBeam(6, views=4)
+    prior = GaussianPrior((1, 6, 6), mean=0.4, std=0.3)
+    solver = DDS(prior, operator, noise=Known(), steps=2, sigma_max=0.7, sigma_min=0.1, iterations=200, clip=False)
+    y = torch.rand(2, *operator.measurement_shape, generator=rng, dtype=torch.float64)
+    denoised = torch.rand(2, 1, 6, 6, generator=rng, dtype=torch.float64)
+    found = solver.fit_data(denoised, y, 0.7)
+    basis = torch.eye(36, dtype=torch.float64).reshape(-1, 1, 6, 6)
+    dense = operator(basis).flatten(1).t()
+    weights = 1 / Known().variance(y)[0].flatten()
+    spread = 1 / 0.7**2 + 1 / prior.sigma_data**2
+    left = dense.t() @ (weights[:, None] * dense) + spread * torch.eye(36, dtype=torch.float64)
+    for k in range(2):
+        right = dense.t() @ (weights * y[k].flatten()) + spread * denoised[k].flatten()
+        torch.testing.assert_close(found[k].flatten(), torch.linalg.solve(left, right), rtol=1e-6, atol=1e-8)
+
+
+def test_tv_trusts_what_is_measured_well(rng):
+    """Half of an image is measured a thousand times as badly: there its values are smoothed away, elsewhere kept."""
+
+    class Halves(GaussianNoise):
+        def variance(self, y):
+            out = torch.ones_like(y)
+            out[..., : y.shape[-1] // 2] = 1e6
+            return out
+
+    y = 0.5 + 0.3 * (torch.rand(1, 1, 12, 12, generator=rng, dtype=torch.float64) - 0.5)
+    found = TotalVariation(Identity((1, 12, 12)), weight=1e-3, noise=Halves(0.1)).solve(y, Generators.keyed(0, [0]))
+    assert float(found[..., :5].std()) < 0.1 * float(y[..., :5].std()) and float((found - y)[..., 7:].abs().max()) < 0.01
+
+
+def test_simulation_on_a_finer_grid_is_another_measurement_of_the_same_image(rng):
+    operator = ParallelBeam(24, views=6)
+    image = torch.rand(2, 1, 24, 24, generator=rng)
+    generator = Generators.keyed(0, [0, 1])
+    same, finer = (PseudoInverse(operator, simulation=k).measure(image, generator) for k in (1, 3))
+    assert torch.equal(same, operator(image)) and finer.shape == same.shape
+    gap = float((finer - same).norm() / same.norm())
+    assert 1e-3 < gap < 0.1
+    assert float(finer.mean()) == pytest.approx(float(same.mean()), rel=2e-3)
+
+
+def test_noise_that_cannot_be_is_refused():
+    for make, sentence in (
+        (lambda: GaussianNoise(-1), "std is -1; wanted at least 0"),
+        (lambda: PoissonNoise(0), "photons is 0; wanted a value above 0"),
+        (lambda: PoissonNoise(10, -1), "electronic is -1; wanted at least 0"),
+        (lambda: PoissonNoise(attenuation=float("nan")), "attenuation is nan; wanted a value above 0"),
+        (lambda: PseudoInverse(Identity((1, 4, 4)), noise_std=-0.1), "noise_std is -0.1; wanted at least 0"),
+        (
+            lambda: PseudoInverse(Identity((1, 4, 4)), noise_std=0.1, noise=PoissonNoise()),
+            "noise_std is 0.1 and noise is PoissonNoise; wanted one",
+        ),
+        (lambda: PseudoInverse(Identity((1, 4, 4)), simulation=0), "simulation is 0; wanted at least 1"),
+        (
+            lambda: PseudoInverse(Identity((1, 4, 4)), simulation=2),
+            "Identity has no finer grid to simulate on; wanted simulation: 1",
+        ),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            make()
