@@ -7,9 +7,12 @@ import math
 
 import pytest
 
+from benchmarks import operators
 from benchmarks.training import main
+from padis_lightning.ct import PROJECTORS
 from padis_lightning.networks.ddpmpp import DDPMpp
 from padis_lightning.networks.unet import UNet
+from padis_lightning.operators.ct import FanBeam
 
 
 @pytest.mark.parametrize("network", [UNet(base=16), DDPMpp(base=16, blocks=1, dropout=0.0)], ids=["UNet", "DDPMpp"])
@@ -35,3 +38,16 @@ def test_the_benchmark_leaves_finite_ratios_and_a_plot(tmp_path, capsys):
     pictures = figures["memory"]["whole image / patch"]["one sample a step"]
     assert all(row["pixels"] == (row["image"] / row["patch"]) ** 2 for row in pictures)
     assert (tmp_path / "training_cost.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_benchmark_of_operators_times_every_backend_that_is_here(tmp_path, monkeypatch, capsys):
+    output = tmp_path / "operators.json"
+    arguments = ["operators", "--size", "24", "--batches", "1", "3", "--count", "2", "--device", "cpu", "--output", str(output)]
+    monkeypatch.setattr("sys.argv", arguments)
+    operators.main()
+    figures = json.loads(output.read_text())
+    installed = {name for name, cls in PROJECTORS.items() if cls.version() and cls.obstacle(FanBeam(24).geometry) is None}
+    for rows in figures.values():
+        assert set(rows) == {"1", "3"} and installed <= set(rows["3"])
+        assert rows["3"]["sparse"]["forward_ratio"] == 1 and rows["3"]["sparse"]["adjoint"] > 0
+    assert "the matrix and its transpose take" in capsys.readouterr().out

@@ -25,6 +25,16 @@ def test_bundled_prior_is_two_decibels_above_converged_tv(tmp_path):
     assert summary["evaluations"] <= 100 and summary["residual"] < 2e-3
 
 
+@pytest.mark.parametrize(("config", "gain"), [("sr4x", 0.1), ("deblur", 0.0), ("inpaint", 1.0), ("denoise", 0.5)])
+def test_the_colour_prior_beats_tv_on_photographs(config, gain, tmp_path):
+    """All six, as the README's table: bicubic or the like, and TV, both below."""
+    main(["predict", "--config", f"{config}.yaml", "--output", str(tmp_path), "--trainer.accelerator", "cpu"])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["n"] == 6 and summary["evaluations"] <= 30
+    assert summary["gain"].pop("tv")["psnr"] > gain
+    assert all(other["psnr"] > 0 for other in summary["gain"].values()) and len(summary["gain"]) == 1
+
+
 def test_draws_have_no_seams_at_tile_borders():
     images, found = draw("ct_phantoms", RandomTiling(), 12, 60)
     assert images.std() > 0.1 and images.mean() > 0.05  # there is something to see

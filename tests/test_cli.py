@@ -15,6 +15,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
 
 from padis_lightning.cli import CONFIGS, explain, main
+from padis_lightning.ct import Geometry
+from padis_lightning.data import read_geometry
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.operators.ct import ParallelBeam
 
@@ -109,6 +111,29 @@ def test_a_measured_sinogram_is_solved_and_only_its_residual_scored(prior, image
     summary = json.loads((out / "summary.json").read_text())
     assert summary["psnr"] is None and summary["residual"] < 0.1
     assert np.load(out / "arrays" / "0000.npy").max() < 0.05
+
+
+def test_a_fan_measurement_is_kept_with_its_scan_and_solved_from_the_file(images, tmp_path, capsys):
+    """Photon noise, a finer grid to simulate on, and a second run that needs nothing but what the first one kept."""
+    kept, out = tmp_path / "kept", tmp_path / "out"
+    fan = ["--operator", "FanBeam", "--operator.size", "16", "--operator.views", "30", "--operator.curved", "true"]
+    noise = ["--model.noise", "PoissonNoise", "--model.noise.photons", "1e6", "--model.simulation", "2"]
+    main(["predict", "--config", "ct20.yaml", "--output", str(kept), "--model", "TotalVariation",
+          "--data.path", str(images), "--data.size", "null", "--data.count", "2", *fan, *noise, *QUIET,
+          "--results.measurements", "true", "--results.geometry", "true"])  # fmt: skip
+    summary = json.loads((kept / "summary.json").read_text())
+    assert summary["noise"]["name"] == "PoissonNoise" and summary["simulation"] == 2
+    assert "projections by a sparse matrix of" in capsys.readouterr().err
+    measured = sorted((kept / "measurements").glob("*.npz"))
+    assert len(measured) == 2 and Image.open(kept / "geometry.png").size == (640, 680)
+    scan = read_geometry(measured[0])
+    assert scan == Geometry.load(kept / "geometry.json") and scan.curved and len(scan.angles) == 30
+    main(["predict", "--config", "ct20.yaml", "--output", str(out), "--model", "TotalVariation",
+          "--data.path", str(measured[0]), "--operator.backend", "sparse", *noise[:4], *QUIET])  # fmt: skip
+    assert json.loads((out / "summary.json").read_text())["residual"] < 0.2
+    again = 2000 * np.load(out / "arrays" / "0000.npy")
+    first = np.load(kept / "arrays" / f"{measured[0].stem}.npy")
+    np.testing.assert_allclose(again, first, atol=0.1)
 
 
 PAPERS_NETWORK = [
@@ -257,6 +282,22 @@ def test_every_config_parses(config, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--config", config, "--print_config"])
     assert stop.value.code in (0, None) and "class_path" in capsys.readouterr().out
+
+
+RUNNABLE = sorted(p.name for p in CONFIGS.glob("*.yaml") if "PatchDiffusion" not in p.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", RUNNABLE)
+def test_every_config_of_predict_runs_as_it_is(config, tmp_path):
+    """With few steps, on two images, with what comes with the package."""
+    short = ["--model.steps", "3", "--data.count", "2", "--output", str(tmp_path), *QUIET]
+    main(["predict", "--config", config, *short])
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert len(rows) == 2 and (tmp_path / "report.html").is_file()
+    if config != "generate.yaml":
+        summary = json.loads((tmp_path / "summary.json").read_text())
+        assert "tv" in summary["baselines"] and 0 < summary["residual"] < 1 and summary["psnr"] > 5
 
 
 def test_wandb_is_one_flag_away_and_works_offline(images, tmp_path, monkeypatch):

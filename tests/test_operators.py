@@ -111,6 +111,17 @@ def test_prox_solves_its_equations(operator, rng, weight, weighted):
         torch.testing.assert_close(found[k].flatten(), v[k].flatten() + step, rtol=1e-4, atol=1e-5)
 
 
+def test_what_is_measured_is_observed(operator, rng):
+    """Nothing of A x is lost, and nothing of what no image can reach is kept."""
+    y = draw(operator.measurement_shape, rng)
+    x = draw(operator.image_shape, rng)
+    assert torch.equal(operator.observed(operator(x)), operator(x))
+    torch.testing.assert_close(operator.adjoint(operator.observed(y)), operator.adjoint(y))
+    unreached = matrix(operator).abs().sum(1) == 0
+    if "Inpainting" in type(operator).__name__:
+        assert unreached.any() and not operator.observed(y).flatten(1)[:, unreached].any()
+
+
 def test_dtype_follows_the_input(operator, rng):
     for dtype in (torch.float32, torch.float64):
         x = draw(operator.image_shape, rng, dtype, batch=1)

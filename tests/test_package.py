@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import padis_lightning
 
 ROOT = Path(padis_lightning.__file__).parent
@@ -79,7 +81,7 @@ def test_importing_pulls_in_nothing_heavy():
     code = (
         "import sys, padis_lightning.priors, padis_lightning.operators; "
         "assert 'lightning' not in sys.modules; import padis_lightning.cli; "
-        "print([m for m in ('wandb', 'astra', 'torchvision') if m in sys.modules])"
+        "print([m for m in ('wandb', 'astra', 'torch_radon', 'torchvision', 'skimage') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -93,10 +95,12 @@ def test_the_wheel_carries_every_package():
     assert found | {"padis_lightning.assets", "padis_lightning.configs"} == listed
 
 
-def test_the_bundled_prior_is_small_and_says_where_it_comes_from():
+@pytest.mark.parametrize(
+    ("name", "shape", "data"), [("ct_phantoms", (1, 128, 128), "phantoms"), ("leaves", (3, 128, 128), "dead-leaves")]
+)
+def test_the_bundled_priors_are_small_and_say_where_they_come_from(name, shape, data):
     from padis_lightning.diffusion import PatchModel
 
-    path = ROOT / "assets" / "ct_phantoms.safetensors"
-    assert path.stat().st_size < 5e6
-    model = PatchModel.load("ct_phantoms")
-    assert model.image_shape == (1, 128, 128) and "phantoms" in model.training["data"]
+    assert (ROOT / "assets" / f"{name}.safetensors").stat().st_size < 5e6
+    model = PatchModel.load(name)
+    assert model.image_shape == shape and data in model.training["data"]

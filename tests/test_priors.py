@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from padis_lightning.diffusion import PatchModel, coordinates
+from padis_lightning.diffusion import Denoiser, PatchModel, coordinates, padding
+from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError
 from padis_lightning.priors import FixedTiling, GaussianPrior, OverlapTiling, PatchPrior, RandomTiling
 from padis_lightning.random import Generators
+from tests.conftest import random_network
 
 
 class PositionedGaussian(nn.Module):
@@ -103,3 +105,22 @@ def test_unknown_networks_are_refused_by_name(model):
     described = {**model.describe(), "network": "os.system"}
     with pytest.raises(InputError, match="names the PatchNetwork 'os.system'; wanted one of .*UNet"):
         PatchModel.build(described, {})
+
+
+def test_a_prior_without_positions_serves_images_of_any_size(model, rng):
+    """As if it had been trained on them: the padding is the least that tiles them, the network the same."""
+    network = random_network(positions=0)
+    patches = PatchModel(Denoiser(network, 0.3, NoPositions()), (1, 20, 20), [4, 8], (4, 4), model.normalisation)
+    prior = PatchPrior(patches)
+    prior.resize((1, 21, 33))
+    assert prior.pad == (3, 7) and prior.canvas_shape == (1, 27, 47)
+    other = PatchPrior(PatchModel(patches.denoiser, (1, 21, 33), [4, 8], padding((21, 33), 8), model.normalisation))
+    x = torch.randn(2, *prior.canvas_shape, generator=rng)
+    found, expected = (p(x, 0.4, Generators.keyed(0, range(2))) for p in (prior, other))
+    assert torch.equal(found, expected) and found[..., 3:24, 7:40].abs().min() > 0
+    with pytest.raises(InputError, match=r"images are \(7, 33\); wanted sides of at least the patch size 8"):
+        prior.resize((1, 7, 33))
+    with pytest.raises(InputError, match=r"trained on images of \(1, 21, 33\) .* wanted \(3, 21, 33\)"):
+        prior.resize((3, 21, 33))
+    with pytest.raises(InputError, match=r"trained on images of \(1, 20, 20\) .* wanted \(1, 21, 33\)"):
+        PatchPrior(model).resize((1, 21, 33))

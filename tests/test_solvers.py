@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from padis_lightning.errors import InputError
+from padis_lightning.noise import PoissonNoise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
@@ -253,3 +254,54 @@ def test_reconstructions_of_other_images_do_not_matter_to_streams():
     a, b = Generators.keyed(0, [5]), Generators.keyed(0, [3, 5])
     assert torch.equal(a.normal(torch.zeros(1, 4))[0], b.normal(torch.zeros(2, 4))[1])
     assert not torch.equal(a.normal(torch.zeros(1, 4)), Generators.keyed(0, [5], 1).normal(torch.zeros(1, 4)))
+
+
+def test_dds_puts_back_the_share_of_noise_that_is_asked_for(rng):
+    operator, prior = Identity((1, 6, 6)), GaussianPrior((1, 6, 6), 0.5, 0.2)
+    x, y = torch.rand(2, 1, 6, 6, generator=rng), torch.rand(2, 1, 6, 6, generator=rng)
+    options = {"noise_std": 0.3, "steps": 3, "sigma_max": 1.0}
+    none, some, full = (
+        DDS(prior, operator, eta=eta, **options).step(x, y, 0.5, 0.2, Generators.keyed(0, [0, 1])) for eta in (0, 0.25, 1)
+    )
+    torch.testing.assert_close(full - none, 0.2 * Generators.keyed(0, [0, 1]).normal(x))
+    torch.testing.assert_close(some - none, 0.25 * (full - none), atol=1e-6, rtol=1e-5)
+    with pytest.raises(InputError, match="eta is 1.5; wanted a value between 0 and 1"):
+        DDS(prior, operator, eta=1.5)
+
+
+def test_a_direct_start_is_the_plain_reconstruction_and_noise(rng):
+    """Seen by a solver that does nothing: the canvas that it gets at the first level, cropped."""
+
+    class Nothing(DDS):
+        def step(self, x, y, sigma, sigma_next, generator):
+            return x
+
+    operator, prior = ParallelBeam(8, views=4), GaussianPrior((1, 8, 8))
+    y = operator(torch.rand(2, 1, 8, 8, generator=rng))
+    noise = Generators.keyed(0, [0, 1]).normal(torch.empty(2, 1, 8, 8))
+    for start, expected in (("noise", 0.7 * noise), ("direct", 0.7 * noise + operator.fbp(y).clamp(0, 1))):
+        found = Nothing(prior, operator, steps=2, sigma_max=0.7, start=start).solve(y, Generators.keyed(0, [0, 1]))
+        torch.testing.assert_close(found, expected)
+
+
+def test_tv_of_three_equal_channels_is_that_of_one(rng):
+    """Channels share their edges: three copies have sqrt(3) times the length of one."""
+    y = torch.rand(1, 1, 10, 12, generator=rng, dtype=torch.float64)
+    options = {"iterations": 400, "inner": 20}
+    three = TotalVariation(Identity((3, 10, 12)), weight=0.1 * 3**0.5, **options)
+    one = TotalVariation(Identity((1, 10, 12)), weight=0.1, **options)
+    found = three.solve(y.expand(1, 3, 10, 12), Generators.keyed(0, [0]))
+    torch.testing.assert_close(found, one.solve(y, Generators.keyed(0, [0])).expand(1, 3, 10, 12), atol=1e-4, rtol=0)
+
+
+def test_dps_weighs_residuals_by_the_noise_model(rng):
+    """In closed form for a Gaussian prior, whose denoiser is a line; the largest weight counts as 1."""
+    y = 3 * torch.rand(2, 1, 5, 6, generator=rng, dtype=torch.float64)
+    x = torch.rand(2, 1, 5, 6, generator=rng, dtype=torch.float64)
+    noise = PoissonNoise(1000, 2)
+    solver = DPS(GaussianPrior((1, 5, 6), 0.5, 0.2), Identity((1, 5, 6)), noise=noise, zeta=0.8, steps=3, sigma_max=1.0)
+    denoised, ascent = solver.guide(x, y, 0.3, Generators.keyed(0, [0, 1]))
+    precision = 1 / noise.variance(y)
+    trust = precision / precision.flatten(1).amax(1).reshape(2, 1, 1, 1)
+    slope = 0.2**2 / (0.2**2 + 0.3**2)
+    torch.testing.assert_close(ascent, 0.8 * slope * trust * (y - denoised), rtol=1e-3, atol=1e-6)

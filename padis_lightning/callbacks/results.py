@@ -21,6 +21,7 @@ from torch import Tensor
 from padis_lightning import metrics
 from padis_lightning.callbacks.pictures import error_pixels, panel, save_picture, to_pixels
 from padis_lightning.callbacks.report import report_page
+from padis_lightning.ct import Projector
 from padis_lightning.ct.picture import draw_scan
 from padis_lightning.files import whole, write_text
 from padis_lightning.operators import LinearOperator
@@ -149,6 +150,7 @@ class Results(BasePredictionWriter):
             "operator": {
                 "name": type(solver.operator).__name__,
                 "measurement": list(solver.operator.measurement_shape),
+                "projections": [part.describe() for part in solver.operator.modules() if isinstance(part, Projector)],
             },
             "prior": None if prior is None else type(prior).__name__,
             "noise": solver.noise.describe(),

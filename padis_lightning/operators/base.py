@@ -98,6 +98,10 @@ class LinearOperator(nn.Module, ABC):
         """The reconstruction that the field uses as its plain baseline; the pseudo-inverse where there is no better."""
         return self.pinv(y)
 
+    def observed(self, y: Tensor) -> Tensor:
+        """``y`` with 0 where nothing is measured, such as the missing pixels of an image: noise has no place there."""
+        return y
+
     def finer(self, factor: int) -> LinearOperator:
         """The same measurement of the same images with ``factor`` times finer sampling, to simulate with.
 
@@ -182,6 +186,10 @@ class Composition(LinearOperator):
         inside = self.right(v)
         return v + self.right.adjoint(self.left.prox(inside, y, weight, precision, iterations, tolerance) - inside)
 
+    def observed(self, y: Tensor) -> Tensor:
+        """What the left operator measures."""
+        return self.left.observed(y)
+
     def finer(self, factor: int) -> LinearOperator:
         """A finer left operator, where the right one stays as it is."""
         return Composition(self.left.finer(factor), self.right)
@@ -229,3 +237,7 @@ class Stack(LinearOperator):
         """The sum of the adjoints, ``(B, n) -> (B, C, H, W)``."""
         self.check(y, self.measurement_shape, "measurement")
         return sum(o.adjoint(part) for o, part in zip(self.operators, self.split(y), strict=True))
+
+    def observed(self, y: Tensor) -> Tensor:
+        """What each operator measures."""
+        return torch.cat([o.observed(part).flatten(1) for o, part in zip(self.operators, self.split(y), strict=True)], 1)

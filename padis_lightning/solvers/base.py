@@ -77,7 +77,7 @@ class Solver(LightningModule, ABC):
 
     def measure(self, image: Tensor, generator: Generators) -> Tensor:
         """Simulate the measurement of ``(B, C, H, W)``."""
-        return self.noise.simulate(self.simulator(image), generator)
+        return self.operator.observed(self.noise.simulate(self.simulator(image), generator))
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Reconstruction:
         """Measure where no measurement is given, and solve."""
@@ -107,7 +107,7 @@ class Solver(LightningModule, ABC):
 class DiffusionSolver(Solver):
     r"""A solver that walks down noise levels with a prior on the padded canvas.
 
-    Starts from :math:`x \sim N(0, \sigma_{max}^2 I)`; a subclass writes :meth:`step`. It sees canvases and an operator on
+    Starts from :math:`x \sim N(x_s, \sigma_{max}^2 I)`; a subclass writes :meth:`step`. It sees canvases and an operator on
     canvases, :math:`A` after the crop, so its equations read as in its paper.
 
     Args:
@@ -117,6 +117,7 @@ class DiffusionSolver(Solver):
         sigma_max: first level.
         sigma_min: last level before 0.
         schedule: spacing of the levels.
+        start: :math:`x_s`, 0 (``noise``) or the operator's plain reconstruction (``direct``), from which fewer levels suffice.
         options: those of :class:`Solver`.
     """
 
@@ -128,6 +129,7 @@ class DiffusionSolver(Solver):
         sigma_max: float = 1.0,
         sigma_min: float = 0.002,
         schedule: Literal["geometric", "karras"] = "geometric",
+        start: Literal["noise", "direct"] = "noise",
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         super().__init__(operator, **options)
@@ -135,7 +137,7 @@ class DiffusionSolver(Solver):
         self.prior = prior
         self.canvas_operator = operator @ Crop(prior.image_shape, prior.pad)
         levels = {"geometric": geometric_sigmas, "karras": karras_sigmas}[schedule](sigma_max, sigma_min, steps)
-        self.sigmas = (*levels.tolist(), 0.0)
+        self.sigmas, self.start = (*levels.tolist(), 0.0), start
 
     @property
     def evaluations(self) -> int:
@@ -149,6 +151,8 @@ class DiffusionSolver(Solver):
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Walk from ``sigma_max`` to 0 and crop."""
         x = self.sigmas[0] * generator.normal(y.new_empty(len(y), *self.prior.canvas_shape))
+        if self.start == "direct":
+            x = x + self.canvas_operator.right.adjoint(self.operator.direct(y).clamp(0, 1))
         for sigma, sigma_next in self.progress(pairwise(self.sigmas), len(self.sigmas) - 1):
             x = self.step(x, y, sigma, sigma_next, generator)
         return self.canvas_operator.right(x)

@@ -21,7 +21,7 @@ class DDS(DiffusionSolver):
         \hat x &= D(x; \sigma) \\
         x_0 &= \arg\min_u \frac{\|A u - y\|_P^2}{s^2} + \frac{\|u - \hat x\|^2}{r^2},
             \quad r^2 = \frac{\sigma^2 \sigma_{data}^2}{\sigma^2 + \sigma_{data}^2} \\
-        x &\leftarrow x_0 + \sigma' z
+        x &\leftarrow x_0 + \eta \, \sigma' z
 
     This :math:`x_0` is the mean of :math:`p(x_0 \mid x, y)` for a prior of which :math:`r^2` is the variance given x; with
     ``sample`` it is a draw from it instead: :math:`y` and :math:`\hat x` are perturbed by noise of their variances before
@@ -30,7 +30,8 @@ class DDS(DiffusionSolver):
     P are the weights of the noise model, 1 for Gaussian noise. The proximal step is in closed form where the operator has one
     (blur, pooling, masks), else by conjugate gradients from :math:`\hat x`. Without noise (s = 0) the second term vanishes:
     the closed form then is the projection on the solutions of :math:`A u = y`, and the few steps of the other keep near
-    :math:`\hat x`. The noise is all fresh: predicted noise would carry the seams of one partition into the next.
+    :math:`\hat x`. The noise is all fresh: predicted noise would carry the seams of one partition into the next. With
+    :math:`\eta < 1` there is less of it than the level says, which favours the mean over a draw: better where much is missing.
 
     Source: Chung, Lee and Ye, Decomposed diffusion sampler, ICLR 2024, algorithm 1, with eta = 1; Song et al.,
     DiffusionBlend, NeurIPS 2024, for CT.
@@ -39,6 +40,7 @@ class DDS(DiffusionSolver):
         prior: denoiser of whole images.
         operator: A.
         iterations: conjugate-gradient steps a level, where there is no closed form.
+        eta: share of the next level's noise that is put back.
         clip: keep the corrected estimate in [0, 1].
         sample: draw from the posterior rather than estimate.
         options: those of :class:`DiffusionSolver`; ``steps`` is the number of network evaluations.
@@ -49,6 +51,7 @@ class DDS(DiffusionSolver):
         prior: Prior,
         operator: LinearOperator,
         iterations: int = 8,
+        eta: float = 1.0,
         clip: bool = True,
         sample: bool = False,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
@@ -56,7 +59,9 @@ class DDS(DiffusionSolver):
         super().__init__(prior, operator, **options)
         if iterations < 1:
             raise InputError(f"iterations is {iterations}; wanted at least 1")
-        self.iterations, self.clip, self.sample = iterations, clip, sample
+        if not 0 <= eta <= 1:
+            raise InputError(f"eta is {eta:g}; wanted a value between 0 and 1")
+        self.iterations, self.eta, self.clip, self.sample = iterations, eta, clip, sample
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """One network evaluation and ``iterations`` of the operator with its adjoint."""
@@ -68,7 +73,7 @@ class DDS(DiffusionSolver):
         x_0 = self.fit_data(denoised, y, sigma)
         if self.clip:
             x_0 = x_0.clamp(0, 1)
-        return x_0 + sigma_next * generator.normal(x_0) if sigma_next > 0 else x_0
+        return x_0 + self.eta * sigma_next * generator.normal(x_0) if sigma_next > 0 else x_0
 
     def fit_data(self, denoised: Tensor, y: Tensor, sigma: float) -> Tensor:
         """The proximal step of the data from ``D``, with the weight ``(s / r)**2``.
