@@ -36,7 +36,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.files import write_text
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
-from padis_lightning.solvers import DiffusionSolver, Solver
+from padis_lightning.solvers import Solver
 from padis_lightning.solvers.ancestral import Ancestral
 from padis_lightning.training import PatchDiffusion
 
@@ -262,7 +262,8 @@ def check_together(solver: Solver, data: ImageData) -> None:
             f"the data's images are {tuple(data.image_shape)} (channels, height, width); "
             f"wanted {tuple(solver.operator.image_shape)}, what the operator takes"
         )
-    trained = solver.prior.normalisation if isinstance(solver, DiffusionSolver) else None
+    prior = getattr(solver, "prior", None)
+    trained = prior.normalisation if prior is not None else None
     windows = data.normalisation.window, trained.window if trained else None
     if None not in windows and windows[0] != windows[1]:
         raise InputError(f"the data's window is {windows[0]} HU; wanted {windows[1]} HU, what the prior was trained on")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import t as student
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
@@ -37,6 +39,26 @@ def seam(images: Tensor, borders: Sequence[tuple[Sequence[int], Sequence[int]]],
                 near = [first - 1 + k for k in range(-reach, reach + 1) if abs(k) > 1]
                 inside += [steps[k] for k in near if 0 <= k < len(steps)]
     return float(np.mean(across) / np.mean(inside))
+
+
+def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> Tensor:
+    r"""Share of the pixels of each image whose true value is inside the interval that the samples predict.
+
+    .. math:: \bar x \pm t_{K - 1} \, s \sqrt{1 + 1 / K}
+
+    with Student's t for K samples of mean :math:`\bar x` and deviation s: right for Gaussian samples of any number.
+
+    Args:
+        samples: ``(B, K, C, H, W)``.
+        truth: ``(B, C, H, W)``.
+        level: probability of the interval.
+
+    Returns:
+        ``(B,)``; the level itself where the samples follow the posterior.
+    """
+    count = samples.shape[1]
+    reach = student.ppf((1 + level) / 2, count - 1) * math.sqrt(1 + 1 / count) * samples.std(1)
+    return ((truth - samples.mean(1)).abs() <= reach).float().flatten(1).mean(1)
 
 
 def interval(values: Sequence[float], groups: Sequence[str], draws: int = 2000) -> tuple[float, float]:

@@ -32,11 +32,12 @@ class Reconstruction(NamedTuple):
     """What a solver gives back for a batch.
 
     Attributes:
-        estimate: ``(B, C, H, W)``, normalised units.
+        estimate: ``(B, C, H, W)``, normalised units: the mean of the samples where there are several.
         measurement: ``(B, ...)``, what was solved, or None where nothing was measured.
         residual: ``(B,)``, ``||y - A x|| / ||y||``, or None.
         seconds: wall-clock seconds an image.
         evaluations: network evaluations of the whole image, each image.
+        samples: ``(B, K, C, H, W)``, or None for one.
     """
 
     estimate: Tensor
@@ -44,6 +45,7 @@ class Reconstruction(NamedTuple):
     residual: Tensor | None
     seconds: float
     evaluations: int
+    samples: Tensor | None = None
 
 
 @dataclass(frozen=True)

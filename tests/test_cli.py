@@ -136,6 +136,21 @@ def test_a_fan_measurement_is_kept_with_its_scan_and_solved_from_the_file(images
     np.testing.assert_allclose(again, first, atol=0.1)
 
 
+def test_several_samples_leave_their_mean_their_deviation_and_a_coverage(images, prior, tmp_path):
+    out = tmp_path / "out"
+    predict(out, "--data.path", str(images), "--prior.checkpoint", str(prior), "--model.samples", "3", "--data.count", "2")
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert list(rows[0]) == ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations", "deviation", "coverage"]
+    assert len(rows) == 2 and all(int(row["evaluations"]) == 9 and 0 <= float(row["coverage"]) <= 1 for row in rows)
+    drawn = np.load(out / "samples" / f"{rows[0]['name']}.npy")
+    assert drawn.shape == (3, 16, 16)
+    np.testing.assert_allclose(drawn.mean(0), np.load(out / "arrays" / f"{rows[0]['name']}.npy"), rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(drawn.std(0, ddof=1), np.load(out / "deviation" / f"{rows[0]['name']}.npy"), rtol=1e-3, atol=1e-2)
+    assert json.loads((out / "summary.json").read_text())["coverage"] == pytest.approx(
+        np.mean([float(row["coverage"]) for row in rows])
+    )
+
+
 PAPERS_NETWORK = [
     "--model.network", "DDPMpp", "--model.network.base", "16", "--model.network.multipliers", "[1,2]",
     "--model.network.blocks", "1", "--model.network.dropout", "0.2",
@@ -297,7 +312,7 @@ def test_every_config_of_predict_runs_as_it_is(config, tmp_path):
     assert len(rows) == 2 and (tmp_path / "report.html").is_file()
     if config != "generate.yaml":
         summary = json.loads((tmp_path / "summary.json").read_text())
-        assert "tv" in summary["baselines"] and 0 < summary["residual"] < 1 and summary["psnr"] > 5
+        assert "tv" in summary["baselines"] and 0 <= summary["residual"] < 1 and summary["psnr"] > 5
 
 
 def test_wandb_is_one_flag_away_and_works_offline(images, tmp_path, monkeypatch):

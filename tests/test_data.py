@@ -11,7 +11,7 @@ from padis_lightning.data import ImageData, read_arrays, read_geometry
 from padis_lightning.data.arrays import resize
 from padis_lightning.data.datamodule import spread
 from padis_lightning.errors import InputError
-from padis_lightning.metrics import interval, psnr, ssim
+from padis_lightning.metrics import coverage, interval, psnr, ssim
 from padis_lightning.types import Normalisation
 
 
@@ -180,3 +180,14 @@ def test_intervals_draw_whole_groups():
     assert interval(values, groups) == (1.0, 3.0)  # two patients: any mean between theirs, all in steps
     low, high = interval(np.random.default_rng(0).normal(5, 1, 400).tolist(), [str(k) for k in range(400)])
     assert 5 - 0.2 < low < 5 < high + 0.1 < 5 + 0.3
+
+
+@pytest.mark.parametrize("count", [3, 5, 20])
+def test_coverage_is_the_level_where_the_samples_are_right_and_not_where_they_are_not(count, rng):
+    """Truth and samples drawn from one distribution an image, then samples that spread half and twice as much."""
+    mean = torch.rand(3, 1, 100, 100, generator=rng)
+    truth = mean + 0.2 * torch.randn(mean.shape, generator=rng)
+    noise = torch.randn(3, count, 1, 100, 100, generator=rng)
+    found = [float(coverage(mean[:, None] + 0.2 * scale * noise, truth).mean()) for scale in (0.5, 1, 2)]
+    assert found[1] == pytest.approx(0.9, abs=0.01) and found[0] < 0.87 and found[2] > 0.92
+    assert float(coverage(mean[:, None] + 0.2 * noise, truth, 0.5).mean()) == pytest.approx(0.5, abs=0.015)

@@ -83,7 +83,7 @@ def test_dds_weighs_every_ray_by_its_variance(rng):
     solver = DDS(prior, operator, noise=Known(), steps=2, sigma_max=0.7, sigma_min=0.1, iterations=200, clip=False)
     y = torch.rand(2, *operator.measurement_shape, generator=rng, dtype=torch.float64)
     denoised = torch.rand(2, 1, 6, 6, generator=rng, dtype=torch.float64)
-    found = solver.fit_data(denoised, y, 0.7)
+    found = solver.fit(denoised, y, 1 / (1 / 0.7**2 + 1 / prior.sigma_data**2), 200)
     basis = torch.eye(36, dtype=torch.float64).reshape(-1, 1, 6, 6)
     dense = operator(basis).flatten(1).t()
     weights = 1 / Known().variance(y)[0].flatten()

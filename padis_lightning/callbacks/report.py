@@ -54,7 +54,9 @@ def report_page(folder: Path, rows: list[dict[str, Any]], summary: dict[str, Any
         f"(95 % interval {gain['interval'][0]:+.2f} to {gain['interval'][1]:+.2f}).</p>"
         for name, gain in summary["gain"].items()
     )
-    columns = ["name", "psnr", "ssim", "residual", "seconds"]
+    columns = ["name", "psnr", "ssim", "residual", "seconds", *(k for k in ("deviation", "coverage") if k in rows[0])]
+    if summary.get("coverage") is not None:
+        gains += f"<p>90 % intervals of the samples hold {100 * summary['coverage']:.1f} % of the truth.</p>"
     details = _table(columns, [[row[c] for c in columns] for row in rows], sortable=True)
     figures = "".join(_figure(folder / "images" / f"{row['name']}.png", row) for row in rows)
     provenance = {k: v for k, v in summary.items() if k not in ("baselines", "gain", "intervals")}

@@ -30,6 +30,7 @@ from padis_lightning.types import Batch, Reconstruction
 
 COLUMNS = ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations"]
 MEANS = ["psnr", "ssim", "residual", "seconds", "evaluations"]
+SAMPLED = ["deviation", "coverage"]  # where there are several samples
 
 
 def score(reconstruction: Reconstruction, truth: Tensor | None) -> list[dict[str, float | None]]:
@@ -43,6 +44,9 @@ def score(reconstruction: Reconstruction, truth: Tensor | None) -> list[dict[str
         "seconds": [reconstruction.seconds] * count,
         "evaluations": [reconstruction.evaluations] * count,
     }
+    if reconstruction.samples is not None:
+        scores["deviation"] = reconstruction.samples.std(1).flatten(1).mean(1).tolist()
+        scores["coverage"] = metrics.coverage(reconstruction.samples, truth).tolist() if truth is not None else [None] * count
     return [dict(zip(scores, values, strict=True)) for values in zip(*scores.values(), strict=True)]
 
 
@@ -101,8 +105,11 @@ class Results(BasePredictionWriter):
                 np.save(handle, values[0] if len(values) == 1 else np.moveaxis(values, 0, -1))
             if self.measurements and prediction.measurement is not None:
                 self._keep(folder / "measurements" / f"{name}.npz", pl_module.operator, prediction.measurement[i])
+            if prediction.samples is not None:
+                self._keep_samples(folder, name, normalisation.restore(prediction.samples[i].float()))
             truth = None if batch.image is None else batch.image[i]
-            picture = self._draw(prediction.estimate[i], truth, {b: o.estimate[i] for b, o in others.items()})
+            spread = None if prediction.samples is None else prediction.samples[i].std(0)
+            picture = self._draw(prediction.estimate[i], truth, {b: o.estimate[i] for b, o in others.items()}, spread)
             save_picture(folder / "images" / f"{name}.png", picture)
 
     @staticmethod
@@ -112,12 +119,22 @@ class Results(BasePredictionWriter):
         with whole(path) as temporary, open(temporary, "wb") as handle:
             np.savez(handle, y=measurement.cpu().numpy(), range=[0.0, 1.0], **scan)
 
-    def _draw(self, estimate: Tensor, truth: Tensor | None, baselines: dict[str, Tensor]) -> Any:  # noqa: ANN401
+    @staticmethod
+    def _keep_samples(folder: Path, name: str, samples: Tensor) -> None:
+        """All samples and their deviation, in the units of the data."""
+        for kind, values in (("samples", samples), ("deviation", samples.std(0))):
+            values = values.squeeze(-3) if values.shape[-3] == 1 else values.movedim(-3, -1)
+            with whole(folder / kind / f"{name}.npy") as temporary, open(temporary, "wb") as handle:
+                np.save(handle, values.cpu().numpy())
+
+    def _draw(self, estimate: Tensor, truth: Tensor | None, baselines: dict[str, Tensor], spread: Tensor | None) -> Any:  # noqa: ANN401
         tiles = {} if truth is None else {"truth": to_pixels(truth, self.window)}
         tiles |= {name: to_pixels(image, self.window) for name, image in baselines.items()}
         tiles["estimate"] = to_pixels(estimate, self.window)
         if truth is not None:
             tiles[f"error (colours end at {self.error_scale:g})"] = error_pixels(estimate - truth, self.error_scale)
+        if spread is not None:
+            tiles[f"deviation (white: {self.error_scale:g})"] = to_pixels(spread.mean(0, keepdim=True), (0.0, self.error_scale))
         return panel(tiles)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -181,11 +198,11 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _means(rows: list[dict[str, Any]], groups: list[str]) -> dict[str, Any]:
     out: dict[str, Any] = {"intervals": {}}
-    for key in MEANS:
+    for key in [*MEANS, *(k for k in SAMPLED if k in rows[0])]:
         values = [row[key] for row in rows]
         known = values[0] is not None
         out["seconds_per_image" if key == "seconds" else key] = float(np.mean(values)) if known else None
-        if known and key in ("psnr", "ssim", "residual"):
+        if known and key in ("psnr", "ssim", "residual", "coverage"):
             out["intervals"][key] = metrics.interval(values, groups)
     return out
 
@@ -193,7 +210,9 @@ def _means(rows: list[dict[str, Any]], groups: list[str]) -> dict[str, Any]:
 def to_csv(rows: list[dict[str, Any]]) -> str:
     """The scores of the solver, one line an image; empty where there is no ground truth."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(
+        text, COLUMNS + [key for key in SAMPLED if key in rows[0]], extrasaction="ignore", lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -210,5 +229,8 @@ def table(summary: dict[str, Any]) -> str:
         lines.append(
             f"{name:<16}{quality:>22}{similar:>8}{residual:>10}{means['seconds_per_image']:>9.2f}{means['evaluations']:>13.0f}"
         )
+    if summary.get("coverage") is not None:
+        low, high = (100 * end for end in summary["intervals"]["coverage"])
+        lines.append(f"90 % intervals hold {100 * summary['coverage']:.1f} % [{low:.1f}, {high:.1f}] of the truth")
     lines.append(f"means of {summary['n']} images of {summary['groups']} groups, 95 % bootstrap intervals over groups")
     return "\n".join(lines)

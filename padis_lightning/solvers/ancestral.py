@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from padis_lightning.errors import InputError
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import Prior
 from padis_lightning.random import Generators
@@ -34,6 +35,8 @@ class Ancestral(DiffusionSolver):
 
     def __init__(self, prior: Prior, **options: Any) -> None:  # noqa: ANN401 - checked and named by the base class
         super().__init__(prior, Identity(prior.image_shape), **options)
+        if self.samples != 1:
+            raise InputError(f"samples is {self.samples}; wanted 1 for Ancestral, whose images are data.count")
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """One network evaluation; ``y`` is not looked at."""

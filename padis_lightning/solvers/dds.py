@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
@@ -66,23 +65,11 @@ class DDS(DiffusionSolver):
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """One network evaluation and ``iterations`` of the operator with its adjoint."""
         denoised = self.prior(x, sigma, generator)
+        variance = 1 / (1 / sigma**2 + 1 / self.prior.sigma_data**2)
         if self.sample:
-            spread = sigma * self.prior.sigma_data / math.hypot(sigma, self.prior.sigma_data)
-            denoised = denoised + spread * generator.normal(denoised)
-            y = y + self.noise.variance(y).sqrt() * generator.normal(y)
-        x_0 = self.fit_data(denoised, y, sigma)
+            x_0 = self.draw(denoised, y, variance, self.iterations, generator)
+        else:
+            x_0 = self.fit(denoised, y, variance, self.iterations)
         if self.clip:
             x_0 = x_0.clamp(0, 1)
         return x_0 + self.eta * sigma_next * generator.normal(x_0) if sigma_next > 0 else x_0
-
-    def fit_data(self, denoised: Tensor, y: Tensor, sigma: float) -> Tensor:
-        """The proximal step of the data from ``D``, with the weight ``(s / r)**2``.
-
-        In float64: near the end the residual is a difference of nearly equal numbers, and float32 would make results
-        depend on the batch size in the fourth digit. It costs a twentieth of a step.
-        """
-        y = y.double()
-        variance, precision = self.noise.data_term(y)
-        weight = variance.reshape(-1, 1, 1, 1) * (1 / sigma**2 + 1 / self.prior.sigma_data**2)
-        fitted = self.canvas_operator.prox(denoised.double(), y, weight, precision, self.iterations)
-        return fitted.to(denoised.dtype)
