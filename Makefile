@@ -32,6 +32,7 @@ benchmark: setup
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.operators
 	$(BIN)/python -m benchmarks.samples
+	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.training
 
 # The bundled priors, from the built-in phantoms and dead leaves.

@@ -155,3 +155,31 @@ def plot(memory: dict[str, Any], path: Path) -> None:
     with whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
     pyplot.close(figure)
+
+
+def quality_against_evaluations(figures: dict[str, Any], path: Path) -> None:
+    """PSNR of every solver against its network evaluations, a panel for each number of views."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("matplotlib is not installed: no plot")
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(figures), figsize=(6 * len(figures), 4.5), squeeze=False)
+    for axis, (views, rows) in zip(axes[0], figures.items(), strict=True):
+        for name, row in rows.items():
+            if row["evaluations"] == 0:
+                axis.axhline(row["psnr"], color="#888888", linewidth=0.8, linestyle=":")
+                axis.text(18, row["psnr"], name, fontsize=7, color="#555555", va="bottom")
+                continue
+            ours = name.startswith("DDS ")
+            axis.semilogx(row["evaluations"], row["psnr"], "o" if ours else "s", color="#005ab5" if ours else "#dc5a00")
+            axis.annotate(name, (row["evaluations"], row["psnr"]), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        axis.set(title=f"{views} views", xlabel="network evaluations", ylabel="PSNR (dB)", xlim=(15, 1500))
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    with whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    pyplot.close(figure)

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from benchmarks import operators
+from benchmarks import operators, solvers
 from benchmarks.training import main
 from padis_lightning.ct import PROJECTORS
 from padis_lightning.networks.ddpmpp import DDPMpp
@@ -51,3 +51,12 @@ def test_the_benchmark_of_operators_times_every_backend_that_is_here(tmp_path, m
         assert set(rows) == {"1", "3"} and installed <= set(rows["3"])
         assert rows["3"]["sparse"]["forward_ratio"] == 1 and rows["3"]["sparse"]["adjoint"] > 0
     assert "the matrix and its transpose take" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_solvers_ranks_what_it_runs(tmp_path, capsys):
+    arguments = ["--views", "20", "--count", "2", "--only", "FBP", "TV", "DDS 20", "--device", "cpu", "--output", str(tmp_path)]
+    solvers.main(arguments)
+    rows = json.loads((tmp_path / "solvers.json").read_text())["20"]
+    assert rows["FBP"]["psnr"] + 3 < rows["TV"]["psnr"] < rows["DDS 20"]["psnr"] - 1
+    assert rows["DDS 20"]["evaluations"] == 20 and len(rows["DDS 20"]["each"]) == 2
+    assert "DDS 20" in capsys.readouterr().out and (tmp_path / "solvers.png").stat().st_size > 5000
