@@ -210,10 +210,12 @@ SOLVERS = {
     "DPS": lambda prior, operator: DPS(prior, operator, noise_std=0.01, steps=4, inner=2, sigma_max=2.0, sigma_min=0.02),
     "DPS with norms": lambda prior, operator: DPS(prior, operator, steps=4, inner=2, sigma_max=2.0, guidance="norm"),
     "DDNM": lambda prior, operator: DDNM(prior, operator, eta=0.85, steps=6, sigma_max=2.0, iterations=5),
-    "DDNM as published with PaDIS": lambda prior, operator: DDNM(prior, operator, paper=True, inner=2, steps=3, sigma_max=2.0),
+    "DDNM as published with PaDIS": lambda prior, operator: DDNM(
+        prior, operator, paper=True, inner=2, steps=3, sigma_max=2.0, iterations=8
+    ),
     "DiffPIR": lambda prior, operator: DiffPIR(prior, operator, noise_std=0.01, steps=6, sigma_max=2.0, confidence=4.0),
-    "DAPS": lambda prior, operator: DAPS(prior, operator, noise_std=0.01, steps=4, ode_steps=3, sigma_max=2.0),
-    "PnPDM": lambda prior, operator: PnPDM(prior, operator, noise_std=0.01, steps=3, prior_steps=3, sigma_max=2.0),
+    "DAPS": lambda prior, operator: DAPS(prior, operator, noise_std=0.01, steps=4, ode_steps=3, sigma_max=2.0, iterations=8),
+    "PnPDM": lambda prior, operator: PnPDM(prior, operator, noise_std=0.01, steps=3, prior_steps=3, sigma_max=2.0, iterations=8),
     "MMPS": lambda prior, operator: MMPS(prior, operator, noise_std=0.05, steps=4, sigma_max=2.0),
     "Langevin": lambda prior, operator: Langevin(prior, operator, noise=PoissonNoise(), steps=4, inner=2, sigma_max=2.0),
     "PredictorCorrector": lambda prior, operator: PredictorCorrector(prior, operator, steps=5, corrections=2, sigma_max=2.0),
@@ -239,7 +241,7 @@ def test_every_solver_is_under_the_contract():
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solving_together_equals_solving_alone(model, name, rng):
-    # In float64, where rounding cannot hide a coupling of images nor look like one.
+    # In float64, where rounding cannot hide a coupling of images; many steps of conjugate gradients would make it look like one.
     solver = SOLVERS[name](PatchPrior(model), ParallelBeam(20, views=5)).double()
     images = torch.rand(3, 1, 20, 20, generator=rng, dtype=torch.float64)
     images[1] *= 0.01  # a faint one, which a norm over the batch would drown
@@ -251,7 +253,7 @@ def test_solving_together_equals_solving_alone(model, name, rng):
     for key in ("estimate", "measurement"):
         if getattr(together, key) is None:  # nothing is measured
             continue
-        torch.testing.assert_close(getattr(together, key), torch.cat([getattr(a, key) for a in alone]), rtol=0, atol=2e-6)
+        torch.testing.assert_close(getattr(together, key), torch.cat([getattr(a, key) for a in alone]), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
