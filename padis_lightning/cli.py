@@ -227,7 +227,7 @@ class PadisCLI(LightningCLI):
             )
         self.datamodule.setup("predict")
         check_together(self.model, self.datamodule)
-        for module in self.model.operator.modules() if hasattr(self.model, "operator") else ():
+        for module in self.model.operator.modules():
             if isinstance(module, Projector):
                 tell(f"projections by {module.describe()}")
 

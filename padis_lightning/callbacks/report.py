@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+SAMPLED = ["deviation", "coverage"]  # columns where there are several samples
+
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1a1a1a;background:#fff}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #ddd}
@@ -54,7 +56,7 @@ def report_page(folder: Path, rows: list[dict[str, Any]], summary: dict[str, Any
         f"(95 % interval {gain['interval'][0]:+.2f} to {gain['interval'][1]:+.2f}).</p>"
         for name, gain in summary["gain"].items()
     )
-    columns = ["name", "psnr", "ssim", "residual", "seconds", *(k for k in ("deviation", "coverage") if k in rows[0])]
+    columns = ["name", "psnr", "ssim", "residual", "seconds", *(k for k in SAMPLED if k in rows[0])]
     if summary.get("coverage") is not None:
         gains += f"<p>90 % intervals of the samples hold {100 * summary['coverage']:.1f} % of the truth.</p>"
     details = _table(columns, [[row[c] for c in columns] for row in rows], sortable=True)

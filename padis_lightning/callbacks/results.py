@@ -20,7 +20,7 @@ from torch import Tensor
 
 from padis_lightning import metrics
 from padis_lightning.callbacks.pictures import error_pixels, panel, save_picture, to_pixels
-from padis_lightning.callbacks.report import report_page
+from padis_lightning.callbacks.report import SAMPLED, report_page
 from padis_lightning.ct import Projector
 from padis_lightning.ct.picture import draw_scan
 from padis_lightning.files import whole, write_text
@@ -30,7 +30,6 @@ from padis_lightning.types import Batch, Reconstruction
 
 COLUMNS = ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations"]
 MEANS = ["psnr", "ssim", "residual", "seconds", "evaluations"]
-SAMPLED = ["deviation", "coverage"]  # where there are several samples
 
 
 def score(reconstruction: Reconstruction, truth: Tensor | None) -> list[dict[str, float | None]]:
@@ -48,6 +47,13 @@ def score(reconstruction: Reconstruction, truth: Tensor | None) -> list[dict[str
         scores["deviation"] = reconstruction.samples.std(1).flatten(1).mean(1).tolist()
         scores["coverage"] = metrics.coverage(reconstruction.samples, truth).tolist() if truth is not None else [None] * count
     return [dict(zip(scores, values, strict=True)) for values in zip(*scores.values(), strict=True)]
+
+
+def save_array(path: Path, values: Tensor) -> None:
+    """Write ``(..., C, H, W)`` whole, as ``(..., H, W)`` for one channel and ``(..., H, W, C)`` for several."""
+    values = values.squeeze(-3) if values.shape[-3] == 1 else values.movedim(-3, -1)
+    with whole(path) as temporary, open(temporary, "wb") as handle:
+        np.save(handle, values.cpu().numpy())
 
 
 class Results(BasePredictionWriter):
@@ -100,9 +106,7 @@ class Results(BasePredictionWriter):
         for i, name in enumerate(batch.name):
             row = {"index": int(batch.index[i]), "name": name, **rows[i], "group": batch.group[i]}
             self._rows.append({**row, "baselines": {b: scores[i] for b, scores in compared.items()}})
-            values = normalisation.restore(prediction.estimate[i].float()).cpu().numpy()
-            with whole(folder / "arrays" / f"{name}.npy") as temporary, open(temporary, "wb") as handle:
-                np.save(handle, values[0] if len(values) == 1 else np.moveaxis(values, 0, -1))
+            save_array(folder / "arrays" / f"{name}.npy", normalisation.restore(prediction.estimate[i].float()))
             if self.measurements and prediction.measurement is not None:
                 self._keep(folder / "measurements" / f"{name}.npz", pl_module.operator, prediction.measurement[i])
             if prediction.samples is not None:
@@ -123,9 +127,7 @@ class Results(BasePredictionWriter):
     def _keep_samples(folder: Path, name: str, samples: Tensor) -> None:
         """All samples and their deviation, in the units of the data."""
         for kind, values in (("samples", samples), ("deviation", samples.std(0))):
-            values = values.squeeze(-3) if values.shape[-3] == 1 else values.movedim(-3, -1)
-            with whole(folder / kind / f"{name}.npy") as temporary, open(temporary, "wb") as handle:
-                np.save(handle, values.cpu().numpy())
+            save_array(folder / kind / f"{name}.npy", values)
 
     def _draw(self, estimate: Tensor, truth: Tensor | None, baselines: dict[str, Tensor], spread: Tensor | None) -> Any:  # noqa: ANN401
         tiles = {} if truth is None else {"truth": to_pixels(truth, self.window)}

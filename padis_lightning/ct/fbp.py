@@ -116,12 +116,12 @@ class FilteredBackProjection(nn.Module):
         self.geometry, self.projector = g, projector
         period = 2 * math.pi if g.fan else math.pi
         views, _ = _gaps(np.asarray(g.angles), period)
-        views = views * math.pi / min(math.pi, views.sum())
         if not g.fan:
             views = views * math.pi / views.sum()
             spacing, rays = g.bin_spacing, np.ones(g.bins)
             views = views * g.bin_spacing / g.pixel_spacing**2
         else:
+            views = views * math.pi / min(math.pi, views.sum())
             far = g.source_distance + g.detector_distance
             spacing = g.bin_spacing / far if g.curved else g.bin_spacing * g.source_distance / far
             rays = redundancy(g) * np.cos(g.gamma) * (g.source_distance if g.curved else 1)
@@ -142,9 +142,9 @@ class FilteredBackProjection(nn.Module):
     def _spread(self, filtered: Tensor) -> Tensor:
         """What the detector of each view has at a pixel's place, linearly interpolated, over the square of the distance."""
         g = self.geometry
-        height, width = ((torch.arange(n, dtype=y.dtype, device=y.device) - (n - 1) / 2) * g.pixel_spacing
-                         for n, y in ((g.size[0], filtered), (g.size[1], filtered)))  # fmt: skip
-        x, up = width[None, :], -height[:, None]
+        like = {"dtype": filtered.dtype, "device": filtered.device}
+        down, across = ((torch.arange(n, **like) - (n - 1) / 2) * g.pixel_spacing for n in g.size)
+        x, up = across[None, :], -down[:, None]
         padded = nn.functional.pad(filtered, (1, 1))
         out = filtered.new_zeros(len(filtered), *g.size)
         for view, angle in enumerate(g.angles):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -215,8 +216,4 @@ class FanBeam(Scan):
             curved=curved,
         )
         covered = math.pi + 2 * geometry.fan_angle if arc == "short" else arc
-        super().__init__(_with_angles(geometry, _angles(angles, views, covered)), backend, filter, channels)
-
-
-def _with_angles(geometry: Geometry, angles: tuple[float, ...]) -> Geometry:
-    return Geometry(**{**geometry.__dict__, "angles": angles})
+        super().__init__(replace(geometry, angles=_angles(angles, views, covered)), backend, filter, channels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -40,11 +39,7 @@ class Ancestral(DiffusionSolver):
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """One network evaluation; ``y`` is not looked at."""
-        denoised = self.prior(x, sigma, generator)
-        if sigma_next == 0:
-            return denoised
-        kept = (sigma_next / sigma) ** 2
-        return denoised + kept * (x - denoised) + sigma_next * math.sqrt(1 - kept) * generator.normal(x)
+        return self.ancestral(x, self.prior(x, sigma, generator), sigma, sigma_next, generator)
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Reconstruction:
         """Draw an image for each index."""

@@ -196,6 +196,21 @@ class DiffusionSolver(Solver):
         y = y + self.noise.variance(y).sqrt() * generator.normal(y)
         return self.fit(v, y, variance, iterations)
 
+    def variance(self, sigma: float) -> float:
+        r""":math:`r^2 = \sigma^2 \sigma_{data}^2 / (\sigma^2 + \sigma_{data}^2)`, that of a Gaussian image given x."""
+        return 1 / (1 / sigma**2 + 1 / self.prior.sigma_data**2)
+
+    @staticmethod
+    def ancestral(x: Tensor, x_0: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
+        r"""From ``x`` at ``sigma`` and its estimate to ``sigma_next``, part of the noise drawn afresh; the estimate at 0.
+
+        .. math:: x_0 + \kappa (x - x_0) + \sigma' \sqrt{1 - \kappa} \, z, \quad \kappa = \sigma'^2 / \sigma^2
+        """
+        if sigma_next == 0:
+            return x_0
+        kept = (sigma_next / sigma) ** 2
+        return x_0 + kept * (x - x_0) + sigma_next * math.sqrt(1 - kept) * generator.normal(x)
+
     @abstractmethod
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """A canvas ``(B, C, H, W)`` at noise level ``sigma`` to one at ``sigma_next``, which is 0 at last."""

@@ -62,7 +62,7 @@ class DAPS(DiffusionSolver):
         for level, after in pairwise([*levels, 0.0]):
             denoised = self.prior(x, level, generator)
             x = denoised + after / level * (x - denoised)
-        variance = 1 / (1 / sigma**2 + 1 / self.prior.sigma_data**2)
+        variance = self.variance(sigma)
         if sigma_next == 0:
             return self.fit(x, y, variance, self.iterations)
         return self.draw(x, y, variance, self.iterations, generator) + sigma_next * generator.normal(x)

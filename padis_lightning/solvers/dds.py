@@ -65,7 +65,7 @@ class DDS(DiffusionSolver):
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """One network evaluation and ``iterations`` of the operator with its adjoint."""
         denoised = self.prior(x, sigma, generator)
-        variance = 1 / (1 / sigma**2 + 1 / self.prior.sigma_data**2)
+        variance = self.variance(sigma)
         if self.sample:
             x_0 = self.draw(denoised, y, variance, self.iterations, generator)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -72,7 +71,4 @@ class MMPS(DiffusionSolver):
         x_0 = denoised.detach() + spread(self.canvas_operator.adjoint(solved))
         if self.clip:
             x_0 = x_0.clamp(0, 1)
-        if sigma_next == 0:
-            return x_0
-        kept = (sigma_next / sigma) ** 2
-        return x_0 + kept * (x - x_0) + sigma_next * math.sqrt(1 - kept) * generator.normal(x)
+        return self.ancestral(x, x_0, sigma, sigma_next, generator)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import Any
 
@@ -60,9 +59,5 @@ class PnPDM(DiffusionSolver):
         z = self.draw(x, y, sigma**2, self.iterations, generator)
         levels = geometric_sigmas(sigma, sigma / 10, self.prior_steps).tolist() if self.prior_steps > 1 else [sigma]
         for level, after in pairwise([*levels, 0.0]):
-            denoised = self.prior(z, level, generator)
-            kept = (after / level) ** 2  # of the noise; the rest is drawn afresh
-            z = denoised + kept * (z - denoised)
-            if after > 0:
-                z = z + after * math.sqrt(1 - kept) * generator.normal(z)
+            z = self.ancestral(z, self.prior(z, level, generator), level, after, generator)
         return z

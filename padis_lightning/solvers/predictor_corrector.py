@@ -66,8 +66,7 @@ class PredictorCorrector(DiffusionSolver):
         denoised = self.prior(x, sigma, generator)
         if sigma_next == 0:
             return self.fit(denoised, y, sigma**2, self.iterations)
-        kept = (sigma_next / sigma) ** 2
-        x = denoised + kept * (x - denoised) + sigma_next * math.sqrt(1 - kept) * generator.normal(x)
+        x = self.ancestral(x, denoised, sigma, sigma_next, generator)
         noised = y + sigma_next * self.canvas_operator(generator.normal(x))
         x = self.fit(x, noised, sigma_next**2, self.iterations)
         for _ in range(self.corrections):
