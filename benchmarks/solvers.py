@@ -79,6 +79,14 @@ def _tiled(prior: PatchPrior, tiling: OverlapTiling) -> PatchPrior:
     return other
 
 
+def slices(path: str | None, subset: str, size: int, count: int, device: str) -> list:
+    """Images to measure on, evenly spread over patients."""
+    source = ImageData(path, size=size, count=count, subset=subset)
+    source.setup("predict")
+    part = source.predict_dataloader().dataset
+    return [part[k]._replace(image=part[k].image.to(device)) for k in range(len(part))]
+
+
 @torch.no_grad()
 def measure(solver: Solver, data: list, batch: int) -> dict[str, Any]:
     """Scores of one solver."""
@@ -109,14 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--noise", type=float, default=0.0)
     parser.add_argument("--only", nargs="+", choices=list(METHODS), help="these solvers (default: all)")
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of the network")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=Path("results/solvers"))
     args = parser.parse_args(arguments)
-    prior = PatchPrior(args.prior).to(args.device)
-    source = ImageData(args.data, size=prior.image_shape[-1], count=args.count, subset=args.subset)
-    source.setup("predict")
-    part = source.predict_dataloader().dataset
-    data = [part[k]._replace(image=part[k].image.to(args.device)) for k in range(len(part))]
+    prior = PatchPrior(args.prior, precision=args.precision).to(args.device)
+    data = slices(args.data, args.subset, prior.image_shape[-1], args.count, args.device)
     figures: dict[str, Any] = {}
     for views in args.views:
         operator = ParallelBeam(prior.image_shape[-1], views).to(args.device)

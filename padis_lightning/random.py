@@ -50,7 +50,8 @@ class Generators:
         if len(like) != len(self):
             raise ValueError(f"{len(self)} random streams for a batch of {len(like)}; wanted one an image")
         rows = [torch.randn(like.shape[1:], generator=g, dtype=like.dtype) for g in self.generators]
-        return torch.stack(rows).to(like.device, non_blocking=True)
+        drawn = torch.stack(rows)
+        return drawn.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else drawn.to(like.device)
 
     def poisson(self, rate: Tensor) -> Tensor:
         """Poisson counts of mean ``rate`` ``(B, ...)``, image by image."""

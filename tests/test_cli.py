@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib
+import inspect
 import json
+import pkgutil
 import re
 import subprocess
 import sys
@@ -14,11 +17,13 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
 
+from padis_lightning import solvers
 from padis_lightning.cli import CONFIGS, explain, main
 from padis_lightning.ct import Geometry
 from padis_lightning.data import read_geometry
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.operators.ct import ParallelBeam
+from padis_lightning.solvers import Solver
 
 SMALL_NETWORK = ["--model.network.base", "8", "--model.network.multipliers", "[1,2]", "--model.network.blocks", "1"]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
@@ -273,6 +278,40 @@ def test_generate_draws_from_any_prior_and_needs_nothing_measured(prior, tmp_pat
     drawn = [np.load(out / "arrays" / f"{row['name']}.npy") for row in rows]
     assert drawn[0].shape == (16, 16) and not np.array_equal(drawn[0], drawn[1])
     assert (out / "report.html").is_file() and json.loads((out / "summary.json").read_text())["residual"] is None
+
+
+SETTINGS = {  # what keeps a run of each solver short
+    "DDS": ["--model.steps", "3"], "DPS": ["--model.steps", "2", "--model.inner", "2"], "DDNM": ["--model.steps", "3"],
+    "DiffPIR": ["--model.steps", "3"], "DAPS": ["--model.steps", "2"], "MMPS": ["--model.steps", "2"],
+    "PnPDM": ["--model.steps", "2", "--model.prior_steps", "2"], "Langevin": ["--model.steps", "2", "--model.inner", "2"],
+    "PredictorCorrector": ["--model.steps", "3"], "REDDiff": ["--model.steps", "3"], "PnPADMM": ["--model.iterations", "2"],
+    "RED": ["--model.iterations", "2"], "TotalVariation": ["--model.iterations", "5"], "PseudoInverse": [],
+}  # fmt: skip
+
+
+def test_every_solver_has_a_run_of_its_own():
+    names = {info.name for info in pkgutil.iter_modules(solvers.__path__)}
+    found = {
+        member.__name__
+        for name in names
+        for member in vars(importlib.import_module(f"padis_lightning.solvers.{name}")).values()
+        if inspect.isclass(member) and issubclass(member, Solver) and member.__module__.endswith(f".{name}")
+    }
+    assert found - {"Solver", "DiffusionSolver", "PlugAndPlay", "Ancestral"} == set(SETTINGS)
+
+
+@pytest.mark.parametrize("solver", SETTINGS)
+def test_every_solver_runs_from_the_command_line(images, prior, tmp_path, solver):
+    """By its name alone, in place of the config's; the table says how many evaluations were asked for."""
+    main([
+        "predict", "--config", "ct20.yaml", "--model", solver, *SETTINGS[solver], "--output", str(tmp_path / "out"),
+        "--operator.size", "16", "--operator.views", "6", "--data.path", str(images), "--data.size", "null", "--data.count", "2",
+        "--prior.checkpoint", str(prior), "--results.baselines", "{}", *QUIET,
+    ])  # fmt: skip
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    expected = {"DDS": 3, "DPS": 4, "DDNM": 3, "DiffPIR": 3, "DAPS": 4, "MMPS": 2, "PnPDM": 4, "Langevin": 4,
+                "PredictorCorrector": 5, "REDDiff": 3, "PnPADMM": 2, "RED": 2}  # fmt: skip
+    assert summary["solver"] == solver and summary["evaluations"] == expected.get(solver, 0) and summary["psnr"] > 5
 
 
 def test_divergence_is_one_sentence_and_another_exit_code(images, tmp_path, capsys):

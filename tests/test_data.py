@@ -145,6 +145,19 @@ def test_one_patient_cannot_be_split(tmp_path):
     assert len(data._parts["predict"]) == 2
 
 
+def test_fewer_training_patients_are_a_part_of_more_and_validation_stays(images):
+    """Four patients, one kept to validate on: one of the others, then two, then all three."""
+    parts = []
+    for groups in (1, 2, 3, None):
+        data = ImageData(str(images), training_groups=groups)
+        data.setup("fit")
+        parts.append([{part[k].group[0] for k in range(len(part))} for part in (data._parts["fit"], data._parts["validation"])])
+    assert [len(train) for train, _ in parts] == [1, 2, 3, 3] and all(held == parts[0][1] for _, held in parts)
+    assert parts[0][0] < parts[1][0] < parts[2][0] == parts[3][0] and not parts[2][0] & parts[0][1]
+    with pytest.raises(InputError, match="training_groups is 4; wanted at most 3, which validation leaves"):
+        ImageData(str(images), training_groups=4).setup("fit")
+
+
 def test_count_takes_from_all_patients_in_turn(images):
     data = ImageData(str(images), count=4)
     data.setup("predict")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +12,9 @@ from torch import nn
 from padis_lightning.diffusion import Denoiser, PatchModel, coordinates, padding
 from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError
+from padis_lightning.memory import bytes_written
 from padis_lightning.priors import FixedTiling, GaussianPrior, OverlapTiling, PatchPrior, RandomTiling
+from padis_lightning.priors.patch import CHUNK
 from padis_lightning.random import Generators
 from tests.conftest import random_network
 
@@ -27,7 +32,9 @@ class PositionedGaussian(nn.Module):
         return (self.std**2 * x + level**2 * self.mean(position)) / (self.std**2 + level**2)
 
 
-@pytest.mark.parametrize("tiling", [RandomTiling(), FixedTiling(), OverlapTiling(3)], ids=lambda t: type(t).__name__)
+@pytest.mark.parametrize(
+    "tiling", [RandomTiling(), RandomTiling(1), FixedTiling(), OverlapTiling(3)], ids=lambda t: type(t).__name__
+)
 def test_tiled_score_of_a_separable_gaussian_is_the_whole_images(model, tiling, rng):
     denoiser = PositionedGaussian()
     prior = PatchPrior(PatchModel(denoiser, (1, 20, 20), [8], (4, 4), model.normalisation), tiling)
@@ -49,6 +56,63 @@ def test_chunks_change_nothing(model, chunk_size, rng):
     x = torch.randn(2, 1, 28, 28, generator=rng)
     outputs = [PatchPrior(model, chunk_size=c)(x, 0.4, Generators.keyed(0, range(2))) for c in (64, chunk_size)]
     torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 5])
+def test_gradients_are_the_same_whether_kept_or_computed_again(model, chunk_size, rng, monkeypatch):
+    """A chunk size is asked for to save memory; without one the patches decide, here too many for what is free."""
+    x = torch.randn(2, 1, 28, 28, generator=rng)
+    weights = torch.randn(2, 1, 28, 28, generator=rng)
+
+    def gradient(prior):
+        calls = []
+        prior.denoiser.network.register_forward_hook(lambda *_: calls.append(1))
+        point = x.clone().requires_grad_()
+        (found,) = torch.autograd.grad((weights * prior(point, 0.4, Generators.keyed(0, range(2)))).sum(), point)
+        return found, len(calls)
+
+    kept, once = gradient(PatchPrior(model))
+    again = PatchPrior(copy.deepcopy(model), chunk_size=chunk_size)
+    if chunk_size is None:
+        monkeypatch.setattr("padis_lightning.priors.patch.free_memory", lambda device: 8 * 64 * again.pixel_bytes)
+    found, calls = gradient(again)
+    assert once == 1 and calls == 2 * math.ceil(18 / (chunk_size or 4))
+    torch.testing.assert_close(found, kept, rtol=1e-5, atol=1e-6)
+
+
+def test_chunks_are_what_half_of_the_memory_takes(model, monkeypatch):
+    prior, host, gpu = PatchPrior(model), torch.device("cpu"), torch.device("cuda")
+    for share, expected in ((0.1, 1), (2.1, 1), (4.1, 2), (33, 16), (1e6, CHUNK)):
+        prior._fitting.clear()
+        monkeypatch.setattr("padis_lightning.priors.patch.free_memory", lambda device, s=share: int(1000 * s))
+        assert prior.chunk(1000.0, host) == expected
+    assert prior.chunk(1000.0, gpu) == 2 ** int(math.log2(1e6 / 2)) and prior.chunk(4000.0, gpu) == 2 ** int(math.log2(1e6 / 8))
+    assert PatchPrior(model, chunk_size=7).chunk(1000.0, gpu) == 7
+
+
+def test_the_bytes_of_a_patch_bound_what_a_gradient_keeps(model):
+    """Of a network whose tensors are counted by hand."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(4 * 36, 5, bias=False))
+    assert bytes_written(network, torch.empty(2, 1, 6, 6)) == 4 * 2 * (4 * 36 + 4 * 36 + 5)
+    assert bytes_written(network.double(), torch.empty(1, 1, 6, 6, dtype=torch.float64)) == 8 * (4 * 36 + 4 * 36 + 5)
+
+
+def test_bfloat16_is_near_and_the_canvas_keeps_its_precision(model, rng):
+    x = torch.randn(2, 1, 28, 28, generator=rng)
+    exact, near = (PatchPrior(model, precision=kind)(x, 0.4, Generators.keyed(0, range(2))) for kind in ("float32", "bfloat16"))
+    assert near.dtype == torch.float32 and 0 < float((near - exact).norm() / exact.norm()) < 0.02
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_images(model, rng):
+    x = torch.randn(2, 1, 28, 28, generator=rng)
+    plain, compiled = PatchPrior(copy.deepcopy(model)), PatchPrior(model, compile_network=True)
+    for count in (1, 2):
+        streams = [Generators.keyed(0, range(count)) for _ in range(2)]
+        with torch.no_grad():
+            expected, found = (prior(x[:count], 0.4, stream) for prior, stream in zip((plain, compiled), streams, strict=True))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert compiled.denoiser.network._compiled_call_impl is not None
 
 
 def test_batch_is_a_set(model, rng):

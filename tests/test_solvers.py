@@ -6,8 +6,11 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from padis_lightning.diffusion import geometric_sigmas
 from padis_lightning.errors import InputError
+from padis_lightning.linalg import norm
 from padis_lightning.noise import PoissonNoise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.ct import ParallelBeam
@@ -16,6 +19,7 @@ from padis_lightning.priors import GaussianPrior, PatchPrior
 from padis_lightning.random import Generators, seeded
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.ancestral import Ancestral
+from padis_lightning.solvers.base import WATCHED, DiffusionSolver
 from padis_lightning.solvers.daps import DAPS
 from padis_lightning.solvers.ddnm import DDNM
 from padis_lightning.solvers.dds import DDS
@@ -302,6 +306,71 @@ def test_divergence_names_the_solver_the_step_and_the_level(model, name):
         solver.solve(torch.ones(1, 1, 5, 40), Generators.keyed(0, [0]))
 
 
+class HostReads(TorchDispatchMode):
+    """Counts numbers that the host waits for; whole numbers are offsets, which are drawn on the host."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype is not torch.int64:
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SOLVERS if name.split()[0] not in ("Ancestral", "TotalVariation", "PseudoInverse")]
+)
+def test_the_host_waits_for_no_step(name):
+    """One look at whether all was finite, at the end of so few steps, and whatever the number of evaluations."""
+    solver = SOLVERS[name](GaussianPrior((1, 20, 20), 0.5, 0.2), ParallelBeam(20, views=5))
+    assert solver.operator.norm_squared > 0  # once and for all
+    with HostReads() as reads, torch.no_grad():
+        solver.solve(torch.ones(2, 1, 5, 40), Generators.keyed(0, [0, 1]))
+    assert reads.count == 1
+
+
+def test_many_steps_are_looked_at_in_between(rng):
+    """What diverges early does not run to the end, and the step that is named is the first that was not finite."""
+
+    class Broken(GaussianPrior):
+        calls = 0
+
+        def forward(self, x, sigma, generator):
+            Broken.calls += 1
+            return super().forward(x, sigma, generator) / (0.0 if Broken.calls == 20 else 1.0)
+
+    solver = DDS(Broken((1, 6, 6), 0.5, 0.2), Identity((1, 6, 6)), noise_std=0.1, steps=200, clip=False)
+    with pytest.raises(FloatingPointError, match=r"DDS diverged at step 20 of 200, sigma 0\.5"):
+        solver.solve(torch.rand(3, 1, 6, 6, generator=rng), Generators.keyed(0, range(3)))
+    assert Broken.calls == 2 * WATCHED
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_network_alone_computes_in_half_precision(model, name, rng):
+    """Under a trainer's autocast the operator sees float32 and the network bfloat16; the estimate is float32 and near."""
+    prior, operator = PatchPrior(model), ParallelBeam(20, views=5)
+    kinds = {"data": set(), "network": set()}
+    convolution = next(part for part in prior.denoiser.modules() if isinstance(part, torch.nn.Conv2d))
+    convolution.register_forward_hook(lambda *args: kinds["network"].add(args[2].dtype))
+    operator.register_forward_hook(lambda *args: kinds["data"].add(args[2].dtype))
+    solver = SOLVERS[name](prior, operator)
+    batch = Batch(torch.tensor([0, 1]), ["a", "b"], ["a", "b"], torch.rand(2, 1, 20, 20, generator=rng))
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            half = solver.predict_step(batch)
+        prior.precision = None
+        assert kinds["network"] <= {torch.bfloat16}
+        full = solver.predict_step(batch)
+    assert kinds["data"] <= {torch.float32, torch.float64} and half.estimate.dtype == torch.float32
+    if hasattr(solver, "prior"):
+        assert kinds["network"] == {torch.bfloat16, torch.float32}
+        assert 0 < float((half.estimate - full.estimate).norm() / full.estimate.norm()) < 0.15
+    else:
+        assert torch.equal(half.estimate, full.estimate)
+
+
 def test_gradient_has_its_adjoint(rng):
     x = torch.randn(2, 3, 5, 7, generator=rng, dtype=torch.float64)
     p = torch.randn(2, 2, 3, 5, 7, generator=rng, dtype=torch.float64)
@@ -428,3 +497,21 @@ def test_samples_have_streams_of_their_own_and_their_mean_is_the_estimate(model,
         PseudoInverse(Identity((1, 4, 4)), samples=0)
     with pytest.raises(InputError, match="samples is 2; wanted 1 for Ancestral, whose images are data.count"):
         Ancestral(GaussianPrior((1, 4, 4)), samples=2)
+
+
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name != "Ancestral"])
+def test_the_residual_falls_far_below_that_of_what_was_known_before(name):
+    """From that of the prior's mean, image by image, with enough steps; a disk and a square, one of them faint."""
+    grid = torch.linspace(-1, 1, 20)
+    disk, square = grid[:, None] ** 2 + grid**2 < 0.4, torch.maximum(grid[:, None].abs(), grid.abs()) < 0.6
+    truth = torch.stack([disk.float(), 0.3 * square.float()])[:, None]
+    operator = ParallelBeam(20, views=12)
+    solver = SOLVERS[name](GaussianPrior((1, 20, 20), 0.5, 0.4), operator)
+    if isinstance(solver, DiffusionSolver):
+        solver.sigmas = (*geometric_sigmas(2.0, 0.01, 60).tolist(), 0.0)
+    elif hasattr(solver, "iterations"):
+        solver.iterations = 60
+    y = operator(truth)
+    found = solver.solve(y, Generators.keyed(0, range(2)))
+    residual, before = (norm(operator(x) - y).flatten() for x in (found, torch.full_like(found, 0.5)))
+    assert (residual < 0.5 * before).all()

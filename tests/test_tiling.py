@@ -22,7 +22,7 @@ from padis_lightning.random import Generators
 def test_grid_covers_each_pixel_once_at_every_offset(height, width, patch, at_least, share):
     pad = padding((height, width), patch, at_least)
     offset = tuple(round(s * p) for s, p in zip(share, pad, strict=True))
-    tiles = GridTiles((height, width), pad, patch, (offset,))
+    tiles = GridTiles((height, width), pad, (patch, patch), (offset,))
     canvas = torch.zeros(1, 1, height + 2 * pad[0], width + 2 * pad[1])
     numbers = torch.arange(height * width, dtype=torch.float32).reshape(1, 1, height, width) + 1
     canvas[..., pad[0] : pad[0] + height, pad[1] : pad[1] + width] = numbers
@@ -38,7 +38,7 @@ def test_every_offset_of_the_papers_canvas():
     canvas = torch.zeros(1, 1, 304, 304)
     canvas[..., 24:280, 24:280] = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
     for offset in range(25):
-        tiles = GridTiles((256, 256), pad, 56, ((offset, 24 - offset),))
+        tiles = GridTiles((256, 256), pad, (56, 56), ((offset, 24 - offset),))
         assert tiles.counts == (5, 5)
         assert torch.equal(tiles.join(tiles.split(canvas)), canvas)
 
@@ -88,7 +88,7 @@ def test_coordinates_span_the_canvas():
 
 
 def test_borders_are_where_tiles_begin_and_seams_are_measured_there(rng):
-    tiles = GridTiles((20, 26), (4, 6), 8, ((3, 5), (0, 6)))
+    tiles = GridTiles((20, 26), (4, 6), (8, 8), ((3, 5), (0, 6)))
     mosaic = tiles.split(torch.zeros(2, 1, 28, 38))
     mosaic += torch.randn(len(mosaic), 1, 1, 1, generator=rng)  # one value a tile: steps at borders alone
     images = tiles.join(mosaic)[:, :, 4:-4, 6:-6]
@@ -103,3 +103,22 @@ def test_borders_are_where_tiles_begin_and_seams_are_measured_there(rng):
 def test_a_grid_that_cannot_cover_the_image_is_refused():
     with pytest.raises(InputError, match="image and padding are 256 \\+ 24; wanted a multiple of the patch size 64"):
         RandomTiling().draw((256, 256), (24, 24), 64, Generators.keyed(0, [0]))
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 3])
+def test_larger_tiles_cover_each_pixel_once_and_need_not_be_square(tiles):
+    size, pad = (20, 26), padding((20, 26), 6)
+    canvas = torch.zeros(3, 1, size[0] + 2 * pad[0], size[1] + 2 * pad[1])
+    canvas[..., pad[0] : pad[0] + size[0], pad[1] : pad[1] + size[1]] = torch.rand(3, 1, *size)
+    drawn = RandomTiling(tiles).draw(size, pad, 6, Generators.keyed(0, range(3)))
+    patches = drawn.split(canvas)
+    assert patches.shape == (3 * tiles**2, 1, (20 + pad[0]) // tiles, (26 + pad[1]) // tiles)
+    assert torch.equal(drawn.join(patches), canvas) and len(set(drawn.offsets)) > 1
+    assert all(len(rows) <= tiles and len(columns) <= tiles for rows, columns in drawn.borders)
+
+
+def test_tiles_that_do_not_divide_the_canvas_are_refused():
+    with pytest.raises(InputError, match=r"tiles is 5; wanted a divisor of 24, image and padding"):
+        RandomTiling(5).draw((20, 20), (4, 4), 8, Generators.keyed(0, [0]))
+    with pytest.raises(InputError, match="tiles is 0; wanted at least 1"):
+        RandomTiling(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -78,19 +77,3 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         return _Product.apply(grad, ctx.projector, not ctx.forward), None, None
-
-
-def free_memory() -> int:
-    """Bytes of host memory that may still be taken, a container's limit included."""
-    found = []
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            found.append(next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")))
-    except (OSError, StopIteration):
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
-            found.append(int(limit.read()) - int(used.read()))
-    except (OSError, ValueError):
-        pass  # no container, or one without a limit
-    return min(found)

@@ -11,7 +11,8 @@ from scipy import sparse
 from torch import Tensor
 
 from padis_lightning.ct.geometry import Array, Geometry
-from padis_lightning.ct.projectors import Projector, free_memory
+from padis_lightning.ct.projectors import Projector
+from padis_lightning.memory import free_memory
 
 COMFORTABLE = 4 << 30  # bytes beyond which another backend is better, if there is one
 SHARE = 0.5  # of the free memory that the matrix and its transpose may take

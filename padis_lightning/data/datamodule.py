@@ -90,6 +90,7 @@ class ImageData(LightningDataModule):
         range: stored values that become 0 and 1, where the file does not say.
         generated: images to train on, where there is no path.
         validation: share of groups (patients) kept from training.
+        training_groups: train on so many of the other groups (default: all), fewer a part of more.
         seed: key of phantoms, of the split and of the order.
         num_workers: processes that load.
     """
@@ -105,6 +106,7 @@ class ImageData(LightningDataModule):
         range: tuple[float, float] | None = None,  # noqa: A002 - the word that users type
         generated: int = 1000,
         validation: float = 0.1,
+        training_groups: int | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -119,10 +121,13 @@ class ImageData(LightningDataModule):
             raise InputError(f"generated is {generated}; wanted at least 1")
         if seed < 0:
             raise InputError(f"seed is {seed}; wanted at least 0")
+        if training_groups is not None and training_groups < 1:
+            raise InputError(f"training_groups is {training_groups}; wanted at least 1")
         if not 0 < validation < 1:
             raise InputError(f"validation is {validation:g}; wanted a share between 0 and 1")
         self.path, self.size, self.batch_size, self.count, self.subset = path, size, batch_size, count, subset
         self.builtin, self.range, self.generated, self.validation = builtin, range, generated, validation
+        self.training_groups = training_groups
         self.seed, self.num_workers = seed, num_workers
         self._parts: dict[str, Source | Subset] = {}
 
@@ -168,11 +173,15 @@ class ImageData(LightningDataModule):
         """Items for training and for validation; a group is in one of them only."""
         names = sorted(set(groups))
         order = torch.randperm(len(names), generator=seeded(self.seed, 0, SHUFFLE)).tolist()
-        held = {names[i] for i in order[: max(1, round(len(names) * self.validation))]}
-        parts = [[i for i, g in enumerate(groups) if (g in held) == kept] for kept in (False, True)]
-        if not parts[0]:
+        kept = max(1, round(len(names) * self.validation))
+        count = len(names) - kept if self.training_groups is None else self.training_groups
+        if len(names) < 2:
             raise InputError(f"{self.path} has {len(names)} group; wanted at least 2, one to train and one to validate on")
-        return parts[0], parts[1]
+        if count > len(names) - kept:
+            raise InputError(f"training_groups is {count}; wanted at most {len(names) - kept}, which validation leaves")
+        held, used = ({names[i] for i in part} for part in (order[:kept], order[kept : kept + count]))
+        train, validation = ([i for i, g in enumerate(groups) if g in names] for names in (used, held))
+        return train, validation
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from padis_lightning.errors import InputError
@@ -19,12 +20,14 @@ class Prior(nn.Module, ABC):
         pad: zeros on every side of it, height and width; the canvas is ``H + 2 pad[0]`` by ``W + 2 pad[1]``.
         sigma_data: root mean square of clean images.
         normalisation: the stored values that its 0 and 1 stand for, or None where it does not matter.
+        precision: in which a network computes, None for that of its input; what comes in and goes out keeps its own.
     """
 
     image_shape: tuple[int, int, int]
     pad: tuple[int, int]
     sigma_data: float
     normalisation: Normalisation | None = None
+    precision: torch.dtype | None = None
 
     @property
     def canvas_shape(self) -> tuple[int, int, int]:

@@ -38,43 +38,41 @@ class GridTiles(Tiles):
     Args:
         size: height and width of the image.
         pad: zeros on every side, height and width.
-        patch: side of a patch.
+        patch: height and width of a patch.
         offsets: row and column of the grid's corner on the canvas, for every image.
     """
 
     size: tuple[int, int]
     pad: tuple[int, int]
-    patch: int
+    patch: tuple[int, int]
     offsets: tuple[tuple[int, int], ...]
 
     def __post_init__(self) -> None:
-        for n, m in zip(self.size, self.pad, strict=True):
-            if (n + m) % self.patch:
-                raise InputError(
-                    f"image and padding are {n} + {m}; wanted a multiple of the patch size {self.patch}, or OverlapTiling"
-                )
+        for n, m, p in zip(self.size, self.pad, self.patch, strict=True):
+            if (n + m) % p:
+                raise InputError(f"image and padding are {n} + {m}; wanted a multiple of the patch size {p}, or OverlapTiling")
 
     @property
     def counts(self) -> tuple[int, int]:
         """Patches down and across."""
-        return tuple((n + m) // self.patch for n, m in zip(self.size, self.pad, strict=True))
+        return tuple((n + m) // p for n, m, p in zip(self.size, self.pad, self.patch, strict=True))
 
     @property
     def borders(self) -> list[tuple[list[int], list[int]]]:
         """Rows and columns of each image at which a tile begins, those at the image's own edge left out."""
         return [
             tuple(
-                [k for k in range(offset - m, n, self.patch) if k > 0]
-                for offset, m, n in zip(corner, self.pad, self.size, strict=True)
+                [k for k in range(offset - m, n, p) if k > 0]
+                for offset, m, n, p in zip(corner, self.pad, self.size, self.patch, strict=True)
             )
             for corner in self.offsets
         ]
 
     def split(self, x: Tensor) -> Tensor:
         """Crop the grid of each image and cut it up."""
-        height, width = (count * self.patch for count in self.counts)
+        (p, q), (height, width) = self.patch, (n + m for n, m in zip(self.size, self.pad, strict=True))
         crops = torch.stack([image[:, i : i + height, j : j + width] for image, (i, j) in zip(x, self.offsets, strict=True)])
-        return rearrange(crops, "b c (m p) (n q) -> (b m n) c p q", p=self.patch, q=self.patch)
+        return rearrange(crops, "b c (m p) (n q) -> (b m n) c p q", p=p, q=q)
 
     def join(self, patches: Tensor) -> Tensor:
         """Lay the grid of each image out and keep the image of it."""
@@ -146,13 +144,30 @@ class Tiling(ABC):
 class RandomTiling(Tiling):
     """A grid at a random offset, drawn anew in every call: the score of one partition estimates the mean of all.
 
+    A convolutional network takes larger patches than it was trained on, which have fewer edges for as many pixels: with
+    ``tiles: 1`` the image and its margin are one patch.
+
     Source: Hu et al., PaDIS, NeurIPS 2024, section 3.3 and algorithm 1.
+
+    Args:
+        tiles: patches down and across (default: as many as the side that was trained makes).
     """
+
+    def __init__(self, tiles: int | None = None) -> None:
+        if tiles is not None and tiles < 1:
+            raise InputError(f"tiles is {tiles}; wanted at least 1")
+        self.tiles = tiles
 
     def draw(self, size: tuple[int, int], pad: tuple[int, int], patch: int, generator: Generators) -> Tiles:
         """Offsets uniform in ``0 .. pad``, an own one for every image."""
         rows, columns = generator.integers(pad[0] + 1), generator.integers(pad[1] + 1)
-        return GridTiles(size, pad, patch, tuple(zip(rows, columns, strict=True)))
+        shape = (patch, patch) if self.tiles is None else tuple(self._side(n + m) for n, m in zip(size, pad, strict=True))
+        return GridTiles(size, pad, shape, tuple(zip(rows, columns, strict=True)))
+
+    def _side(self, length: int) -> int:
+        if length % self.tiles:
+            raise InputError(f"tiles is {self.tiles}; wanted a divisor of {length}, image and padding")
+        return length // self.tiles
 
 
 class FixedTiling(Tiling):
@@ -160,7 +175,7 @@ class FixedTiling(Tiling):
 
     def draw(self, size: tuple[int, int], pad: tuple[int, int], patch: int, generator: Generators) -> Tiles:
         """Offset ``pad // 2`` for every image."""
-        return GridTiles(size, pad, patch, ((pad[0] // 2, pad[1] // 2),) * len(generator))
+        return GridTiles(size, pad, (patch, patch), ((pad[0] // 2, pad[1] // 2),) * len(generator))
 
 
 class OverlapTiling(Tiling):

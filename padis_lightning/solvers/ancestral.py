@@ -41,7 +41,7 @@ class Ancestral(DiffusionSolver):
         """One network evaluation; ``y`` is not looked at."""
         return self.ancestral(x, self.prior(x, sigma, generator), sigma, sigma_next, generator)
 
-    def predict_step(self, batch: Batch, batch_idx: int = 0) -> Reconstruction:
+    def reconstruct(self, batch: Batch) -> Reconstruction:
         """Draw an image for each index."""
         nothing = torch.empty(len(batch.index), 0, dtype=self.dtype, device=self.device)
         estimate, seconds = self.timed(nothing, batch.index.tolist())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from padis_lightning.random import Generators, seeded
 from padis_lightning.types import Batch, Reconstruction
 
 MEASURE, SOLVE = 0, 1  # purposes of an image's random streams
+WATCHED = 16  # steps between two looks at whether images are finite
 
 
 class Solver(LightningModule, ABC):
@@ -85,7 +86,15 @@ class Solver(LightningModule, ABC):
         return self.operator.observed(self.noise.simulate(self.simulator(image), generator))
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Reconstruction:
-        """Measure where no measurement is given, and solve."""
+        """Measure where no measurement is given, and solve; a trainer's half precision is the network's alone."""
+        kind = batch.index.device.type
+        if torch.is_autocast_enabled(kind) and hasattr(self, "prior"):
+            self.prior.precision = torch.get_autocast_dtype(kind)
+        with torch.autocast(kind, enabled=False):
+            return self.reconstruct(batch)
+
+    def reconstruct(self, batch: Batch) -> Reconstruction:
+        """Every sample of every image, with its residual."""
         indices = batch.index.tolist()
         y = batch.measurement
         if y is None:
@@ -108,24 +117,39 @@ class Solver(LightningModule, ABC):
         return estimate, (time.perf_counter() - start) / len(indices)
 
     def require_finite(self, x: Tensor, sigma: float) -> None:
-        """Stop a run that has diverged.
+        """Note whether every image is finite after a step; every :data:`WATCHED` steps, so that a GPU need not wait, look.
 
         Raises:
-            FloatingPointError: with the solver, the step and its level.
+            FloatingPointError: with the solver, the step and its level, as :meth:`settle`.
         """
-        if not bool(torch.isfinite(x.sum())):
-            levels = getattr(self, "sigmas", (sigma,))
-            step = levels.index(sigma) + 1 if sigma in levels else 1
-            raise FloatingPointError(
-                f"{type(self).__name__} diverged at step {step} of {max(len(levels) - 1, 1)}, sigma {sigma:.3g}: "
-                "the image is not finite; wanted smaller steps or more noise"
-            )
+        self._watched.append((sigma, torch.isfinite(x.flatten(1).sum(1))))
+        if len(self._watched) == WATCHED:
+            self.settle()
 
-    def progress(self, steps: Iterable, total: int) -> Iterable:
-        """Iterate with a bar and the time left, when a trainer with progress bars runs this solver."""
+    def settle(self) -> None:
+        """Stop a run that has diverged in a step since the last look.
+
+        Raises:
+            FloatingPointError: with the solver, the first such step and its level.
+        """
+        levels, finite = zip(*self._watched, strict=True) if self._watched else ((), ())
+        self._watched, first = [], self._settled + 1
+        self._settled += len(levels)
+        if not finite or bool((good := torch.stack(finite)).all()):
+            return
+        step = good.all(1).tolist().index(False)
+        raise FloatingPointError(
+            f"{type(self).__name__} diverged at step {first + step} of {self._total}, sigma {levels[step]:.3g}: "
+            "the image is not finite; wanted smaller steps or more noise"
+        )
+
+    def progress(self, steps: Iterable, total: int) -> Iterator:
+        """Iterate with a bar and the time left, when a trainer with progress bars runs this solver; at the end, look."""
         trainer = self._trainer
         visible = trainer is not None and trainer.progress_bar_callback is not None and trainer.is_global_zero
-        return tqdm(steps, type(self).__name__, total, leave=False, disable=not visible, position=1)
+        self._watched, self._settled, self._total = [], 0, total
+        yield from tqdm(steps, type(self).__name__, total, leave=False, disable=not visible, position=1)
+        self.settle()
 
 
 class DiffusionSolver(Solver):
