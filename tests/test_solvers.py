@@ -213,6 +213,9 @@ SOLVERS = {
     "DDS drawing": lambda prior, operator: DDS(prior, operator, noise_std=0.01, steps=6, sigma_max=2.0, sample=True),
     "DPS": lambda prior, operator: DPS(prior, operator, noise_std=0.01, steps=4, inner=2, sigma_max=2.0, sigma_min=0.02),
     "DPS with norms": lambda prior, operator: DPS(prior, operator, steps=4, inner=2, sigma_max=2.0, guidance="norm"),
+    "DPS as published": lambda prior, operator: DPS(
+        prior, operator, steps=4, inner=2, sigma_max=2.0, zeta=0.03, epsilon=1.0, paper=True
+    ),
     "DDNM": lambda prior, operator: DDNM(prior, operator, eta=0.85, steps=6, sigma_max=2.0, iterations=5),
     "DDNM as published with PaDIS": lambda prior, operator: DDNM(
         prior, operator, paper=True, inner=2, steps=3, sigma_max=2.0, iterations=8
@@ -474,6 +477,22 @@ def test_dps_weighs_residuals_by_the_noise_model(rng):
     trust = precision / precision.flatten(1).amax(1).reshape(2, 1, 1, 1)
     slope = 0.2**2 / (0.2**2 + 0.3**2)
     torch.testing.assert_close(ascent, 0.8 * slope * trust * (y - denoised), rtol=1e-3, atol=1e-6)
+
+
+def test_dps_as_published_is_the_papers_update(rng):
+    """In closed form for a Gaussian prior, whose denoiser is a line; an operator of norm 3, which the step does not know."""
+    operator = Matrix(3 * torch.linalg.qr(torch.randn(16, 6, generator=rng)).Q.t().contiguous())
+    prior, y = GaussianPrior((1, 4, 4), 0.5, 0.2), torch.rand(2, 6, generator=rng)
+    x, sigma = torch.rand(2, 1, 4, 4, generator=rng), 0.3
+    solver = DPS(prior, operator, steps=3, inner=1, sigma_max=1.0, zeta=0.3, epsilon=0.8, paper=True)
+    slope = 0.2**2 / (0.2**2 + sigma**2)
+    denoised = slope * x + (1 - slope) * 0.5
+    residual = y - operator(denoised)
+    ascent = 0.3 * 2 * slope * operator.adjoint(residual) / norm(residual).reshape(2, 1, 1, 1)
+    noise = math.sqrt(0.8) * sigma * Generators.keyed(0, [0, 1]).normal(x)
+    for sigma_next in (0.1, 0.0):  # at the end, too
+        found = solver.step(x, y, sigma, sigma_next, Generators.keyed(0, [0, 1]))
+        torch.testing.assert_close(found, x + ascent + 0.4 * (denoised - x) + noise)
 
 
 def test_samples_have_streams_of_their_own_and_their_mean_is_the_estimate(model, rng):
