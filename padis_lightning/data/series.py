@@ -62,7 +62,7 @@ def resized_affine(affine: np.ndarray, before: Sequence[int], after: Sequence[in
 
 
 class SeriesSource(Source):
-    """All slices of some series as images, read when they are asked for.
+    """All slices of some series as images, read when they are asked for; Hounsfield units are clipped to their window.
 
     Args:
         series: of one number of channels and, unless ``size`` is given, of one shape.
@@ -110,6 +110,8 @@ class SeriesSource(Source):
             raise InputError(f"{series.name} has values in slice {k} that are not finite; wanted finite numbers")
         image = torch.from_numpy(np.moveaxis(values, -1, 0) if values.ndim == 3 else values[None])
         image = self.normalisation.normalise(image)
+        if series.units == "HU":  # metal and the scanner's padding lie outside of any window
+            image = image.clamp(0, 1)
         if self.size:
             image = resize(image[None], self.size)[0]
         name = f"{series.name}_{k:04d}" if len(self.series) > 1 else f"{k:04d}"
