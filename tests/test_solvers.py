@@ -82,7 +82,7 @@ def test_dds_draws_from_the_gaussian_posterior(problem, noise):
     samples = draw(DDS(prior, operator, **options, sample=True), y)
     mean, covariance = posterior(operator, y, noise)
     error = covariance.diagonal().clamp_min(0).sqrt() / math.sqrt(len(samples))
-    assert ((samples.mean(0) - mean).abs() <= 4 * error + 2e-3).all()
+    assert ((samples.mean(0) - mean).abs() <= 3 * error + (0.0 if noise else 2e-3)).all()  # without noise part of it is certain
     found = torch.cov(samples.t())
     assert (found - covariance).abs().max() < 0.1 * STD**2
     assert float(found.trace()) == pytest.approx(float(covariance.trace()), rel=0.05)
@@ -92,18 +92,18 @@ SAMPLERS = {
     "DAPS": lambda prior, operator, **options: DAPS(prior, operator, steps=40, ode_steps=1, **options),
     "PnPDM": lambda prior, operator, **options: PnPDM(prior, operator, steps=100, prior_steps=25, **options),
     "MMPS": lambda prior, operator, **options: MMPS(prior, operator, steps=200, iterations=6, **options),
-    "Langevin": lambda prior, operator, **options: Langevin(prior, operator, steps=60, inner=10, **options),
+    "Langevin": lambda prior, operator, **options: Langevin(prior, operator, steps=60, inner=20, **options),
 }
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers_draw_from_the_gaussian_posterior(problem, name):
-    """2000 draws: means within standard errors, deviations within a tenth, of the closed form."""
+    """2000 draws: means within three standard errors, deviations within a tenth, of the closed form."""
     operator, y, prior = problem
     samples = draw(SAMPLERS[name](prior, operator, noise_std=NOISE, sigma_max=20.0, sigma_min=0.01), y)
     mean, covariance = posterior(operator, y, NOISE)
     spread = covariance.diagonal().sqrt()
-    assert ((samples.mean(0) - mean).abs() <= 4 * spread / math.sqrt(len(samples)) + 4e-3).all()
+    assert ((samples.mean(0) - mean).abs() <= 3 * spread / math.sqrt(len(samples))).all()
     assert ((samples.std(0) / spread - 1).abs() < 0.1).all()
     assert (torch.cov(samples.t()) - covariance).abs().max() < 0.12 * STD**2
 
