@@ -25,18 +25,20 @@ from benchmarks.solvers import METHODS, measure, slices
 from padis_lightning.files import write_text
 from padis_lightning.metrics import interval
 from padis_lightning.operators.ct import ParallelBeam
-from padis_lightning.priors import PatchPrior
+from padis_lightning.priors import PatchPrior, RandomTiling
 
 KINDS = {"patches": "ct.yaml", "whole images": "ct_whole.yaml"}
-SOLVERS = ("TV", "DDS 50", "DDS (as published)", "DDNM")
+#: what is compared: the prior, and the tiles across that its patches are joined to (None: as trained)
+VARIANTS = {"patches": ("patches", None), "larger tiles": ("patches", 1), "whole images": ("whole images", None)}
+SOLVERS = ("DDS 50", "DDS (as published)", "DDNM")
 QUIET = ("--trainer.enable_progress_bar", "false", "--samples.count", "0", "--trainer.val_check_interval", "1000000")
 
 
-def fit(config: str, data: str, patients: int, steps: int, output: Path, more: Sequence[str] = ()) -> None:
+def fit(config: str, data: str, patients: int, steps: int, output: Path) -> None:
     """Train by the command line."""
     keys = {"data.path": data, "data.training_groups": patients, "trainer.max_steps": steps, "output": output}
     words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
-    subprocess.run([sys.executable, "-m", "padis_lightning", "fit", "--config", config, *words, *QUIET, *more], check=True)
+    subprocess.run([sys.executable, "-m", "padis_lightning", "fit", "--config", config, *words, *QUIET], check=True)
 
 
 def step_seconds(data: str, output: Path, steps: int = 100, turns: int = 3) -> dict[str, float]:
@@ -65,7 +67,7 @@ def plan(data: str, minutes: float, output: Path) -> dict[str, int]:
 
 def compare(rows: dict[str, Any]) -> str:
     """The gain of patches over whole images, dB, with its interval over patients."""
-    patch, image = (rows[kind] for kind in KINDS)
+    patch, image = rows["patches"], rows["whole images"]
     gains = [a - b for a, b in zip(patch["each"], image["each"], strict=True)]
     low, high = interval(gains, patch["groups"])
     return f"{sum(gains) / len(gains):+.2f} [{low:+.2f}, {high:+.2f}]"
@@ -83,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=19)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--solvers", nargs="+", default=SOLVERS, choices=list(METHODS))
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of the network")
     parser.add_argument("--train-only", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=Path("results/patients"))
@@ -101,17 +104,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures: dict[str, Any] = {"steps": steps}
     for views in args.views:
         print(f"\n{views} views; training of {args.minutes:g} minutes: {steps}")
-        print(f"{'patients':>8}  {'solver':<20}{'patches':>9}{'whole':>9}{'gain (dB)':>24}")
+        print(f"{'patients':>8}  {'solver':<20}" + "".join(f"{name:>14}" for name in VARIANTS) + f"{'gain (dB)':>24}")
         for patients in args.patients:
             for name in args.solvers:
                 rows = {}
-                for kind in KINDS:
-                    prior = PatchPrior(str(priors[patients, kind])).to(args.device)
+                for variant, (kind, tiles) in VARIANTS.items():
+                    prior = PatchPrior(str(priors[patients, kind]), RandomTiling(tiles), precision=args.precision).to(args.device)
                     data = slices(args.test, args.subset, prior.image_shape[-1], args.count, args.device)
                     operator = ParallelBeam(prior.image_shape[-1], views).to(args.device)
-                    rows[kind] = measure(METHODS[name](prior, operator, {}).to(args.device), data, args.batch)
+                    rows[variant] = measure(METHODS[name](prior, operator, {}).to(args.device), data, args.batch)
                 figures[f"{views} views, {patients} patients, {name}"] = rows
-                values = "".join(f"{rows[kind]['psnr']:>9.2f}" for kind in KINDS)
+                values = "".join(f"{rows[variant]['psnr']:>14.2f}" for variant in VARIANTS)
                 print(f"{patients:>8}  {name:<20}{values}{compare(rows):>24}", flush=True)
                 write_text(args.output / "patients.json", json.dumps(figures, indent=1) + "\n")
 

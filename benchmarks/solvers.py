@@ -41,13 +41,24 @@ from padis_lightning.solvers.red_diff import REDDiff
 from padis_lightning.solvers.tv import TotalVariation
 
 LEVELS = {"sigma_max": 1.0, "sigma_min": 0.002}
-#: the default for a budget of evaluations, chosen on validation patients; the rest is as in ``ct20.yaml``
+#: the default for a budget of evaluations at 20 and at 8 views, chosen on validation patients
 BUDGETS = {
-    20: {"sigma_max": 0.1, "sigma_min": 0.005, "eta": 0.5},
-    50: {"sigma_max": 0.2, "sigma_min": 0.004, "eta": 0.5},
-    200: {"sigma_max": 0.2, "sigma_min": 0.002, "eta": 0.8},
+    20: {20: {"sigma_max": 0.1, "sigma_min": 0.005, "eta": 0.5}, 8: {"sigma_max": 0.3, "sigma_min": 0.01, "eta": 0.5}},
+    50: {20: {"sigma_max": 0.1, "sigma_min": 0.003, "eta": 0.5}, 8: {"sigma_max": 0.3, "sigma_min": 0.01, "eta": 0.7}},
+    200: {20: {"sigma_max": 0.2, "sigma_min": 0.002, "eta": 0.8}, 8: {"sigma_max": 0.3, "sigma_min": 0.01, "eta": 0.85}},
 }
 Make = Callable[[PatchPrior, ParallelBeam, dict[str, Any]], Solver]
+
+
+def budget(steps: int) -> Make:
+    """The default for so many evaluations."""
+
+    def make(prior: PatchPrior, operator: ParallelBeam, options: dict[str, Any]) -> Solver:
+        levels = BUDGETS[steps][8 if operator.measurement_shape[1] < 14 else 20]
+        return DDS(prior, operator, steps=steps, start="direct", iterations=20, **levels, **options)
+
+    return make
+
 
 METHODS: dict[str, Make] = {
     "FBP": lambda p, a, o: PseudoInverse(a, **o),
@@ -55,7 +66,7 @@ METHODS: dict[str, Make] = {
     "TV": lambda p, a, o: TotalVariation(a, weight=2e-5, **o),
     "PnP-ADMM": lambda p, a, o: PnPADMM(p, a, **o),
     "RED": lambda p, a, o: RED(p, a, **o),
-    **{f"DDS {n}": lambda p, a, o, n=n: DDS(p, a, steps=n, start="direct", iterations=20, **BUDGETS[n], **o) for n in BUDGETS},
+    **{f"DDS {steps}": budget(steps) for steps in BUDGETS},
     "DDS (as published)": lambda p, a, o: DDS(p, a, steps=100, **LEVELS, **o),
     "DDNM": lambda p, a, o: DDNM(p, a, steps=100, **LEVELS, **o),
     "DiffPIR": lambda p, a, o: DiffPIR(p, a, steps=100, **LEVELS, **o),

@@ -51,6 +51,7 @@ HARMLESS = (  # warnings about choices that were made on purpose
     ".*Checkpoint directory .* exists and is not empty",
     ".*isinstance.*LeafSpec",
     ".*`use_distributed_sampler`",
+    ".*`srun` command is available on your system but is not used",
 )
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
-from benchmarks import operators, solvers
+from benchmarks import operators, patients, solvers
 from benchmarks.training import main
 from padis_lightning.ct import PROJECTORS
+from padis_lightning.data.phantoms import ChestPhantoms
+from padis_lightning.diffusion import PatchModel
 from padis_lightning.networks.ddpmpp import DDPMpp
 from padis_lightning.networks.unet import UNet
 from padis_lightning.operators.ct import FanBeam
@@ -60,3 +63,27 @@ def test_the_benchmark_of_solvers_ranks_what_it_runs(tmp_path, capsys):
     assert rows["FBP"]["psnr"] + 3 < rows["TV"]["psnr"] < rows["DDS 20"]["psnr"] - 1
     assert rows["DDS 20"]["evaluations"] == 20 and len(rows["DDS 20"]["each"]) == 2
     assert "DDS 20" in capsys.readouterr().out and (tmp_path / "solvers.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_patients_trains_both_kinds_and_compares_them(tmp_path, capsys):
+    """Two steps each, on two of five patients; what is trained already is not trained again."""
+    phantoms = ChestPhantoms(5, seed=3)
+    images = np.stack([phantoms.image(k, 128) for k in range(5)])
+    np.savez(tmp_path / "slices.npz", images=images, patient=list("abcde"), range=phantoms.window)
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "plan.json").write_text(json.dumps({"steps": {"patches": 2, "whole images": 3}}))
+    data = ["--train", str(tmp_path / "slices.npz"), "--test", str(tmp_path / "slices.npz"), "--subset", "validation"]
+    rest = ["--patients", "2", "--views", "20", "--count", "1", "--solvers", "DDS 20", "--output", str(output)]
+    patients.main([*data, *rest])
+    written = (output / "patches-2" / "prior.safetensors").stat().st_mtime_ns
+    rows = json.loads((output / "patients.json").read_text())["20 views, 2 patients, DDS 20"]
+    assert set(rows) == {"patches", "larger tiles", "whole images"} and all(row["evaluations"] == 20 for row in rows.values())
+    assert PatchModel.load(output / "patches-2" / "prior.safetensors").pad == (16, 16)
+    whole = PatchModel.load(output / "whole-2" / "prior.safetensors")
+    assert whole.patch_sizes == [128] and whole.pad == (0, 0) and whole.training["steps"] == 3
+    gain = rows["patches"]["psnr"] - rows["whole images"]["psnr"]
+    assert f"{gain:+.2f}" in capsys.readouterr().out
+    patients.main([*data, *rest])
+    assert (output / "patches-2" / "prior.safetensors").stat().st_mtime_ns == written
