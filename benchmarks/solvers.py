@@ -24,7 +24,7 @@ from padis_lightning.data import ImageData
 from padis_lightning.data.sources import collate
 from padis_lightning.files import write_text
 from padis_lightning.operators.ct import ParallelBeam
-from padis_lightning.priors import OverlapTiling, PatchPrior
+from padis_lightning.priors import OverlapTiling, PatchPrior, RandomTiling, Tiling
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.daps import DAPS
 from padis_lightning.solvers.ddnm import DDNM
@@ -41,20 +41,25 @@ from padis_lightning.solvers.red_diff import REDDiff
 from padis_lightning.solvers.tv import TotalVariation
 
 LEVELS = {"sigma_max": 1.0, "sigma_min": 0.002}
-#: the default for a budget of evaluations at 20 and at 8 views, chosen on validation patients
+#: the default for a budget of evaluations at 20 and at 8 views, chosen on validation patients; 200 are means of samples
 BUDGETS = {
-    20: {20: {"sigma_max": 0.1, "sigma_min": 0.005, "eta": 0.5}, 8: {"sigma_max": 0.3, "sigma_min": 0.01, "eta": 0.5}},
-    50: {20: {"sigma_max": 0.1, "sigma_min": 0.003, "eta": 0.5}, 8: {"sigma_max": 0.3, "sigma_min": 0.01, "eta": 0.7}},
-    200: {20: {"sigma_max": 0.2, "sigma_min": 0.002, "eta": 0.8}, 8: {"sigma_max": 0.3, "sigma_min": 0.01, "eta": 0.85}},
+    20: {20: {"sigma_max": 0.1, "sigma_min": 0.005, "eta": 0.5}, 8: {"sigma_max": 0.2, "sigma_min": 0.005, "eta": 0.5}},
+    50: {20: {"sigma_max": 0.1, "sigma_min": 0.003, "eta": 0.5}, 8: {"sigma_max": 0.2, "sigma_min": 0.004, "eta": 0.5}},
+    200: {
+        20: {"sigma_max": 0.1, "sigma_min": 0.003, "eta": 0.7, "samples": 4},
+        8: {"sigma_max": 0.3, "sigma_min": 0.01, "eta": 0.85, "samples": 2},
+    },
 }
 Make = Callable[[PatchPrior, ParallelBeam, dict[str, Any]], Solver]
 
 
-def budget(steps: int) -> Make:
-    """The default for so many evaluations."""
+def budget(evaluations: int, tiles: int | None = None) -> Make:
+    """The default for so many evaluations, of patches as large as trained or of so many across."""
 
     def make(prior: PatchPrior, operator: ParallelBeam, options: dict[str, Any]) -> Solver:
-        levels = BUDGETS[steps][8 if operator.measurement_shape[1] < 14 else 20]
+        levels = BUDGETS[evaluations][8 if operator.measurement_shape[1] < 14 else 20]
+        steps = evaluations // levels.get("samples", 1)
+        prior = _tiled(prior, RandomTiling(tiles)) if tiles else prior
         return DDS(prior, operator, steps=steps, start="direct", iterations=20, **levels, **options)
 
     return make
@@ -66,7 +71,9 @@ METHODS: dict[str, Make] = {
     "TV": lambda p, a, o: TotalVariation(a, weight=2e-5, **o),
     "PnP-ADMM": lambda p, a, o: PnPADMM(p, a, **o),
     "RED": lambda p, a, o: RED(p, a, **o),
-    **{f"DDS {steps}": budget(steps) for steps in BUDGETS},
+    **{f"DDS {evaluations}": budget(evaluations) for evaluations in BUDGETS},
+    "DDS 50, larger tiles": budget(50, 2),
+    "DDS 200, larger tiles": budget(200, 2),
     "DDS (as published)": lambda p, a, o: DDS(p, a, steps=100, **LEVELS, **o),
     "DDNM": lambda p, a, o: DDNM(p, a, steps=100, **LEVELS, **o),
     "DiffPIR": lambda p, a, o: DiffPIR(p, a, steps=100, **LEVELS, **o),
@@ -83,7 +90,7 @@ METHODS: dict[str, Make] = {
 }
 
 
-def _tiled(prior: PatchPrior, tiling: OverlapTiling) -> PatchPrior:
+def _tiled(prior: PatchPrior, tiling: Tiling) -> PatchPrior:
     """The same network with another tiling."""
     other = copy.copy(prior)
     other.tiling = tiling
