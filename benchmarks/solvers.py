@@ -4,7 +4,7 @@
     python -m benchmarks.solvers --data ct_train.npz --subset validation ...      # to tune on
 
 Without ``--data`` it takes built-in phantoms and the bundled prior. Every solver sees the same measurements, without noise
-or with ``--noise``. Intervals are 95 % bootstrap intervals over patients.
+or with ``--noise``. What stands in ``solvers.json`` already is not measured again. Intervals are 95 % bootstrap intervals over patients.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ METHODS: dict[str, Make] = {
     "DDS, patches averaged": lambda p, a, o: DDS(_tiled(p, OverlapTiling(24)), a, steps=30, **LEVELS, **o),
     "DDS, patches stitched": lambda p, a, o: DDS(_tiled(p, OverlapTiling(8)), a, steps=100, **LEVELS, **o),
     "VE-DDNM (PaDIS)": lambda p, a, o: DDNM(p, a, steps=30, paper=True, sigma_max=10.0, sigma_min=0.002, **o),
-    "DPS (PaDIS)": lambda p, a, o: DPS(p, a, steps=100, inner=10, sigma_max=10.0, sigma_min=0.002, **o),
+    "DPS": lambda p, a, o: DPS(p, a, steps=100, inner=3, zeta=1.8, **LEVELS, **o),
+    "DPS (PaDIS)": lambda p, a, o: DPS(p, a, steps=100, inner=10, zeta=1.8, sigma_max=10.0, sigma_min=0.002, **o),
 }
 
 
@@ -141,23 +142,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     prior = PatchPrior(args.prior, precision=args.precision).to(args.device)
     data = slices(args.data, args.subset, prior.image_shape[-1], args.count, args.device)
-    figures: dict[str, Any] = {}
+    settings = {"data": args.data, "subset": args.subset, "prior": args.prior, "count": args.count, "noise": args.noise}
+    settings |= {"precision": args.precision}
+    path = args.output / "solvers.json"
+    kept = json.loads(path.read_text()) if path.exists() else {"settings": settings}
+    if kept["settings"] != settings:
+        parser.error(f"{path} was measured with {kept['settings']}; wanted {settings}, or another --output")
+    figures: dict[str, Any] = kept
     for views in args.views:
         operator = ParallelBeam(prior.image_shape[-1], views).to(args.device)
         print(f"\n{views} views, {len(data)} slices of {len({item.group for item in data})} patients, noise {args.noise:g}")
         print(f"{'method':<24}{'PSNR (dB)':>24}{'SSIM':>8}{'residual':>10}{'evaluations':>13}{'s/image':>9}")
-        figures[str(views)] = {}
+        rows = figures.setdefault(str(views), {})
         for name in args.only or METHODS:
-            row = measure(METHODS[name](prior, operator, {"noise_std": args.noise}).to(args.device), data, args.batch)
-            figures[str(views)][name] = row
+            if name not in rows:
+                solver = METHODS[name](prior, operator, {"noise_std": args.noise}).to(args.device)
+                rows[name] = measure(solver, data, args.batch)
+                write_text(path, json.dumps(figures, indent=1) + "\n")
+            row = rows[name]
             quality = f"{row['psnr']:.2f} [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}]"
             print(
                 f"{name:<24}{quality:>24}{row['ssim']:>8.4f}{row['residual']:>10.1e}{row['evaluations']:>13}{row['seconds']:>9.2f}",
                 flush=True,
             )
-        args.output.mkdir(parents=True, exist_ok=True)
-        write_text(args.output / "solvers.json", json.dumps(figures, indent=1) + "\n")
-    quality_against_evaluations(figures, args.output / "solvers.png")
+    quality_against_evaluations({key: rows for key, rows in figures.items() if key != "settings"}, args.output / "solvers.png")
 
 
 if __name__ == "__main__":
