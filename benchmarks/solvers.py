@@ -4,7 +4,8 @@
     python -m benchmarks.solvers --data ct_train.npz --subset validation ...      # to tune on
 
 Without ``--data`` it takes built-in phantoms and the bundled prior. Every solver sees the same measurements, without noise
-or with ``--noise``. What stands in ``solvers.json`` already is not measured again. Intervals are 95 % bootstrap intervals over patients.
+or with ``--noise``. What stands in ``solvers.json`` already is not measured again. Intervals are 95 % bootstrap intervals over
+patients.
 """
 
 from __future__ import annotations
@@ -53,11 +54,16 @@ BUDGETS = {
 Make = Callable[[PatchPrior, ParallelBeam, dict[str, Any]], Solver]
 
 
+def _few(operator: ParallelBeam) -> bool:
+    """Whether what was chosen at 8 views serves better than what was chosen at 20."""
+    return operator.measurement_shape[1] < 14
+
+
 def budget(evaluations: int, tiles: int | None = None) -> Make:
     """The default for so many evaluations, of patches as large as trained or of so many across."""
 
     def make(prior: PatchPrior, operator: ParallelBeam, options: dict[str, Any]) -> Solver:
-        levels = BUDGETS[evaluations][8 if operator.measurement_shape[1] < 14 else 20]
+        levels = BUDGETS[evaluations][8 if _few(operator) else 20]
         steps = evaluations // levels.get("samples", 1)
         prior = _tiled(prior, RandomTiling(tiles)) if tiles else prior
         return DDS(prior, operator, steps=steps, start="direct", iterations=20, **levels, **options)
@@ -68,7 +74,7 @@ def budget(evaluations: int, tiles: int | None = None) -> Make:
 METHODS: dict[str, Make] = {
     "FBP": lambda p, a, o: PseudoInverse(a, **o),
     "least squares": lambda p, a, o: PseudoInverse(a, exact=True, **o),
-    "TV": lambda p, a, o: TotalVariation(a, weight=2e-5, **o),
+    "TV": lambda p, a, o: TotalVariation(a, weight=8e-5 if _few(a) else 2e-5, **o),
     "PnP-ADMM": lambda p, a, o: PnPADMM(p, a, **o),
     "RED": lambda p, a, o: RED(p, a, **o),
     **{f"DDS {evaluations}": budget(evaluations) for evaluations in BUDGETS},
