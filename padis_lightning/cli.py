@@ -321,8 +321,8 @@ def explain(error: BaseException | None) -> str | None:
         chain.append(error)
         error = error.__cause__ or error.__context__
     for link in chain:
-        if isinstance(link, InputError):
-            return str(link)
+        if isinstance(link, InputError):  # from a worker process it comes with the traceback there
+            return str(link).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
     for link in chain:
         if isinstance(link, ArgumentError):
             return _parser_sentence(str(link))

@@ -81,10 +81,11 @@ def test_importing_pulls_in_nothing_heavy():
     code = (
         "import sys, padis_lightning.priors, padis_lightning.operators; "
         "assert 'lightning' not in sys.modules; import padis_lightning.cli; "
-        "print([m for m in ('wandb', 'astra', 'torch_radon', 'torchvision', 'skimage') if m in sys.modules])"
+        "print([m for m in ('wandb', 'astra', 'torch_radon', 'torchvision', 'skimage') if m in sys.modules], "
+        "[m for m in ('h5py', 'pydicom', 'nibabel', 'tifffile') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "[] []"
 
 
 def test_the_wheel_carries_every_package():

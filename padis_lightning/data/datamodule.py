@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler, Subset
 
-from padis_lightning.data.arrays import read_arrays
+from padis_lightning.data.opening import open_source
 from padis_lightning.data.sources import LeavesSource, PhantomSource, Source, collate, photographs
 from padis_lightning.errors import InputError
 from padis_lightning.random import seeded
@@ -81,15 +81,16 @@ class ImageData(LightningDataModule):
     prediction then use different seeds), or photographs, for prediction only.
 
     Args:
-        path: a ``.npz`` or ``.npy`` file; see :func:`padis_lightning.data.arrays.read_arrays`.
+        path: a file or a folder; see :func:`padis_lightning.data.opening.open_source`.
         builtin: what there is without a path.
         size: side that images are brought to (generated ones: 128 by default; photographs: 256; files: as they are).
         batch_size: images a step and device.
         count: for prediction, take so many items, spread evenly over groups and in each (default: all; of generated ones 8).
-        subset: for prediction, which part of the split: all, or what ``fit`` trains or validates on.
+        subset: for prediction, which part of the split: all, what ``fit`` trains or validates on, or the ``test`` part of a file
+            that names its parts.
         range: stored values that become 0 and 1, where the file does not say.
         generated: images to train on, where there is no path.
-        validation: share of groups (patients) kept from training.
+        validation: share of groups (patients) kept from training, where the file does not name its parts.
         training_groups: train on so many of the other groups (default: all), fewer a part of more.
         seed: key of phantoms, of the split and of the order.
         num_workers: processes that load.
@@ -102,7 +103,7 @@ class ImageData(LightningDataModule):
         size: int | None = None,
         batch_size: int = 16,
         count: int | None = None,
-        subset: Literal["all", "train", "validation"] = "all",
+        subset: Literal["all", "train", "validation", "test"] = "all",
         range: tuple[float, float] | None = None,  # noqa: A002 - the word that users type
         generated: int = 1000,
         validation: float = 0.1,
@@ -139,14 +140,17 @@ class ImageData(LightningDataModule):
         if stage == "fit":
             self._parts["fit"], self._parts["validation"] = self._divided()
             return
-        if self.subset != "all":
-            part: Source | Subset = self._divided()[self.subset == "validation"]
-        elif self.path is None and self.builtin == "photographs":
+        if self.path is not None:
+            self._whole = open_source(self.path, self.size, self.range)
+            part: Source | Subset = self._whole if self.subset == "all" else self._part(self.subset)
+        elif self.subset == "test":
+            raise InputError("subset is 'test'; wanted all, train or validation of what is built in")
+        elif self.subset != "all":
+            part = self._divided()[self.subset == "validation"]
+        elif self.builtin == "photographs":
             part = self._whole = photographs(self.size or 256)
-        elif self.path is None:
-            part = self._generate(self.count or 8, PREDICT)
         else:
-            part = self._whole = read_arrays(self.path, self.size, self.range)
+            part = self._generate(self.count or 8, PREDICT)
         if self.count is not None and self.count < len(part):
             groups = part.groups if isinstance(part, Source) else [self._whole.groups[i] for i in part.indices]
             part = Subset(part, spread(groups, self.count))
@@ -163,25 +167,46 @@ class ImageData(LightningDataModule):
                 raise InputError(f"builtin is {self.builtin!r}; wanted {' or '.join(GENERATORS)} to train on")
             held = self._generate(max(1, round(self.generated * self.validation)), VALIDATE)
             return self._generate(self.generated, TRAIN), held
-        self._whole = whole = read_arrays(self.path, self.size, self.range)
-        if whole.images is None:
+        self._whole = open_source(self.path, self.size, self.range)
+        if not self._whole.has_images:
             raise InputError(f"{self.path} has only measurements; wanted 'images' to train on")
-        train, held = self.split(whole.groups)
-        return Subset(whole, train), Subset(whole, held)
+        return self._part("train"), self._part("validation")
+
+    def _part(self, name: str) -> Subset:
+        """Items of one part, as the file names them or else as they are split."""
+        groups, parts = self._whole.groups, self._whole.parts
+        if parts is None and name == "test":
+            raise InputError(f"subset is 'test' and {self.path} names no parts; wanted all, train or validation")
+        if parts is None:
+            return Subset(self._whole, self.split(groups)[name == "validation"])
+        items = [i for i, part in enumerate(parts) if part == name]
+        if not items:
+            raise InputError(f"{self.path} has nothing in the part {name!r}; wanted one of {', '.join(sorted(set(parts)))}")
+        if name == "train":
+            used = self._training(self._shuffled({groups[i] for i in items}), "the part 'train' has")
+            items = [i for i in items if groups[i] in used]
+        return Subset(self._whole, items)
 
     def split(self, groups: list[str]) -> tuple[list[int], list[int]]:
         """Items for training and for validation; a group is in one of them only."""
-        names = sorted(set(groups))
-        order = torch.randperm(len(names), generator=seeded(self.seed, 0, SHUFFLE)).tolist()
-        kept = max(1, round(len(names) * self.validation))
-        count = len(names) - kept if self.training_groups is None else self.training_groups
+        names = self._shuffled(set(groups))
         if len(names) < 2:
             raise InputError(f"{self.path} has {len(names)} group; wanted at least 2, one to train and one to validate on")
-        if count > len(names) - kept:
-            raise InputError(f"training_groups is {count}; wanted at most {len(names) - kept}, which validation leaves")
-        held, used = ({names[i] for i in part} for part in (order[:kept], order[kept : kept + count]))
+        kept = max(1, round(len(names) * self.validation))
+        held, used = set(names[:kept]), self._training(names[kept:], "validation leaves")
         train, validation = ([i for i, g in enumerate(groups) if g in names] for names in (used, held))
         return train, validation
+
+    def _shuffled(self, groups: set[str]) -> list[str]:
+        names = sorted(groups)
+        return [names[i] for i in torch.randperm(len(names), generator=seeded(self.seed, 0, SHUFFLE)).tolist()]
+
+    def _training(self, names: list[str], origin: str) -> set[str]:
+        """The groups to train on, fewer a part of more."""
+        count = len(names) if self.training_groups is None else self.training_groups
+        if count > len(names):
+            raise InputError(f"training_groups is {count}; wanted at most {len(names)}, which {origin}")
+        return set(names[:count])
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

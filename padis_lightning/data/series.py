@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from padis_lightning.data.sources import Item, Source, resize
+from padis_lightning.data.sources import Item, Source, check_square, resize
 from padis_lightning.errors import InputError
 from padis_lightning.types import Normalisation
 
@@ -25,9 +26,9 @@ class Series:
         group: the patient, or whatever must never be split between training and test.
         count: slices.
         shape: ``(H, W)`` or ``(H, W, C)`` of each.
-        read: the values of slice k, float32, in ``units``.
+        read: the values of slice k, float32, in ``units``; raises InputError where they are not finite.
         units: ``HU``, or empty where the file does not say.
-        range: values that become 0 and 1, where the type of the stored numbers implies them (8 bits: 0 and 255).
+        range: values that become 0 and 1, where the file or the type of the stored numbers implies them (8 bits: 0 and 255).
         spacing: mm from row to row and from column to column, where known.
         affine: ``(4, 4)``, from (row, column, slice, 1) to millimetres towards the patient's left, back and head (LPS, as
             DICOM has it), where known.
@@ -45,10 +46,20 @@ class Series:
     affine: np.ndarray | None = None
     files: tuple[Path, ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "read", partial(_finite, self.read, self.name))
+
     @property
     def channels(self) -> int:
         """1 for grey, C for ``(H, W, C)``."""
         return self.shape[2] if len(self.shape) == 3 else 1
+
+
+def _finite(read: Callable[[int], np.ndarray], name: str, k: int) -> np.ndarray:
+    values = np.asarray(read(k), dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(f"{name} has values in slice {k} that are not finite; wanted finite numbers")
+    return values
 
 
 def resized_affine(affine: np.ndarray, before: Sequence[int], after: Sequence[int]) -> np.ndarray:
@@ -63,6 +74,8 @@ def resized_affine(affine: np.ndarray, before: Sequence[int], after: Sequence[in
 
 class SeriesSource(Source):
     """All slices of some series as images, read when they are asked for; Hounsfield units are clipped to their window.
+
+    An item is named after its series and its place in it; after the series alone where that is its only slice.
 
     Args:
         series: of one number of channels and, unless ``size`` is given, of one shape.
@@ -85,6 +98,8 @@ class SeriesSource(Source):
         if size is None and len(shapes) > 1:
             seen = ", ".join(f"{h}x{w}" for h, w in sorted(shapes))
             raise InputError(f"{description} have the sizes {seen}; wanted one, or --data.size")
+        for height, width in shapes if size else ():
+            check_square(height, width, size)
         self.normalisation = self._normalisation(data_range)
         self.places = [(s, k) for s in self.series for k in range(s.count)]
         self.groups = [s.group for s, _ in self.places]
@@ -97,22 +112,22 @@ class SeriesSource(Source):
         if data_range is not None:
             low, high = (float(v) for v in data_range)
             return Normalisation(low, high, (low, high) if hounsfield else None)
-        if hounsfield:
-            return Normalisation(*HU_WINDOW, HU_WINDOW)
-        if len(implied) == 1 and None not in implied:
-            return Normalisation(*next(iter(implied)))
+        if len(implied) > 1:
+            seen = " and ".join(sorted("unknown" if r is None else f"{r[0]:g} to {r[1]:g}" for r in implied))
+            raise InputError(f"{self.description} mix the ranges {seen}; wanted one kind, or --data.range '[LOWER, UPPER]'")
+        if implied != {None} or hounsfield:
+            low, high = next(iter(implied)) or HU_WINDOW
+            return Normalisation(low, high, (low, high) if hounsfield else None)
         raise InputError(f"{self.description} have no range of values; wanted --data.range '[LOWER, UPPER]'")
 
     def __getitem__(self, index: int) -> Item:
         series, k = self.places[index]
-        values = np.asarray(series.read(k), dtype=np.float32)
-        if not np.isfinite(values).all():
-            raise InputError(f"{series.name} has values in slice {k} that are not finite; wanted finite numbers")
+        values = series.read(k)
         image = torch.from_numpy(np.moveaxis(values, -1, 0) if values.ndim == 3 else values[None])
         image = self.normalisation.normalise(image)
         if series.units == "HU":  # metal and the scanner's padding lie outside of any window
             image = image.clamp(0, 1)
         if self.size:
             image = resize(image[None], self.size)[0]
-        name = f"{series.name}_{k:04d}" if len(self.series) > 1 else f"{k:04d}"
+        name = series.name if series.count == 1 else f"{series.name}_{k:04d}" if len(self.series) > 1 else f"{k:04d}"
         return Item(index, name, series.group, image, None)

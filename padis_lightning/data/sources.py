@@ -37,15 +37,24 @@ def collate(items: Sequence[Item]) -> Batch:
     return Batch(torch.tensor(index), list(names), list(groups), stack(images), stack(measurements))
 
 
+def check_square(height: int, width: int, size: int) -> None:
+    """Refuse to bring images to ``size`` that are not square.
+
+    Raises:
+        InputError: they are not; stretching them would change the anatomy.
+    """
+    if height != width:
+        raise InputError(f"the images are {height}x{width}; wanted square ones to be brought to {size}x{size}")
+
+
 def resize(images: Tensor, size: int) -> Tensor:
     """Bring square images ``(n, C, H, W)`` to ``size``: box means for whole factors, anti-aliased bilinear for others.
 
     Raises:
-        InputError: the images are not square; stretching them would change the anatomy.
+        InputError: the images are not square.
     """
     height, width = images.shape[-2:]
-    if height != width:
-        raise InputError(f"the images are {height}x{width}; wanted square ones to be brought to {size}x{size}")
+    check_square(height, width, size)
     if height == size:
         return images
     if height % size == 0:
@@ -61,12 +70,16 @@ class Source(Dataset, ABC):
         normalisation: what stored values became 0 and 1.
         groups: a label an item; items of one group (a patient) are never split between training and validation.
         description: a line for a checkpoint's provenance.
+        has_images: False for measurements alone.
+        parts: ``train``, ``validation`` or ``test`` for each item, where the data says so.
     """
 
     image_shape: tuple[int, int, int]
     normalisation: Normalisation
     groups: list[str]
     description: str
+    has_images: bool = True
+    parts: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -147,6 +160,7 @@ class ArraySource(Source):
         description: str,
     ) -> None:
         self.images, self.measurements = images, measurements
+        self.has_images = images is not None
         self.image_shape, self.normalisation = image_shape, normalisation
         self.groups, self.description = groups, description
 

@@ -1,0 +1,41 @@
+"""One way to open whatever data there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from padis_lightning.data.arrays import read_arrays
+from padis_lightning.data.contents import HDF5, NUMPY
+from padis_lightning.data.measurements import is_measured
+from padis_lightning.data.readers import PreparedSource, open_series
+from padis_lightning.data.readers.prepared import is_prepared
+from padis_lightning.data.series import SeriesSource
+from padis_lightning.data.sources import Source
+
+
+def open_source(path: str | Path, size: int | None = None, data_range: Sequence[float] | None = None) -> Source:
+    """The images or measurements of a file or a folder.
+
+    ``.npz`` and ``.npy`` hold images or measurements (:func:`padis_lightning.data.arrays.read_arrays`), HDF5 what ``prepare``
+    wrote, measurements or images, and everything else is read as :func:`padis_lightning.data.readers.open_series` does.
+
+    Args:
+        path: the file or the folder.
+        size: side that images are brought to (default: as they are).
+        data_range: values that become 0 and 1, in place of what the files say.
+
+    Raises:
+        InputError: there is nothing to read, what there is cannot be read, or nothing says what becomes 0 and 1.
+    """
+    path = Path(path)
+    bounds = None if data_range is None else (float(data_range[0]), float(data_range[1]))
+    if path.suffix in NUMPY:
+        return read_arrays(path, size, bounds)
+    if path.suffix in HDF5 and path.is_file():
+        if is_prepared(path):
+            return PreparedSource(path, size, bounds)
+        if is_measured(path):
+            return read_arrays(path, size, bounds)
+    series = open_series(path)
+    return SeriesSource(series, size, bounds, f"{sum(one.count for one in series)} slices of {path.name}")

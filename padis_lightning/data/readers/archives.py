@@ -1,0 +1,59 @@
+"""Zip archives, read in memory; those that could do harm are refused."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import zipfile
+import zlib
+from functools import lru_cache
+from pathlib import Path
+
+from padis_lightning.errors import InputError
+
+MOST_BYTES, MOST_TIMES = 64 * 2**30, 1000  # what an archive may hold, and how many times its own size
+BROKEN = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
+
+
+def members(path: Path) -> list[str]:
+    """Names of the files in a zip.
+
+    Raises:
+        InputError: it is broken, encrypted, too large, or names a place outside of itself.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except BROKEN as error:
+        raise InputError(f"{path} cannot be read ({error}); wanted a zip of pictures that is whole") from error
+    for info in infos:
+        name = info.orig_filename
+        if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
+            raise InputError(f"{path} holds {name!r}, which lies outside of it; wanted names below its own folder")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise InputError(f"{path} holds {name!r}, which is a symbolic link; wanted files")
+        if info.flag_bits & 1:
+            raise InputError(f"{path} holds {name!r}, which is encrypted; wanted a zip without a password")
+    total, packed = sum(info.file_size for info in infos), path.stat().st_size
+    if total > min(MOST_BYTES, MOST_TIMES * packed):
+        raise InputError(f"{path} of {packed} bytes holds {total}; wanted at most {MOST_TIMES} times as many and 64 GiB")
+    return [info.filename for info in infos if not info.is_dir()]
+
+
+def fetch(path: Path, member: str) -> bytes:
+    """The content of one file in a zip.
+
+    Raises:
+        InputError: it is broken.
+    """
+    try:
+        return _archive(path, path.stat().st_mtime_ns, os.getpid()).read(member)
+    except (*BROKEN, KeyError) as error:
+        raise InputError(f"{path} cannot be read at {member} ({error}); wanted a zip of pictures that is whole") from error
+
+
+@lru_cache(maxsize=4)
+def _archive(path: Path, changed: int, process: int) -> zipfile.ZipFile:
+    """The archive, opened once a process: those that share a file would share the place in it."""
+    return zipfile.ZipFile(path)

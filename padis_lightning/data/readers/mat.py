@@ -1,0 +1,104 @@
+"""MATLAB files: ``images`` H x W x n, or H x W x 3 x n in colours, as the authors of PaDIS share them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from padis_lightning.data.contents import hdf5
+from padis_lightning.data.readers.names import safe
+from padis_lightning.data.series import Series
+from padis_lightning.errors import InputError
+
+TYPES = {"double": np.float64, "single": np.float32, "logical": np.bool_} | {
+    name: np.dtype(name).type for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+}
+Listed = dict[str, tuple[tuple[int, ...], np.dtype]]
+
+
+def read(path: Path) -> list[Series]:
+    """A series of one slice for each image of ``images``, or of the only array of three or four axes.
+
+    Axes are MATLAB's: H x W x n, or H x W x 3 x n in colours. Files of version 7.3 are HDF5, which has them in reverse.
+
+    Raises:
+        InputError: the file is broken, or has no such array, or one whose axes look like those of another order.
+    """
+    import h5py
+
+    reverse = bool(h5py.is_hdf5(path))
+    arrays = _listed_hdf5(path) if reverse else _listed(path)
+    key = "images" if "images" in arrays else next(iter(arrays)) if len(arrays) == 1 else None
+    if key is None:
+        seen = ", ".join(f"{name} {shape}" for name, (shape, _) in arrays.items()) or "no array of 3 or 4 axes"
+        raise InputError(f"{path} has {seen}; wanted 'images', H x W x n or H x W x 3 x n")
+    shape, dtype = arrays[key]
+    colours = len(shape) == 4
+    if len(shape) not in (3, 4) or not all(shape) or (colours and shape[2] != 3) or dtype.kind not in "uifb":
+        raise InputError(f"{path} has {key} of type {dtype} and shape {shape}; wanted real numbers, H x W x n or H x W x 3 x n")
+    if not colours and shape[1] == shape[2] != shape[0]:
+        raise InputError(f"{path} has {key} of shape {shape}, which looks like n x H x W; wanted H x W x n")
+    names = [f"{safe(path.stem)}_{k:04d}" for k in range(shape[-1])]
+    return [
+        Series(
+            name=name,
+            group=name,
+            count=1,
+            shape=shape[:-1],
+            read=partial(_values_hdf5 if reverse else _values, path, key, place),
+            range=(0.0, 255.0) if dtype == np.uint8 else None,
+            files=(path,),
+        )
+        for place, name in enumerate(names)
+    ]
+
+
+def _listed_hdf5(path: Path) -> Listed:
+    """Shapes and types of arrays, the axes as MATLAB has them."""
+    with hdf5(path) as file:
+        arrays = {name: d for name, d in file.items() if hasattr(d, "shape")}
+        return {name: (d.shape[::-1], d.dtype) for name, d in arrays.items() if name == "images" or d.ndim in (3, 4)}
+
+
+def _listed(path: Path) -> Listed:
+    from scipy.io import whosmat
+
+    with _one_sentence(path):
+        found = [(name, shape, kind) for name, shape, kind in whosmat(path) if name == "images" or len(shape) in (3, 4)]
+        return {name: (shape, np.dtype(TYPES.get(kind, object))) for name, shape, kind in found}
+
+
+@contextmanager
+def _one_sentence(path: Path) -> Iterator[None]:
+    from scipy.io.matlab import MatReadError
+
+    try:
+        yield
+    except (MatReadError, ValueError, TypeError, OSError, EOFError, NotImplementedError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())}); wanted a whole file of MATLAB") from error
+
+
+@lru_cache(maxsize=1)
+def _array(path: Path, key: str, changed: int) -> np.ndarray:
+    """All images at once, since the file has them in one piece, which may be compressed."""
+    from scipy.io import loadmat
+
+    with _one_sentence(path):
+        array = loadmat(path, variable_names=[key])[key]
+        if np.iscomplexobj(array):
+            raise ValueError(f"{key} is complex")
+        return array
+
+
+def _values(path: Path, key: str, place: int, k: int) -> np.ndarray:
+    return np.asarray(_array(path, key, path.stat().st_mtime_ns)[..., place + k], dtype=np.float32)
+
+
+def _values_hdf5(path: Path, key: str, place: int, k: int) -> np.ndarray:
+    with hdf5(path) as file:
+        return np.asarray(file[key][place + k].T, dtype=np.float32)

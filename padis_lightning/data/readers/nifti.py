@@ -1,0 +1,101 @@
+"""NIfTI volumes: slices along the third axis of the array, rows along its second and columns along its first."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from padis_lightning.data.readers.names import needed, safe
+from padis_lightning.data.series import Series
+from padis_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from nibabel import Nifti1Image
+
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
+
+
+def read(path: Path) -> list[Series]:
+    """One series of a ``.nii`` or ``.nii.gz`` file; its units are not known, so that a range has to be named.
+
+    Slice k is ``array[:, :, k].T``, so that ``affine`` is that of the file with its first two columns exchanged, and x and y
+    turned from nibabel's right and front to left and back. It is None where the file names no space.
+
+    Raises:
+        InputError: the file is broken, or holds several volumes.
+    """
+    nibabel = needed("nibabel", "NIfTI", "nifti")
+    with _one_sentence(path):
+        image = nibabel.load(path)
+        dtype, stored = image.get_data_dtype(), tuple(image.shape)
+        scaled = image.dataobj.slope, image.dataobj.inter
+    shape = stored
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    colours = dtype.names == ("R", "G", "B") or (len(shape) == 4 and shape[3] == 3 and dtype == np.uint8)
+    if len(shape) not in (2, 3, 4 if colours else 3) or not all(shape) or (dtype.kind not in "uif" and not colours):
+        raise InputError(f"{path} has {dtype} of shape {stored}; wanted one volume of real numbers, (columns, rows, slices)")
+    affine = _affine(image)
+    name = safe(path.name.removesuffix(".gz").removesuffix(".nii"))
+    return [
+        Series(
+            name=name,
+            group=name,
+            count=shape[2] if len(shape) > 2 else 1,
+            shape=(shape[1], shape[0], 3) if colours else (shape[1], shape[0]),
+            read=partial(_values, path),
+            range=(0.0, 255.0) if (dtype == np.uint8 and scaled == (1, 0)) or colours else None,
+            spacing=None if affine is None else tuple(float(np.linalg.norm(affine[:3, axis])) for axis in (0, 1)),
+            affine=affine,
+            files=(path,),
+        )
+    ]
+
+
+@contextmanager
+def _one_sentence(path: Path) -> Iterator[None]:
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        yield
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())}); wanted NIfTI that is whole") from error
+
+
+@lru_cache(maxsize=1)
+def _open(path: Path, changed: int) -> Nifti1Image:
+    """The file, in memory where it is compressed: going back in it would mean to begin again."""
+    import nibabel
+
+    image = nibabel.load(path)
+    if path.name.lower().endswith(".gz"):
+        return type(image).from_bytes(gzip.decompress(path.read_bytes()))
+    return image
+
+
+def _affine(image: Nifti1Image) -> np.ndarray | None:
+    """From (row, column, slice, 1) to millimetres towards left, back and head."""
+    if not (image.header["sform_code"] or image.header["qform_code"]):
+        return None
+    affine = RAS_TO_LPS @ image.affine[:, [1, 0, 2, 3]]
+    affine[:3] *= MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    return affine if np.isfinite(affine).all() and abs(np.linalg.det(affine)) > 1e-9 else None
+
+
+def _values(path: Path, k: int) -> np.ndarray:
+    with _one_sentence(path):
+        data = _open(path, path.stat().st_mtime_ns).dataobj
+        plane = data[:, :, k] if len(data.shape) > 2 else data[...]
+    if plane.dtype.names:
+        plane = np.stack([plane[name] for name in plane.dtype.names], -1)
+    plane = plane.reshape(*plane.shape[:2], -1).swapaxes(0, 1)
+    return np.asarray(plane[..., 0] if plane.shape[2] == 1 else plane, dtype=np.float32)

@@ -1,0 +1,194 @@
+"""Pictures: one, a folder or a zip of them, with the bits that they have."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from padis_lightning.data.readers.archives import fetch, members
+from padis_lightning.data.readers.names import common, natural, safe
+from padis_lightning.data.series import Series
+from padis_lightning.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+ORIENTATION, BITS = 0x0112, 258  # tags of EXIF and TIFF
+GREY8, COLOUR8 = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA")
+GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a file, or of a zip where ``member`` names one; ``place`` is its path below the folder."""
+
+    path: Path
+    member: str | None
+    place: PurePosixPath
+
+    def __str__(self) -> str:
+        return str(self.path) if self.member is None else f"{self.path}/{self.member}"
+
+
+def read(path: Path) -> list[Series]:
+    """The pictures of a file, a folder or a zip.
+
+    Each is a series of its own, named and grouped after itself, where all lie in one folder. Of pictures in sub-folders (below
+    the last one that all share) each sub-folder is a series if they are alike, and the first folder below is the group.
+
+    8 bits have the range 0 to 255 and 16 bits 0 to 65535; other numbers have none. Palettes become colours.
+
+    Raises:
+        InputError: there are none, one is broken, transparent or of a kind that is not read, or the zip is not safe.
+    """
+    if path.is_dir():
+        found = [Picture(p, None, PurePosixPath(p.relative_to(path).as_posix())) for p in path.rglob("*") if p.is_file()]
+    elif path.suffix.lower() == ".zip":
+        found = [Picture(path, name, PurePosixPath(name)) for name in members(path)]
+    else:
+        return [_series([Picture(path, None, PurePosixPath(path.name))], path.stem, path.stem)]
+    found = [p for p in found if p.place.suffix.lower() in SUFFIXES and not p.place.name.startswith(".")]
+    if not found:
+        raise InputError(f"{path} holds no pictures; wanted {', '.join(SUFFIXES)}")
+    folders: dict[tuple[str, ...], list[Picture]] = defaultdict(list)
+    for picture in sorted(found, key=lambda p: natural(str(p.place))):
+        folders[picture.place.parts[:-1]].append(picture)
+    shared = len(common(list(folders)))
+    series = []
+    for folder, inside in folders.items():
+        below = folder[shared:]
+        if below and len({_header(p) for p in inside}) == 1:
+            series.append(_series(inside, "_".join(below), below[0]))
+        else:
+            names = ["_".join([*below, p.place.stem]) for p in inside]
+            series += [_series([p], name, below[0] if below else name) for p, name in zip(inside, names, strict=True)]
+    return series
+
+
+def _series(pictures: list[Picture], name: str, group: str) -> Series:
+    shape, bounds = _header(pictures[0])
+    files = tuple(dict.fromkeys(p.path for p in pictures))
+    return Series(safe(name), group, len(pictures), shape, partial(_values, pictures), range=bounds, files=files)
+
+
+@contextmanager
+def _opened(picture: Picture) -> Iterator[BinaryIO]:
+    """The bytes of a picture; whatever goes wrong with them is one sentence."""
+    try:
+        with picture.path.open("rb") if picture.member is None else io.BytesIO(fetch(picture.path, picture.member)) as stream:
+            yield stream
+    except InputError:
+        raise
+    except BROKEN as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{picture} cannot be read ({reason}); wanted a picture that is whole") from error
+
+
+def _header(picture: Picture) -> tuple[tuple[int, ...], tuple[float, float] | None]:
+    """Shape and range of a picture, without its pixels."""
+    with _opened(picture) as stream:
+        if _needs_tifffile(stream):
+            values = _tiff(stream, picture)
+            return values.shape, {"u1": (0.0, 255.0), "u2": (0.0, 65535.0)}.get(values.dtype.str[1:])
+        image = _image(stream, picture)
+        described = image.format != "PNG" or "exif" in image.info  # else PIL reads the whole file for it
+        if described and image.getexif().get(ORIENTATION, 1) > 4:  # on its side
+            image = _upright(image)
+        shape = (image.height, image.width) if image.mode not in COLOUR8 else (image.height, image.width, 3)
+        if image.mode in GREY8 + COLOUR8:
+            return shape, (0.0, 255.0)
+        return shape, None if image.mode == "F" else (0.0, 65535.0)
+
+
+def _needs_tifffile(stream: BinaryIO) -> bool:
+    """Whether a stream is a TIFF of numbers that PIL does not know or would shorten."""
+    start = stream.read(4)
+    stream.seek(0)
+    if start not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return False
+    try:
+        image = Image.open(stream, formats=("TIFF",))
+        bits = max(image.tag_v2.get(BITS, (1,)))
+        return image.mode == "I" or (bits > 8 and image.mode not in (*GREY16, "F"))
+    except (OSError, SyntaxError, ValueError):
+        return True
+    finally:
+        stream.seek(0)
+
+
+def _tiff(stream: BinaryIO, picture: Picture) -> np.ndarray:
+    """Numbers of a TIFF as they are, (H, W) or (H, W, 3)."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(stream) as file:
+            page = file.pages[0]
+            turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
+            if len(file.pages) != 1 or turned:
+                raise InputError(f"{picture} has {len(file.pages)} pages{' and is turned' * turned}; wanted one upright page")
+            values = page.asarray()
+    except tifffile.TiffFileError as error:
+        raise ValueError(str(error)) from error
+    values = np.moveaxis(values, 0, -1) if page.planarconfig == 2 and values.ndim == 3 else values
+    if values.ndim == 3 and values.shape[2] == 4 and values.dtype.kind == "u":
+        values = values[..., :3] if values[..., 3].min() == np.iinfo(values.dtype).max else values
+    if values.dtype.kind not in "uif" or not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)):
+        raise InputError(f"{picture} has {values.dtype} of shape {values.shape}; wanted grey or opaque colours of real numbers")
+    return values
+
+
+def _image(stream: BinaryIO, picture: Picture) -> Image.Image:
+    """The picture of a stream, if it is of a kind that PIL reads unharmed."""
+    start = stream.read(26)
+    stream.seek(0)
+    image = Image.open(stream, formats=FORMATS)
+    if image.format == "PNG" and start[24] == 16 and start[25] != 0:
+        raise InputError(f"{picture} has 16 bits for each colour, which no library at hand reads unharmed; wanted 8, or a TIFF")
+    if image.format in ("PNG", "TIFF") and getattr(image, "n_frames", 1) > 1:
+        raise InputError(f"{picture} has {image.n_frames} pages; wanted one picture a file")
+    if image.mode not in (*GREY8, *COLOUR8, *GREY16, "I", "F"):
+        raise InputError(f"{picture} is in the mode {image.mode}; wanted grey or RGB")
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # turns a TIFF by itself
+    return ImageOps.exif_transpose(image)
+
+
+def _values(pictures: list[Picture], k: int) -> np.ndarray:
+    """Picture k, upright and opaque, float32."""
+    picture = pictures[k]
+    with _opened(picture) as stream:
+        if _needs_tifffile(stream):
+            return _tiff(stream, picture).astype(np.float32)
+        image = _upright(_image(stream, picture))
+        if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
+            clearest = image.convert("RGBA").getchannel("A").getextrema()[0]
+            if clearest < 255:
+                raise InputError(f"{picture} is transparent in places (alpha {clearest} of 255); wanted an opaque picture")
+        if image.mode in GREY8:
+            image = image.convert("L")
+        elif image.mode in COLOUR8:
+            image = image.convert("RGB")
+        return np.asarray(image).astype(np.float32)

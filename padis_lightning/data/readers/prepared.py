@@ -1,0 +1,135 @@
+"""Data sets that ``prepare`` wrote: images of one size in one contiguous block, mapped into memory."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from padis_lightning.data.contents import hdf5, load_hdf5, numbers, read_pair
+from padis_lightning.data.series import Series
+from padis_lightning.data.sources import Item, Source, check_square, resize
+from padis_lightning.errors import InputError
+from padis_lightning.types import Normalisation
+
+FORMAT, VERSION = "padis_lightning", 1
+PARTS = ("train", "validation", "test")
+LABELS = ("name", "group", "part")
+
+
+def is_prepared(path: Path) -> bool:
+    """Whether an HDF5 file says that ``prepare`` wrote it.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with hdf5(path) as file:
+        return file.attrs.get("format") == FORMAT
+
+
+class PreparedSource(Source):
+    """Images of an HDF5 file that ``prepare`` wrote; Hounsfield units are clipped to their window.
+
+    Attributes of the file: ``format``, ``version``, ``slope`` and ``intercept`` (value = stored * slope + intercept), ``units``
+    (``HU`` or empty), ``range`` (2,) of the values that become 0 and 1, ``window`` (2,) the same in HU, ``manifest``. Arrays:
+    ``images`` (n, H, W) or (n, H, W, C), contiguous, of uint8, uint16 or float32; ``name``, ``group`` and ``part`` (n,) of
+    text; ``affine`` (n, 4, 4) from (row, column, 0, 1) to millimetres towards left, back and head, NaN where it is not known.
+
+    Args:
+        path: the file.
+        size: side that images are brought to (default: as they are).
+        data_range: values that become 0 and 1, in place of the file's.
+
+    Raises:
+        InputError: the file is of another version, or something in it is missing or does not fit.
+    """
+
+    def __init__(self, path: Path, size: int | None = None, data_range: tuple[float, float] | None = None) -> None:
+        self.path, self.size = path, size
+        self._mapped: np.ndarray | None = None
+        self._lay_out()
+        _, arrays = load_hdf5(path, ("version", "slope", "intercept", "units", "range", "window", "affine", *LABELS))
+        for key in ("version", "slope", "intercept", "range", *LABELS, "affine"):
+            if key not in arrays:
+                raise InputError(f"{path} has no {key!r}; wanted a whole file of 'prepare'")
+        if arrays["version"] != VERSION:
+            raise InputError(f"{path} is of version {arrays['version']}; wanted {VERSION}")
+        count, height, width = self.stored_shape[:3]
+        for key, shape in {**{label: (count,) for label in LABELS}, "affine": (count, 4, 4)}.items():
+            if arrays[key].shape != shape:
+                raise InputError(f"{path} has {key!r} of shape {arrays[key].shape}; wanted {shape}, one an image")
+        self.slope, self.intercept = (float(numbers(arrays, key, (), path)) for key in ("slope", "intercept"))
+        self.names, self.groups, self.parts = (arrays[label].tolist() for label in LABELS)
+        self.affines = arrays["affine"].astype(float)
+        unknown = sorted({*self.parts} - {*PARTS})
+        if unknown:
+            raise InputError(f"{path} has the part {unknown[0]!r}; wanted {', '.join(PARTS)}")
+        self.units = str(arrays.get("units", ""))
+        low, high = data_range or read_pair(arrays, "range", path)
+        window = None if self.units != "HU" else data_range or read_pair(arrays, "window", path)
+        self.normalisation = Normalisation(float(low), float(high), window and (float(window[0]), float(window[1])))
+        if size:
+            check_square(height, width, size)
+        channels = self.stored_shape[3] if len(self.stored_shape) == 4 else 1
+        self.image_shape = (channels, size or height, size or width)
+        self.description = f"{count} prepared images of {path.name}"
+
+    def _lay_out(self) -> None:
+        """Find where in the file the images are."""
+        with hdf5(self.path) as file:
+            images = file.get("images")
+            if images is None or images.ndim not in (3, 4) or not all(images.shape):
+                raise InputError(f"{self.path} has no images of 3 or 4 axes; wanted a whole file of 'prepare'")
+            self.stored_shape, self.dtype, self.offset = images.shape, images.dtype, images.id.get_offset()
+        if self.offset is None or self.dtype.name not in ("uint8", "uint16", "float32"):
+            seen = f"{self.dtype}{' in chunks' if self.offset is None else ''}"
+            raise InputError(f"{self.path} has images of {seen}; wanted a contiguous block of uint8, uint16 or float32")
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_mapped": None}  # a worker process maps the file itself
+
+    def stored(self, index: int) -> np.ndarray:
+        """Image ``index`` as it is in the file, (H, W) or (H, W, C)."""
+        if self._mapped is None:
+            self._mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.stored_shape)
+        return self._mapped[index]
+
+    def values(self, index: int) -> np.ndarray:
+        """Image ``index`` in the units of the data, float32."""
+        return (self.stored(index) * self.slope + self.intercept).astype(np.float32)
+
+    def __getitem__(self, index: int) -> Item:
+        lower, upper = self.normalisation.lower, self.normalisation.upper
+        scale = np.float32(self.slope / (upper - lower))
+        values = self.stored(index).astype(np.float32) * scale + np.float32((self.intercept - lower) / (upper - lower))
+        image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, 0)) if values.ndim == 3 else values[None])
+        if self.units == "HU":
+            image = image.clamp(0, 1)
+        if self.size:
+            image = resize(image[None], self.size)[0]
+        return Item(index, self.names[index], self.groups[index], image, None)
+
+    def series(self) -> list[Series]:
+        """One series of a slice for each image, with its place in the patient."""
+        return [
+            Series(
+                name=self.names[k],
+                group=self.groups[k],
+                count=1,
+                shape=self.stored_shape[1:],
+                read=partial(_only, self, k),
+                units=self.units,
+                range=(self.normalisation.lower, self.normalisation.upper),
+                spacing=tuple(np.linalg.norm(affine[:3, :2], axis=0).tolist()) if known else None,
+                affine=affine if known else None,
+                files=(self.path,),
+            )
+            for k, affine in enumerate(self.affines)
+            for known in [bool(np.isfinite(affine).all())]
+        ]
+
+
+def _only(source: PreparedSource, index: int, k: int) -> np.ndarray:
+    return source.values(index + k)

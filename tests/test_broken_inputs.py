@@ -1,0 +1,725 @@
+"""Data that cannot be used: one sentence with what was seen and what was wanted, and nothing written."""
+
+from __future__ import annotations
+
+import re
+import stat
+import struct
+import zipfile
+import zlib
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+import scipy.io
+import tifffile
+from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.uid import JPEG2000Lossless
+
+from padis_lightning.cli import main
+from padis_lightning.ct import Geometry
+from padis_lightning.data import ImageData
+from padis_lightning.data.readers import archives
+from padis_lightning.errors import InputError
+from tests.making import dicom, enhanced, lps, prepared, write_stack
+
+UPRIGHT = lps(np.eye(3), (0.5, 0.75, 2.0), (-10, 20, 30))
+VOLUME = np.random.default_rng(0).integers(0, 4096, (5, 6, 8)).astype(np.uint16)
+SCAN = {"size": 16, "pixel_spacing": 0.5, "bin_spacing": 0.25, "angles": np.linspace(0, 1, 3), "range": [0, 1]}
+MAKERS = {}  # name: (what makes the input in an empty folder and yields its path, options, sentence)
+
+
+def broken(sentence, **options):
+    """Register a maker of broken input with the sentence that it gets."""
+
+    def register(make):
+        MAKERS[make.__name__.replace("_", " ")] = (make, options, sentence)
+        return make
+
+    return register
+
+
+def cut(path, share=0.6):
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    return path
+
+
+def stack(folder, change=None, volume=VOLUME):
+    """A folder with a stack, after ``change`` of the tags of slice k, which yields None for a slice to leave out."""
+    for k, pixels in enumerate(volume):
+        tags = change(k) if change else {}
+        if tags is not None:
+            dicom(pixels, UPRIGHT, k, **tags).save_as(folder / f"{k}.dcm")
+    return folder
+
+
+def at(place):
+    """The position of slice ``place``, which may lie between two."""
+    return {"ImagePositionPatient": [-10, 20, 30 + 2.0 * place]}
+
+
+@broken("there is no file or folder '.*nope'; wanted DICOM, NIfTI")
+def nothing_there(folder):
+    return folder / "nope"
+
+
+@broken("the folder .* is empty; wanted DICOM, NIfTI")
+def an_empty_folder(folder):
+    return folder
+
+
+@broken("the folder .* holds 2 files, none of which can be read; wanted DICOM")
+def a_folder_without_pictures(folder):
+    (folder / "notes.txt").write_text("hello")
+    (folder / "table.csv").write_text("1,2")
+    return folder
+
+
+@broken(r"notes.txt ends in '.txt' and is not DICOM; wanted DICOM, NIfTI")
+def a_text_file(folder):
+    (folder / "notes.txt").write_text("hello")
+    return folder / "notes.txt"
+
+
+@broken(r"3.dcm is cut off, \d+ bytes of pixels and their tag; wanted 96 and more")
+def a_truncated_slice_of_dicom(folder):
+    cut(stack(folder) / "3.dcm", 0.97)
+    return folder
+
+
+@broken(r"MR_truncated.dcm is cut off, 8142 bytes of pixels and their tag; wanted 8192 and more")
+def the_truncated_file_of_pydicom(folder):
+    return get_testdata_file("MR_truncated.dcm", download=False)
+
+
+@broken("(cut.dcm has no pixel data|cut.dcm cannot be read|cut.dcm holds DICOM without pixel data).*; wanted")
+def dicom_cut_off_in_its_header(folder):
+    dicom(VOLUME[0], UPRIGHT).save_as(folder / "cut.dcm")
+    return cut(folder / "cut.dcm", 0.5)
+
+
+@broken("cut.dcm cannot be read .*; wanted DICOM that is whole")
+def truncated_compressed_dicom(folder):
+    with open(get_testdata_file("693_J2KI.dcm", download=False), "rb") as file:
+        (folder / "cut.dcm").write_bytes(file.read()[:3000])
+    return folder / "cut.dcm"
+
+
+@broken("noise.dcm cannot be read .*; wanted DICOM that is whole")
+def dicom_with_noise_for_pixels(folder):
+    one = dicom(VOLUME[0], UPRIGHT)
+    one.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    one.PixelData = b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0\x08\0\0\0notajp2k\xfe\xff\xdd\xe0\0\0\0\0"
+    one["PixelData"].VR = "OB"
+    one["PixelData"].is_undefined_length = True
+    one.save_as(folder / "noise.dcm")
+    return folder / "noise.dcm"
+
+
+@broken("2.dcm has no pixel data; wanted an image")
+def dicom_without_pixels(folder):
+    return stack(folder, lambda k: {"PixelData": None} if k == 2 else {})
+
+
+@broken("rtplan.dcm holds DICOM without pixel data; wanted slices in DICOM")
+def a_treatment_plan(folder):
+    return get_testdata_file("rtplan.dcm", download=False)
+
+
+@broken(r"series patient_4 mixes slices of shape \(6, 8\) and \(6, 4\); wanted one")
+def mixed_sizes_in_a_series(folder):
+    stack(folder)
+    dicom(VOLUME[3, :, :4], UPRIGHT, 3).save_as(folder / "3.dcm")
+    return folder
+
+
+@broken("series patient_4 mixes slices of orientation .*; wanted one")
+def mixed_orientations(folder):
+    return stack(folder, lambda k: {"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]} if k == 1 else {})
+
+
+@broken("series patient_4 mixes slices of spacing .*; wanted one")
+def mixed_spacings(folder):
+    return stack(folder, lambda k: {"PixelSpacing": [0.5, 0.5]} if k == 1 else {})
+
+
+@broken("series patient_4 mixes slices of hounsfield True and False; wanted one")
+def mixed_units(folder):
+    return stack(folder, lambda k: {"RescaleType": "US"} if k == 1 else {})
+
+
+@broken("series patient_4 lacks 2 of its slices between 4.dcm and 7.dcm, 6 mm apart; wanted one every 2 mm")
+def missing_slices(folder):
+    return stack(folder, lambda k: None if k in (5, 6) else {}, np.concatenate([VOLUME, VOLUME]))
+
+
+@broken("series patient_4 has uneven gaps, 2.[12] mm between 2.dcm and 3.dcm; wanted 2 mm as elsewhere")
+def uneven_slices(folder):
+    return stack(folder, lambda k: at(k + 0.1 * (k > 2)))
+
+
+@broken("series patient_4 has uneven gaps, 2.03 mm between 0.dcm and 1.dcm; wanted 2 mm as elsewhere")
+def slices_more_than_one_percent_uneven(folder):
+    return stack(folder, lambda k: at(k + 0.015 * (k > 0)))
+
+
+@broken("series patient_4 has 1.dcm and 2.dcm at one place; wanted one slice at each")
+def two_slices_at_one_place(folder):
+    return stack(folder, lambda k: at(k - (k > 1)))
+
+
+@broken("series patient_4 has .*dcm .* mm beside the line of the others; wanted slices on a line")
+def a_slice_beside_the_others(folder):
+    return stack(folder, lambda k: {"ImagePositionPatient": [-10 + 3.0 * (k == 2), 20, 30 + 2.0 * k]})
+
+
+@broken("series patient_4 has 5 slices, 4 with a place in the patient; wanted it of all")
+def a_slice_without_a_place(folder):
+    return stack(folder, lambda k: {"ImagePositionPatient": None} if k == 2 else {})
+
+
+@broken("series patient_4 has the orientation .*; wanted two unit vectors at right angles")
+def a_bent_orientation(folder):
+    return stack(folder, lambda k: {"ImageOrientationPatient": [1, 0, 0, 0.6, 0.8, 0]})
+
+
+@broken("0.dcm is a CT of 8 bits without a rescale, a picture rather than measured values; wanted HU")
+def eight_bits_posing_as_hounsfield(folder):
+    return stack(folder, lambda k: {"RescaleSlope": None, "RescaleIntercept": None}, (VOLUME // 16).astype(np.uint8))
+
+
+@broken("scout.dcm holds a localiser and nothing else; wanted slices")
+def only_a_localiser(folder):
+    dicom(VOLUME[0], UPRIGHT, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]).save_as(folder / "scout.dcm")
+    return folder / "scout.dcm"
+
+
+@broken(r"many.dcm has 5 frames without places \(CT Image Storage\); wanted one slice a file")
+def frames_without_places(folder):
+    dicom(VOLUME, UPRIGHT, NumberOfFrames=5).save_as(folder / "many.dcm")
+    return folder / "many.dcm"
+
+
+@broken("rtdose.dcm holds RTDOSE and nothing else; wanted slices in DICOM")
+def a_dose(folder):
+    return get_testdata_file("rtdose.dcm", download=False)
+
+
+@broken(r"examples_rgb_color.dcm is in colours \(RGB\); wanted grey values")
+def dicom_in_colours(folder):
+    return get_testdata_file("examples_rgb_color.dcm", download=False)
+
+
+@broken(r"series patient_4 lacks 1 of its slices between two.dcm\[3\] and two.dcm\[0\], 4 mm apart; wanted one every 2 mm")
+def enhanced_ct_with_a_gap(folder):
+    enhanced(VOLUME, UPRIGHT, [4, 0, 1, 2]).save_as(folder / "two.dcm")
+    return folder / "two.dcm"
+
+
+@broken("5 slices of .* have no range of values; wanted --data.range")
+def magnetic_resonance_without_a_range(folder):
+    return stack(folder, lambda k: {"Modality": "MR"})
+
+
+@broken("the images are 6x8; wanted square ones to be brought to 4x4", size=4)
+def oblong_slices_with_a_size(folder):
+    return stack(folder)
+
+
+def volume(path, data, **scaling):
+    image = nibabel.Nifti1Image(data, np.eye(4))
+    image.header.set_slope_inter(*scaling.get("scaled", (None, None)))
+    nibabel.save(image, path)
+    return path
+
+
+@broken("v has values in slice 2 that are not finite; wanted finite numbers", range=(0, 1))
+def nan_in_nifti(folder):
+    data = np.zeros((4, 4, 5), np.float32)
+    data[1, 3, 2] = np.nan
+    return volume(folder / "v.nii.gz", data)
+
+
+@broken("5 slices of v.nii.gz have no range of values; wanted --data.range")
+def nifti_without_a_range(folder):
+    return volume(folder / "v.nii.gz", np.zeros((4, 4, 5), np.int16))
+
+
+@broken(r"v.nii has int16 of shape \(4, 4, 5, 2\); wanted one volume of real numbers", range=(0, 1))
+def several_volumes_in_nifti(folder):
+    return volume(folder / "v.nii", np.zeros((4, 4, 5, 2), np.int16))
+
+
+@broken(r"v.nii has complex64 of shape \(4, 4, 5\); wanted one volume of real numbers", range=(0, 1))
+def complex_nifti(folder):
+    return volume(folder / "v.nii", np.zeros((4, 4, 5), np.complex64))
+
+
+@broken("v.nii cannot be read .*; wanted NIfTI that is whole", range=(0, 1))
+def truncated_nifti(folder):
+    return cut(volume(folder / "v.nii", np.zeros((4, 4, 500), np.int16)))
+
+
+@broken("v.nii.gz cannot be read .*; wanted NIfTI that is whole", range=(0, 1))
+def truncated_compressed_nifti(folder):
+    return cut(volume(folder / "v.nii.gz", np.random.default_rng(0).integers(0, 99, (9, 9, 500)).astype(np.int16)))
+
+
+@broken("v.nii.gz cannot be read .*; wanted NIfTI that is whole")
+def a_text_file_named_nifti(folder):
+    (folder / "v.nii.gz").write_text("hello")
+    return folder / "v.nii.gz"
+
+
+def hdf5(path, **arrays):
+    with h5py.File(path, "w") as file:
+        for key, value in arrays.items():
+            file[key] = value
+    return path
+
+
+@broken("a.h5 has left, right in it; wanted 'images', 'data', or one array of 3 or 4 axes")
+def hdf5_of_an_unknown_layout(folder):
+    return hdf5(folder / "a.h5", left=np.zeros((2, 4, 4)), right=np.zeros((2, 4, 4)))
+
+
+@broken("a.h5 cannot be read .*truncated file.*; wanted HDF5 that is whole")
+def truncated_hdf5(folder):
+    return cut(hdf5(folder / "a.h5", images=np.zeros((9, 40, 40), np.uint8)))
+
+
+@broken("a.h5 cannot be read .*; wanted HDF5 that is whole")
+def a_text_file_named_hdf5(folder):
+    (folder / "a.h5").write_text("hello")
+    return folder / "a.h5"
+
+
+@broken(r"a.h5 has images of shape \(16, 16, 5\), which look like \(H, W, n\); wanted \(n, H, W\)")
+def slices_along_the_last_axis(folder):
+    return hdf5(folder / "a.h5", images=np.zeros((16, 16, 5), np.uint8))
+
+
+@broken(r"a.npz has images of shape \(5, 3, 16, 16\), which look like \(n, C, H, W\); wanted \(n, H, W\)")
+def colours_along_the_second_axis(folder):
+    np.savez(folder / "a.npz", images=np.zeros((5, 3, 16, 16), np.uint8))
+    return folder / "a.npz"
+
+
+@broken("a.h5 has 1 entries of patient; wanted 2, one an image")
+def fewer_patients_than_images(folder):
+    return hdf5(folder / "a.h5", images=np.zeros((2, 4, 4), np.uint8), patient=["a"])
+
+
+@broken("2 slices of a.h5 have no range of values; wanted --data.range")
+def hdf5_without_a_range(folder):
+    return hdf5(folder / "a.h5", images=np.zeros((2, 4, 4), np.int16))
+
+
+@broken(r"a.h5 has images of type complex128 and shape \(2, 4, 4\); wanted real numbers")
+def complex_hdf5(folder):
+    return hdf5(folder / "a.h5", images=np.zeros((2, 4, 4), complex))
+
+
+@broken("p.h5 is of version 2; wanted 1")
+def prepared_by_a_later_version(folder):
+    return prepared(folder / "p.h5", np.zeros((1, 4, 4), np.uint8), ["test"], ["a"], version=2)
+
+
+@broken("p.h5 has no 'slope'; wanted a whole file of 'prepare'")
+def prepared_without_a_slope(folder):
+    return prepared(folder / "p.h5", np.zeros((1, 4, 4), np.uint8), ["test"], ["a"], slope=None)
+
+
+@broken(r"p.h5 has 'group' of shape \(1,\); wanted \(2,\), one an image")
+def prepared_with_too_few_groups(folder):
+    return prepared(folder / "p.h5", np.zeros((2, 4, 4), np.uint8), ["test", "test"], ["a"])
+
+
+@broken("p.h5 has the part 'holdout'; wanted train, validation, test")
+def prepared_with_an_unknown_part(folder):
+    return prepared(folder / "p.h5", np.zeros((1, 4, 4), np.uint8), ["holdout"], ["a"])
+
+
+@broken("p.h5 has images of uint8 in chunks; wanted a contiguous block")
+def prepared_in_chunks(folder):
+    return prepared(folder / "p.h5", np.zeros((1, 4, 4), np.uint8), ["test"], ["a"], chunks=(1, 4, 4))
+
+
+@broken("p.h5 has no images of 3 or 4 axes; wanted a whole file of 'prepare'")
+def prepared_without_images(folder):
+    with h5py.File(prepared(folder / "p.h5", np.zeros((1, 4, 4), np.uint8), ["test"], ["a"]), "r+") as file:
+        del file["images"]
+    return folder / "p.h5"
+
+
+@broken("a.mat has no array of 3 or 4 axes; wanted 'images', H x W x n")
+def matlab_without_images(folder):
+    scipy.io.savemat(folder / "a.mat", {"x": np.zeros(3)})
+    return folder / "a.mat"
+
+
+@broken(r"a.mat has images of shape \(5, 16, 16\), which looks like n x H x W; wanted H x W x n", range=(0, 1))
+def matlab_in_another_order(folder):
+    scipy.io.savemat(folder / "a.mat", {"images": np.zeros((5, 16, 16))})
+    return folder / "a.mat"
+
+
+@broken(r"a.mat has images of type float64 and shape \(16, 16, 5, 9\); wanted real numbers", range=(0, 1))
+def matlab_of_five_colours(folder):
+    scipy.io.savemat(folder / "a.mat", {"images": np.zeros((16, 16, 5, 9))})
+    return folder / "a.mat"
+
+
+@broken("a.mat cannot be read .*complex.*; wanted a whole file of MATLAB", range=(0, 1))
+def complex_matlab(folder):
+    scipy.io.savemat(folder / "a.mat", {"images": np.ones((4, 4, 2)) * 1j})
+    return folder / "a.mat"
+
+
+@broken("a.mat cannot be read .*; wanted a whole file of MATLAB", range=(0, 1))
+def truncated_matlab(folder):
+    scipy.io.savemat(folder / "a.mat", {"images": np.random.default_rng(0).random((4, 4, 9))}, do_compression=True)
+    return cut(folder / "a.mat")
+
+
+def picture(path, array=None):
+    Image.fromarray(np.zeros((8, 8), np.uint8) if array is None else array).save(path)
+    return path
+
+
+@broken("a.png cannot be read .*; wanted a picture that is whole")
+def a_text_file_named_png(folder):
+    picture(folder / "b.png")
+    (folder / "a.png").write_text("hello")
+    return folder
+
+
+@broken("a.png cannot be read .*; wanted a picture that is whole")
+def a_truncated_png(folder):
+    return cut(picture(folder / "a.png", np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)))
+
+
+@broken("a.jpg cannot be read .*; wanted a picture that is whole")
+def a_truncated_jpeg(folder):
+    return cut(picture(folder / "a.jpg", np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)))
+
+
+@broken("a.tif cannot be read .*; wanted a picture that is whole")
+def a_truncated_tiff(folder):
+    tifffile.imwrite(folder / "a.tif", np.zeros((64, 64, 3), np.uint16), photometric="rgb")
+    return cut(folder / "a.tif")
+
+
+@broken(r"a.png is transparent in places \(alpha 100 of 255\); wanted an opaque picture")
+def a_transparent_picture(folder):
+    array = np.full((8, 8, 4), 255, np.uint8)
+    array[2, 3, 3] = 100
+    return picture(folder / "a.png", array)
+
+
+@broken(r"a.png is transparent in places \(alpha 0 of 255\); wanted an opaque picture")
+def a_picture_with_a_transparent_colour(folder):
+    Image.new("L", (8, 8), 3).save(folder / "a.png", transparency=3)
+    return folder / "a.png"
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zipfile.crc32(kind + data))
+
+
+@broken("a.png has 16 bits for each colour, which no library at hand reads unharmed; wanted 8")
+def a_png_of_48_bits(folder):
+    rows = b"".join(b"\0" + bytes(8 * 6) for _ in range(8))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
+    (folder / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    return folder / "a.png"
+
+
+@broken("a.jpg is in the mode CMYK; wanted grey or RGB")
+def a_picture_for_printers(folder):
+    Image.new("CMYK", (8, 8)).save(folder / "a.jpg")
+    return folder / "a.jpg"
+
+
+@broken("a.tif has 3 pages; wanted one picture a file")
+def several_pages(folder):
+    tifffile.imwrite(folder / "a.tif", np.zeros((3, 8, 8), np.uint8), photometric="minisblack")
+    return folder / "a.tif"
+
+
+@broken("a has values in slice 0 that are not finite; wanted finite numbers", range=(0, 1))
+def nan_in_a_float_tiff(folder):
+    tifffile.imwrite(folder / "a.tif", np.full((8, 8), np.nan, np.float32))
+    return folder / "a.tif"
+
+
+@broken("1 slices of a.tif have no range of values; wanted --data.range")
+def a_float_tiff_without_a_range(folder):
+    tifffile.imwrite(folder / "a.tif", np.zeros((8, 8), np.float32))
+    return folder / "a.tif"
+
+
+@broken("2 slices of .* have the sizes 8x8, 9x9; wanted one, or --data.size")
+def mixed_sizes_without_a_size(folder):
+    picture(folder / "a.png")
+    picture(folder / "b.png", np.zeros((9, 9), np.uint8))
+    return folder
+
+
+@broken("the images are 8x9; wanted square ones to be brought to 4x4", size=4)
+def an_oblong_picture_with_a_size(folder):
+    picture(folder / "a.png")
+    return picture(folder / "b.png", np.zeros((8, 9), np.uint8)).parent
+
+
+def zipped(folder, *names, **changes):
+    """A zip of one picture under several names, each with the attributes of ``changes``."""
+    data = picture(folder / "one.png").read_bytes()
+    with zipfile.ZipFile(folder / "z.zip", "w") as archive:
+        for name in names:
+            info = zipfile.ZipInfo(name)
+            for key, value in changes.items():
+                setattr(info, key, value)
+            archive.writestr(info, data)
+    return folder / "z.zip"
+
+
+@broken(r"z.zip holds '../../evil.png', which lies outside of it; wanted names below its own folder")
+def a_zip_that_climbs_out(folder):
+    return zipped(folder, "a.png", "../../evil.png")
+
+
+@broken(r"z.zip holds 'a/../../evil.png', which lies outside of it")
+def a_zip_that_climbs_out_in_the_middle(folder):
+    return zipped(folder, "a/../../evil.png")
+
+
+@broken(r"z.zip holds '\.\.\\\\evil.png', which lies outside of it")
+def a_zip_that_climbs_out_on_windows(folder):
+    return zipped(folder, "..\\evil.png")
+
+
+@broken(r"z.zip holds '/tmp/evil.png', which lies outside of it; wanted names below its own folder")
+def a_zip_with_an_absolute_name(folder):
+    return zipped(folder, "/tmp/evil.png")
+
+
+@broken(r"z.zip holds 'C:.*evil.png', which lies outside of it")
+def a_zip_with_a_drive(folder):
+    return zipped(folder, "C:\\evil.png")
+
+
+@broken(r"z.zip holds 'a.png', which is a symbolic link; wanted files")
+def a_zip_with_a_symbolic_link(folder):
+    return zipped(folder, "a.png", external_attr=(stat.S_IFLNK | 0o777) << 16)
+
+
+@broken(r"z.zip holds 'a.png', which is encrypted; wanted a zip without a password")
+def an_encrypted_zip(folder):
+    data = bytearray(zipped(folder, "a.png").read_bytes())
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flags of the file and of its entry
+        data[data.index(mark) + place] |= 1
+    (folder / "z.zip").write_bytes(data)
+    return folder / "z.zip"
+
+
+@broken(r"z.zip of \d+ bytes holds \d+; wanted at most 1000 times as many and 64 GiB")
+def a_zip_bomb(folder):
+    data = bytearray(zipped(folder, "a.png").read_bytes())
+    place = data.index(b"PK\x01\x02") + 24  # the size that the entry names
+    data[place : place + 4] = struct.pack("<I", 2**31)
+    (folder / "z.zip").write_bytes(data)
+    return folder / "z.zip"
+
+
+@broken("z.zip cannot be read .*; wanted a zip of pictures that is whole")
+def a_truncated_zip(folder):
+    return cut(zipped(folder, "a.png", "b.png"))
+
+
+@broken("z.zip cannot be read at a.png .*; wanted a zip of pictures that is whole")
+def a_zip_with_a_flipped_bit(folder):
+    path = zipped(folder, "a.png")
+    data = bytearray(path.read_bytes())
+    data[60] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+@broken("z.zip holds no pictures; wanted .png")
+def a_zip_without_pictures(folder):
+    return zipped(folder, "a.txt")
+
+
+@broken(r"has NaN in images\[1\]; wanted finite numbers")
+def nan_in_npy(folder):
+    array = np.zeros((2, 4, 4))
+    array[1, 2, 3] = np.nan
+    np.save(folder / "a.npy", array)
+    return folder / "a.npy"
+
+
+def measured(folder, **changes):
+    arrays = {"y": np.ones((2, 3, 40)), **SCAN} | changes
+    return hdf5(folder / "y.h5", **{k: v for k, v in arrays.items() if v is not None})
+
+
+def counted(folder, counts=1000.0, **changes):
+    return measured(folder, **{"y": None, "counts": np.broadcast_to(counts, (2, 3, 40)), "flat": 5000.0, **changes})
+
+
+@broken(r"y.h5 has y of shape \(2, 40, 3\) and 3 angles, so it looks transposed; wanted \(n, views, bins\)")
+def a_transposed_sinogram(folder):
+    return measured(folder, y=np.ones((2, 40, 3)))
+
+
+@broken(r"y.h5 has angles from 0 to 178 in steps of 2, which look like degrees; wanted radians")
+def angles_in_degrees(folder):
+    return measured(folder, y=np.ones((2, 90, 40)), angles=np.arange(0.0, 180, 2))
+
+
+@broken(r"y.h5 has y of shape \(2, 40, 3\) and 3 angles, so it looks transposed; wanted \(n, views, bins\)")
+def a_transposed_sinogram_with_its_scan_beside_it(folder):
+    Geometry((16, 16), (0.0, 0.5, 1.0), 40, 0.5, 0.25).save(folder / "y.json")
+    return hdf5(folder / "y.h5", y=np.ones((2, 40, 3)), range=[0, 1])
+
+
+@broken(r"y.json has angles from 0 to 100 in steps of 50, which look like degrees; wanted radians")
+def degrees_beside_the_file(folder):
+    Geometry((16, 16), (0.0, 50.0, 100.0), 40, 0.5, 0.25).save(folder / "y.json")
+    return hdf5(folder / "y.h5", y=np.ones((2, 3, 40)), range=[0, 1])
+
+
+@broken("p.h5 has images of int32; wanted a contiguous block of uint8, uint16 or float32")
+def prepared_of_another_type(folder):
+    return prepared(folder / "p.h5", np.zeros((1, 4, 4), np.int32), ["test"], ["a"])
+
+
+@broken(r"y.h5 has angles .* shape \(4,\); wanted real numbers, \(3\)")
+def too_many_angles(folder):
+    return measured(folder, angles=np.linspace(0, 1, 4))
+
+
+@broken("y.h5 has y without bin_spacing; wanted its geometry beside it")
+def a_sinogram_without_its_scan(folder):
+    return measured(folder, bin_spacing=None)
+
+
+@broken(r"y.h5 has NaN in y\[1\]; wanted finite numbers")
+def nan_in_a_sinogram(folder):
+    y = np.ones((2, 3, 40))
+    y[1, 2, 3] = np.nan
+    return measured(folder, y=y)
+
+
+@broken("y.h5 has y and no 'range'; wanted the range")
+def a_sinogram_without_a_range(folder):
+    return measured(folder, range=None)
+
+
+@broken("y.h5 has angles of type .*; wanted real numbers")
+def angles_in_words(folder):
+    return measured(folder, angles=["a", "b", "c"])
+
+
+@broken("y.h5 has counts without flat; wanted the counts of a scan without an object")
+def counts_without_a_flat_field(folder):
+    return counted(folder, flat=None)
+
+
+@broken("y.h5 has 40 bins of 40 with flat not above 0; wanted photons in every one")
+def a_flat_field_of_zeros(folder):
+    return counted(folder, flat=np.zeros(40))
+
+
+@broken("y.h5 has 3 bins of 40 with flat not above dark; wanted photons in every one")
+def dead_bins_in_the_flat_field(folder):
+    return counted(folder, flat=np.where(np.arange(40) < 3, 10.0, 5000), dark=10.0)
+
+
+@broken("y.h5 has 6 bins of 240 with counts not above dark; wanted photons in every one")
+def bins_without_photons(folder):
+    return counted(folder, counts=np.where(np.arange(40) == 7, 9.0, 1000), dark=10.0)
+
+
+@broken(r"y.h5 has flat of shape \(3,\); wanted one value, or \(40\), \(3, 40\)")
+def a_flat_field_of_another_shape(folder):
+    return counted(folder, flat=np.full(3, 5000.0))
+
+
+@broken("y.h5 has both y and counts; wanted one of them")
+def integrals_and_counts(folder):
+    return counted(folder, y=np.ones((2, 3, 40)))
+
+
+@broken(r"observation_x.h5 has data of shape \(2, 60, 513\); wanted \(n, 1000, 513\), LoDoPaB's observations")
+def other_observations(folder):
+    return hdf5(folder / "observation_x.h5", data=np.zeros((2, 60, 513)))
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_broken_data_gets_one_sentence(tmp_path, kind):
+    make, options, sentence = MAKERS[kind]
+    with pytest.raises(InputError) as error:
+        data = ImageData(str(make(tmp_path)), **options)
+        data.setup("predict")
+        for _ in data._parts["predict"]:
+            pass
+    said = str(error.value)
+    assert re.search(sentence, said) and "; wanted " in said and "\n" not in said, said
+
+
+def test_archives_of_more_than_64_gib_are_refused(tmp_path, monkeypatch):
+    path = zipped(tmp_path, "a.png")
+    monkeypatch.setattr(archives, "MOST_BYTES", 10)
+    with pytest.raises(InputError, match=r"z.zip of \d+ bytes holds \d+; wanted at most"):
+        archives.members(path)
+
+
+COMMANDS = {
+    "fit": ["fit", "--config", "ct.yaml"],
+    "predict": ["predict", "--config", "ct20.yaml", "--model", "PseudoInverse"],
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        ("fit", "missing slices"), ("fit", "a zip that climbs out"), ("fit", "a sinogram without a range"),
+        ("predict", "a transposed sinogram"), ("predict", "angles in degrees"), ("predict", "bins without photons"),
+        ("predict", "nothing there"), ("predict", "truncated hdf5"), ("predict", "a text file"),
+        ("predict", "a truncated slice of dicom"),
+    ],
+)  # fmt: skip
+def test_the_command_line_says_it_in_one_line_and_writes_nothing(tmp_path, capsys, command, kind):
+    make, _, sentence = MAKERS[kind]
+    (tmp_path / "data").mkdir()
+    out = tmp_path / "out"
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([*COMMANDS[command], "--data.path", str(make(tmp_path / "data")), "--output", str(out),
+              "--data.size", "null", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"])  # fmt: skip
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("padis_lightning: error: ")]
+    assert stop.value.code == 2 and len(said) == 1 and re.search(sentence, said[0]), said
+    assert not out.exists()
+
+
+def test_what_is_whole_is_read(tmp_path):
+    """The makers above, without what breaks them."""
+    write_stack(tmp_path / "stack", VOLUME, UPRIGHT)
+    (tmp_path / "made").mkdir()
+    makers = {"stack": lambda: stack(tmp_path / "made"), "zip": lambda: zipped(tmp_path, "a/b.png", "c.png")}
+    makers |= {
+        "y": lambda: measured(tmp_path),
+        "within one percent": lambda: stack(tmp_path / "made", lambda k: at(k + 0.004 * (k > 2))),
+    }
+    for name, make in makers.items():
+        data = ImageData(str(make()))
+        data.setup("predict")
+        assert len(list(data._parts["predict"])) == {"stack": 5, "within one percent": 5}.get(name, 2)
+    (tmp_path / "made").rename(tmp_path / "counted")
+    data = ImageData(str(counted(tmp_path / "counted", counts=6000.0)))  # brighter than without an object: noise
+    data.setup("predict")
+    np.testing.assert_allclose(data._parts["predict"][0].measurement, -np.log(1.2), rtol=1e-5)
