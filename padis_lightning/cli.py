@@ -27,7 +27,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import padis_lightning.networks
 import padis_lightning.noise
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
-from padis_lightning import importing
+from padis_lightning import importing, reporting
 from padis_lightning.callbacks import EMA, PriorExport, Results, Samples, Throughput
 from padis_lightning.ct import Projector
 from padis_lightning.data import Draws, ImageData, read_geometry
@@ -228,6 +228,7 @@ class PadisCLI(LightningCLI):
             )
         self.datamodule.setup("predict")
         check_together(self.model, self.datamodule)
+        self._get(self.config_init, "results").check(self.datamodule)
         for module in self.model.operator.modules():
             if isinstance(module, Projector):
                 tell(f"projections by {module.describe()}")
@@ -300,6 +301,9 @@ def main(args: Sequence[str] | None = None) -> None:
         args = sys.argv[1:] if args is None else args
         if args and args[0] == "import":
             importing.run(args[1:])
+            return
+        if args and args[0] == "report":
+            reporting.run(args[1:])
             return
         found, name = find_configs(args)
         PadisCLI(found, name)

@@ -324,7 +324,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             InputError: always.
         """
-        raise InputError(f"{message}; wanted what import --help lists")
+        raise InputError(f"{message}; wanted what {self.prog.split()[-1]} --help lists")
 
 
 def _numbers(words: Sequence[str] | None, option: str, kind: type) -> list[Any] | None:

@@ -74,6 +74,11 @@ class Normalisation:
         """[0, 1] to stored values."""
         return values * (self.upper - self.lower) + self.lower
 
+    @property
+    def shown(self) -> Normalisation:
+        """The same in the units that a reader sees: Hounsfield units where they are known, else those of the stored values."""
+        return Normalisation(*self.window, self.window) if self.window else self
+
     def describe(self) -> dict[str, object]:
         """Plain values for a file's metadata."""
         return asdict(self)

@@ -88,7 +88,8 @@ def test_predict_leaves_arrays_pictures_scores_and_a_page(images, prior, tmp_pat
     assert set(summary["baselines"]) == {"fbp", "tv"} and "interval" in summary["gain"]["tv"]
     assert {"psnr", "ssim", "residual", "seconds_per_image", "evaluations"} <= set(summary["baselines"]["tv"])
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png") == 12 and "http" not in page.split("</style>")[1].split("<pre>")[0]
+    assert page.count("data:image/png") == 12 * 5  # truth, sinogram, fbp, tv, estimate
+    assert "http" not in page.split("</style>")[1].split("<pre>")[0]
     assert not list(out.rglob("*.part"))
 
 

@@ -22,6 +22,7 @@ LAYERS = [
     {"priors", "data", "unpickling"},
     {"solvers", "training", "importing"},
     {"callbacks"},
+    {"reporting"},
     {"cli"},
     {"__main__"},
 ]
@@ -94,6 +95,14 @@ def test_the_wheel_carries_every_package():
     listed = set(config["options"]["packages"].split())
     found = {".".join(("padis_lightning", *p.parent.relative_to(ROOT).parts)) for p in ROOT.rglob("*.py")}
     assert found | {"padis_lightning.assets", "padis_lightning.configs"} == listed
+
+
+def test_the_wheel_carries_every_asset():
+    config = configparser.ConfigParser()
+    config.read(ROOT.parent / "setup.cfg")
+    patterns = config["options.package_data"]["padis_lightning.assets"].replace(",", " ").split()
+    assets = {path for path in (ROOT / "assets").rglob("*") if path.is_file()}
+    assert assets == {path for pattern in patterns for path in (ROOT / "assets").glob(pattern)}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -11,6 +12,24 @@ from torch import Tensor
 from padis_lightning.files import whole
 
 GAP, CAPTION = 4, 14
+
+
+class Shown(NamedTuple):
+    """One image with what stands beside it, normalised.
+
+    Attributes:
+        estimate: ``(C, H, W)``.
+        truth: ``(C, H, W)``, or None where there is none.
+        baselines: ``(C, H, W)`` each.
+        deviation: ``(C, H, W)``, that of the samples, or None for one.
+        measurement: of any shape, or None where nothing was measured.
+    """
+
+    estimate: Tensor
+    truth: Tensor | None
+    baselines: dict[str, Tensor]
+    deviation: Tensor | None
+    measurement: Tensor | None
 
 
 def to_pixels(image: Tensor, window: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
@@ -37,6 +56,19 @@ def panel(tiles: dict[str, np.ndarray]) -> Image.Image:
         canvas.paste(Image.fromarray(pixels), (k * (width + GAP), CAPTION))
         draw.text((k * (width + GAP), 1), name, fill="black")
     return canvas
+
+
+def beside(one: Shown, window: tuple[float, float], error_scale: float) -> Image.Image:
+    """Truth, baselines, estimate, error and deviation of one image side by side."""
+    tiles = {} if one.truth is None else {"truth": to_pixels(one.truth, window)}
+    tiles |= {name: to_pixels(image, window) for name, image in one.baselines.items()}
+    tiles["estimate"] = to_pixels(one.estimate, window)
+    if one.truth is not None:
+        tiles[f"error (colours end at {error_scale:g})"] = error_pixels(one.estimate - one.truth, error_scale)
+    if one.deviation is not None:
+        deviation = one.deviation.mean(0, keepdim=True)
+        tiles[f"deviation (white: {error_scale:g})"] = to_pixels(deviation, (0.0, error_scale))
+    return panel(tiles)
 
 
 def sheet(images: Tensor, columns: int = 4) -> Image.Image:

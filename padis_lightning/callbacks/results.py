@@ -2,58 +2,41 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import platform
-import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from padis_lightning import metrics
-from padis_lightning.callbacks.pictures import error_pixels, panel, save_picture, to_pixels
-from padis_lightning.callbacks.report import SAMPLED, report_page
-from padis_lightning.ct import Projector
+from padis_lightning.callbacks.formats import Format, check_formats, place_of, write_image, write_volumes
+from padis_lightning.callbacks.panels import panels, save_panels
+from padis_lightning.callbacks.pictures import Shown, beside, save_picture
+from padis_lightning.callbacks.provenance import origin, provenance
+from padis_lightning.callbacks.report import report_page
+from padis_lightning.callbacks.runs import keep_run, read_run
+from padis_lightning.callbacks.scores import score, summarise, table, to_csv
 from padis_lightning.ct.picture import draw_scan
+from padis_lightning.errors import InputError
 from padis_lightning.files import whole, write_text
 from padis_lightning.operators import LinearOperator
 from padis_lightning.solvers import Solver
 from padis_lightning.types import Batch, Reconstruction
 
-COLUMNS = ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations"]
-MEANS = ["psnr", "ssim", "residual", "seconds", "evaluations"]
+
+def channels_last(values: Tensor) -> np.ndarray:
+    """``(..., C, H, W)`` as ``(..., H, W)`` for one channel and ``(..., H, W, C)`` for several."""
+    return (values.squeeze(-3) if values.shape[-3] == 1 else values.movedim(-3, -1)).cpu().numpy()
 
 
-def score(reconstruction: Reconstruction, truth: Tensor | None) -> list[dict[str, float | None]]:
-    """A row of numbers for each image of a batch; without the truth there is no PSNR and no SSIM."""
-    estimate, count = reconstruction.estimate.float(), len(reconstruction.estimate)
-    residual = reconstruction.residual
-    scores = {
-        "psnr": metrics.psnr(estimate, truth).tolist() if truth is not None else [None] * count,
-        "ssim": metrics.ssim(estimate, truth).tolist() if truth is not None else [None] * count,
-        "residual": residual.tolist() if residual is not None else [None] * count,
-        "seconds": [reconstruction.seconds] * count,
-        "evaluations": [reconstruction.evaluations] * count,
-    }
-    if reconstruction.samples is not None:
-        scores["deviation"] = reconstruction.samples.std(1).flatten(1).mean(1).tolist()
-        scores["coverage"] = metrics.coverage(reconstruction.samples, truth).tolist() if truth is not None else [None] * count
-    return [dict(zip(scores, values, strict=True)) for values in zip(*scores.values(), strict=True)]
-
-
-def save_array(path: Path, values: Tensor) -> None:
-    """Write ``(..., C, H, W)`` whole, as ``(..., H, W)`` for one channel and ``(..., H, W, C)`` for several."""
-    values = values.squeeze(-3) if values.shape[-3] == 1 else values.movedim(-3, -1)
+def save_array(path: Path, values: np.ndarray) -> None:
+    """Write an array whole."""
     with whole(path) as temporary, open(temporary, "wb") as handle:
-        np.save(handle, values.cpu().numpy())
+        np.save(handle, values)
 
 
 class Results(BasePredictionWriter):
@@ -65,6 +48,9 @@ class Results(BasePredictionWriter):
         error_scale: error that saturates the colours of error pictures, normalised.
         measurements: write what was measured as well, with the scan's geometry: files that ``predict`` reads.
         geometry: draw the scan.
+        formats: write the estimates as these besides NumPy's: ``png16`` and ``tiff`` an image, ``nifti`` a volume a series,
+            ``dicom`` a secondary series for slices that were read from DICOM.
+        report_images: at most so many images are on the report's page with their pixels, evenly spread over all.
     """
 
     def __init__(
@@ -74,17 +60,36 @@ class Results(BasePredictionWriter):
         error_scale: float = 0.1,
         measurements: bool = False,
         geometry: bool = False,
+        formats: list[Format] | None = None,
+        report_images: int = 64,
     ) -> None:
         super().__init__("batch")
+        if report_images < 0:
+            raise InputError(f"report_images is {report_images}; wanted at least 0")
         self.baselines, self.window, self.error_scale = baselines or {}, window, error_scale
-        self.measurements, self.geometry = measurements, geometry
+        self.measurements, self.geometry, self.formats = measurements, geometry, formats or []
+        self.report_images = report_images
+
+    def check(self, data: LightningDataModule) -> None:
+        """Refuse formats that this data cannot be written in.
+
+        Raises:
+            InputError: with what the data is.
+        """
+        check_formats(self.formats, getattr(data, "whole", None), data.image_shape)
 
     def on_predict_start(self, trainer: Trainer, pl_module: Solver) -> None:
         """Build the baselines around the solver's operator, with its noise and its seed."""
+        self.check(trainer.datamodule)
         self._rows: list[dict[str, Any]] = []
         self._solvers = {name: build(pl_module.operator) for name, build in self.baselines.items()}
         for solver in self._solvers.values():
             solver.noise, solver.seed = pl_module.noise, pl_module.seed
+        count = len(trainer.predict_dataloaders.dataset)
+        kept = min(count, self.report_images)
+        self._pictured = {k * count // kept for k in range(kept)}
+        self._normalisation = trainer.datamodule.normalisation or pl_module.prior.normalisation
+        self._origin = origin(Path(trainer.default_root_dir), pl_module) if self.formats else None
 
     def write_on_batch_end(
         self,
@@ -101,20 +106,37 @@ class Results(BasePredictionWriter):
         others = {name: solver.predict_step(measured, batch_idx) for name, solver in self._solvers.items()}
         rows = score(prediction, batch.image)
         compared = {name: score(other, batch.image) for name, other in others.items()}
-        folder = Path(trainer.default_root_dir)
-        normalisation = trainer.datamodule.normalisation or pl_module.prior.normalisation
         for i, name in enumerate(batch.name):
             row = {"index": int(batch.index[i]), "name": name, **rows[i], "group": batch.group[i]}
-            self._rows.append({**row, "baselines": {b: scores[i] for b, scores in compared.items()}})
-            save_array(folder / "arrays" / f"{name}.npy", normalisation.restore(prediction.estimate[i].float()))
-            if self.measurements and prediction.measurement is not None:
-                self._keep(folder / "measurements" / f"{name}.npz", pl_module.operator, prediction.measurement[i])
-            if prediction.samples is not None:
-                self._keep_samples(folder, name, normalisation.restore(prediction.samples[i].float()))
-            truth = None if batch.image is None else batch.image[i]
-            spread = None if prediction.samples is None else prediction.samples[i].std(0)
-            picture = self._draw(prediction.estimate[i], truth, {b: o.estimate[i] for b, o in others.items()}, spread)
-            save_picture(folder / "images" / f"{name}.png", picture)
+            baselines = {b: scores[i] for b, scores in compared.items()}
+            self._rows.append({**row, "baselines": baselines, "pictured": batch_indices[i] in self._pictured})
+            one = Shown(
+                prediction.estimate[i],
+                None if batch.image is None else batch.image[i],
+                {b: other.estimate[i] for b, other in others.items()},
+                None if prediction.samples is None else prediction.samples[i].std(0),
+                None if prediction.measurement is None else prediction.measurement[i],
+            )
+            samples = None if prediction.samples is None else prediction.samples[i]
+            self._write(trainer, pl_module, self._rows[-1], one, samples)
+
+    def _write(self, trainer: Trainer, solver: Solver, row: dict[str, Any], one: Shown, samples: Tensor | None) -> None:
+        folder, name, restore = Path(trainer.default_root_dir), row["name"], self._normalisation.restore
+        estimate = channels_last(restore(one.estimate.float()))
+        save_array(folder / "arrays" / f"{name}.npy", estimate)
+        if self.formats:
+            place = place_of(trainer.datamodule.whole, row["index"])
+            write_image(self.formats, folder, name, estimate, self._normalisation, place, self._origin)
+        if self.measurements and one.measurement is not None:
+            self._keep(folder / "measurements" / f"{name}.npz", solver.operator, one.measurement)
+        if samples is not None:
+            samples = restore(samples.float())
+            save_array(folder / "samples" / f"{name}.npy", channels_last(samples))
+            save_array(folder / "deviation" / f"{name}.npy", channels_last(samples.std(0)))
+        save_picture(folder / "images" / f"{name}.png", beside(one, self.window, self.error_scale))
+        if row["pictured"]:
+            shown = panels(one, type(solver).__name__, solver.operator, self._normalisation.shown)
+            save_panels(folder / "panels" / f"{name}.npz", shown)
 
     @staticmethod
     def _keep(path: Path, operator: LinearOperator, measurement: Tensor) -> None:
@@ -122,22 +144,6 @@ class Results(BasePredictionWriter):
         scan = {} if geometry is None else {k: v for k, v in geometry.describe().items() if v is not None}
         with whole(path) as temporary, open(temporary, "wb") as handle:
             np.savez(handle, y=measurement.cpu().numpy(), range=[0.0, 1.0], **scan)
-
-    @staticmethod
-    def _keep_samples(folder: Path, name: str, samples: Tensor) -> None:
-        """All samples and their deviation, in the units of the data."""
-        for kind, values in (("samples", samples), ("deviation", samples.std(0))):
-            save_array(folder / kind / f"{name}.npy", values)
-
-    def _draw(self, estimate: Tensor, truth: Tensor | None, baselines: dict[str, Tensor], spread: Tensor | None) -> Any:  # noqa: ANN401
-        tiles = {} if truth is None else {"truth": to_pixels(truth, self.window)}
-        tiles |= {name: to_pixels(image, self.window) for name, image in baselines.items()}
-        tiles["estimate"] = to_pixels(estimate, self.window)
-        if truth is not None:
-            tiles[f"error (colours end at {self.error_scale:g})"] = error_pixels(estimate - truth, self.error_scale)
-        if spread is not None:
-            tiles[f"deviation (white: {self.error_scale:g})"] = to_pixels(spread.mean(0, keepdim=True), (0.0, self.error_scale))
-        return panel(tiles)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the rows of all devices; write the scores, the summary and the page; print the table."""
@@ -155,84 +161,23 @@ class Results(BasePredictionWriter):
             scan.save(folder / "geometry.json")
             if self.geometry:
                 save_picture(folder / "geometry.png", draw_scan(scan))
-        summary = {**summarise(rows), **self._provenance(pl_module)}
+        summary = {**summarise(rows), **provenance(pl_module)}
+        pictures = [row["name"] for row in rows if row.pop("pictured")]
         write_text(folder / "metrics.csv", to_csv(rows))
         write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-        write_text(folder / "report.html", report_page(folder, rows, summary))
+        keep_run(folder, rows, self._shown(), pictures)
+        write_text(folder / "report.html", report_page([read_run(folder)]))
+        if "nifti" in self.formats:
+            write_volumes(folder, rows, trainer.datamodule.whole, self._origin)
         print(table(summary))
         print(f"results are in {folder}; open {folder / 'report.html'}")
 
-    def _provenance(self, solver: Solver) -> dict[str, Any]:
-        prior = getattr(solver, "prior", None)
+    def _shown(self) -> dict[str, Any]:
+        scale = self._normalisation.shown
         return {
-            "solver": type(solver).__name__,
-            "operator": {
-                "name": type(solver.operator).__name__,
-                "measurement": list(solver.operator.measurement_shape),
-                "projections": [part.describe() for part in solver.operator.modules() if isinstance(part, Projector)],
-            },
-            "prior": None if prior is None else type(prior).__name__,
-            "noise": solver.noise.describe(),
-            "simulation": solver.simulation,
-            "seed": solver.seed,
-            "versions": {
-                "padis_lightning": version("padis_lightning"),
-                "torch": torch.__version__,
-                "lightning": version("lightning"),
-                "python": platform.python_version(),
-            },
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "units": "HU" if self._normalisation.window else "",
+            "lower": scale.lower,
+            "upper": scale.upper,
+            "window": [scale.lower + share * (scale.upper - scale.lower) for share in self.window],
+            "error_scale": self.error_scale * (scale.upper - scale.lower),
         }
-
-
-def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means with 95 % bootstrap intervals, for the solver and each baseline, and the gain over each in PSNR."""
-    groups = [row["group"] for row in rows]
-    summary = _means(rows, groups) | {"n": len(rows), "groups": len(set(groups)), "baselines": {}, "gain": {}}
-    for name in rows[0]["baselines"]:
-        theirs = [row["baselines"][name] for row in rows]
-        summary["baselines"][name] = _means(theirs, groups)
-        if rows[0]["psnr"] is not None:
-            gains = [row["psnr"] - other["psnr"] for row, other in zip(rows, theirs, strict=True)]
-            summary["gain"][name] = {"psnr": float(np.mean(gains)), "interval": metrics.interval(gains, groups)}
-    return summary
-
-
-def _means(rows: list[dict[str, Any]], groups: list[str]) -> dict[str, Any]:
-    out: dict[str, Any] = {"intervals": {}}
-    for key in [*MEANS, *(k for k in SAMPLED if k in rows[0])]:
-        values = [row[key] for row in rows]
-        known = values[0] is not None
-        out["seconds_per_image" if key == "seconds" else key] = float(np.mean(values)) if known else None
-        if known and key in ("psnr", "ssim", "residual", "coverage"):
-            out["intervals"][key] = metrics.interval(values, groups)
-    return out
-
-
-def to_csv(rows: list[dict[str, Any]]) -> str:
-    """The scores of the solver, one line an image; empty where there is no ground truth."""
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, COLUMNS + [key for key in SAMPLED if key in rows[0]], extrasaction="ignore", lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def table(summary: dict[str, Any]) -> str:
-    """The baselines and the solver, one line each."""
-    lines = [f"{'method':<16}{'PSNR (dB)':>22}{'SSIM':>8}{'residual':>10}{'s/image':>9}{'evaluations':>13}"]
-    for name, means in [*summary["baselines"].items(), (summary["solver"], summary)]:
-        spread = means["intervals"].get("psnr")
-        quality = "-" if spread is None else f"{means['psnr']:.2f} [{spread[0]:.2f}, {spread[1]:.2f}]"
-        similar = "-" if means["ssim"] is None else f"{means['ssim']:.4f}"
-        residual = "-" if means["residual"] is None else f"{means['residual']:.1e}"
-        lines.append(
-            f"{name:<16}{quality:>22}{similar:>8}{residual:>10}{means['seconds_per_image']:>9.2f}{means['evaluations']:>13.0f}"
-        )
-    if summary.get("coverage") is not None:
-        low, high = (100 * end for end in summary["intervals"]["coverage"])
-        lines.append(f"90 % intervals hold {100 * summary['coverage']:.1f} % [{low:.1f}, {high:.1f}] of the truth")
-    lines.append(f"means of {summary['n']} images of {summary['groups']} groups, 95 % bootstrap intervals over groups")
-    return "\n".join(lines)

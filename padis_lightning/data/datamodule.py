@@ -219,6 +219,11 @@ class ImageData(LightningDataModule):
         return self._whole.normalisation
 
     @property
+    def whole(self) -> Source:
+        """What items are numbered in, whether or not all of them are used."""
+        return self._whole
+
+    @property
     def source(self) -> str:
         """A line for a checkpoint's provenance."""
         return self._whole.description

@@ -25,7 +25,7 @@ class Draws(LightningDataModule):
         self.count, self.batch_size = count, batch_size
 
     #: whatever the prior draws
-    image_shape = normalisation = None
+    image_shape = normalisation = whole = None
 
     def predict_dataloader(self) -> DataLoader:
         """One item an image."""

@@ -1,0 +1,80 @@
+"""What made a result: its parts, its settings and its versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from padis_lightning.callbacks.formats import Origin
+from padis_lightning.ct import Projector
+from padis_lightning.solvers import Solver
+
+ELSEWHERE = ("output", "results")  # settings that change no pixel
+
+
+def provenance(solver: Solver) -> dict[str, Any]:
+    """Solver, operator, prior, noise, seed and versions, as plain values."""
+    prior = getattr(solver, "prior", None)
+    return {
+        "solver": type(solver).__name__,
+        "operator": {
+            "name": type(solver.operator).__name__,
+            "measurement": list(solver.operator.measurement_shape),
+            "projections": [part.describe() for part in solver.operator.modules() if isinstance(part, Projector)],
+        },
+        "prior": None if prior is None else type(prior).__name__,
+        "noise": solver.noise.describe(),
+        "simulation": solver.simulation,
+        "seed": solver.seed,
+        "versions": {
+            "padis_lightning": version("padis_lightning"),
+            "torch": torch.__version__,
+            "lightning": version("lightning"),
+            "python": platform.python_version(),
+        },
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def sentence(made: dict[str, Any]) -> str:
+    """The parts and versions of :func:`provenance` as one line."""
+    versions = made["versions"]
+    prior = f", prior {made['prior']}" if made["prior"] else ""
+    return (
+        f"padis_lightning {versions['padis_lightning']}: solver {made['solver']}, operator {made['operator']['name']}{prior}, "
+        f"seed {made['seed']}; torch {versions['torch']}, lightning {versions['lightning']}, python {versions['python']}"
+    )
+
+
+def origin(folder: Path, solver: Solver) -> Origin:
+    """What the files of other programs say of a solver that writes into ``folder``."""
+    made = provenance(solver)
+    return Origin(made["solver"], made["versions"]["padis_lightning"], sentence(made), settings_key(folder, solver))
+
+
+def settings_key(folder: Path, solver: Solver) -> str:
+    """A digest that is the same for runs of the same settings, weights and versions, whenever and wherever they write.
+
+    Args:
+        folder: where ``config.yaml`` is, for a run of the command line.
+        solver: with its prior.
+    """
+    path = folder / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = {key: value for key, value in config.items() if key not in ELSEWHERE}
+    config.get("trainer", {}).pop("default_root_dir", None)
+    made = {key: value for key, value in provenance(solver).items() if key != "finished"}
+    numbers = {k: v for k, v in vars(solver).items() if isinstance(v, (bool, int, float, str, tuple)) and k[0] != "_"}
+    digest = hashlib.sha256(json.dumps([config, made, numbers], sort_keys=True, default=str).encode())
+    prior = getattr(solver, "prior", None)
+    for name, tensor in sorted(prior.state_dict().items()) if prior is not None else ():
+        digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

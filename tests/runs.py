@@ -1,0 +1,73 @@
+"""Result folders made by hand, so that a page can be held against known arrays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from padis_lightning import metrics
+from padis_lightning.callbacks.panels import panels, save_panels
+from padis_lightning.callbacks.pictures import Shown
+from padis_lightning.callbacks.runs import keep_run
+from padis_lightning.callbacks.scores import summarise
+from padis_lightning.operators import LinearOperator
+from padis_lightning.operators.identity import Identity
+from padis_lightning.random import seeded
+from padis_lightning.types import Normalisation
+
+HU = Normalisation(-1000.0, 1000.0, (-1000.0, 1000.0))
+
+
+def smooth(count: int, side: int = 24, channels: int = 1, seed: int = 0) -> Tensor:
+    """Images ``(count, channels, side, side)`` in [0, 1] without symmetry."""
+    coarse = torch.rand(count, channels, 5, 5, generator=seeded(seed))
+    return torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)
+
+
+def noisy(images: Tensor, std: float, seed: int) -> Tensor:
+    """The images with normal noise."""
+    return images + std * torch.randn(images.shape, generator=seeded(seed))
+
+
+def write_run(
+    folder: Path,
+    truth: Tensor,
+    estimate: Tensor,
+    baselines: dict[str, Tensor],
+    groups: list[str],
+    deviation: Tensor | None = None,
+    operator: LinearOperator | None = None,
+    scale: Normalisation = HU,
+    solver: str = "DDS",
+    config: str = "seed_everything: 0\n",
+    names: list[str] | None = None,
+    pictured: int | None = None,
+) -> None:
+    """What ``predict`` leaves for the page, of images ``(B, C, H, W)`` in [0, 1]."""
+    operator = Identity(truth.shape[1:]) if operator is None else operator
+    measured, names = operator(truth), names or [f"{k:04d}" for k in range(len(truth))]
+
+    def scores(images: Tensor) -> list[dict[str, Any]]:
+        quality = metrics.psnr(images, truth).tolist()
+        return [{"psnr": q, "ssim": 0.5, "residual": 1e-3, "seconds": 0.25, "evaluations": 7} for q in quality]
+
+    theirs = {name: scores(images) for name, images in baselines.items()}
+    rows = [
+        {"index": k, "name": names[k], **row, "group": groups[k], "baselines": {b: s[k] for b, s in theirs.items()}}
+        for k, row in enumerate(scores(estimate))
+    ]
+    for k, name in enumerate(names[:pictured]):
+        spread = None if deviation is None else deviation[k]
+        one = Shown(estimate[k], truth[k], {b: images[k] for b, images in baselines.items()}, spread, measured[k])
+        save_panels(folder / "panels" / f"{name}.npz", panels(one, solver, operator, scale.shown))
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {"solver": solver, "operator": {"name": type(operator).__name__}, "versions": {"padis_lightning": "1.2.3"}}
+    (folder / "summary.json").write_text(json.dumps({**summarise(rows), **made}))
+    (folder / "config.yaml").write_text(config)
+    shown = {"units": "HU" if scale.window else "", "lower": scale.lower, "upper": scale.upper}
+    window = [scale.lower, scale.upper]
+    keep_run(folder, rows, {**shown, "window": window, "error_scale": 0.1 * (scale.upper - scale.lower)}, names[:pictured])

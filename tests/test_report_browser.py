@@ -1,0 +1,313 @@
+"""The report's page in a real browser: what is drawn, what moves, and that nothing leaves it."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from padis_lightning.callbacks.pictures import error_pixels, to_pixels
+from padis_lightning.callbacks.report import report_page
+from padis_lightning.callbacks.runs import read_runs
+from padis_lightning.operators.ct import ParallelBeam
+from padis_lightning.operators.super_resolution import AveragePooling
+from padis_lightning.types import Normalisation
+from tests.browser import Browser
+from tests.runs import noisy, smooth, write_run
+
+pytestmark = pytest.mark.slow
+HOSTILE = "</script><img src=x onerror=document.title='broken'>"
+PIXELS = """[...document.querySelectorAll('#panels canvas')].map((canvas) => {
+  const {data, width, height} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  let text = ''; for (const byte of data) text += String.fromCharCode(byte);
+  return [width, height, btoa(text), canvas.closest('figure').className.split(' ')[0]];
+})"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    browser = Browser(tmp_path_factory.mktemp("browser"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def known():
+    """Three images of 24x24 in [0, 1], with what stands beside them."""
+    truth = smooth(3)
+    return {
+        "truth": truth,
+        "estimate": noisy(truth, 0.02, 1),
+        "baselines": {"fbp": noisy(truth, 0.2, 2), "tv": noisy(truth, 0.05, 3)},
+        "deviation": 0.05 * smooth(3, seed=4),
+    }
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, known):
+    """Sinograms, samples, and names that would be markup if they could."""
+    folder = tmp_path_factory.mktemp("run")
+    write_run(
+        folder, **known, groups=["b", HOSTILE, "a"], operator=ParallelBeam(24, views=5), names=["0000", "0001", "0002"],
+        config=f"model: {json.dumps(HOSTILE)}\n",
+    )  # fmt: skip
+    (folder / "page.html").write_text(report_page(read_runs([folder])))
+    return folder / "page.html"
+
+
+def show(browser, page, **size):
+    browser.open(page, **size)
+    browser.wait("document.querySelector('#panels').dataset.image === '0000'")
+
+
+def drawn(browser):
+    """Pixels ``(H, W, 3)`` of every panel, by its kind; of several, the last."""
+    out = {}
+    for width, height, text, kind in browser.evaluate(PIXELS):
+        rgba = np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)
+        assert (rgba[..., 3] == 255).all()
+        out[kind] = rgba[..., :3].astype(int)
+    return out
+
+
+def windowed(image, level, width):
+    """The closed form: HU of a normalised image between the ends of a window as 8 bits."""
+    return to_pixels(image, ((level - width / 2 + 1000) / 2000, (level + width / 2 + 1000) / 2000)).astype(int)
+
+
+def same(seen, expected):
+    assert seen.shape == expected.shape and np.abs(seen - expected).max() <= 1
+
+
+def test_every_panel_shows_the_array_that_it_stands_for(browser, page, known):
+    show(browser, page)
+    seen = drawn(browser)
+    for kind, image in {
+        "truth": known["truth"][0], "baseline": known["baselines"]["tv"][0], "estimate": known["estimate"][0]
+    }.items():  # fmt: skip
+        same(seen[kind], to_pixels(image).astype(int))
+    same(seen["error"], error_pixels(known["estimate"][0] - known["truth"][0], 0.1).astype(int))
+    same(seen["deviation"], to_pixels(known["deviation"][0], (0.0, 0.1)).astype(int))
+    sinogram = ParallelBeam(24, views=5)(known["truth"])[0]
+    same(seen["measurement"], to_pixels(sinogram, (float(sinogram.min()), float(sinogram.max()))).astype(int))
+    order = browser.evaluate("[...document.querySelectorAll('#panels figcaption')].map((c) => c.firstChild.textContent)")
+    assert order == ["truth", "measurement", "fbp", "tv", "DDS", "error of DDS", "deviation"]
+
+
+def test_colours_and_degraded_images(browser, tmp_path):
+    truth = smooth(1, channels=3)
+    estimate = noisy(truth, 0.05, 1).clamp(0, 1)
+    unit = Normalisation(0.0, 1.0)
+    write_run(tmp_path, truth, estimate, {}, ["a"], operator=AveragePooling((3, 24, 24), 4), scale=unit)
+    (tmp_path / "page.html").write_text(report_page(read_runs([tmp_path])))
+    show(browser, tmp_path / "page.html")
+    seen = drawn(browser)
+    same(seen["truth"], to_pixels(truth[0]).astype(int))
+    same(seen["degraded"], to_pixels(torch.nn.functional.avg_pool2d(truth, 4)[0]).astype(int))
+    stored = (255 * torch.stack([truth[0], estimate[0]])).round() / 255
+    same(seen["error"], error_pixels(stored[1] - stored[0], 0.1).astype(int))
+    assert browser.evaluate("[...document.querySelectorAll('#presets button')].map((b) => b.textContent)") == ["full"]
+
+
+def test_sliders_numbers_and_presets_set_the_window(browser, page, known):
+    show(browser, page)
+
+    def put(element, value):
+        browser.evaluate(f"{element}.value = {value}, {element}.dispatchEvent(new Event('input', {{bubbles: true}}))")
+
+    put("document.getElementById('level')", 150)
+    same(drawn(browser)["estimate"], windowed(known["estimate"][0], 150, 2000))
+    put("document.getElementById('width').nextElementSibling", 700)
+    assert browser.evaluate("document.getElementById('width').value") == "700"
+    seen = drawn(browser)
+    same(seen["estimate"], windowed(known["estimate"][0], 150, 700))
+    same(seen["truth"], windowed(known["truth"][0], 150, 700))
+    for name, (level, width) in {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800), "full": (0, 2000)}.items():
+        pressed = f"[...document.querySelectorAll('#presets button')].find((b) => b.textContent === '{name}')"
+        browser.evaluate(f"{pressed}.click()")
+        same(drawn(browser)["truth"], windowed(known["truth"][0], level, width))
+        assert browser.evaluate(f"{pressed}.getAttribute('aria-pressed')") == "true"
+    put("document.getElementById('scale')", 50)
+    same(drawn(browser)["error"], error_pixels(known["estimate"][0] - known["truth"][0], 50 / 2000).astype(int))
+    browser.press("e")
+    same(drawn(browser)["baseline"], error_pixels(known["baselines"]["tv"][0] - known["truth"][0], 50 / 2000).astype(int))
+    browser.press("e")
+    same(drawn(browser)["baseline"], windowed(known["baselines"]["tv"][0], 0, 2000))
+
+
+REGIONS = """[...document.querySelectorAll('#panels .frame')].map((frame) => {
+  const f = frame.getBoundingClientRect(), c = frame.querySelector('canvas').getBoundingClientRect();
+  const place = [(f.left - c.left) / c.width, (f.top - c.top) / c.height, f.width / c.width, f.height / c.height];
+  return [frame.parentNode.className.split(' ')[0], ...place];
+})"""
+
+
+def region(browser):
+    """Left, top, width and height of what is visible, as shares of the image: the same in all panels but the sinogram."""
+    parts = {kind: place for kind, *place in browser.evaluate(REGIONS)}
+    np.testing.assert_allclose(parts.pop("measurement"), [0, 0, 1, 1], atol=1e-6)
+    places = np.array(list(parts.values()))
+    assert len(places) >= 5 and np.ptp(places, 0).max() < 1e-5
+    return places[0]
+
+
+def box(browser, kind):
+    """Left, top, width and height of a panel in the window."""
+    return browser.evaluate(
+        f"(({{x, y, width, height}}) => [x, y, width, height])"
+        f"(document.querySelector('#panels .{kind} .frame').getBoundingClientRect())"
+    )
+
+
+def test_zoom_and_pan_move_all_panels_together(browser, page):
+    show(browser, page, height=1400)
+    np.testing.assert_allclose(region(browser), [0, 0, 1, 1], atol=1e-6)
+    x, y, width, height = box(browser, "estimate")
+    at = round(x + 0.25 * width), round(y + 0.75 * height)  # the browser counts in whole pixels
+    shares = (at[0] - x) / width, (at[1] - y) / height
+    browser.mouse("mouseWheel", *at, deltaX=0, deltaY=-120)
+    browser.wait("document.querySelector('#panels').classList.contains('zoomed')")
+    left, top, across, down = region(browser)
+    assert across == pytest.approx(np.exp(-120 / 300), abs=1e-4) and down == pytest.approx(across, abs=1e-5)
+    assert left + shares[0] * across == pytest.approx(shares[0], abs=1e-4)  # what was under the pointer still is
+    assert top + shares[1] * down == pytest.approx(shares[1], abs=1e-4)
+    browser.mouse("mousePressed", *at, button="left", clickCount=1)
+    browser.mouse("mouseMoved", at[0] + 20, at[1] - 10, button="left")
+    browser.mouse("mouseReleased", at[0] + 20, at[1] - 10, button="left", clickCount=1)
+    moved = [left - 20 / width * across, top + 10 / height * down, across, down]
+    np.testing.assert_allclose(region(browser), moved, atol=1e-4)
+    browser.press("0")
+    browser.press("+")
+    np.testing.assert_allclose(region(browser), [0.25, 0.25, 0.5, 0.5], atol=1e-5)
+    browser.press("ArrowRight", modifiers=8)
+    np.testing.assert_allclose(region(browser), [0.3125, 0.25, 0.5, 0.5], atol=1e-5)
+    browser.press("-")
+    np.testing.assert_allclose(region(browser), [0, 0, 1, 1], atol=1e-6)
+    browser.evaluate("document.getElementById('in').click()")
+    assert browser.evaluate("document.getElementById('zoom').textContent").startswith("200")
+    browser.evaluate("document.getElementById('next').click()")
+    browser.wait("document.querySelector('#panels').dataset.image === '0001'")
+    np.testing.assert_allclose(region(browser), [0.25, 0.25, 0.5, 0.5], atol=1e-5)  # another image, the same place
+
+
+def test_the_values_under_the_pointer_are_those_of_the_arrays(browser, page, known):
+    show(browser, page, height=1400)
+    browser.press("+")
+    x, y, width, height = box(browser, "estimate")
+    browser.mouse("mouseMoved", x + 0.3 * width, y + 0.6 * height)
+    row, column = int((0.25 + 0.6 / 2) * 24), int((0.25 + 0.3 / 2) * 24)
+    assert browser.evaluate("document.getElementById('pointer').textContent") == f"row {row}, column {column}"
+    texts = browser.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('#panels figure')]"
+        ".map((f) => [f.className.split(' ')[0], f.querySelector('.read').textContent]))"
+    )
+    seen = {kind: text.removesuffix(" HU").replace("\u2212", "-") for kind, text in texts.items()}
+    estimate, truth = (2000 * float(known[key][0, 0, row, column]) - 1000 for key in ("estimate", "truth"))
+    assert seen["measurement"] == "" and texts["truth"].endswith(" HU")
+    assert float(seen["estimate"]) == pytest.approx(estimate, abs=0.11) and float(seen["truth"]) == pytest.approx(truth, abs=0.11)
+    assert float(seen["error"]) == pytest.approx(estimate - truth, abs=0.11) and seen["error"][0] in "+-"
+
+
+def test_images_are_chosen_by_keys_list_and_table(browser, page, known):
+    show(browser, page)
+
+    def chosen(name):
+        browser.wait(f"document.querySelector('#panels').dataset.image === '{name}'")
+        same(drawn(browser)["truth"], to_pixels(known["truth"][int(name)]).astype(int))
+        rows = browser.evaluate("[...document.querySelectorAll('#scores [aria-current]')].map((row) => row.dataset.name)")
+        assert rows == [name] and browser.evaluate("document.getElementById('list').value") == name
+
+    browser.press("ArrowRight")
+    chosen("0001")
+    browser.press("ArrowRight")
+    chosen("0002")
+    browser.press("ArrowRight")  # there is none
+    browser.press("ArrowLeft")
+    chosen("0001")
+    browser.evaluate("document.querySelector('#scores tr[data-name=\"0002\"] td').click()")
+    chosen("0002")
+    browser.evaluate("document.querySelector('#scores tr[data-name=\"0000\"] button').focus()")
+    browser.press("Enter")
+    chosen("0000")
+    browser.evaluate("document.getElementById('list').focus()")
+    browser.press("ArrowDown")
+    chosen("0001")
+
+
+def test_headers_sort_by_keyboard_and_say_so(browser, page, known):
+    show(browser, page)
+    rows = read_runs([page.parent])[0].rows
+    by_quality = [row["name"] for row in sorted(rows, key=lambda row: row["psnr"])]
+    names = "[...document.querySelectorAll('#scores tbody tr')].map((row) => row.dataset.name)"
+    sorts = "[...document.querySelectorAll('#scores thead th')].map((th) => th.getAttribute('aria-sort'))"
+    browser.evaluate("document.querySelector('#scores thead th:nth-child(3) button').focus()")
+    browser.press("Enter")
+    assert browser.evaluate(names) == by_quality
+    assert browser.evaluate(sorts)[:4] == [None, None, "ascending", None]
+    browser.press("Enter")
+    assert browser.evaluate(names) == by_quality[::-1] and browser.evaluate(sorts)[2] == "descending"
+    browser.evaluate("document.querySelector('#scores thead th:nth-child(2) button').click()")
+    assert browser.evaluate(names) == ["0001", "0002", "0000"]  # the hostile group, a, b
+    assert browser.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_the_histogram_counts_every_image_of_every_method(browser, page):
+    show(browser, page)
+    titles = browser.evaluate("[...document.querySelectorAll('.histogram rect title')].map((t) => t.textContent)")
+    counts = {}
+    for title in titles:
+        method, rest = title.split(": ")
+        counts[method] = counts.get(method, 0) + int(rest.split()[0])
+    assert counts == {"fbp": 3, "tv": 3, "DDS": 3}
+    fill = "getComputedStyle(document.querySelector('.histogram .rank{} rect')).fill"
+    assert [browser.evaluate(fill.format(k)) for k in (0, 1)] == ["rgb(0, 90, 181)", "rgb(220, 90, 0)"]
+
+
+def test_nothing_leaves_the_page_and_nothing_goes_wrong(browser, page):
+    show(browser, page)
+    for key in ("ArrowRight", "+", "-", "e", "ArrowLeft"):
+        browser.press(key)
+    browser.wait("document.querySelector('#panels').dataset.image === '0000'")
+    urls = [told["request"]["url"] for told in browser.told("Network.requestWillBeSent")]
+    assert urls and all(url.startswith("data:image/png;base64,") or url == page.as_uri() for url in urls)
+    assert not browser.told("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+    assert browser.evaluate("document.title") == page.parent.name and not browser.evaluate(
+        "document.querySelectorAll('img').length"
+    )
+    assert browser.evaluate("document.querySelector('#scores tr[data-name=\"0001\"] td').textContent") == HOSTILE
+    assert HOSTILE in browser.evaluate("document.querySelector('pre').textContent")
+    blocked = "new Promise((done) => document.addEventListener('securitypolicyviolation', (e) => done(e.effectiveDirective)))"
+    assert (
+        browser.evaluate(f"(() => {{ const told = {blocked}; new Image().src = 'http://127.0.0.1:9/x'; return told; }})()")
+        == "img-src"
+    )
+
+
+def test_everything_to_operate_has_a_name(browser, page):
+    show(browser, page)
+    nameless = """[...document.querySelectorAll('input, select, button, canvas, svg')].filter((e) =>
+      !(e.labels && e.labels.length) && !e.getAttribute('aria-label') && !e.textContent.trim()).map((e) => e.outerHTML)"""
+    assert browser.evaluate(nameless) == []
+
+
+@pytest.mark.parametrize("width", [375, 700, 1280])
+def test_no_width_scrolls_sideways(browser, page, width):
+    show(browser, page, width=width)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    lefts = browser.evaluate("[...new Set([...document.querySelectorAll('#panels figure')].map((f) => f.offsetLeft))].length")
+    assert (lefts == 1) == (width <= 700)
+
+
+def test_two_runs_side_by_side(browser, tmp_path, known):
+    write_run(tmp_path / "a", known["truth"], known["estimate"], {}, ["x", "y", "z"])
+    write_run(tmp_path / "b", known["truth"], known["baselines"]["tv"], {}, ["x", "y", "z"])
+    (tmp_path / "page.html").write_text(report_page(read_runs([tmp_path / "a", tmp_path / "b"])))
+    show(browser, tmp_path / "page.html")
+    order = browser.evaluate("[...document.querySelectorAll('#panels figcaption')].map((c) => c.firstChild.textContent)")
+    assert order == ["truth", "a", "b", "error of a", "error of b"]
+    seen = drawn(browser)
+    same(seen["estimate"], to_pixels(known["baselines"]["tv"][0]).astype(int))
+    same(seen["error"], error_pixels(known["baselines"]["tv"][0] - known["truth"][0], 0.1).astype(int))
