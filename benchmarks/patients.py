@@ -30,7 +30,7 @@ from padis_lightning.priors import PatchPrior, RandomTiling
 KINDS = {"patches": "ct.yaml", "whole images": "ct_whole.yaml"}
 #: what is compared: the prior, and the tiles across that its patches are joined to (None: as trained)
 VARIANTS = {"patches": ("patches", None), "larger tiles": ("patches", 1), "whole images": ("whole images", None)}
-SOLVERS = ("DDS 50", "DDS (as published)", "DDNM")
+SOLVERS = ("PnP-ADMM 50", "DDS 50", "DDS (as published)")
 QUIET = ("--trainer.enable_progress_bar", "false", "--samples.count", "0", "--trainer.val_check_interval", "1000000")
 
 

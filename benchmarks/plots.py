@@ -174,7 +174,7 @@ def quality_against_evaluations(figures: dict[str, Any], path: Path) -> None:
                 axis.axhline(row["psnr"], color="#888888", linewidth=0.8, linestyle=":")
                 axis.text(18, row["psnr"], name, fontsize=7, color="#555555", va="bottom")
                 continue
-            ours = name.startswith("DDS ")
+            ours = name.startswith(("PnP-ADMM ", "DDS "))
             axis.semilogx(row["evaluations"], row["psnr"], "o" if ours else "s", color="#005ab5" if ours else "#dc5a00")
             axis.annotate(name, (row["evaluations"], row["psnr"]), xytext=(4, 3), textcoords="offset points", fontsize=7)
         axis.set(title=f"{views} views", xlabel="network evaluations", ylabel="PSNR (dB)", xlim=(15, 1500))

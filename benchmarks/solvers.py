@@ -42,13 +42,16 @@ from padis_lightning.solvers.red_diff import REDDiff
 from padis_lightning.solvers.tv import TotalVariation
 
 LEVELS = {"sigma_max": 1.0, "sigma_min": 0.002}
-#: the default for a budget of evaluations at 20 and at 8 views, chosen on validation patients; 200 are means of samples
+#: the default for a budget of evaluations at 20 and at 8 views, chosen on validation patients
 BUDGETS = {
-    20: {20: {"sigma_max": 0.1, "sigma_min": 0.005, "eta": 0.5}, 8: {"sigma_max": 0.2, "sigma_min": 0.005, "eta": 0.5}},
-    50: {20: {"sigma_max": 0.1, "sigma_min": 0.003, "eta": 0.5}, 8: {"sigma_max": 0.2, "sigma_min": 0.004, "eta": 0.5}},
+    20: {20: {"sigma_max": 0.1, "sigma_min": 0.02, "penalty": 0.003}, 8: {"sigma_max": 0.1, "sigma_min": 0.05, "penalty": 0.005}},
+    50: {
+        20: {"sigma_max": 0.08, "sigma_min": 0.015, "penalty": 0.003},
+        8: {"sigma_max": 0.1, "sigma_min": 0.04, "penalty": 0.005},
+    },
     200: {
-        20: {"sigma_max": 0.1, "sigma_min": 0.003, "eta": 0.7, "samples": 4},
-        8: {"sigma_max": 0.3, "sigma_min": 0.01, "eta": 0.85, "samples": 2},
+        20: {"sigma_max": 0.08, "sigma_min": 0.01, "penalty": 0.003},
+        8: {"sigma_max": 0.1, "sigma_min": 0.04, "penalty": 0.005},
     },
 }
 Make = Callable[[PatchPrior, ParallelBeam, dict[str, Any]], Solver]
@@ -59,14 +62,22 @@ def _few(operator: ParallelBeam) -> bool:
     return operator.measurement_shape[1] < 14
 
 
-def budget(evaluations: int, tiles: int | None = None) -> Make:
-    """The default for so many evaluations, of patches as large as trained or of so many across."""
+def budget(evaluations: int) -> Make:
+    """The default for so many evaluations."""
 
     def make(prior: PatchPrior, operator: ParallelBeam, options: dict[str, Any]) -> Solver:
-        levels = BUDGETS[evaluations][8 if _few(operator) else 20]
-        steps = evaluations // levels.get("samples", 1)
+        return PnPADMM(prior, operator, steps=evaluations, **BUDGETS[evaluations][8 if _few(operator) else 20], **options)
+
+    return make
+
+
+def direct(steps: int, tiles: int | None = None) -> Make:
+    """``DDS`` from filtered back-projection with little noise put back, of patches as trained or of so many across."""
+
+    def make(prior: PatchPrior, operator: ParallelBeam, options: dict[str, Any]) -> Solver:
+        levels = {"sigma_max": 0.2, "sigma_min": 0.004} if _few(operator) else {"sigma_max": 0.1, "sigma_min": 0.003}
         prior = _tiled(prior, RandomTiling(tiles)) if tiles else prior
-        return DDS(prior, operator, steps=steps, start="direct", iterations=20, **levels, **options)
+        return DDS(prior, operator, steps=steps, start="direct", iterations=20, eta=0.5, **levels, **options)
 
     return make
 
@@ -75,11 +86,12 @@ METHODS: dict[str, Make] = {
     "FBP": lambda p, a, o: PseudoInverse(a, **o),
     "least squares": lambda p, a, o: PseudoInverse(a, exact=True, **o),
     "TV": lambda p, a, o: TotalVariation(a, weight=8e-5 if _few(a) else 2e-5, **o),
-    "PnP-ADMM": lambda p, a, o: PnPADMM(p, a, **o),
-    "RED": lambda p, a, o: RED(p, a, **o),
-    **{f"DDS {evaluations}": budget(evaluations) for evaluations in BUDGETS},
-    "DDS 50, larger tiles": budget(50, 2),
-    "DDS 200, larger tiles": budget(200, 2),
+    **{f"PnP-ADMM {evaluations}": budget(evaluations) for evaluations in BUDGETS},
+    "PnP-ADMM, one level": lambda p, a, o: PnPADMM(p, a, sigma_max=0.05, sigma_min=0.05, penalty=0.05, **o),
+    "RED": lambda p, a, o: RED(p, a, sigma_max=0.02, sigma_min=0.02, penalty=0.003, **o),
+    "DDS 20": direct(20),
+    "DDS 50": direct(50),
+    "DDS 50, larger tiles": direct(50, 2),
     "DDS (as published)": lambda p, a, o: DDS(p, a, steps=100, **LEVELS, **o),
     "DDNM": lambda p, a, o: DDNM(p, a, steps=100, **LEVELS, **o),
     "DiffPIR": lambda p, a, o: DiffPIR(p, a, steps=100, **LEVELS, **o),

@@ -57,12 +57,25 @@ def test_the_benchmark_of_operators_times_every_backend_that_is_here(tmp_path, m
 
 
 def test_the_benchmark_of_solvers_ranks_what_it_runs(tmp_path, capsys):
-    arguments = ["--views", "20", "--count", "2", "--only", "FBP", "TV", "DDS 20", "--device", "cpu", "--output", str(tmp_path)]
+    arguments = [
+        "--views",
+        "20",
+        "--count",
+        "2",
+        "--only",
+        "FBP",
+        "TV",
+        "PnP-ADMM 20",
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path),
+    ]
     solvers.main(arguments)
     rows = json.loads((tmp_path / "solvers.json").read_text())["20"]
-    assert rows["FBP"]["psnr"] + 3 < rows["TV"]["psnr"] < rows["DDS 20"]["psnr"] - 1
-    assert rows["DDS 20"]["evaluations"] == 20 and len(rows["DDS 20"]["each"]) == 2
-    assert "DDS 20" in capsys.readouterr().out and (tmp_path / "solvers.png").stat().st_size > 5000
+    assert rows["FBP"]["psnr"] + 3 < rows["TV"]["psnr"] < rows["PnP-ADMM 20"]["psnr"] - 1
+    assert rows["PnP-ADMM 20"]["evaluations"] == 20 and len(rows["PnP-ADMM 20"]["each"]) == 2
+    assert "PnP-ADMM 20" in capsys.readouterr().out and (tmp_path / "solvers.png").stat().st_size > 5000
 
 
 @pytest.mark.slow

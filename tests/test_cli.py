@@ -285,8 +285,8 @@ SETTINGS = {  # what keeps a run of each solver short
     "DDS": ["--model.steps", "3"], "DPS": ["--model.steps", "2", "--model.inner", "2"], "DDNM": ["--model.steps", "3"],
     "DiffPIR": ["--model.steps", "3"], "DAPS": ["--model.steps", "2"], "MMPS": ["--model.steps", "2"],
     "PnPDM": ["--model.steps", "2", "--model.prior_steps", "2"], "Langevin": ["--model.steps", "2", "--model.inner", "2"],
-    "PredictorCorrector": ["--model.steps", "3"], "REDDiff": ["--model.steps", "3"], "PnPADMM": ["--model.iterations", "2"],
-    "RED": ["--model.iterations", "2"], "TotalVariation": ["--model.iterations", "5"], "PseudoInverse": [],
+    "PredictorCorrector": ["--model.steps", "3"], "REDDiff": ["--model.steps", "3"], "PnPADMM": ["--model.steps", "2"],
+    "RED": ["--model.steps", "2"], "TotalVariation": ["--model.iterations", "5"], "PseudoInverse": [],
 }  # fmt: skip
 
 

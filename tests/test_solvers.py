@@ -27,7 +27,7 @@ from padis_lightning.solvers.diffpir import DiffPIR
 from padis_lightning.solvers.dps import DPS
 from padis_lightning.solvers.langevin import Langevin
 from padis_lightning.solvers.mmps import MMPS
-from padis_lightning.solvers.plug_and_play import RED, PnPADMM
+from padis_lightning.solvers.plug_and_play import RED, PlugAndPlay, PnPADMM
 from padis_lightning.solvers.pnp_dm import PnPDM
 from padis_lightning.solvers.predictor_corrector import PredictorCorrector
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
@@ -134,7 +134,8 @@ def test_plug_and_play_variants_solve_their_equations(problem):
     pull = STD**2 / (STD**2 + 0.2**2)
     a = operator.values.double()
     for cls in (RED, PnPADMM):
-        found = cls(prior, operator, sigma=0.2, penalty=0.1, iterations=400, inner=50, **noise).solve(y, Generators.keyed(0, [0]))
+        solver = cls(prior, operator, steps=400, sigma_max=0.2, sigma_min=0.2, penalty=0.1, iterations=50, **noise)
+        found = solver.solve(y, Generators.keyed(0, [0]))
         # RED: A'(Ax - y) / |A|^2 + rho (x - D(x)) = 0; ADMM: the same with rho (D^-1(x) - x), as D is a proximal step.
         slope = (1 - pull) if cls is RED else (1 / pull - 1)
         left = a.t() @ a / square + 0.1 * slope * torch.eye(16, dtype=torch.float64)
@@ -227,8 +228,8 @@ SOLVERS = {
     "Langevin": lambda prior, operator: Langevin(prior, operator, noise=PoissonNoise(), steps=4, inner=2, sigma_max=2.0),
     "PredictorCorrector": lambda prior, operator: PredictorCorrector(prior, operator, steps=5, corrections=2, sigma_max=2.0),
     "REDDiff": lambda prior, operator: REDDiff(prior, operator, steps=6, sigma_max=2.0),
-    "PnPADMM": lambda prior, operator: PnPADMM(prior, operator, noise_std=0.01, iterations=4),
-    "RED": lambda prior, operator: RED(prior, operator, noise=PoissonNoise(), iterations=4),
+    "PnPADMM": lambda prior, operator: PnPADMM(prior, operator, noise_std=0.01, steps=4),
+    "RED": lambda prior, operator: RED(prior, operator, noise=PoissonNoise(), steps=4),
     "TotalVariation": lambda prior, operator: TotalVariation(operator, weight=1e-3, iterations=5),
     "PseudoInverse": lambda prior, operator: PseudoInverse(operator),
     "PseudoInverse exact": lambda prior, operator: PseudoInverse(operator, exact=True),
@@ -495,6 +496,23 @@ def test_dps_as_published_is_the_papers_update(rng):
         torch.testing.assert_close(found, x + ascent + 0.4 * (denoised - x) + noise)
 
 
+def test_the_level_of_plug_and_play_falls_step_by_step():
+    levels = []
+
+    class Seen(GaussianPrior):
+        def forward(self, x, sigma, generator):
+            levels.append(sigma)
+            return super().forward(x, sigma, generator)
+
+    for cls in (RED, PnPADMM):
+        levels.clear()
+        solver = cls(Seen((1, 8, 8), 0.5, 0.2), ParallelBeam(8, views=4), steps=5, sigma_max=0.16, sigma_min=0.01)
+        solver.solve(torch.ones(1, 1, 4, 16), Generators.keyed(0, [0]))
+        assert levels == pytest.approx([0.16, 0.08, 0.04, 0.02, 0.01])
+    with pytest.raises(InputError, match="penalty is 0; wanted a value above 0"):
+        PnPADMM(GaussianPrior((1, 8, 8)), Identity((1, 8, 8)), penalty=0.0)
+
+
 def test_samples_have_streams_of_their_own_and_their_mean_is_the_estimate(model, rng):
     images = torch.rand(2, 1, 20, 20, generator=rng, dtype=torch.float64)
     batch = Batch(torch.tensor([4, 9]), ["a", "b"], ["a", "b"], images)
@@ -528,6 +546,8 @@ def test_the_residual_falls_far_below_that_of_what_was_known_before(name):
     solver = SOLVERS[name](GaussianPrior((1, 20, 20), 0.5, 0.4), operator)
     if isinstance(solver, DiffusionSolver):
         solver.sigmas = (*geometric_sigmas(2.0, 0.01, 60).tolist(), 0.0)
+    elif isinstance(solver, PlugAndPlay):
+        solver.sigmas = tuple(geometric_sigmas(0.5, 0.05, 60).tolist())
     elif hasattr(solver, "iterations"):
         solver.iterations = 60
     y = operator(truth)

@@ -1,4 +1,4 @@
-"""Plug and play: the prior as a denoiser at one level, inside classical splittings."""
+"""Plug and play: the prior as a denoiser inside classical splittings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from padis_lightning.diffusion import geometric_sigmas
 from padis_lightning.errors import InputError
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
@@ -20,12 +21,13 @@ class PlugAndPlay(Solver):
     """What its two variants share: the plain reconstruction to start from, and the proximal step of the data.
 
     Args:
-        prior: denoiser of whole images, used at one level.
+        prior: denoiser of whole images.
         operator: A.
-        sigma: that level.
+        steps: of the splitting; each takes one evaluation.
+        sigma_max: first level of the denoiser.
+        sigma_min: its last level, reached geometrically.
         penalty: weight of the splitting, for an operator of norm 1.
-        iterations: of the splitting; each takes one evaluation.
-        inner: conjugate-gradient steps of each proximal step, where there is no closed form.
+        iterations: conjugate-gradient steps of each proximal step, where there is no closed form.
         options: those of :class:`Solver`.
     """
 
@@ -33,37 +35,38 @@ class PlugAndPlay(Solver):
         self,
         prior: Prior,
         operator: LinearOperator,
-        sigma: float = 0.05,
-        penalty: float = 0.05,
-        iterations: int = 50,
-        inner: int = 10,
+        steps: int = 50,
+        sigma_max: float = 0.08,
+        sigma_min: float = 0.015,
+        penalty: float = 0.003,
+        iterations: int = 10,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         super().__init__(operator, **options)
-        for name, value in {"sigma": sigma, "penalty": penalty}.items():
-            if not (value > 0 and math.isfinite(value)):
-                raise InputError(f"{name} is {value:g}; wanted a value above 0")
-        if min(iterations, inner) < 1:
-            raise InputError(f"iterations is {iterations} and inner {inner}; wanted at least 1")
+        if not (penalty > 0 and math.isfinite(penalty)):
+            raise InputError(f"penalty is {penalty:g}; wanted a value above 0")
+        if iterations < 1:
+            raise InputError(f"iterations is {iterations}; wanted at least 1")
         prior.resize(operator.image_shape)
-        self.prior, self.sigma, self.penalty, self.iterations, self.inner = prior, sigma, penalty, iterations, inner
+        self.prior, self.penalty, self.iterations = prior, penalty, iterations
+        self.sigmas = tuple(geometric_sigmas(sigma_max, sigma_min, steps).tolist())
         self.crop = Crop(prior.image_shape, prior.pad)
 
     @property
     def evaluations(self) -> int:
-        """One an iteration."""
-        return self.iterations
+        """One a step."""
+        return len(self.sigmas)
 
-    def denoise(self, x: Tensor, generator: Generators) -> Tensor:
+    def denoise(self, x: Tensor, sigma: float, generator: Generators) -> Tensor:
         """The prior on images ``(B, C, H, W)``."""
-        return self.crop(self.prior(self.crop.adjoint(x), self.sigma, generator))
+        return self.crop(self.prior(self.crop.adjoint(x), sigma, generator))
 
     def fit(self, v: Tensor, y: Tensor) -> Tensor:
         r""":math:`\arg\min_u \|A u - y\|_P^2 / \|A\|^2 + \rho \|u - v\|^2`, in float64."""
         y = y.double()
         _, precision = self.noise.data_term(y)
         weight = self.penalty * self.operator.norm_squared
-        return self.operator.prox(v.double(), y, weight, precision, self.inner).to(v.dtype)
+        return self.operator.prox(v.double(), y, weight, precision, self.iterations).to(v.dtype)
 
 
 class PnPADMM(PlugAndPlay):
@@ -71,20 +74,21 @@ class PnPADMM(PlugAndPlay):
 
     .. math:: x \leftarrow \mathrm{prox}_A(v - u), \quad v \leftarrow D(x + u; \sigma), \quad u \leftarrow u + x - v
 
-    An estimate: nothing in it is drawn but partitions.
+    with :math:`\sigma` falling from step to step, or the same throughout. An estimate: nothing in it is drawn but partitions.
 
-    Source: Venkatakrishnan, Bouman and Wohlberg, Plug-and-play priors for model based reconstruction, GlobalSIP 2013.
+    Source: Venkatakrishnan, Bouman and Wohlberg, Plug-and-play priors for model based reconstruction, GlobalSIP 2013; Zhang et
+    al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, section 4.2, for the falling level.
     """
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``."""
         v = self.operator.direct(y).clamp(0, 1)
         u = torch.zeros_like(v)
-        for _ in self.progress(range(self.iterations), self.iterations):
+        for sigma in self.progress(self.sigmas, len(self.sigmas)):
             x = self.fit(v - u, y)
-            v = self.denoise(x + u, generator)
+            v = self.denoise(x + u, sigma, generator)
             u = u + x - v
-            self.require_finite(u, self.sigma)
+            self.require_finite(u, sigma)
         return x
 
 
@@ -102,7 +106,7 @@ class RED(PlugAndPlay):
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``."""
         x = self.operator.direct(y).clamp(0, 1)
-        for _ in self.progress(range(self.iterations), self.iterations):
-            x = self.fit(self.denoise(x, generator), y)
-            self.require_finite(x, self.sigma)
+        for sigma in self.progress(self.sigmas, len(self.sigmas)):
+            x = self.fit(self.denoise(x, sigma, generator), y)
+            self.require_finite(x, sigma)
         return x
