@@ -27,7 +27,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import padis_lightning.networks
 import padis_lightning.noise
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
-from padis_lightning import importing
+from padis_lightning import importing, preparing
 from padis_lightning.callbacks import EMA, PriorExport, Results, Samples, Throughput
 from padis_lightning.ct import Projector
 from padis_lightning.data import Draws, ImageData, read_geometry
@@ -299,6 +299,9 @@ def main(args: Sequence[str] | None = None) -> None:
         args = sys.argv[1:] if args is None else args
         if args and args[0] == "import":
             importing.run(args[1:])
+            return
+        if args and args[0] == "prepare":
+            preparing.run(args[1:])
             return
         found, name = find_configs(args)
         PadisCLI(found, name)

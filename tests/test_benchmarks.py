@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from benchmarks import operators, solvers
+from benchmarks import operators, preparing, solvers
 from benchmarks.training import main
 from padis_lightning.ct import PROJECTORS
 from padis_lightning.networks.ddpmpp import DDPMpp
@@ -60,3 +60,14 @@ def test_the_benchmark_of_solvers_ranks_what_it_runs(tmp_path, capsys):
     assert rows["FBP"]["psnr"] + 3 < rows["TV"]["psnr"] < rows["DDS 20"]["psnr"] - 1
     assert rows["DDS 20"]["evaluations"] == 20 and len(rows["DDS 20"]["each"]) == 2
     assert "DDS 20" in capsys.readouterr().out and (tmp_path / "solvers.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_preparing_agrees_with_the_plain_loop(images, tmp_path, capsys):
+    arguments = ["--data", str(images), "--slices", "200", "--size", "8", "--turns", "1", "--output", str(tmp_path)]
+    preparing.main([*arguments, "--folder", str(tmp_path)])
+    figures = json.loads((tmp_path / "preparing.json").read_text())
+    assert figures["largest difference in steps"] <= 1 and figures["resumed"]["same bits"]
+    assert figures["prepare"]["peak"] > 1e8 and figures["plain"]["peak"] > 1e7
+    assert "bits are the same" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images.npz", "preparing.json"]
