@@ -27,7 +27,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import padis_lightning.networks
 import padis_lightning.noise
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
-from padis_lightning import importing, reporting
+from padis_lightning import importing, preparing, reporting
 from padis_lightning.callbacks import EMA, PriorExport, Results, Samples, Throughput
 from padis_lightning.ct import Projector
 from padis_lightning.data import Draws, ImageData, read_geometry
@@ -43,6 +43,8 @@ from padis_lightning.training import PatchDiffusion
 _PACKAGE = Path(__file__).parent
 CONFIGS = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if d.is_dir()), _PACKAGE / "configs")
 
+
+COMMANDS = {"import": importing.run, "prepare": preparing.run, "report": reporting.run}  # those that are not Lightning's
 
 HARMLESS = (  # warnings about choices that were made on purpose
     ".*does not have many workers",
@@ -299,11 +301,8 @@ def main(args: Sequence[str] | None = None) -> None:
     quieten()
     try:
         args = sys.argv[1:] if args is None else args
-        if args and args[0] == "import":
-            importing.run(args[1:])
-            return
-        if args and args[0] == "report":
-            reporting.run(args[1:])
+        if args and args[0] in COMMANDS:
+            COMMANDS[args[0]](args[1:])
             return
         found, name = find_configs(args)
         PadisCLI(found, name)

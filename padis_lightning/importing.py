@@ -5,7 +5,6 @@ Architecture and sizes are read off the names and shapes of the weights; no code
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from padis_lightning import __version__
+from padis_lightning.arguments import Parser
 from padis_lightning.diffusion import Coordinates, Denoiser, NoPositions, PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.networks.ddpmpp import DDPMpp
@@ -313,18 +313,6 @@ def load(file: Path, **options: Any) -> tuple[PatchModel, Settings]:  # noqa: AN
         training={"source": file.name, "class": outer.name, "padis_lightning": __version__},
     )
     return model, settings
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that raises."""
-
-    def error(self, message: str) -> None:
-        """One sentence instead of the usage and an exit.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError(f"{message}; wanted what {self.prog.split()[-1]} --help lists")
 
 
 def _numbers(words: Sequence[str] | None, option: str, kind: type) -> list[Any] | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from padis_lightning.arguments import Parser
 from padis_lightning.callbacks.report import report_page
 from padis_lightning.callbacks.runs import read_runs
 from padis_lightning.errors import InputError
 from padis_lightning.files import write_text
-from padis_lightning.importing import Parser
 
 
 def _parser() -> Parser:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import operators, patients, solvers
+from benchmarks import operators, patients, preparing, solvers
 from benchmarks.training import main
 from padis_lightning.ct import PROJECTORS
 from padis_lightning.data.phantoms import ChestPhantoms
@@ -100,3 +100,14 @@ def test_the_benchmark_of_patients_trains_both_kinds_and_compares_them(tmp_path,
     assert f"{gain:+.2f}" in capsys.readouterr().out
     patients.main([*data, *rest])
     assert (output / "patches-2" / "prior.safetensors").stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_preparing_agrees_with_the_plain_loop(images, tmp_path, capsys):
+    arguments = ["--data", str(images), "--slices", "200", "--size", "8", "--turns", "1", "--output", str(tmp_path)]
+    preparing.main([*arguments, "--folder", str(tmp_path)])
+    figures = json.loads((tmp_path / "preparing.json").read_text())
+    assert figures["largest difference in steps"] <= 1 and figures["resumed"]["same bits"]
+    assert figures["prepare"]["peak"] > 1e8 and figures["plain"]["peak"] > 1e7
+    assert "bits are the same" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images.npz", "preparing.json"]

@@ -15,12 +15,12 @@ import padis_lightning
 ROOT = Path(padis_lightning.__file__).parent
 LAYERS = [
     {"errors", "files", "random"},
-    {"modules", "types"},
+    {"arguments", "modules", "types"},
     {"linalg", "ct"},
     {"networks", "operators", "metrics", "noise"},
     {"diffusion"},
     {"priors", "data", "unpickling"},
-    {"solvers", "training", "importing"},
+    {"solvers", "training", "importing", "preparing"},
     {"callbacks"},
     {"reporting"},
     {"cli"},

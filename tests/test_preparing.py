@@ -1,0 +1,701 @@
+"""One file for training: what goes into it, where its pixels lie, and that a kill costs nothing but time."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from padis_lightning.cli import main
+from padis_lightning.data.array_series import open_arrays
+from padis_lightning.data.arrays import read_arrays
+from padis_lightning.data.series import Series, SeriesSource
+from padis_lightning.errors import InputError
+from padis_lightning.preparing import container, run, work
+from padis_lightning.preparing import plan as planning
+from padis_lightning.preparing.fitting import fit, fitted_affine, frame
+from padis_lightning.preparing.journal import Journal, missing
+from padis_lightning.preparing.settings import PARTS, split
+
+ALL = ("--split", "1", "0", "0")
+
+
+def prepared(folder, *args, name="out.h5", workers=1):
+    out = Path(folder) / name
+    run([*map(str, args), "--output", str(out), "--workers", str(workers)])
+    return out
+
+
+def restored(path):
+    with h5py.File(path) as file:
+        return file["images"][()] * file.attrs["slope"] + file.attrs["intercept"]
+
+
+def write(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def series(values, name="scan", group="a", **options):
+    """A series of float32 slices ``(n, H, W)`` or ``(n, H, W, C)``."""
+    values = np.asarray(values, np.float32)
+    return Series(name, group, len(values), values.shape[1:], values.__getitem__, **{"units": "HU", **options})
+
+
+@pytest.fixture
+def scans(tmp_path, monkeypatch):
+    """Give series to sources by name; each source is a file that exists."""
+    known = {}
+    monkeypatch.setattr(planning, "open_series", lambda path: known[path.name])
+
+    def add(name, *members):
+        if not (tmp_path / name).exists():
+            (tmp_path / name).write_bytes(name.encode())
+        known[name] = list(members)
+        return tmp_path / name
+
+    return add
+
+
+# ---- the split
+
+
+def shares_of(draw):
+    cuts = sorted(draw)
+    return cuts[0] / 20, (cuts[1] - cuts[0]) / 20, (20 - cuts[1]) / 20
+
+
+SHARES = st.tuples(st.integers(0, 20), st.integers(0, 20)).map(shares_of)
+
+
+def possible(count, shares):
+    """Whether any numbers of groups meet every share within one group and leave none empty that has one; by trying all."""
+    for counts in itertools.product(range(count + 1), repeat=3):
+        if sum(counts) != count:
+            continue
+        near = all(abs(n - s * count) <= 1 + 1e-6 for n, s in zip(counts, shares, strict=True))
+        if near and all((n > 0) == (s > 0) for n, s in zip(counts, shares, strict=True)):
+            return True
+    return False
+
+
+@given(st.lists(st.text(max_size=3), min_size=1, max_size=40), SHARES, st.integers(0, 3), st.randoms())
+@settings(max_examples=300, deadline=None)
+def test_shares_are_met_within_one_group_wherever_they_can_be(groups, shares, seed, shuffle):
+    names = set(groups)
+    if not possible(len(names), shares):
+        with pytest.raises(InputError, match="wanted enough for --split"):
+            split(groups, shares, seed)
+        return
+    parts = split(groups, shares, seed)
+    assert set(parts) == names and set(parts.values()) == {p for p, s in zip(PARTS, shares, strict=True) if s > 0}
+    for part, share in zip(PARTS, shares, strict=True):
+        assert abs(list(parts.values()).count(part) - share * len(names)) <= 1 + 1e-6
+    again = groups * 2
+    shuffle.shuffle(again)
+    assert split(again, shares, seed) == parts
+
+
+def test_the_seed_decides_who_is_held_back():
+    groups = [f"P{i}" for i in range(30)]
+    held = [frozenset(g for g, part in split(groups, (0.8, 0.1, 0.1), seed).items() if part == "test") for seed in range(40)]
+    assert len(set(held)) > 30
+    counted = [sum(group in some for some in held) for group in groups]
+    assert max(counted) < 16 and sum(n > 0 for n in counted) > 25  # 4 expected; nobody is left out by name
+
+
+@given(patients=st.lists(st.sampled_from("abcdefgh"), min_size=12, max_size=30), seed=st.integers(0, 9))
+@settings(max_examples=25, deadline=None)
+def test_no_patient_is_in_two_parts_of_a_file(tmp_path_factory, patients, seed):
+    folder = tmp_path_factory.mktemp("split")
+    source = write(folder / "a.npz", images=np.arange(len(patients), dtype=np.uint8)[:, None, None], patient=np.array(patients))
+    shares = ("0.5", "0.25", "0.25") if len(set(patients)) > 3 else ("1", "0", "0")
+    with h5py.File(prepared(folder, source, "--split", *shares, "--seed", seed)) as file:
+        groups, parts = (file[key].asstr()[()].tolist() for key in ("group", "part"))
+        order = restored(file.filename)[:, 0, 0].tolist()
+        names = file["name"].asstr()[()].tolist()
+    assert len(dict(zip(groups, parts, strict=True))) == len(set(zip(groups, parts, strict=True)))
+    assert groups == [patients[round(i)] for i in order] and sorted(order) == list(range(len(patients)))
+    assert len(set(names)) == len(names)
+
+
+# ---- the values
+
+
+@pytest.mark.parametrize(("dtype", "step"), [("uint16", 2000 / 65535), ("uint8", 2000 / 255), ("float32", 0.0)])
+def test_values_come_back_within_half_a_step(tmp_path, dtype, step):
+    values = np.random.default_rng(0).uniform(-1, 2200, (5, 9, 7)).astype(np.float32)
+    values[0], values[1, 0] = 1000, 0  # one slice much flatter than the others
+    source = write(tmp_path / "a.npz", images=values, hu_window=np.array([-1000, 1000]))
+    out = prepared(tmp_path, source, *ALL, "--dtype", dtype)
+    hounsfield = (values - np.float32(1000)).clip(-1000, 1000)
+    assert np.abs(restored(out) - hounsfield).max() <= step / 2 * (1 + 1e-9)
+    with h5py.File(out) as file:
+        assert file["images"].dtype == dtype and file["images"].chunks is None and file["images"].id.get_offset() is not None
+        attributes = {key: file.attrs[key] for key in ("format", "version", "units")}
+        assert attributes == {"format": "padis_lightning", "version": 1, "units": "HU"}
+        assert file.attrs["window"].tolist() == file.attrs["range"].tolist() == [-1000, 1000]
+        assert np.isnan(file["affine"][()]).all() and file["affine"].shape == (5, 4, 4)
+
+
+def test_the_range_clips_and_a_window_is_for_hounsfield_units_only(tmp_path):
+    source = write(tmp_path / "a.npz", images=np.array([[[10, 100, 240]]] * 2, np.uint8))
+    out = prepared(tmp_path, source, *ALL, "--range", "20", "220")
+    np.testing.assert_allclose(restored(out), [[[20, 100, 220]]] * 2, atol=0.5 * 200 / 65535)
+    with h5py.File(out) as file:
+        assert file["images"][0, 0, [0, 2]].tolist() == [0, 65535] and "window" not in file.attrs and file.attrs["units"] == ""
+
+
+def test_colours_and_bytes_are_kept_exactly(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), np.uint8)
+    np.save(tmp_path / "a.npy", values)
+    np.testing.assert_allclose(restored(prepared(tmp_path, tmp_path / "a.npy", *ALL)), values, atol=1e-9)
+    same = prepared(tmp_path, tmp_path / "a.npy", *ALL, "--dtype", "uint8", name="b.h5")
+    with h5py.File(same) as file:
+        assert np.array_equal(file["images"][()], values)
+
+
+@pytest.mark.parametrize("size", [None, 8, 6, 20])
+def test_a_prepared_file_holds_what_the_reader_gives_to_training(images, tmp_path, size):
+    source = SeriesSource(open_arrays(images), size, None, "a")
+    out = prepared(tmp_path, images, *ALL, *(("--size", size) if size else ()))
+    with h5py.File(out) as file:
+        ours = torch.from_numpy(file["images"][()] / 65535)
+    theirs = torch.stack([source[i].image[0] for i in range(len(source))])
+    assert (ours - theirs).abs().max() <= 0.5 / 65535 + 1e-6
+    known = read_arrays(images, size)
+    assert (known.images[:, 0] - theirs).abs().max() < 1e-6 and known.groups == source.groups
+
+
+def test_every_kth_slice_of_each_series(scans, tmp_path):
+    values = np.arange(7.0)[:, None, None]
+    source = scans("x", series(values, "s"), series(values[:2] + 100, "t"))
+    out = prepared(tmp_path, source, *ALL, "--every", "3", "--dtype", "float32")
+    with h5py.File(out) as file:
+        assert file["images"][:, 0, 0].tolist() == [0, 3, 6, 100]
+        assert file["name"].asstr()[()].tolist() == ["s_0000", "s_0003", "s_0006", "t_0000"]
+
+
+# ---- where the pixels lie
+
+
+OBLIQUE = np.array([[0.1, 0.69, 0.2, -12.0], [0.7, -0.1, 0.3, 35.0], [0.02, 0.03, 2.5, 8.0], [0, 0, 0, 1]])
+
+
+def corners(affine, height, width):
+    """The four corners of the field of view in millimetres."""
+    places = np.array([[r, c, 0, 1] for r in (-0.5, height - 0.5) for c in (-0.5, width - 0.5)])
+    return places @ affine.T
+
+
+@pytest.mark.parametrize("size", [5, 8, 16, 40])
+def test_a_resized_slice_has_the_corners_it_had(scans, tmp_path, size):
+    source = scans("x", series(np.zeros((3, 16, 16)), affine=OBLIQUE))
+    with h5py.File(prepared(tmp_path, source, *ALL, "--size", size)) as file:
+        affines = file["affine"][()]
+    for k, affine in enumerate(affines):
+        shifted = OBLIQUE.copy()
+        shifted[:, 3] = OBLIQUE @ [0, 0, k, 1]
+        np.testing.assert_allclose(corners(affine, size, size), corners(shifted, 16, 16), atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [None, 12, 31, 90])
+@pytest.mark.parametrize("spacing", [0.5, 1.0, 1.5, 0.83, 0.37])
+def test_pixels_lie_where_the_affine_says(spacing, size):
+    """Of an image whose values are its own millimetres, resampled, cut or bordered."""
+    affine = np.diag([0.5, 0.5, 2.0, 1.0])
+    affine[:3, 3] = -7, 3, 1
+    rows, columns = (affine @ [1, 1, 0, 0])[:2]
+    height, width = 61, 48
+    for axis in (0, 1):
+        ramp = np.broadcast_to(np.moveaxis(np.arange([height, width][axis])[None] * 0.5, -1, axis), (height, width))
+        one = series(ramp[None] + affine[axis, 3], spacing=(rows, columns), affine=affine)
+        to = frame(one, size, spacing)
+        found = fit(torch.from_numpy(one.read(0).copy())[None], to, -1000.0)[0].numpy()
+        out = fitted_affine(affine, 0, to)
+        np.testing.assert_allclose(np.linalg.norm(out[:3, :2], axis=0), spacing)
+        assert found.shape == to.after == ((size, size) if size else to.after)
+        places = np.stack([*np.meshgrid(*map(np.arange, found.shape), indexing="ij"), *np.zeros((2, *found.shape))], -1)
+        places[..., 3] = 1
+        at = (places @ out.T)[..., :2]
+        low, high = affine[:2, 3] - 0.25, affine[:2, 3] + 0.5 * np.array([height, width]) - 0.25  # the field of view
+        assert (found[((at < low) | (at > high)).any(-1)] == -1000).all()
+        inside = ((at > low + 2 * spacing) & (at < high - 2 * spacing)).all(-1)
+        assert inside.any() and np.abs(found - at[..., axis])[inside].max() < 0.06 * spacing
+
+
+def test_whole_factors_are_means_of_boxes(scans, tmp_path):
+    values = np.random.default_rng(0).uniform(-900, 900, (2, 12, 18)).astype(np.float32)
+    boxes = values.reshape(2, 4, 3, 9, 2).mean((2, 4))
+    source = scans("x", series(values, spacing=(0.4, 0.6)))
+    out = prepared(tmp_path, source, *ALL, "--spacing", "1.2", "--dtype", "float32")
+    np.testing.assert_allclose(restored(out), boxes, atol=1e-3)
+    square = scans("y", series(values[:, :, :12]))
+    out = prepared(tmp_path, square, *ALL, "--size", "4", "--dtype", "float32", name="b.h5")
+    np.testing.assert_allclose(restored(out), values[:, :, :12].reshape(2, 4, 3, 4, 3).mean((2, 4)), atol=1e-3)
+
+
+# ---- arrays, slice by slice
+
+
+@pytest.fixture
+def scattered(tmp_path):
+    """The same images of scattered patients in every form of file."""
+    values = np.random.default_rng(0).integers(0, 2001, (20, 8, 6)).astype(">u2")
+    arrays = {"patient": np.array(list("aabbbacccaadddddbbee")), "hu_window": np.array([-1000, 1000])}
+    np.savez(tmp_path / "stored.npz", images=values, **arrays)
+    np.savez_compressed(tmp_path / "packed.npz", images=values, **arrays)
+    np.savez(tmp_path / "columns.npz", images=np.asfortranarray(values), **arrays)
+    return values, arrays["patient"], [tmp_path / f"{kind}.npz" for kind in ("stored", "packed", "columns")]
+
+
+def test_every_form_of_file_gives_the_same_slices(scattered, tmp_path):
+    values, patients, paths = scattered
+    for path in paths:
+        opened = open_arrays(path)
+        assert len({one.name for one in opened}) == len(opened) == 8 and sum(one.count for one in opened) == len(values)
+        assert [one.group for one in opened for _ in range(one.count)] == patients.tolist()
+        forward = np.stack([one.read(k) for one in opened for k in range(one.count)])
+        backward = np.stack([one.read(k) for one in opened[::-1] for k in range(one.count)[::-1]])[::-1]
+        assert np.array_equal(forward, values.astype(np.float32) - 1000) and np.array_equal(backward, forward)
+    np.save(tmp_path / "bare.npy", values.T)
+    (one, *rest) = open_arrays(tmp_path / "bare.npy", (0, 2000))
+    assert np.array_equal(one.read(0), values.T[0]) and len(rest) == 5 and len({r.group for r in rest}) == 5
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="processes share nothing here")
+def test_processes_that_read_the_same_compressed_file_do_not_disturb_each_other(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (30, 64, 64), np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", images=values)
+    opened = open_arrays(tmp_path / "a.npz")
+
+    def wrong(start):
+        return sum(not np.array_equal(one.read(0), image) for one, image in zip(opened[start:], values[start:], strict=True))
+
+    assert np.array_equal(opened[0].read(0), values[0])  # the file is open, and its place in it inherited
+    child = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(wrong(0)))
+    child.start()
+    child.join()
+    assert (child.exitcode, wrong(1)) == (0, 0)
+
+
+def test_stored_and_named_ranges_become_hounsfield_units(tmp_path):
+    path = write(tmp_path / "a.npz", images=np.array([[[0.5, 1.5]]] * 2), range=[0.5, 1.5], hu_window=[-160, 240])
+    one, _ = open_arrays(path)
+    assert one.read(0).tolist() == [[-160, 240]] and (one.units, one.range) == ("HU", (-160, 240))
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_memory_does_not_grow_with_the_file(tmp_path, save):
+    patients = np.repeat([f"P{i}" for i in range(8)], 50)
+    save(tmp_path / "a.npz", images=np.zeros((400, 256, 256), np.uint16), patient=patients, hu_window=[-1000, 1000])
+    tracemalloc.start()
+    try:
+        prepared(tmp_path, tmp_path / "a.npz", *ALL, "--size", "64")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8e6  # of 52 MB
+
+
+# ---- the manifest
+
+
+def test_the_manifest_tells_where_the_values_come_from(images, tmp_path):
+    values = np.full((3, 16, 16), 700, np.uint16)
+    other = write(tmp_path / "more.npz", images=values, patient=["e", "e", "f"], hu_window=[-1000, 1000])
+    options = "--size 8 --split 0.5 0.25 0.25 --range -900 900".split()
+    out = prepared(tmp_path, images, other, *options, "--licence", "CC BY 4.0")
+    with h5py.File(out) as file:
+        manifest = json.loads(file.attrs["manifest"])
+        stored, parts, groups = file["images"][()], file["part"].asstr()[()], file["group"].asstr()[()]
+    for entry, path in zip(manifest["sources"], (images, other), strict=True):
+        assert entry == {"name": path.name, "size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert manifest["images"]["sha256"] == hashlib.sha256(stored.tobytes()).hexdigest()
+    assert (manifest["licence"], manifest["units"], manifest["window"]) == ("CC BY 4.0", "HU", [-900, 900])
+    for part in PARTS:
+        inside = parts == part
+        assert manifest["counts"][part] == {"slices": inside.sum(), "groups": len(set(groups[inside]))}
+    asked = {
+        "size": 8,
+        "spacing": None,
+        "range": [-900, 900],
+        "split": [0.5, 0.25, 0.25],
+        "dtype": "uint16",
+        "every": 1,
+        "seed": 0,
+    }
+    assert manifest["settings"] == asked and manifest["padis_lightning"]
+    assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_tables_of_any_length_and_language_come_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(container, "ROWS", 4)
+    patients = ["Ångström", "b", "周", "ok"] * 5
+    source = write(tmp_path / "a.npz", images=pixels(20, 4, 3), patient=patients)
+    with h5py.File(prepared(tmp_path, source, "--split", "0.5", "0.25", "0.25")) as file:
+        groups, names, parts = (file[key].asstr()[()].tolist() for key in ("group", "name", "part"))
+        assert np.isnan(file["affine"][()]).all() and file["affine"].shape == (20, 4, 4)
+    assert groups == patients and len(set(names)) == 20
+    assert sorted({*zip(groups, parts, strict=True)}) == sorted(split(patients, (0.5, 0.25, 0.25), 0).items())
+
+
+def test_files_of_a_folder_are_named_from_it(scans, tmp_path):
+    inside = tmp_path / "study" / "head" / "1.bin"
+    inside.parent.mkdir(parents=True)
+    inside.write_bytes(b"1")
+    scans("study", series(np.zeros((1, 4, 4)), files=(inside,)))
+    with h5py.File(prepared(tmp_path, tmp_path / "study", *ALL)) as file:
+        (entry,) = json.loads(file.attrs["manifest"])["sources"]
+    assert entry == {"name": "study/head/1.bin", "size": 1, "sha256": hashlib.sha256(b"1").hexdigest()}
+
+
+def test_a_changed_file_is_found_out(images, tmp_path, capsys):
+    out = prepared(tmp_path, images, *ALL)
+    run(["--check", str(out)])
+    assert "is whole: 12 slices, SHA-256" in capsys.readouterr().out
+    with h5py.File(out) as file:
+        place = file["images"].id.get_offset() + 777
+    content = bytearray(out.read_bytes())
+    content[place] ^= 1
+    out.write_bytes(content)
+    with pytest.raises(InputError, match=r"has images of SHA-256 \w+; wanted \w+, which its manifest names"):
+        run(["--check", str(out)])
+
+
+# ---- the work
+
+
+def test_any_number_of_processes_gives_the_same_bits(scattered, tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "BATCH", 200)  # two slices a job
+    _, _, paths = scattered
+    one, two, three = (
+        prepared(tmp_path, *paths[:2], "--split", "0.6", "0.2", "0.2", name=f"{n}.h5", workers=n).read_bytes() for n in (1, 2, 3)
+    )
+    assert one == two == three
+
+
+def test_nothing_is_said_where_nobody_looks(images, tmp_path, capsys):
+    prepared(tmp_path, images, *ALL)
+    said = capsys.readouterr()
+    assert said.err == "" and said.out.startswith(f"wrote {tmp_path / 'out.h5'}: 12 slices of 16x16 uint16, 4 groups (train 12")
+
+
+SLOW = """
+import sys, time
+from padis_lightning.preparing import plan, run, work
+work.INTERVAL, work.BATCH, stored = 0.05, 1, plan.Plan.stored
+def slow(self, i):
+    time.sleep(0.02)
+    return stored(self, i)
+plan.Plan.stored = slow
+run(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def many(tmp_path):
+    """300 slices of 10 patients."""
+    values = np.random.default_rng(0).integers(0, 2001, (300, 16, 16), np.uint16)
+    np.savez_compressed(tmp_path / "many.npz", images=values, patient=np.arange(300) // 30, hu_window=[-1000, 1000])
+    return tmp_path / "many.npz"
+
+
+def kill(command, journal, slices):
+    """Start a process, kill it once so many slices are in its journal, and wait until all below it are gone."""
+    process = subprocess.Popen(command, cwd=Path(__file__).parent.parent, stdout=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while not (found := journal.read()) or sum(stop - start for start, stop in found[2]) < slices:
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.01)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        below = [int(pid) for pid in children.read_text().split()] if children.exists() else []
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    until = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text() for pid in below):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return below
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(many, tmp_path, monkeypatch):
+    arguments = [str(many), "--size", "8", "--output", str(tmp_path / "out.h5")]
+    journal = Journal(tmp_path / ".out.h5.journal")
+    below = kill([sys.executable, "-W", "ignore", "-c", SLOW, *arguments, "--workers", "2"], journal, 60)
+    assert sys.platform != "linux" or len(below) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.h5.journal", ".out.h5.part", "many.npz"]
+    with pytest.raises(InputError, match=r"\.out\.h5\.part was begun with size 8; wanted 4 as now, or --restart"):
+        run([str(many), "--size", "4", "--output", str(tmp_path / "out.h5")])
+    done = {i for span in journal.read()[2] for i in range(*span)}
+    written, stored = set(), planning.Plan.stored
+    monkeypatch.setattr(planning.Plan, "stored", lambda self, i: written.add(i) or stored(self, i))
+    run([*arguments, "--workers", "1"])
+    assert written == set(range(300)) - done and 60 <= len(done) < 300
+    unbroken = prepared(tmp_path, many, "--size", "8", name="unbroken.h5", workers=2)
+    assert (tmp_path / "out.h5").read_bytes() == unbroken.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["many.npz", "out.h5", "unbroken.h5"]
+
+
+def interrupted(many, monkeypatch, folder, *args, at=100):
+    """Leave an unfinished file behind, as a run that was cut off at a slice does."""
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "INTERVAL", 0.0)
+        patch.setattr(work, "BATCH", 1)
+        stored = planning.Plan.stored
+
+        def cut_off(self, i):
+            if i == at:
+                raise KeyboardInterrupt
+            return stored(self, i)
+
+        patch.setattr(planning.Plan, "stored", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            prepared(folder, many, *args)
+    return folder / ".out.h5.part", folder / ".out.h5.journal"
+
+
+CHANGES = [
+    (("--seed", "1"), "seed 0; wanted 1"),
+    (("--range", "-500", "500"), "range -1000.0 1000.0; wanted -500.0 500.0"),
+    (("--every", "2"), "every 1; wanted 2"),
+    (("--dtype", "uint8"), "dtype uint16; wanted uint8"),
+    (("--licence", "none"), "licence ; wanted none"),
+    (("--split", "1", "0", "0"), "split 0.8 0.1 0.1; wanted 1.0 0.0 0.0"),
+]
+
+
+def test_other_settings_do_not_go_on_with_a_part(many, tmp_path, monkeypatch):
+    part, journal = interrupted(many, monkeypatch, tmp_path)
+    before = part.read_bytes(), journal.read_bytes()
+    for options, message in CHANGES:
+        with pytest.raises(InputError, match=f"out.h5.part was begun with {message} as now, or --restart"):
+            prepared(tmp_path, many, *options)
+    os.utime(many, ns=(5, 5))
+    with pytest.raises(InputError, match=r"was begun with sources many.npz \d+ \d+; wanted many.npz \d+ 5 as now"):
+        prepared(tmp_path, many)
+    assert (part.read_bytes(), journal.read_bytes()) == before
+    out = prepared(tmp_path, many, "--seed", "1", "--restart")
+    assert out.read_bytes() == prepared(tmp_path, many, "--seed", "1", name="b.h5").read_bytes()
+
+
+def scribble(path, start, count):
+    content = path.read_bytes()
+    path.write_bytes(content[:start] + bytes([7] * count) + content[start + count :])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda part, journal: journal.write_text(journal.read_text()[:-4]),  # a line that did not get out whole
+        lambda part, journal: journal.write_text(journal.read_text()[:50]),
+        lambda part, journal: journal.unlink(),
+        lambda part, journal: part.unlink(),
+        lambda part, journal: (Journal(journal).add(work.SEALING), part.write_bytes(part.read_bytes()[:5000])),
+        lambda part, journal: scribble(part, Journal(journal).read()[1] + 100 * 512, 200 * 512),  # what no line vouches for
+    ],
+    ids=["torn", "no header", "no journal", "no part", "sealing", "unwritten"],
+)
+def test_what_a_kill_may_leave_behind_never_reaches_the_file(many, tmp_path, monkeypatch, damage):
+    damage(*interrupted(many, monkeypatch, tmp_path))
+    assert prepared(tmp_path, many).read_bytes() == prepared(tmp_path, many, name="b.h5").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.h5", "many.npz", "out.h5"]
+
+
+def test_a_torn_journal_is_mended_when_work_goes_on(many, tmp_path, monkeypatch):
+    part, journal = interrupted(many, monkeypatch, tmp_path, at=100)
+    journal.write_text(journal.read_text()[:-4])
+    interrupted(many, monkeypatch, tmp_path, at=200)
+    assert sorted({i for span in Journal(journal).read()[2] for i in range(*span)}) == list(range(200))
+
+
+def test_a_kill_while_the_manifest_is_written_is_made_good(many, tmp_path, monkeypatch):
+    def torn(block, manifest):
+        block.path.write_bytes(bytes(100) + block.path.read_bytes()[100:])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "seal", torn)
+        with pytest.raises(KeyboardInterrupt):
+            prepared(tmp_path, many)
+    assert prepared(tmp_path, many).read_bytes() == prepared(tmp_path, many, name="b.h5").read_bytes()
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9)), max_size=12), st.integers(1, 7))
+def test_what_is_missing_is_what_is_not_done(spans, most):
+    done = [(start, min(start + length, 40)) for start, length in spans if start < 40]
+    left = list(missing(done, 40, most))
+    assert all(0 < stop - start <= most for start, stop in left)
+    covered = {i for span in done for i in range(*span)}
+    assert [i for span in left for i in range(*span)] == sorted(set(range(40)) - covered)
+
+
+# ---- what is refused
+
+
+OPTIONS = {  # with a source of four patients
+    "--output a.npy": "output is 'a.npy'; wanted a name that ends in .h5",
+    "--sise 3": "unrecognized arguments: --sise 3; wanted what prepare --help lists",
+    "--size x": "invalid int value: 'x'; wanted what prepare --help lists",
+    "--size 0": "size is 0; wanted at least 1",
+    "--every 0": "every is 0; wanted at least 1",
+    "--seed -1": "seed is -1; wanted at least 0",
+    "--workers 0": "workers is 0; wanted at least 1",
+    "--dtype int8": "invalid choice: 'int8'",
+    "--range 5 5": "range is 5 5; wanted two values, the lower first",
+    "--range 0 nan": "range is 0 nan; wanted two values, the lower first",
+    "--split .5 .5 .5": "split is 0.5 0.5 0.5; wanted three shares that add up to 1",
+    "--split .8 .1 .1": "the sources have 4 groups; wanted enough for --split 0.8 0.1 0.1 to leave one in each part",
+    "--spacing 0": "spacing is 0; wanted millimetres above 0",
+    "--spacing 1": "a has no pixel spacing; wanted one for --spacing 1",
+    "--check a.h5": "--check comes with sources or an output; wanted it alone",
+    "none.npz": "there is no file or folder 'none.npz'; wanted data",
+}
+
+
+def four(folder):
+    return write(folder / "four.npz", images=np.full((4, 8, 8), 1000, np.uint16), hu_window=[-1000, 1000], patient=list("abcd"))
+
+
+def sources(**arrays):
+    """Files named a.npz and so on that hold these images."""
+    return lambda folder: [
+        write(folder / f"{name}.npz", **(values if isinstance(values, dict) else {"images": values}))
+        for name, values in arrays.items()
+    ]
+
+
+def pixels(*shape):
+    return np.zeros(shape, np.uint8)
+
+
+SOURCES = [
+    (lambda folder: [], "sources are missing; wanted files or folders"),
+    (lambda folder: [four(folder)] * 2, "four.npz belongs to two sources; wanted each slice once"),
+    (lambda folder: [four(folder), *sources(a=pixels(1, 8, 8))(folder)], "the sources have the units HU and none; wanted one"),
+    (sources(a=pixels(1, 8, 8), b=pixels(1, 8, 8, 3)), "the sources have the numbers of channels 1 and 3; wanted one"),
+    (sources(a=pixels(1, 6, 8), b=pixels(1, 8, 8)), "the slices have the sizes 6x8, 8x8; wanted one, or --size"),
+    (sources(a=np.zeros((1, 4, 4), int)), "no range of values in common; wanted --range"),
+    (sources(a=np.full((1, 4, 4), 3.0)), "has values from 3 to 3 and no 'range'; wanted values from 0 to 1"),
+    (sources(a=np.array([np.zeros((4, 4)), np.full((4, 4), np.nan)])), "a_0001 has values in slice 0 that are not finite"),
+    (sources(a=np.array([[["a"]]])), r"has images of type <U1 and shape \(1, 1, 1\); wanted real numbers"),
+    (sources(a=pixels(8, 8)), r"has images of type uint8 and shape \(8, 8\); wanted real numbers"),
+    (sources(a={"y": np.zeros((1, 2, 3))}), "a.npz has no array 'images'; wanted images"),
+    (sources(a={"images": pixels(2, 4, 4), "patient": ["a"]}), r"patient of shape \(1,\); wanted 2 entries"),
+    (sources(a={"images": pixels(2, 4, 4), "hu_window": [5, 5]}), "data range is 5 to 5; wanted the lower value first"),
+]
+
+
+def refused(folder, capsys, args, message):
+    """One sentence, exit code 2, and nothing but an empty folder left behind."""
+    before = set(folder.rglob("*"))
+    with pytest.raises(SystemExit) as raised:
+        main(["prepare", *map(str, args)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert raised.value.code == 2 and re.search(message, line), line
+    assert {path for path in folder.rglob("*") if not path.is_dir()} <= before
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_that_cannot_be_used_get_a_sentence(tmp_path, capsys, monkeypatch, options):
+    source = four(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    refused(tmp_path, capsys, [source, *ALL, "--output", "new/out.h5", *options.split()], OPTIONS[options])
+
+
+@pytest.mark.parametrize(("build", "message"), SOURCES, ids=[message for _, message in SOURCES])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sources_that_cannot_be_used_get_a_sentence(tmp_path, capsys, build, message, workers):
+    refused(tmp_path, capsys, [*build(tmp_path), *ALL, "--output", tmp_path / "new" / "out.h5", "--workers", workers], message)
+
+
+def test_slices_that_are_not_square_are_not_stretched(tmp_path, capsys):
+    source = write(tmp_path / "a.npz", images=pixels(1, 4, 6))
+    message = "slices of 4x6; wanted square ones for --size, or --spacing"
+    refused(tmp_path, capsys, [source, *ALL, "--size", "2", "--output", tmp_path / "out.h5"], message)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no file"),
+        (b"text", "cannot be read .*; wanted a file written by prepare"),
+        (h5py, "wanted a file written by prepare"),
+    ],
+)
+def test_only_prepared_files_are_checked(tmp_path, content, message):
+    path = tmp_path / "a.h5"
+    if content is h5py:
+        with h5py.File(path, "w") as file:
+            file["images"] = np.zeros(3)
+    elif content:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        run(["--check", str(path)])
+
+
+def test_broken_files_are_refused(scattered, tmp_path):
+    _, _, (stored, packed, _) = scattered
+    for path, cut in ((stored, 200), (packed, 200)):
+        path.write_bytes(path.read_bytes()[:-cut])
+        with pytest.raises(InputError, match="cannot be read"):
+            prepared(tmp_path, path, *ALL)
+    np.save(tmp_path / "a.npy", np.zeros((3, 8, 8), np.uint8))
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-7])
+    with pytest.raises(InputError, match="ends 7 bytes before its images do; wanted the whole file"):
+        prepared(tmp_path, tmp_path / "a.npy", *ALL)
+    np.savez_compressed(tmp_path / "c.npz", images=np.asfortranarray(np.zeros((2, 3, 4))))
+    with pytest.raises(InputError, match="compressed and stored by columns; wanted rows"):
+        prepared(tmp_path, tmp_path / "c.npz", *ALL)
+
+
+def test_a_finished_file_stays_unless_it_is_to_be_replaced(images, tmp_path):
+    out = prepared(tmp_path, images, *ALL)
+    before = out.read_bytes()
+    with pytest.raises(InputError, match="out.h5 exists; wanted another --output, or --overwrite"):
+        prepared(tmp_path, images, *ALL, "--seed", "1")
+    assert out.read_bytes() == before
+    assert prepared(tmp_path, images, *ALL, "--size", "8", "--overwrite").stat().st_size < len(before)
+
+
+def test_a_source_is_never_overwritten(scans, tmp_path):
+    source = scans("x.h5", series(np.zeros((1, 4, 4))))
+    with pytest.raises(InputError, match="x.h5 is a source; wanted another --output"):
+        run([str(source), *ALL, "--output", str(source), "--overwrite"])
+    assert source.read_bytes() == b"x.h5"
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room is not taken in advance here")
+def test_a_full_disk_is_noticed_before_the_work(images, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\); wanted room for 6.1e-06 GB"):
+        prepared(tmp_path, images, *ALL)
+    assert list(tmp_path.iterdir()) == [images]
+
+
+def test_options_may_come_before_or_after_the_sources(images, tmp_path):
+    run([*ALL, "--output", str(tmp_path / "a.h5"), str(images), "--size", "8"])
+    run([str(images), *ALL, "--size", "8", "--output", str(tmp_path / "b.h5")])
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
