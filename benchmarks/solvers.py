@@ -47,11 +47,11 @@ BUDGETS = {
     20: {20: {"sigma_max": 0.1, "sigma_min": 0.02, "penalty": 0.003}, 8: {"sigma_max": 0.1, "sigma_min": 0.05, "penalty": 0.005}},
     50: {
         20: {"sigma_max": 0.08, "sigma_min": 0.015, "penalty": 0.003},
-        8: {"sigma_max": 0.1, "sigma_min": 0.04, "penalty": 0.005},
+        8: {"sigma_max": 0.1, "sigma_min": 0.04, "penalty": 0.002},
     },
     200: {
         20: {"sigma_max": 0.08, "sigma_min": 0.01, "penalty": 0.003},
-        8: {"sigma_max": 0.1, "sigma_min": 0.04, "penalty": 0.005},
+        8: {"sigma_max": 0.1, "sigma_min": 0.04, "penalty": 0.002},
     },
 }
 Make = Callable[[PatchPrior, ParallelBeam, dict[str, Any]], Solver]
