@@ -315,6 +315,29 @@ def test_every_solver_runs_from_the_command_line(images, prior, tmp_path, solver
     assert summary["solver"] == solver and summary["evaluations"] == expected.get(solver, 0) and summary["psnr"] > 5
 
 
+@pytest.mark.parametrize("solver", ["DDS", "PnPADMM"])
+def test_an_animation_ends_with_the_estimate(images, prior, tmp_path, solver):
+    """A frame a step; the last state of ``DDS`` is its result, that of a splitting is the denoised half, which is near."""
+    predict(
+        tmp_path / "out", "--data.path", str(images), "--prior.checkpoint", str(prior), "--model", solver, "--model.steps", "4",
+        "--data.count", "3", "--data.batch_size", "2", "--results.baselines", "{}", "--trainer.callbacks+=Animation",
+    )  # fmt: skip
+    for path in (tmp_path / "out" / "arrays").glob("*.npy"):
+        with Image.open(tmp_path / "out" / "animations" / f"{path.stem}.gif") as film:
+            assert film.n_frames == 4
+            film.seek(3)
+            last = np.asarray(film.convert("L"), dtype=float)
+        estimate = 255 * np.load(path).clip(0, 2000) / 2000
+        assert np.abs(last - estimate).mean() < (2 if solver == "DDS" else 30)
+
+
+def test_training_can_be_watched_afterwards(images, tmp_path):
+    fit(images, tmp_path / "fit", "--trainer.callbacks+=Animation")
+    assert len(list((tmp_path / "fit" / "samples").glob("*.png"))) == 2
+    with Image.open(tmp_path / "fit" / "samples.gif") as film:
+        assert film.n_frames == 2 and film.size == (4 * 20 - 4, 16)
+
+
 def test_divergence_is_one_sentence_and_another_exit_code(images, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         fit(images, tmp_path / "fit", "--model.sigma_data", "1e30")

@@ -1,9 +1,10 @@
 """What is averaged, written, scored and drawn around the modules."""
 
+from padis_lightning.callbacks.animations import Animation
 from padis_lightning.callbacks.averaging import EMA
 from padis_lightning.callbacks.export import PriorExport
 from padis_lightning.callbacks.results import Results
 from padis_lightning.callbacks.samples import Samples
 from padis_lightning.callbacks.throughput import Throughput
 
-__all__ = ["EMA", "PriorExport", "Results", "Samples", "Throughput"]
+__all__ = ["Animation", "EMA", "PriorExport", "Results", "Samples", "Throughput"]

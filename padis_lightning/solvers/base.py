@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -68,6 +68,8 @@ class Solver(LightningModule, ABC):
         self.simulation = simulation
         self.simulator = operator.finer(simulation) if simulation > 1 else operator
         self.seed = seed
+        #: called with the images ``(B, C, H, W)`` after every step
+        self.observers: list[Callable[[Tensor], None]] = []
 
     #: whether a step differentiates the prior, which inference mode forbids
     needs_gradients: bool = False
@@ -123,8 +125,14 @@ class Solver(LightningModule, ABC):
             FloatingPointError: with the solver, the step and its level, as :meth:`settle`.
         """
         self._watched.append((sigma, torch.isfinite(x.flatten(1).sum(1))))
+        for observer in self.observers:
+            observer(self.shown(x))
         if len(self._watched) == WATCHED:
             self.settle()
+
+    def shown(self, x: Tensor) -> Tensor:
+        """The images of a state."""
+        return x
 
     def settle(self) -> None:
         """Stop a run that has diverged in a step since the last look.
@@ -234,6 +242,10 @@ class DiffusionSolver(Solver):
             return x_0
         kept = (sigma_next / sigma) ** 2
         return x_0 + kept * (x - x_0) + sigma_next * math.sqrt(1 - kept) * generator.normal(x)
+
+    def shown(self, x: Tensor) -> Tensor:
+        """The image inside of a canvas."""
+        return self.canvas_operator.right(x)
 
     @abstractmethod
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:

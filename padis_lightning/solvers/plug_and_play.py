@@ -88,7 +88,7 @@ class PnPADMM(PlugAndPlay):
             x = self.fit(v - u, y)
             v = self.denoise(x + u, sigma, generator)
             u = u + x - v
-            self.require_finite(u, sigma)
+            self.require_finite(v, sigma)
         return x
 
 

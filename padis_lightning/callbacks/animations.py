@@ -1,0 +1,79 @@
+"""Moving pictures, for those who ask: ``--trainer.callbacks+=Animation``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+
+from padis_lightning.callbacks.pictures import to_pixels
+from padis_lightning.errors import InputError
+from padis_lightning.files import whole
+from padis_lightning.solvers import Solver
+from padis_lightning.types import Batch
+
+
+def save_animation(path: Path, frames: list[Image.Image], milliseconds: int) -> None:
+    """Write a GIF whole; the last frame stands for a second."""
+    with whole(path) as temporary:
+        durations = [milliseconds] * (len(frames) - 1) + [1000]
+        frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+class Animation(Callback):
+    """The course of a run: ``predict`` leaves ``animations/<name>.gif`` of each image's steps, ``fit`` its samples as ``samples.gif``.
+
+    Args:
+        every: a frame after every so many steps of a solver; the last step always has one.
+        milliseconds: a frame stands so long.
+        window: normalised values that become black and white.
+    """
+
+    def __init__(self, every: int = 1, milliseconds: int = 100, window: tuple[float, float] = (0.0, 1.0)) -> None:
+        if every < 1 or milliseconds < 1:
+            raise InputError(f"every is {every} and milliseconds {milliseconds}; wanted at least 1")
+        self.every, self.milliseconds, self.window = every, milliseconds, window
+
+    def on_predict_start(self, trainer: Trainer, pl_module: Solver) -> None:
+        """Look over the solver's shoulder."""
+        pl_module.observers.append(self._see)
+
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: Solver, batch: Batch, batch_idx: int, *rest: Any) -> None:  # noqa: ANN401
+        """Forget the batch before."""
+        self._seen: list[Tensor] = []
+
+    def _see(self, images: Tensor) -> None:
+        self._seen.append(images.detach().to("cpu", copy=True))
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: Solver,
+        outputs: Any,  # noqa: ANN401 - Lightning's signature
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the images of a batch; of several samples the first is shown."""
+        if not self._seen:
+            return
+        last = len(self._seen) - 1
+        shown = [images for k, images in enumerate(self._seen) if k % self.every == 0 or k == last]
+        for i, name in enumerate(batch.name):
+            frames = [Image.fromarray(to_pixels(images[i * pl_module.samples], self.window)) for images in shown]
+            save_animation(Path(trainer.default_root_dir) / "animations" / f"{name}.gif", frames, self.milliseconds)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: Solver) -> None:
+        """Look away."""
+        pl_module.observers.remove(self._see)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the pictures of samples one after the other."""
+        folder = Path(trainer.default_root_dir)
+        paths = sorted((folder / "samples").glob("step_*.png"))
+        if trainer.is_global_zero and paths:
+            frames = [Image.open(path).convert("RGB") for path in paths]
+            save_animation(folder / "samples.gif", frames, max(self.milliseconds, 500))
