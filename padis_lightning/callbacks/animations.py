@@ -24,7 +24,7 @@ def save_animation(path: Path, frames: list[Image.Image], milliseconds: int) -> 
 
 
 class Animation(Callback):
-    """The course of a run: ``predict`` leaves ``animations/<name>.gif`` of each image's steps, ``fit`` its samples as ``samples.gif``.
+    """The course of a run: ``predict`` leaves ``animations/<name>.gif`` of each image's steps, ``fit`` ``samples.gif``.
 
     Args:
         every: a frame after every so many steps of a solver; the last step always has one.
