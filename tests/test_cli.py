@@ -206,7 +206,7 @@ def bad_inputs(images, prior, tmp):
     return {
         "config": (["fit", "--config", "nope.yaml"], r"there is no config 'nope.yaml'; wanted .*ct.yaml"),
         "model key": ([*fit_file, "--model.speed", "3"], "'speed' is not a key of PatchDiffusion; wanted one of .*lr"),
-        "solver key": ([*predict_file, "--model.speed", "3"], "'speed' is not a key of DDS; wanted one of iter.*steps.*seed"),
+        "solver key": ([*predict_file, "--model.speed", "3"], "'speed' is not a key of PnPADMM; wanted one of steps.*iter.*seed"),
         "data key": ([*fit_file, "--data.pth", "x"], "'pth' is not a key of ImageData; wanted one of path"),
         "top key": ([*fit_file, "--modle.lr", "3"], "modle"),
         "type": ([*fit_file, "--model.lr", "fast"], "lr.*float.*fast"),

@@ -122,7 +122,7 @@ class SeriesSource(Source):
 
     def __getitem__(self, index: int) -> Item:
         series, k = self.places[index]
-        values = series.read(k)
+        values = np.array(series.read(k))  # a mapped file is read-only
         image = torch.from_numpy(np.moveaxis(values, -1, 0) if values.ndim == 3 else values[None])
         image = self.normalisation.normalise(image)
         if series.units == "HU":  # metal and the scanner's padding lie outside of any window
