@@ -157,6 +157,18 @@ def plot(memory: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
+def labels(points: Sequence[tuple[str, float, float]], gap: float) -> list[tuple[str, float, float, float]]:
+    """Points with heights for their names, which keep ``gap`` from the names of points that are about as far to the right."""
+    placed: list[tuple[str, float, float, float]] = []
+    for name, x, y in sorted(points, key=lambda point: -point[2]):
+        near = [label for _, other, _, label in placed if 0.4 < x / other < 2.5]
+        label = y
+        while any(abs(label - taken) < gap for taken in near):
+            label -= gap / 4
+        placed.append((name, x, y, label))
+    return placed
+
+
 def quality_against_evaluations(figures: dict[str, Any], path: Path) -> None:
     """PSNR of every solver against its network evaluations, a panel for each number of views."""
     try:
@@ -176,8 +188,18 @@ def quality_against_evaluations(figures: dict[str, Any], path: Path) -> None:
                 continue
             ours = name.startswith(("PnP-ADMM ", "DDS "))
             axis.semilogx(row["evaluations"], row["psnr"], "o" if ours else "s", color="#005ab5" if ours else "#dc5a00")
-            axis.annotate(name, (row["evaluations"], row["psnr"]), xytext=(4, 3), textcoords="offset points", fontsize=7)
-        axis.set(title=f"{views} views", xlabel="network evaluations", ylabel="PSNR (dB)", xlim=(15, 1500))
+        values = [row["psnr"] for row in rows.values()]
+        gap = 0.028 * (max(values) - min(values))
+        for name, x, y, label in labels([(n, r["evaluations"], r["psnr"]) for n, r in rows.items() if r["evaluations"]], gap):
+            axis.annotate(
+                name,
+                (x, y),
+                (1.12 * x, label),
+                fontsize=7,
+                va="center",
+                arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "#888888"},
+            )
+        axis.set(title=f"{views} views", xlabel="network evaluations", ylabel="PSNR (dB)", xlim=(15, 4000))
         axis.grid(alpha=0.3)
     figure.tight_layout()
     with whole(path) as temporary:
