@@ -12,10 +12,12 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
@@ -95,6 +97,29 @@ def find_configs(args: Sequence[str]) -> tuple[list[str], str]:
             out[i + 1] = find_config(value)
         name = Path(value).stem or name
     return out, name
+
+
+def own_settings(args: Sequence[str]) -> list[str]:
+    """Arguments in which ``--model NAME`` brings NAME's own settings rather than another solver's of the same names.
+
+    The parser keeps what two classes share; by way of one that has neither steps nor levels only the common options are kept.
+    """
+    configs = [value for flag, value in pairwise(args) if flag in ("--config", "-c")]
+    configs += [arg.partition("=")[2] for arg in args if arg.startswith(("--config=", "-c="))]
+    named = set()
+    for path in configs:
+        try:
+            model = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["model"]
+            named.add((model["class_path"] if isinstance(model, dict) else model).rpartition(".")[2])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+            continue  # the parser says what is wrong with it
+    out: list[str] = []
+    for k, arg in enumerate(args):
+        value = arg.partition("=")[2] if arg.startswith("--model=") else "".join(args[k + 1 : k + 2]) * (arg == "--model")
+        if value and args[0] == "predict" and value.rpartition(".")[2] not in named:
+            out += ["--model", "PseudoInverse"]
+        out.append(arg)
+    return out
 
 
 class SaveConfig(SaveConfigCallback):
@@ -305,7 +330,7 @@ def main(args: Sequence[str] | None = None) -> None:
             COMMANDS[args[0]](args[1:])
             return
         found, name = find_configs(args)
-        PadisCLI(found, name)
+        PadisCLI(own_settings(found), name)
     except Exception as error:
         if isinstance(error, FloatingPointError):
             print(f"padis_lightning: error: {error}", file=sys.stderr)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import csv
 import importlib
 import inspect
+import io
 import json
 import pkgutil
 import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
 
 from padis_lightning import solvers
-from padis_lightning.cli import CONFIGS, explain, main
+from padis_lightning.cli import CONFIGS, explain, find_config, main
 from padis_lightning.ct import Geometry
 from padis_lightning.data import read_geometry
 from padis_lightning.diffusion import PatchModel
@@ -351,6 +354,28 @@ def test_errors_print_no_traceback():
         [sys.executable, "-m", "padis_lightning", "fit", "--config", "nope.yaml"], capture_output=True, text=True
     )
     assert done.returncode == 2 and done.stderr.strip().count("\n") == 0 and "Traceback" not in done.stderr
+
+
+def test_another_solver_brings_its_own_settings_and_keeps_the_noise():
+    """Levels of a splitting are no levels to start a diffusion from; what all solvers have stays."""
+    given = ["predict", "--config", find_config("ct8.yaml"), "--model.noise_std", "0.1"]
+    asked = {
+        "as it is": [],
+        "the same": ["--model", "PnPADMM", "--model.steps", "7"],
+        "another": ["--model", "DDS", "--model.steps", "7"],
+        "written otherwise": ["--model=padis_lightning.solvers.dds.DDS"],
+    }
+    found = {}
+    for name, more in asked.items():
+        text = io.StringIO()
+        with pytest.raises(SystemExit), redirect_stdout(text):
+            main([*given, *more, "--print_config"])
+        found[name] = yaml.safe_load(text.getvalue())["model"]["init_args"]
+    assert all(settings["noise_std"] == 0.1 for settings in found.values())
+    same, another = found["the same"], found["another"]
+    assert found["as it is"]["sigma_max"] == same["sigma_max"] == 0.1 and same["steps"] == 7
+    assert another["sigma_max"] == 1.0 and another["sigma_min"] == 0.002 and another["steps"] == 7 and "penalty" not in another
+    assert found["written otherwise"] == {**another, "steps": 100}
 
 
 @pytest.mark.parametrize("config", sorted(p.name for p in CONFIGS.glob("*.yaml")))
