@@ -46,6 +46,7 @@ _PACKAGE = Path(__file__).parent
 CONFIGS = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if d.is_dir()), _PACKAGE / "configs")
 
 
+CONFIG = ("--config", "-c")
 COMMANDS = {"import": importing.run, "prepare": preparing.run, "report": reporting.run}  # those that are not Lightning's
 
 HARMLESS = (  # warnings about choices that were made on purpose
@@ -84,18 +85,14 @@ def find_config(name: str) -> str:
 
 
 def find_configs(args: Sequence[str]) -> tuple[list[str], str]:
-    """Arguments with every config's path found, and the name of the last config."""
-    out, name = list(args), "run"
-    for i, arg in enumerate(args):
-        flag, _, value = arg.partition("=")
-        if flag not in ("--config", "-c"):
-            continue
-        if value:
-            out[i] = f"{flag}={find_config(value)}"
-        elif i + 1 < len(args):
-            value = args[i + 1]
+    """Arguments with every config's path found and ``--config`` and ``--model`` in two words; the name of the last config."""
+    split = ("--config=", "-c=", "--model=")
+    out = [word for arg in args for word in (arg.split("=", 1) if arg.startswith(split) else [arg])]
+    name = "run"
+    for i, (flag, value) in enumerate(pairwise(list(out))):
+        if flag in CONFIG:
             out[i + 1] = find_config(value)
-        name = Path(value).stem or name
+            name = Path(value).stem or name
     return out, name
 
 
@@ -103,23 +100,28 @@ def own_settings(args: Sequence[str]) -> list[str]:
     """Arguments in which ``--model NAME`` brings NAME's own settings rather than another solver's of the same names.
 
     The parser keeps what two classes share; by way of one that has neither steps nor levels only the common options are kept.
+
+    Args:
+        args: those of :func:`find_configs`.
     """
-    configs = [value for flag, value in pairwise(args) if flag in ("--config", "-c")]
-    configs += [arg.partition("=")[2] for arg in args if arg.startswith(("--config=", "-c="))]
-    named = set()
-    for path in configs:
-        try:
-            model = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["model"]
-            named.add((model["class_path"] if isinstance(model, dict) else model).rpartition(".")[2])
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
-            continue  # the parser says what is wrong with it
+    if args[:1] != ["predict"] or "--model" not in args:
+        return list(args)
+    named = {_model_of(value) for flag, value in pairwise(args) if flag in CONFIG}
     out: list[str] = []
-    for k, arg in enumerate(args):
-        value = arg.partition("=")[2] if arg.startswith("--model=") else "".join(args[k + 1 : k + 2]) * (arg == "--model")
-        if value and args[0] == "predict" and value.rpartition(".")[2] not in named:
+    for flag, value in pairwise([*args, ""]):
+        if flag == "--model" and value and value.rpartition(".")[2] not in named:
             out += ["--model", "PseudoInverse"]
-        out.append(arg)
+        out.append(flag)
     return out
+
+
+def _model_of(config: str) -> str | None:
+    """The short name of the class that a config's ``model`` names; None for one that the parser will refuse."""
+    try:
+        model = yaml.safe_load(Path(config).read_text(encoding="utf-8"))["model"]
+        return (model["class_path"] if isinstance(model, dict) else model).rpartition(".")[2]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+        return None
 
 
 class SaveConfig(SaveConfigCallback):

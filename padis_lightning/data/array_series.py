@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,13 +14,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from padis_lightning.data.contents import check_axes, load_keys, read_pair
+from padis_lightning.data.contents import UNREADABLE, check_axes, load_keys, read_pair
 from padis_lightning.data.readers.names import safe, unique
 from padis_lightning.data.series import Series
 from padis_lightning.errors import InputError
 from padis_lightning.types import Normalisation
-
-UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Stream:

@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from padis_lightning.data.contents import check_axes, load_keys, numbers, read_pair
+from padis_lightning.data.contents import check_axes, numbers, read_pair
 from padis_lightning.data.measurements import SINOGRAMS, geometry_of, load_measured, sinograms
 from padis_lightning.data.sources import ArraySource, resize
 from padis_lightning.errors import InputError
 from padis_lightning.types import Normalisation
-
-__all__ = ["load_keys", "read_arrays", "read_pair"]
 
 
 def _normalisation(arrays: dict[str, np.ndarray], data_range: Sequence[float] | None, path: Path) -> Normalisation:

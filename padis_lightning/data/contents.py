@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import h5py
 
 NUMPY, HDF5 = (".npz", ".npy"), (".h5", ".hdf5")
+UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)  # what broken or locked files raise
 HOLDS = ("images", "y", "counts")  # one of these is what a file is about
 
 
@@ -58,7 +59,7 @@ def _load_numpy(path: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, n
         if isinstance(content, np.ndarray):
             return ["images"], {"images": content}
         return content.files, {key: content[key] for key in keys if key in content.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} cannot be read ({error}); wanted arrays of numbers in .npz or .npy") from error
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from padis_lightning.data.readers.prepared import FORMAT, VERSION
 from padis_lightning.errors import InputError
 from padis_lightning.preparing.plan import Plan
 
 if TYPE_CHECKING:
     import h5py
 
-FORMAT, VERSION = "padis_lightning", 1
 PIECE = 1 << 20  # bytes that are hashed at a time
 ROWS = 4096  # of a table that are written at a time
 

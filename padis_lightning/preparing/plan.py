@@ -95,10 +95,7 @@ class Plan:
         """
         which, k = self.locate(i)
         series, (low, high) = self.series[which], self.range
-        values = np.asarray(series.read(k), dtype=np.float32)
-        if not np.isfinite(values).all():
-            raise InputError(f"{series.name} has values in slice {k} that are not finite; wanted finite numbers")
-        image = torch.from_numpy(np.clip(values, low, high).reshape(*series.shape[:2], series.channels)).movedim(-1, 0)
+        image = torch.from_numpy(np.clip(series.read(k), low, high).reshape(*series.shape[:2], series.channels)).movedim(-1, 0)
         fitted = fit(image, self.frames[which], low).movedim(0, -1).reshape(self.shape).numpy()
         levels = LEVELS[self.settings.dtype]
         if levels is None:

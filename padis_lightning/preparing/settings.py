@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from padis_lightning.data.readers.prepared import PARTS
 from padis_lightning.errors import InputError
 from padis_lightning.random import seeded
 
-PARTS = ("train", "validation", "test")
 LEVELS = {"uint16": 65535, "uint8": 255, "float32": None}  # steps over the range
 SPLIT = 7  # purpose of the stream that patients are shuffled by
 

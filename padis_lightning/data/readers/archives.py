@@ -6,14 +6,13 @@ import os
 import re
 import stat
 import zipfile
-import zlib
 from functools import lru_cache
 from pathlib import Path
 
+from padis_lightning.data.contents import UNREADABLE
 from padis_lightning.errors import InputError
 
 MOST_BYTES, MOST_TIMES = 64 * 2**30, 1000  # what an archive may hold, and how many times its own size
-BROKEN = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 def members(path: Path) -> list[str]:
@@ -25,7 +24,7 @@ def members(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-    except BROKEN as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} cannot be read ({error}); wanted a zip of pictures that is whole") from error
     for info in infos:
         name = info.orig_filename
@@ -49,7 +48,7 @@ def fetch(path: Path, member: str) -> bytes:
     """
     try:
         return _archive(path, path.stat().st_mtime_ns, os.getpid()).read(member)
-    except (*BROKEN, KeyError) as error:
+    except (*UNREADABLE, KeyError) as error:
         raise InputError(f"{path} cannot be read at {member} ({error}); wanted a zip of pictures that is whole") from error
 
 
