@@ -120,7 +120,7 @@ def slices(path: str | None, subset: str, size: int, count: int, device: str) ->
     """Images to measure on, evenly spread over patients."""
     source = ImageData(path, size=size, count=count, subset=subset)
     source.setup("predict")
-    part = source.predict_dataloader().dataset
+    part = source.predict_dataloader().dataset.items
     return [part[k]._replace(image=part[k].image.to(device)) for k in range(len(part))]
 
 

@@ -34,7 +34,7 @@ from padis_lightning.callbacks import EMA, PriorExport, Results, Samples, Throug
 from padis_lightning.ct import Projector
 from padis_lightning.data import Draws, ImageData, read_geometry
 from padis_lightning.diffusion import PatchModel
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, RunError
 from padis_lightning.files import write_text
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
@@ -47,7 +47,12 @@ CONFIGS = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") i
 
 
 CONFIG = ("--config", "-c")
-COMMANDS = {"import": importing.run, "prepare": preparing.run, "report": reporting.run}  # those that are not Lightning's
+COMMANDS = {  # those that are not Lightning's
+    "import": importing.run,
+    "prepare": preparing.run,
+    "report": reporting.run,
+    "gather": reporting.gather,
+}
 
 HARMLESS = (  # warnings about choices that were made on purpose
     ".*does not have many workers",
@@ -56,6 +61,8 @@ HARMLESS = (  # warnings about choices that were made on purpose
     ".*Checkpoint directory .* exists and is not empty",
     ".*isinstance.*LeafSpec",
     ".*`use_distributed_sampler`",
+    ".*couldn't infer the indices fetched for your dataloader",
+    ".*Total length of .* across ranks is zero",
     ".*`srun` command is available on your system but is not used",
 )
 
@@ -257,10 +264,18 @@ class PadisCLI(LightningCLI):
             )
         self.datamodule.setup("predict")
         check_together(self.model, self.datamodule)
-        self._get(self.config_init, "results").check(self.datamodule)
+        results = self._get(self.config_init, "results")
+        results.config = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
+        results.check(Path(self.output), self.model, self.datamodule)
         for module in self.model.operator.modules():
             if isinstance(module, Projector):
                 tell(f"projections by {module.describe()}")
+
+    def after_predict(self) -> None:
+        """Fail where images did."""
+        lacking = self._get(self.config_init, "results").lacking
+        if lacking:
+            raise RunError(f"{lacking}; what is done is in {self.output}, the same command tries the others again")
 
 
 def check_resumable(path: str, model: PatchModel) -> None:
@@ -334,7 +349,7 @@ def main(args: Sequence[str] | None = None) -> None:
         found, name = find_configs(args)
         PadisCLI(own_settings(found), name)
     except Exception as error:
-        if isinstance(error, FloatingPointError):
+        if isinstance(error, (FloatingPointError, RunError)):
             print(f"padis_lightning: error: {error}", file=sys.stderr)
             raise SystemExit(1) from None
         sentence = explain(error)

@@ -1,4 +1,4 @@
-"""The page of a result folder, or of several against each other, from what ``predict`` left: nothing is solved again."""
+"""The table and the page of a result folder, or of several against each other, from what ``predict`` left: nothing is solved."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from padis_lightning.arguments import Parser
+from padis_lightning.callbacks.gathering import read, told, write
 from padis_lightning.callbacks.report import report_page
 from padis_lightning.callbacks.runs import read_runs
-from padis_lightning.errors import InputError
+from padis_lightning.callbacks.scores import table
+from padis_lightning.errors import InputError, RunError
 from padis_lightning.files import write_text
 
 
@@ -42,3 +44,29 @@ def run(args: Sequence[str]) -> None:
         raise InputError(f"output is the folder {str(output)!r}; wanted the name of a page to write")
     write_text(output, report_page(runs))
     print(f"wrote {output}: {len(runs[0].rows)} images of {' and '.join(run.name for run in runs)}")
+
+
+def gather(args: Sequence[str]) -> None:
+    """The command ``gather``.
+
+    Args:
+        args: the arguments after the command's name.
+
+    Raises:
+        InputError: the folder is not one that predict wrote.
+        RunError: images failed or are missing; the table of the others is written.
+    """
+    parser = Parser(
+        prog="python -m padis_lightning gather",
+        description="Make the table, the summary and the page of a folder that several shards of predict wrote into.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the shards' --output")
+    folder = parser.parse_args(list(args)).folder
+    gathered = read(folder)
+    if gathered.summary is not None:
+        write(folder, gathered)
+        print(table(gathered.summary))
+        print(f"gathered {len(gathered.rows)} images into {folder / 'metrics.csv'}; open {folder / 'report.html'}")
+    if told(gathered):
+        raise RunError(told(gathered))

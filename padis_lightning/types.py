@@ -38,6 +38,7 @@ class Reconstruction(NamedTuple):
         seconds: wall-clock seconds an image.
         evaluations: network evaluations of the whole image, each image.
         samples: ``(B, K, C, H, W)``, or None for one.
+        failures: for each image why it is none, or None; whose estimates are not finite.
     """
 
     estimate: Tensor
@@ -46,6 +47,7 @@ class Reconstruction(NamedTuple):
     seconds: float
     evaluations: int
     samples: Tensor | None = None
+    failures: list[str | None] | None = None
 
 
 @dataclass(frozen=True)

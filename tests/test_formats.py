@@ -18,14 +18,14 @@ from lightning.pytorch import LightningDataModule, Trainer
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
-from torch.utils.data import DataLoader
 
 from padis_lightning.callbacks import Results
 from padis_lightning.callbacks.formats import Origin, check_formats, dicom, nifti, pictures16, write_volumes
 from padis_lightning.callbacks.provenance import settings_key
 from padis_lightning.cli import main
+from padis_lightning.data.batches import Batches, Listed, share
 from padis_lightning.data.series import Series, SeriesSource
-from padis_lightning.data.sources import PhantomSource, collate
+from padis_lightning.data.sources import PhantomSource
 from padis_lightning.errors import InputError
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import PatchPrior
@@ -376,9 +376,10 @@ class Slices(LightningDataModule):
     def __init__(self, source):
         super().__init__()
         self.whole, self.normalisation, self.image_shape = source, source.normalisation, source.image_shape
+        self.listed, self.shards = [Listed(k, source.name(k), source.groups[k]) for k in range(len(source))], 1
 
     def predict_dataloader(self):
-        return DataLoader(self.whole, batch_size=3, collate_fn=collate)
+        return Batches(self.whole, share(len(self.whole), 3)).loader()
 
 
 def test_a_run_on_dicom_leaves_all_formats_and_they_say_the_same(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +15,15 @@ import torch
 import yaml
 
 from padis_lightning.callbacks.formats import Origin
+from padis_lightning.callbacks.runs import flat
 from padis_lightning.ct import Projector
 from padis_lightning.solvers import Solver
 
 ELSEWHERE = ("output", "results")  # settings that change no pixel
+FREE = (  # settings that a run may change and go on with the same results
+    r"output|trainer(?!\.(precision|deterministic)).*|results\.(overwrite|keep_every)"
+    r"|data\.init_args\.(num_workers|batch_size|shards?)|prior\.init_args\.(checkpoint|chunk_size)"
+)
 
 
 def provenance(solver: Solver) -> dict[str, Any]:
@@ -74,7 +80,35 @@ def settings_key(folder: Path, solver: Solver) -> str:
     made = {key: value for key, value in provenance(solver).items() if key != "finished"}
     numbers = {k: v for k, v in vars(solver).items() if isinstance(v, (bool, int, float, str, tuple)) and k[0] != "_"}
     digest = hashlib.sha256(json.dumps([config, made, numbers], sort_keys=True, default=str).encode())
+    digest.update(weights_key(solver).encode())
+    return digest.hexdigest()
+
+
+def weights_key(solver: Solver) -> str:
+    """A digest of the prior's weights; empty without a prior."""
     prior = getattr(solver, "prior", None)
-    for name, tensor in sorted(prior.state_dict().items()) if prior is not None else ():
+    if prior is None:
+        return ""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(prior.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def settings_of(solver: Solver, config: dict[str, Any] | None) -> dict[str, str]:
+    """All that decides the bits of a result and of its pictures, as dotted keys with values in words.
+
+    Where a result is written, how it is shared out and how much is computed at once are not among them; nor is the path of
+    the prior, whose weights are.
+
+    Args:
+        solver: with its prior.
+        config: the settings of a run of the command line; without them, the solver's own numbers.
+    """
+    if config is None:
+        numbers = {k: v for k, v in vars(solver).items() if isinstance(v, (bool, int, float, str, tuple)) and k[0] != "_"}
+        settings = {f"solver.{key}": str(value) for key, value in numbers.items()}
+    else:
+        settings = {key: value for key, value in flat(config).items() if not re.fullmatch(FREE, key)}
+    made = {key: value for key, value in provenance(solver).items() if key != "finished"}
+    return {**settings, **flat(made), "weights": weights_key(solver)}

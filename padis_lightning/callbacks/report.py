@@ -17,7 +17,18 @@ from padis_lightning.callbacks.scores import MEANS, SAMPLED
 TEMPLATE = Path(__file__).parent.parent / "assets" / "report"
 LARGEST = 64_000_000  # characters of pictures on a page
 PRESETS = {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800)}  # level and width in HU
-SCORED = {*MEANS, *SAMPLED, "seconds_per_image", "baselines", "gain", "intervals", "n", "groups"}  # what a summary has besides
+SCORED = {
+    *MEANS,
+    *SAMPLED,
+    "seconds_per_image",
+    "baselines",
+    "gain",
+    "intervals",
+    "n",
+    "groups",
+    "failed",
+    "missing",
+}  # what a summary has besides
 
 
 def report_page(runs: Sequence[Run]) -> str:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from padis_lightning.callbacks.formats import Format, check_formats, place_of, write_image, write_volumes
+from padis_lightning.callbacks.gathering import read, told, write
 from padis_lightning.callbacks.panels import panels, save_panels
 from padis_lightning.callbacks.pictures import Shown, beside, save_picture
-from padis_lightning.callbacks.provenance import origin, provenance
-from padis_lightning.callbacks.report import report_page
-from padis_lightning.callbacks.runs import keep_run, read_run
-from padis_lightning.callbacks.scores import score, summarise, table, to_csv
+from padis_lightning.callbacks.provenance import origin, provenance, settings_of
+from padis_lightning.callbacks.records import Records
+from padis_lightning.callbacks.scores import score, table
 from padis_lightning.ct.picture import draw_scan
 from padis_lightning.errors import InputError
-from padis_lightning.files import whole, write_text
+from padis_lightning.files import whole
 from padis_lightning.operators import LinearOperator
 from padis_lightning.solvers import Solver
+from padis_lightning.solvers.unfinished import Unfinished
 from padis_lightning.types import Batch, Reconstruction
 
 
@@ -33,10 +33,11 @@ def channels_last(values: Tensor) -> np.ndarray:
     return (values.squeeze(-3) if values.shape[-3] == 1 else values.movedim(-3, -1)).cpu().numpy()
 
 
-def save_array(path: Path, values: np.ndarray) -> None:
-    """Write an array whole."""
+def save_array(path: Path, values: np.ndarray) -> Path:
+    """Write an array whole; its path."""
     with whole(path) as temporary, open(temporary, "wb") as handle:
         np.save(handle, values)
+    return path
 
 
 class Results(BasePredictionWriter):
@@ -51,6 +52,8 @@ class Results(BasePredictionWriter):
         formats: write the estimates as these besides NumPy's: ``png16`` and ``tiff`` an image, ``nifti`` a volume a series,
             ``dicom`` a secondary series for slices that were read from DICOM.
         report_images: at most so many images are on the report's page with their pixels, evenly spread over all.
+        overwrite: where the folder holds results of other settings, forget them; otherwise they are refused.
+        keep_every: seconds after which a solve that is not finished keeps its state, from which a rerun goes on.
     """
 
     def __init__(
@@ -62,33 +65,63 @@ class Results(BasePredictionWriter):
         geometry: bool = False,
         formats: list[Format] | None = None,
         report_images: int = 64,
+        overwrite: bool = False,
+        keep_every: float = 120.0,
     ) -> None:
         super().__init__("batch")
-        if report_images < 0:
-            raise InputError(f"report_images is {report_images}; wanted at least 0")
+        for key, value in {"report_images": report_images, "keep_every": keep_every}.items():
+            if not value >= 0:
+                raise InputError(f"{key} is {value}; wanted at least 0")
         self.baselines, self.window, self.error_scale = baselines or {}, window, error_scale
         self.measurements, self.geometry, self.formats = measurements, geometry, formats or []
-        self.report_images = report_images
+        self.report_images, self.overwrite, self.keep_every = report_images, overwrite, keep_every
+        #: the settings of a run of the command line
+        self.config: dict[str, Any] | None = None
+        #: what a finished run lacks, in one sentence
+        self.lacking = ""
 
-    def check(self, data: LightningDataModule) -> None:
-        """Refuse formats that this data cannot be written in.
+    def check(self, folder: Path, solver: Solver, data: LightningDataModule) -> None:
+        """Refuse formats that this data cannot be written in, and a folder with results of other settings.
 
         Raises:
-            InputError: with what the data is.
+            InputError: with what the data is, or with the difference.
         """
         check_formats(self.formats, getattr(data, "whole", None), data.image_shape)
+        if not self.overwrite:
+            Records(folder).refuse_other(settings_of(solver, self.config), data.listed)
+
+    def setup(self, trainer: Trainer, pl_module: Solver, stage: str) -> None:
+        """Find what of the run is done already, and say what the folder is of."""
+        if stage != "predict":
+            return
+        folder, data = Path(trainer.default_root_dir), trainer.datamodule
+        self.check(folder, pl_module, data)
+        self._records, self._normalisation = Records(folder), data.normalisation or pl_module.prior.normalisation
+        kept = min(len(data.listed), self.report_images)
+        self._pictured = {data.listed[k * len(data.listed) // kept].name for k in range(kept)}
+        done = self._begin(pl_module, data) if trainer.is_global_zero else None
+        data.done = trainer.strategy.broadcast(done)
+        self._done = {data.listed[place].name for place in data.done}
+        pl_module.unfinished = Unfinished(folder / "unfinished", self.keep_every)
+
+    def _begin(self, solver: Solver, data: LightningDataModule) -> set[int]:
+        """Write what the folder is of; the places of items that are done."""
+        records, settings = self._records, settings_of(solver, self.config)
+        try:
+            records.refuse_other(settings, data.listed)
+        except InputError:  # with overwrite; without it the check has refused
+            records.forget()
+        done = {place for place, item in enumerate(data.listed) if records.is_whole(item.name)}
+        pictures = [item.name for item in data.listed if item.name in self._pictured]
+        made = {key: value for key, value in provenance(solver).items() if key != "finished"}
+        records.begin({"settings": settings, "made": made, "shown": self._shown(), "pictures": pictures, "images": data.listed})
+        return done
 
     def on_predict_start(self, trainer: Trainer, pl_module: Solver) -> None:
         """Build the baselines around the solver's operator, with its noise and its seed."""
-        self.check(trainer.datamodule)
-        self._rows: list[dict[str, Any]] = []
         self._solvers = {name: build(pl_module.operator) for name, build in self.baselines.items()}
         for solver in self._solvers.values():
             solver.noise, solver.seed = pl_module.noise, pl_module.seed
-        count = len(trainer.predict_dataloaders.dataset)
-        kept = min(count, self.report_images)
-        self._pictured = {k * count // kept for k in range(kept)}
-        self._normalisation = trainer.datamodule.normalisation or pl_module.prior.normalisation
         self._origin = origin(Path(trainer.default_root_dir), pl_module) if self.formats else None
 
     def write_on_batch_end(
@@ -101,15 +134,21 @@ class Results(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Solve with the baselines, score, and write each image."""
+        """Solve with the baselines, score, and write each image that is not done."""
         measured = batch._replace(measurement=prediction.measurement)
         others = {name: solver.predict_step(measured, batch_idx) for name, solver in self._solvers.items()}
         rows = score(prediction, batch.image)
         compared = {name: score(other, batch.image) for name, other in others.items()}
         for i, name in enumerate(batch.name):
-            row = {"index": int(batch.index[i]), "name": name, **rows[i], "group": batch.group[i]}
-            baselines = {b: scores[i] for b, scores in compared.items()}
-            self._rows.append({**row, "baselines": baselines, "pictured": batch_indices[i] in self._pictured})
+            row = {"index": int(batch.index[i]), "name": name, "group": batch.group[i]}
+            reason = prediction.failures and prediction.failures[i]
+            if name in self._done:
+                continue
+            if reason:
+                print(f"padis_lightning: image {name} failed: {reason}", file=sys.stderr)
+                self._records.keep({**row, "failed": reason}, [])
+                continue
+            row |= {**rows[i], "baselines": {b: scores[i] for b, scores in compared.items()}}
             one = Shown(
                 prediction.estimate[i],
                 None if batch.image is None else batch.image[i],
@@ -118,58 +157,65 @@ class Results(BasePredictionWriter):
                 None if prediction.measurement is None else prediction.measurement[i],
             )
             samples = None if prediction.samples is None else prediction.samples[i]
-            self._write(trainer, pl_module, self._rows[-1], one, samples)
+            self._records.keep(row, self._write(trainer, pl_module, row, one, samples))
+        if pl_module.unfinished is not None:
+            pl_module.unfinished.end()
 
-    def _write(self, trainer: Trainer, solver: Solver, row: dict[str, Any], one: Shown, samples: Tensor | None) -> None:
+    def _write(self, trainer: Trainer, solver: Solver, row: dict[str, Any], one: Shown, samples: Tensor | None) -> list[Path]:
+        """Write what an image leaves; the files."""
         folder, name, restore = Path(trainer.default_root_dir), row["name"], self._normalisation.restore
         estimate = channels_last(restore(one.estimate.float()))
-        save_array(folder / "arrays" / f"{name}.npy", estimate)
+        files = [save_array(folder / "arrays" / f"{name}.npy", estimate)]
         if self.formats:
             place = place_of(trainer.datamodule.whole, row["index"])
-            write_image(self.formats, folder, name, estimate, self._normalisation, place, self._origin)
+            files += write_image(self.formats, folder, name, estimate, self._normalisation, place, self._origin)
         if self.measurements and one.measurement is not None:
-            self._keep(folder / "measurements" / f"{name}.npz", solver.operator, one.measurement)
+            files.append(self._keep(folder / "measurements" / f"{name}.npz", solver.operator, one.measurement))
         if samples is not None:
             samples = restore(samples.float())
-            save_array(folder / "samples" / f"{name}.npy", channels_last(samples))
-            save_array(folder / "deviation" / f"{name}.npy", channels_last(samples.std(0)))
-        save_picture(folder / "images" / f"{name}.png", beside(one, self.window, self.error_scale))
-        if row["pictured"]:
+            files.append(save_array(folder / "samples" / f"{name}.npy", channels_last(samples)))
+            files.append(save_array(folder / "deviation" / f"{name}.npy", channels_last(samples.std(0))))
+        files.append(folder / "images" / f"{name}.png")
+        save_picture(files[-1], beside(one, self.window, self.error_scale))
+        if name in self._pictured:
             shown = panels(one, type(solver).__name__, solver.operator, self._normalisation.shown)
-            save_panels(folder / "panels" / f"{name}.npz", shown)
+            files.append(folder / "panels" / f"{name}.npz")
+            save_panels(files[-1], shown)
+        return files
 
     @staticmethod
-    def _keep(path: Path, operator: LinearOperator, measurement: Tensor) -> None:
+    def _keep(path: Path, operator: LinearOperator, measurement: Tensor) -> Path:
         geometry = getattr(operator, "geometry", None)
         scan = {} if geometry is None else {k: v for k, v in geometry.describe().items() if v is not None}
         with whole(path) as temporary, open(temporary, "wb") as handle:
             np.savez(handle, y=measurement.cpu().numpy(), range=[0.0, 1.0], **scan)
+        return path
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather the rows of all devices; write the scores, the summary and the page; print the table."""
-        rows = self._rows
-        if trainer.world_size > 1:
-            gathered: list = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, rows)
-            rows = [row for part in gathered for row in part]
-        if not trainer.is_global_zero or not rows:
+    def teardown(self, trainer: Trainer, pl_module: Solver, stage: str) -> None:
+        """When all devices are done, also where nothing was left to do: the scores, the summary and the page; print the table."""
+        if stage != "predict":
             return
-        rows = sorted(rows, key=lambda row: row["index"])
-        folder = Path(trainer.default_root_dir)
+        trainer.strategy.barrier("results")
+        if not trainer.is_global_zero:
+            return
+        folder, data = Path(trainer.default_root_dir), trainer.datamodule
         scan = getattr(pl_module.operator, "geometry", None)
         if scan is not None:
             scan.save(folder / "geometry.json")
             if self.geometry:
                 save_picture(folder / "geometry.png", draw_scan(scan))
-        summary = {**summarise(rows), **provenance(pl_module)}
-        pictures = [row["name"] for row in rows if row.pop("pictured")]
-        write_text(folder / "metrics.csv", to_csv(rows))
-        write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-        keep_run(folder, rows, self._shown(), pictures)
-        write_text(folder / "report.html", report_page([read_run(folder)]))
+        gathered = read(folder)
+        if data.shards > 1 and gathered.missing:
+            there = len(data.listed) - len(gathered.missing)
+            print(f"{there} of {len(data.listed)} images are in {folder}; when all shards are done: gather {folder}")
+            return
+        self.lacking = told(gathered)
+        if gathered.summary is None:
+            return
+        write(folder, gathered)
         if "nifti" in self.formats:
-            write_volumes(folder, rows, trainer.datamodule.whole, self._origin)
-        print(table(summary))
+            write_volumes(folder, gathered.rows, data.whole, origin(folder, pl_module))
+        print(table(gathered.summary))
         print(f"results are in {folder}; open {folder / 'report.html'}")
 
     def _shown(self) -> dict[str, Any]:

@@ -59,11 +59,10 @@ def _means(rows: list[dict[str, Any]], groups: list[str]) -> dict[str, Any]:
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:
-    """The scores of the solver, one line an image; empty where there is no ground truth."""
+    """The scores of the solver, one line an image; empty where there is no ground truth, or no reconstruction."""
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text, COLUMNS + [key for key in SAMPLED if key in rows[0]], extrasaction="ignore", lineterminator="\n"
-    )
+    columns = COLUMNS + [key for key in SAMPLED if any(key in row for row in rows)]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Sampler, Subset
+from lightning.pytorch import LightningDataModule, Trainer
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from padis_lightning.data.batches import Batches, Listed, check_shard, share
 from padis_lightning.data.opening import open_source
 from padis_lightning.data.sources import LeavesSource, PhantomSource, Source, collate, photographs
 from padis_lightning.errors import InputError
@@ -57,6 +58,19 @@ class StepBatches(Sampler[list[int]]):
         return torch.randperm(self.count, generator=seeded(self.seed, number, SHUFFLE)).tolist()
 
 
+def device_of(trainer: Trainer | None) -> tuple[int, int]:
+    """The number of this device and how many there are."""
+    return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+
+def numbers(part: Dataset) -> list[int]:
+    """Where the items of a part are in the whole."""
+    if isinstance(part, Subset):
+        inner = numbers(part.dataset)
+        return [inner[index] for index in part.indices]
+    return list(range(len(part)))
+
+
 def spread(groups: list[str], count: int) -> list[int]:
     """``count`` positions that take from all groups (patients) in turn, and evenly within each."""
     places: dict[str, list[int]] = {}
@@ -68,8 +82,8 @@ def spread(groups: list[str], count: int) -> list[int]:
     else:
         turns = [name for k in range(len(groups)) for name in names if len(places[name]) > k][:count]
     picked = []
-    for group, share in Counter(turns).items():
-        steps = (np.arange(share) + 0.5) * len(places[group]) / share
+    for group, wanted in Counter(turns).items():
+        steps = (np.arange(wanted) + 0.5) * len(places[group]) / wanted
         picked += [places[group][int(step)] for step in steps]
     return sorted(picked)
 
@@ -94,6 +108,8 @@ class ImageData(LightningDataModule):
         training_groups: train on so many of the other groups (default: all), fewer a part of more.
         seed: key of phantoms, of the split and of the order.
         num_workers: processes that load.
+        shard: for prediction, solve every ``shards``-th batch from this one on; all shards may share a folder.
+        shards: parts that prediction is divided into.
     """
 
     def __init__(
@@ -110,8 +126,11 @@ class ImageData(LightningDataModule):
         training_groups: int | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        shard: int = 0,
+        shards: int = 1,
     ) -> None:
         super().__init__()
+        check_shard(shard, shards)
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; wanted at least 1")
         if count is not None and count < 1:
@@ -130,6 +149,9 @@ class ImageData(LightningDataModule):
         self.builtin, self.range, self.generated, self.validation = builtin, range, generated, validation
         self.training_groups = training_groups
         self.seed, self.num_workers = seed, num_workers
+        self.shard, self.shards = shard, shards
+        #: places of what :attr:`listed` has and need not be solved
+        self.done: set[int] = set()
         self._parts: dict[str, Source | Subset] = {}
 
     def setup(self, stage: str) -> None:
@@ -150,14 +172,13 @@ class ImageData(LightningDataModule):
         elif self.builtin == "photographs":
             part = self._whole = photographs(self.size or 256)
         else:
-            part = self._generate(self.count or 8, PREDICT)
+            part = self._generate(self.count or 8, PREDICT, keep=False)
         if self.count is not None and self.count < len(part):
-            groups = part.groups if isinstance(part, Source) else [self._whole.groups[i] for i in part.indices]
-            part = Subset(part, spread(groups, self.count))
+            part = Subset(part, spread([self._whole.groups[i] for i in numbers(part)], self.count))
         self._parts["predict"] = part
 
-    def _generate(self, count: int, purpose: int) -> Source:
-        self._whole = GENERATORS[self.builtin](count, self.size or 128, PURPOSES * self.seed + purpose)
+    def _generate(self, count: int, purpose: int, keep: bool = True) -> Source:
+        self._whole = GENERATORS[self.builtin](count, self.size or 128, PURPOSES * self.seed + purpose, keep)
         return self._whole
 
     def _divided(self) -> tuple[Source | Subset, Source | Subset]:
@@ -247,6 +268,13 @@ class ImageData(LightningDataModule):
         """What was kept from training."""
         return DataLoader(self._parts["validation"], batch_size=self.batch_size, collate_fn=collate, num_workers=self.num_workers)
 
+    @property
+    def listed(self) -> list[Listed]:
+        """The items to reconstruct, of all shards."""
+        return [Listed(k, self._whole.name(k), self._whole.groups[k]) for k in numbers(self._parts["predict"])]
+
     def predict_dataloader(self) -> DataLoader:
-        """What is to be reconstructed."""
-        return DataLoader(self._parts["predict"], batch_size=self.batch_size, collate_fn=collate, num_workers=self.num_workers)
+        """What this device has left to reconstruct."""
+        part, device = self._parts["predict"], device_of(self.trainer)
+        places = share(len(part), self.batch_size, self.done, self.shard, self.shards, *device)
+        return Batches(part, places).loader(self.num_workers)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from padis_lightning.data.sources import Item, collate
+from padis_lightning.data.batches import Batches, Listed, check_shard, share
+from padis_lightning.data.datamodule import device_of
+from padis_lightning.data.sources import Item
 from padis_lightning.errors import InputError
 
 
@@ -15,19 +17,30 @@ class Draws(LightningDataModule):
     Args:
         count: images to draw.
         batch_size: images drawn at once, on a device.
+        shard: draw every ``shards``-th batch from this one on; all shards may share a folder.
+        shards: parts that the work is divided into.
     """
 
-    def __init__(self, count: int = 8, batch_size: int = 8) -> None:
+    def __init__(self, count: int = 8, batch_size: int = 8, shard: int = 0, shards: int = 1) -> None:
         super().__init__()
         for name, value in {"count": count, "batch_size": batch_size}.items():
             if value < 1:
                 raise InputError(f"{name} is {value}; wanted at least 1")
-        self.count, self.batch_size = count, batch_size
+        check_shard(shard, shards)
+        self.count, self.batch_size, self.shard, self.shards = count, batch_size, shard, shards
+        #: places of what :attr:`listed` has and need not be drawn
+        self.done: set[int] = set()
 
     #: whatever the prior draws
     image_shape = normalisation = whole = None
 
+    @property
+    def listed(self) -> list[Listed]:
+        """The items to draw, of all shards."""
+        return [Listed(k, f"{k:04d}", f"draw {k}") for k in range(self.count)]
+
     def predict_dataloader(self) -> DataLoader:
-        """One item an image."""
-        items = [Item(k, f"{k:04d}", f"draw {k}", None, None) for k in range(self.count)]
-        return DataLoader(items, batch_size=self.batch_size, collate_fn=collate)
+        """What this device has left to draw."""
+        items = [Item(*listed, None, None) for listed in self.listed]
+        places = share(self.count, self.batch_size, self.done, self.shard, self.shards, *device_of(self.trainer))
+        return Batches(items, places).loader()

@@ -120,6 +120,13 @@ class SeriesSource(Source):
             return Normalisation(low, high, (low, high) if hounsfield else None)
         raise InputError(f"{self.description} have no range of values; wanted --data.range '[LOWER, UPPER]'")
 
+    def name(self, index: int) -> str:
+        """The series and the place in it, or the one of them that is enough."""
+        series, k = self.places[index]
+        if series.count == 1:
+            return series.name
+        return f"{series.name}_{k:04d}" if len(self.series) > 1 else f"{k:04d}"
+
     def __getitem__(self, index: int) -> Item:
         series, k = self.places[index]
         values = np.array(series.read(k))  # a mapped file is read-only
@@ -129,5 +136,4 @@ class SeriesSource(Source):
             image = image.clamp(0, 1)
         if self.size:
             image = resize(image[None], self.size)[0]
-        name = series.name if series.count == 1 else f"{series.name}_{k:04d}" if len(self.series) > 1 else f"{k:04d}"
-        return Item(index, name, series.group, image, None)
+        return Item(index, self.name(index), series.group, image, None)

@@ -84,58 +84,90 @@ class Source(Dataset, ABC):
     def __len__(self) -> int:
         return len(self.groups)
 
+    def name(self, index: int) -> str:
+        """What item ``index`` is called, in files as well."""
+        return f"{index:04d}"
+
     @abstractmethod
     def __getitem__(self, index: int) -> Item:
         """Item ``index``, normalised."""
 
 
-class PhantomSource(Source):
-    """Chest-like CT phantoms, generated when first asked for and kept.
+class GeneratedSource(Source):
+    """Images that are generated when they are asked for; a subclass says how.
+
+    Args:
+        names: a group an image.
+        keep: keep what was generated once.
+    """
+
+    def __init__(self, names: list[str], keep: bool) -> None:
+        self.groups, self.keep = names, keep
+        self.kept: dict[int, Tensor] = {}
+
+    @abstractmethod
+    def generate(self, index: int) -> Tensor:
+        """Image ``index``, ``(C, H, W)``."""
+
+    def image(self, index: int) -> Tensor:
+        """The same, from memory where it is kept."""
+        image = self.kept[index] if index in self.kept else self.generate(index)
+        if self.keep:
+            self.kept[index] = image
+        return image
+
+    def __getitem__(self, index: int) -> Item:
+        return Item(index, self.name(index), self.groups[index], self.image(index), None)
+
+
+class PhantomSource(GeneratedSource):
+    """Chest-like CT phantoms.
 
     Args:
         count: number of phantoms.
         size: pixels along a side.
         seed: phantoms of different seeds are different.
+        keep: keep what was generated once.
     """
 
-    def __init__(self, count: int, size: int, seed: int) -> None:
+    def __init__(self, count: int, size: int, seed: int, keep: bool = True) -> None:
+        super().__init__([f"phantom {index}" for index in range(count)], keep)
         self.phantoms = ChestPhantoms(count, seed)
         self.image_shape = (1, size, size)
         lower, upper = self.phantoms.window
         self.normalisation = Normalisation(lower, upper, (lower, upper))
-        self.groups = [f"phantom {index}" for index in range(count)]
         self.description = f"{count} chest phantoms, seed {seed}"
-        self.kept: dict[int, Tensor] = {}
 
-    def __getitem__(self, index: int) -> Item:
-        if index not in self.kept:
-            image = torch.from_numpy(self.phantoms.image(index, self.image_shape[-1]))[None]
-            self.kept[index] = self.normalisation.normalise(image)
-        return Item(index, f"{index:04d}", self.groups[index], self.kept[index], None)
+    def generate(self, index: int) -> Tensor:
+        """Hounsfield units over their window."""
+        return self.normalisation.normalise(torch.from_numpy(self.phantoms.image(index, self.image_shape[-1]))[None])
 
 
-class LeavesSource(Source):
-    """Colour dead-leaves images, generated when first asked for and kept in 8 bits.
+class LeavesSource(GeneratedSource):
+    """Colour dead-leaves images, kept in 8 bits.
 
     Args:
         count: number of images.
         size: pixels along a side.
         seed: images of different seeds are different.
+        keep: keep what was generated once.
     """
 
-    def __init__(self, count: int, size: int, seed: int) -> None:
+    def __init__(self, count: int, size: int, seed: int, keep: bool = True) -> None:
+        super().__init__([f"leaves {index}" for index in range(count)], keep)
         self.leaves = DeadLeaves(count, seed)
         self.image_shape = (3, size, size)
         self.normalisation = Normalisation(0.0, 1.0)
-        self.groups = [f"leaves {index}" for index in range(count)]
         self.description = f"{count} colour dead-leaves images, seed {seed}"
-        self.kept: dict[int, Tensor] = {}
 
-    def __getitem__(self, index: int) -> Item:
-        if index not in self.kept:
-            image = torch.from_numpy(self.leaves.image(index, self.image_shape[-1]))
-            self.kept[index] = (255 * image).round().byte().permute(2, 0, 1).contiguous()
-        return Item(index, f"{index:04d}", self.groups[index], self.kept[index].float() / 255, None)
+    def generate(self, index: int) -> Tensor:
+        """Eight bits a colour."""
+        image = torch.from_numpy(self.leaves.image(index, self.image_shape[-1]))
+        return (255 * image).round().byte().permute(2, 0, 1).contiguous()
+
+    def image(self, index: int) -> Tensor:
+        """In [0, 1]."""
+        return super().image(index).float() / 255
 
 
 class ArraySource(Source):
@@ -167,7 +199,7 @@ class ArraySource(Source):
     def __getitem__(self, index: int) -> Item:
         image = None if self.images is None else self.images[index]
         measurement = None if self.measurements is None else self.measurements[index]
-        return Item(index, f"{index:04d}", self.groups[index], image, measurement)
+        return Item(index, self.name(index), self.groups[index], image, measurement)
 
 
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "stereo_motorcycle", "hubble_deep_field")

@@ -45,4 +45,4 @@ class Ancestral(DiffusionSolver):
         """Draw an image for each index."""
         nothing = torch.empty(len(batch.index), 0, dtype=self.dtype, device=self.device)
         estimate, seconds = self.timed(nothing, batch.index.tolist())
-        return Reconstruction(estimate, None, None, seconds, self.evaluations)
+        return Reconstruction(estimate, None, None, seconds, self.evaluations, None, self.failures(estimate[:, None]))

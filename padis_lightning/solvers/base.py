@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
 from padis_lightning.priors import Prior
 from padis_lightning.random import Generators, seeded
+from padis_lightning.solvers.unfinished import Unfinished
 from padis_lightning.types import Batch, Reconstruction
 
 MEASURE, SOLVE = 0, 1  # purposes of an image's random streams
@@ -70,6 +71,10 @@ class Solver(LightningModule, ABC):
         self.seed = seed
         #: called with the images ``(B, C, H, W)`` after every step
         self.observers: list[Callable[[Tensor], None]] = []
+        #: where a long solve keeps its state, or None
+        self.unfinished: Unfinished | None = None
+        #: of the images of the last solve that are not finite, by their place in it: why
+        self.diverged: dict[int, str] = {}
 
     #: whether a step differentiates the prior, which inference mode forbids
     needs_gradients: bool = False
@@ -106,23 +111,41 @@ class Solver(LightningModule, ABC):
         estimate = drawn.mean(1) if self.samples > 1 else drawn[:, 0]
         residual = norm(y - self.operator(estimate)) / norm(y).clamp_min(torch.finfo(y.dtype).tiny)
         kept = drawn if self.samples > 1 else None
-        return Reconstruction(estimate, y, residual.flatten(), seconds, self.samples * self.evaluations, kept)
+        evaluations = self.samples * self.evaluations
+        return Reconstruction(estimate, y, residual.flatten(), seconds, evaluations, kept, self.failures(drawn))
 
     def timed(self, y: Tensor, indices: list[int]) -> tuple[Tensor, float]:
-        """Solve every sample of every image, and the wall-clock seconds an image."""
+        """Solve every sample of every image, and the wall-clock seconds an image; those that diverge are not finite."""
         start = time.perf_counter()
         purposes = [SOLVE + 2 * k for k in range(self.samples)]  # the first sample's stream is that of a run with one
         generator = Generators(seeded(self.seed, index, purpose) for index in indices for purpose in purposes)
-        estimate = self.solve(y, generator)
+        self.diverged = {}
+        if self.unfinished is not None:
+            self.unfinished.begin(indices)
+        try:
+            estimate = self.solve(y, generator)
+        except FloatingPointError:
+            if len(self.diverged) < len(y):
+                raise
+            estimate = y.new_full((len(y), *self.operator.image_shape), math.nan)
         if estimate.is_cuda:
             torch.cuda.synchronize(estimate.device)
-        return estimate, (time.perf_counter() - start) / len(indices)
+        spent = self.unfinished.seconds if self.unfinished is not None else 0.0
+        return estimate, (spent + time.perf_counter() - start) / len(indices)
+
+    def failures(self, drawn: Tensor) -> list[str | None]:
+        """Why images of ``(B, K, C, H, W)`` are no reconstructions; None for those that are."""
+        finite = torch.isfinite(drawn.flatten(2).sum(2)).tolist()
+        return [
+            None if all(row) else self.diverged.get(i * self.samples + row.index(False), f"{type(self).__name__} is not finite")
+            for i, row in enumerate(finite)
+        ]
 
     def require_finite(self, x: Tensor, sigma: float) -> None:
         """Note whether every image is finite after a step; every :data:`WATCHED` steps, so that a GPU need not wait, look.
 
         Raises:
-            FloatingPointError: with the solver, the step and its level, as :meth:`settle`.
+            FloatingPointError: no image is left, as :meth:`settle`.
         """
         self._watched.append((sigma, torch.isfinite(x.flatten(1).sum(1))))
         for observer in self.observers:
@@ -135,28 +158,46 @@ class Solver(LightningModule, ABC):
         return x
 
     def settle(self) -> None:
-        """Stop a run that has diverged in a step since the last look.
+        """Note in ``diverged`` which images have diverged since the last look; the others go on.
 
         Raises:
-            FloatingPointError: with the solver, the first such step and its level.
+            FloatingPointError: all of them have; with the solver, the first such step and its level.
         """
         levels, finite = zip(*self._watched, strict=True) if self._watched else ((), ())
         self._watched, first = [], self._settled + 1
         self._settled += len(levels)
         if not finite or bool((good := torch.stack(finite)).all()):
             return
-        step = good.all(1).tolist().index(False)
-        raise FloatingPointError(
-            f"{type(self).__name__} diverged at step {first + step} of {self._total}, sigma {levels[step]:.3g}: "
-            "the image is not finite; wanted smaller steps or more noise"
-        )
+        for row, steps in enumerate(good.T.tolist()):
+            if row not in self.diverged and not all(steps):
+                step = steps.index(False)
+                self.diverged[row] = (
+                    f"{type(self).__name__} diverged at step {first + step} of {self._total}, sigma {levels[step]:.3g}: "
+                    "the image is not finite; wanted smaller steps or more noise"
+                )
+        if len(self.diverged) == len(good.T):
+            raise FloatingPointError(next(iter(self.diverged.values())))
 
-    def progress(self, steps: Iterable, total: int) -> Iterator:
-        """Iterate with a bar and the time left, when a trainer with progress bars runs this solver; at the end, look."""
+    def progress(self, steps: Sequence, state: dict[str, Tensor], generator: Generators) -> Iterator:
+        """Iterate with a bar and the time left, when a trainer with progress bars runs this solver; at the end, look.
+
+        A solve that was interrupted goes on behind the last step whose state was kept.
+
+        Args:
+            steps: what to iterate over.
+            state: all that one step leaves to the next, by name; steps replace its values.
+            generator: from which steps draw.
+        """
         trainer = self._trainer
         visible = trainer is not None and trainer.progress_bar_callback is not None and trainer.is_global_zero
-        self._watched, self._settled, self._total = [], 0, total
-        yield from tqdm(steps, type(self).__name__, total, leave=False, disable=not visible, position=1)
+        done, self.diverged = (0, {}) if self.unfinished is None else self.unfinished.restore(state, generator)
+        self._watched, self._settled, self._total = [], done, len(steps)
+        bar = tqdm(steps[done:], type(self).__name__, len(steps), leave=False, disable=not visible, position=1, initial=done)
+        for count, step in enumerate(bar, done + 1):
+            yield step
+            if self.unfinished is not None and self.unfinished.due and count < len(steps):
+                self.settle()
+                self.unfinished.keep(count, state, generator, self.diverged)
         self.settle()
 
 
@@ -256,7 +297,8 @@ class DiffusionSolver(Solver):
         x = self.sigmas[0] * generator.normal(y.new_empty(len(y), *self.prior.canvas_shape))
         if self.start == "direct":
             x = x + self.canvas_operator.right.adjoint(self.operator.direct(y).clamp(0, 1))
-        for sigma, sigma_next in self.progress(pairwise(self.sigmas), len(self.sigmas) - 1):
-            x = self.step(x, y, sigma, sigma_next, generator)
-            self.require_finite(x, sigma)
-        return self.canvas_operator.right(x)
+        state = {"x": x}
+        for sigma, sigma_next in self.progress(list(pairwise(self.sigmas)), state, generator):
+            state["x"] = self.step(state["x"], y, sigma, sigma_next, generator)
+            self.require_finite(state["x"], sigma)
+        return self.canvas_operator.right(state["x"])

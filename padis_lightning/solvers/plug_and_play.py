@@ -83,13 +83,14 @@ class PnPADMM(PlugAndPlay):
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``."""
         v = self.operator.direct(y).clamp(0, 1)
-        u = torch.zeros_like(v)
-        for sigma in self.progress(self.sigmas, len(self.sigmas)):
+        state = {"x": v, "v": v, "u": torch.zeros_like(v)}
+        for sigma in self.progress(self.sigmas, state, generator):
+            v, u = state["v"], state["u"]
             x = self.fit(v - u, y)
             v = self.denoise(x + u, sigma, generator)
-            u = u + x - v
+            state.update(x=x, v=v, u=u + x - v)
             self.require_finite(v, sigma)
-        return x
+        return state["x"]
 
 
 class RED(PlugAndPlay):
@@ -105,8 +106,8 @@ class RED(PlugAndPlay):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``."""
-        x = self.operator.direct(y).clamp(0, 1)
-        for sigma in self.progress(self.sigmas, len(self.sigmas)):
-            x = self.fit(self.denoise(x, sigma, generator), y)
-            self.require_finite(x, sigma)
-        return x
+        state = {"x": self.operator.direct(y).clamp(0, 1)}
+        for sigma in self.progress(self.sigmas, state, generator):
+            state["x"] = self.fit(self.denoise(state["x"], sigma, generator), y)
+            self.require_finite(state["x"], sigma)
+        return state["x"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -53,15 +52,15 @@ class REDDiff(DiffusionSolver):
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """From the plain reconstruction, one update a level."""
         mean = self.canvas_operator.right.adjoint(self.operator.direct(y).clamp(0, 1))
-        first, second = torch.zeros_like(mean), torch.zeros_like(mean)
-        for count, (sigma, _) in enumerate(self.progress(pairwise(self.sigmas), len(self.sigmas) - 1), 1):
-            gradient = self.step(mean, y, sigma, 0.0, generator)
-            first = 0.9 * first + 0.1 * gradient
-            second = 0.99 * second + 0.01 * gradient.square()
+        state = {"mean": mean, "first": torch.zeros_like(mean), "second": torch.zeros_like(mean)}
+        for count, sigma in self.progress(list(enumerate(self.sigmas[:-1], 1)), state, generator):
+            gradient = self.step(state["mean"], y, sigma, 0.0, generator)
+            first = 0.9 * state["first"] + 0.1 * gradient
+            second = 0.99 * state["second"] + 0.01 * gradient.square()
             change = first / (1 - 0.9**count) / ((second / (1 - 0.99**count)).sqrt() + 1e-8)
-            mean = mean - self.lr * change
-            self.require_finite(mean, sigma)
-        return self.canvas_operator.right(mean)
+            state.update(mean=state["mean"] - self.lr * change, first=first, second=second)
+            self.require_finite(state["mean"], sigma)
+        return self.canvas_operator.right(state["mean"])
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """The gradient at ``x``: one evaluation."""

@@ -60,8 +60,8 @@ def write_image(
     scale: Normalisation,
     place: tuple[Series, int] | None,
     origin: Origin,
-) -> None:
-    """Write one estimate in every format of single images.
+) -> list[Path]:
+    """Write one estimate in every format of single images; the files.
 
     Args:
         formats: what is asked for.
@@ -72,15 +72,19 @@ def write_image(
         place: see :func:`place_of`.
         origin: what made the estimate.
     """
+    files = []
     if "png16" in formats:
-        pictures16.write_png(folder / "pictures16" / f"{name}.png", values, (scale.lower, scale.upper))
+        files.append(folder / "pictures16" / f"{name}.png")
+        pictures16.write_png(files[-1], values, (scale.lower, scale.upper))
     if "tiff" in formats:
         spacing = None if place is None else resized_spacing(place[0], values.shape)
-        pictures16.write_tiff(folder / "pictures16" / f"{name}.tiff", values, spacing)
+        files.append(folder / "pictures16" / f"{name}.tiff")
+        pictures16.write_tiff(files[-1], values, spacing)
     if "dicom" in formats:
         series, k = place
-        path = folder / "dicom" / series.name / f"{k:04d}.dcm"
-        dicom.write_slice(path, series.files[k], values, (scale.lower, scale.upper), series.units, origin)
+        files.append(folder / "dicom" / series.name / f"{k:04d}.dcm")
+        dicom.write_slice(files[-1], series.files[k], values, (scale.lower, scale.upper), series.units, origin)
+    return files
 
 
 def resized_spacing(series: Series, shape: Sequence[int]) -> tuple[float, float] | None:

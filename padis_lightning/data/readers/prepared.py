@@ -100,6 +100,10 @@ class PreparedSource(Source):
         """Image ``index`` in the units of the data, float32."""
         return (self.stored(index) * self.slope + self.intercept).astype(np.float32)
 
+    def name(self, index: int) -> str:
+        """As the file has it."""
+        return self.names[index]
+
     def __getitem__(self, index: int) -> Item:
         lower, upper = self.normalisation.lower, self.normalisation.upper
         scale = np.float32(self.slope / (upper - lower))
@@ -109,7 +113,7 @@ class PreparedSource(Source):
             image = image.clamp(0, 1)
         if self.size:
             image = resize(image[None], self.size)[0]
-        return Item(index, self.names[index], self.groups[index], image, None)
+        return Item(index, self.name(index), self.groups[index], image, None)
 
     def series(self) -> list[Series]:
         """One series of a slice for each image, with its place in the patient."""

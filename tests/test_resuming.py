@@ -1,0 +1,279 @@
+"""What predict has done is not done again, what it has not is done to the same bits, and what cannot be done is named."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from padis_lightning.callbacks.records import Records
+from padis_lightning.cli import main
+from padis_lightning.data.batches import share
+from padis_lightning.operators.ct import ParallelBeam
+from padis_lightning.operators.identity import Identity
+from padis_lightning.priors import GaussianPrior, PatchPrior
+from padis_lightning.random import Generators
+from padis_lightning.solvers.dds import DDS
+from padis_lightning.solvers.unfinished import Unfinished
+from padis_lightning.types import Batch
+
+from .test_solvers import SOLVERS
+
+WALKING = [name for name in SOLVERS if name.split()[0] not in ("TotalVariation", "PseudoInverse")]
+
+
+@pytest.fixture
+def command(model, images, tmp_path):
+    """A run of nine images in batches of two; a function of its folder and further arguments."""
+    model.image_shape, model.pad = (1, 16, 16), (8, 8)
+    model.save(tmp_path / "prior.safetensors")
+
+    def run(output, *extra):
+        main([
+            "predict", "--config", "ct20.yaml", "--model", "DDS", "--model.steps", "4", "--operator.size", "16",
+            "--operator.views", "6", "--data.size", "null", "--data.path", str(images), "--data.count", "9",
+            "--data.batch_size", "2", "--prior.checkpoint", str(tmp_path / "prior.safetensors"), "--results.keep_every", "0",
+            "--results.report_images", "3", "--results.baselines", "{fbp: PseudoInverse}", "--output", str(output),
+            "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", *extra,
+        ])  # fmt: skip
+
+    return run
+
+
+def contents(folder):
+    """Every file of a folder but those that say when and how long."""
+    told = ("records", "metrics.csv", "summary.json", "report.json", "report.html", "run.json", "config.yaml")
+    files = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] not in told]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def scores(folder):
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def forbid(*_args):
+    raise AssertionError("something was solved")
+
+
+def test_a_rerun_solves_nothing_and_makes_the_table_again(command, tmp_path, monkeypatch, capsys):
+    command(tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.joinpath("out", "arrays").iterdir()}
+    first = scores(tmp_path / "out")
+    (tmp_path / "out" / "metrics.csv").unlink()
+    capsys.readouterr()
+    monkeypatch.setattr(DDS, "step", forbid)
+    command(tmp_path / "out")
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.joinpath("out", "arrays").iterdir()}
+    assert scores(tmp_path / "out") == first and len(first) == 9
+    assert "PSNR" in capsys.readouterr().out
+    assert not list((tmp_path / "out" / "unfinished").glob("*"))
+
+
+def test_what_is_lacking_or_damaged_is_solved_again_to_the_same_bits(command, tmp_path):
+    command(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    out = tmp_path / "out"
+    names = sorted(path.stem for path in (out / "arrays").iterdir())
+    (out / "records" / f"{names[0]}.json").unlink()  # never finished
+    damaged = out / "arrays" / f"{names[3]}.npy"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    (out / "images" / f"{names[4]}.png").unlink()
+    (out / "records" / f"{names[5]}.json").write_text('{"row": {"ind')
+    alone = out / "arrays" / f"{names[7]}.npy"
+    kept = alone.stat().st_mtime_ns
+    command(out)
+    assert contents(out) == contents(tmp_path / "whole") and scores(out) == scores(tmp_path / "whole")
+    assert alone.stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (["--model.steps", "5"], "holds results with model.init_args.steps 4 and this run has 5"),
+        (["--data.count", "5"], "holds results with data.init_args.count 9 and this run has 5"),
+        (["--model", "DPS"], "holds results with model.class_path padis_lightning.solvers.dds.DDS and this run has "),
+        (["--operator.views", "7"], "holds results with operator.init_args.views 6 and this run has 7"),
+        (["--trainer.precision", "bf16-true"], "holds results with trainer.precision null and this run has bf16-true"),
+    ],
+)
+def test_other_settings_are_refused_by_the_first_difference(command, tmp_path, change, sentence, capsys):
+    command(tmp_path / "out")
+    before = contents(tmp_path / "out"), (tmp_path / "out" / "config.yaml").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        command(tmp_path / "out", *change)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and sentence in said
+    assert "wanted the same, another --output, or --results.overwrite true" in said
+    assert before == (contents(tmp_path / "out"), (tmp_path / "out" / "config.yaml").read_bytes())
+
+
+def test_another_prior_is_refused_whatever_its_name_and_the_same_one_taken_under_another(command, model, tmp_path, capsys):
+    command(tmp_path / "out")
+    shutil.copy(tmp_path / "prior.safetensors", tmp_path / "copy.safetensors")
+    command(tmp_path / "out", "--prior.checkpoint", str(tmp_path / "copy.safetensors"), "--prior.chunk_size", "3")
+    with torch.no_grad():
+        next(model.denoiser.parameters())[0] += 1e-3
+    model.save(tmp_path / "prior.safetensors")
+    with pytest.raises(SystemExit):
+        command(tmp_path / "out")
+    assert "holds results with weights " in capsys.readouterr().err
+
+
+def test_overwriting_leaves_nothing_of_the_other_run(command, tmp_path):
+    command(tmp_path / "out", "--results.formats", "[png16]")
+    command(tmp_path / "out", "--data.count", "4", "--results.overwrite", "true")
+    command(tmp_path / "fresh", "--data.count", "4")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh") and len(scores(tmp_path / "out")) == 4
+    command(tmp_path / "out", "--data.count", "4", "--results.overwrite", "true")  # of the same settings: kept
+
+
+class Killed(BaseException):
+    """Ends a run as a signal does: nothing catches it."""
+
+
+def test_a_run_that_is_killed_in_a_solve_goes_on_in_it(command, tmp_path, monkeypatch):
+    command(tmp_path / "whole")
+    calls, step = [], DDS.step
+
+    def counted(self, *args):
+        calls.append(1)
+        if len(calls) == 11:  # the third step of the third batch
+            raise Killed
+        return step(self, *args)
+
+    monkeypatch.setattr(DDS, "step", counted)
+    with pytest.raises(Killed):
+        command(tmp_path / "out")
+    assert len(list((tmp_path / "out" / "unfinished").iterdir())) == 1
+    command(tmp_path / "out")
+    assert len(calls) == 4 * 5 + 1  # five batches of four steps; only the killed one was tried twice
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole") and scores(tmp_path / "out") == scores(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", WALKING)
+def test_every_solver_goes_on_from_its_state_to_the_same_bits(model, name, tmp_path):
+    class Mortal(PatchPrior):
+        calls, last = 0, None
+
+        def forward(self, x, sigma, generator):
+            self.calls += 1
+            if self.calls == self.last:
+                raise Killed
+            return super().forward(x, sigma, generator)
+
+    prior = Mortal(model)
+    solver, y = SOLVERS[name](prior, ParallelBeam(20, views=5)), torch.ones(2, 1, 5, 40)
+    y = torch.empty(2, 0) if "Ancestral" in name else y
+    whole, calls = solver.solve(y, Generators.keyed(0, [3, 4])), prior.calls
+    solver.unfinished = Unfinished(tmp_path, every=0)
+    solver.unfinished.begin([3, 4])
+    prior.calls, prior.last = 0, calls - 1
+    with pytest.raises(Killed):
+        solver.solve(y, Generators.keyed(0, [3, 4]))
+    prior.calls, prior.last = 0, None
+    torch.testing.assert_close(solver.solve(y, Generators.keyed(0, [3, 4])), whole, rtol=0, atol=0)
+    assert 0 < prior.calls < calls
+
+
+def test_a_damaged_state_counts_as_none(tmp_path):
+    solver = DDS(GaussianPrior((1, 6, 6), 0.5, 0.2), Identity((1, 6, 6)), noise_std=0.1, steps=6)
+    y = torch.ones(1, 1, 6, 6)
+    expected = solver.solve(y, Generators.keyed(0, [0]))
+    solver.unfinished = Unfinished(tmp_path, every=0)
+    solver.unfinished.begin([0])
+    solver.unfinished.path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
+    assert torch.equal(solver.solve(y, Generators.keyed(0, [0])), expected)
+
+
+class Poisoned(GaussianPrior):
+    """Not finite for images that are bright, from a level on."""
+
+    def forward(self, x, sigma, generator):
+        broken = (x.flatten(1).mean(1) > 2)[:, None, None, None] & (sigma < 0.5)
+        return torch.where(broken, torch.nan, super().forward(x, sigma, generator))
+
+
+def test_an_image_that_diverges_is_named_and_the_others_are_as_without_it():
+    solver = DDS(Poisoned((1, 6, 6), 0.5, 0.2), Identity((1, 6, 6)), noise_std=0.1, steps=20, clip=False)
+    y = torch.stack([torch.full((1, 6, 6), value) for value in (0.3, 9.0, 0.6)])
+    batch = Batch(torch.tensor([4, 5, 6]), list("abc"), list("abc"), None, y)
+    found = solver.predict_step(batch)
+    assert found.failures[0] is None and found.failures[2] is None
+    level = next(k for k, sigma in enumerate(solver.sigmas, 1) if sigma < 0.5)
+    assert found.failures[1].startswith(f"DDS diverged at step {level} of 20, sigma {solver.sigmas[level - 1]:.3g}")
+    for place in (0, 2):
+        alone = Batch(*(part[place : place + 1] if part is not None else None for part in batch))
+        assert torch.equal(found.estimate[place], solver.predict_step(alone).estimate[0])
+
+
+def test_a_run_with_an_image_that_diverges_ends_with_exit_code_1_and_tries_it_again(command, tmp_path, monkeypatch, capsys):
+    command(tmp_path / "whole")
+    forward = PatchPrior.forward
+
+    def poisoned(self, x, sigma, generator):
+        out = forward(self, x, sigma, generator)
+        return torch.where((torch.arange(len(x)) == 1)[:, None, None, None] & (sigma < 0.1), torch.nan, out)
+
+    monkeypatch.setattr(PatchPrior, "forward", poisoned)
+    with pytest.raises(SystemExit) as stop:
+        command(tmp_path / "out")
+    said = capsys.readouterr().err
+    whole, rows = scores(tmp_path / "whole"), scores(tmp_path / "out")
+    failed = [row["name"] for row in whole][1::2]
+    assert stop.value.code == 1 and f"error: 4 images failed ({', '.join(failed)}; {failed[0]}: DDS diverged at step " in said
+    assert all(f"image {name} failed: DDS diverged at step " in said for name in failed)
+    assert [row["name"] for row in rows if row["psnr"] == ""] == failed and rows[::2] == whole[::2]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["n"] == 5 and list(summary["failed"]) == failed
+    assert summary["psnr"] == pytest.approx(np.mean([float(row["psnr"]) for row in whole[::2]]))
+    assert not list((tmp_path / "out").glob(f"*/{failed[0]}.np*"))
+    monkeypatch.setattr(PatchPrior, "forward", forward)
+    command(tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole") and scores(tmp_path / "out") == whole
+
+
+def test_shards_in_one_folder_make_what_one_run_makes(command, tmp_path, capsys):
+    command(tmp_path / "whole")
+    out = tmp_path / "out"
+    for shard in (2, 0):
+        command(out, "--data.shards", "3", "--data.shard", str(shard))
+    assert not (out / "metrics.csv").exists()
+    assert "6 of 9 images are in" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["gather", str(out)])
+    missing = [row["name"] for row in scores(tmp_path / "whole")][2:4] + [scores(tmp_path / "whole")[8]["name"]]
+    assert stop.value.code == 1
+    said = capsys.readouterr().err
+    assert "images are missing" in said and all(name in said for name in missing if name not in "")
+    command(out, "--data.shards", "3", "--data.shard", "1")
+    assert contents(out) == contents(tmp_path / "whole") and scores(out) == scores(tmp_path / "whole")
+    (out / "metrics.csv").unlink()
+    main(["gather", str(out)])
+    assert scores(out) == scores(tmp_path / "whole")
+
+
+def test_every_batch_is_solved_once_whatever_is_done():
+    """Any shards and devices: each item that is not done comes once, in the batch that it has without them."""
+    whole = share(23, 4)
+    assert [place for batch in whole for place in batch] == list(range(23))
+    for done in ((), {0, 1, 2, 3, 5, 20, 21, 22}):
+        for shards in (1, 2, 4, 7):
+            for world in (1, 3):
+                parts = [share(23, 4, done, s, shards, r, world) for s in range(shards) for r in range(world)]
+                solved = sorted(batch for part in parts for batch in part)
+                assert solved == [batch for batch in whole if not set(batch) <= set(done)]
+
+
+def test_a_record_cannot_make_a_run_remove_what_is_outside(tmp_path):
+    (tmp_path / "precious").write_text("x")
+    records = Records(tmp_path / "out")
+    (tmp_path / "out" / "records").mkdir(parents=True)
+    for name, path in {"a": "../precious", "b": str(tmp_path / "precious")}.items():
+        (tmp_path / "out" / "records" / f"{name}.json").write_text(json.dumps({"row": {}, "files": {path: ""}}))
+    records.forget()
+    assert (tmp_path / "precious").exists()
