@@ -6,7 +6,6 @@ import importlib
 import inspect
 import json
 import logging
-import netrc
 import os
 import re
 import sys
@@ -29,13 +28,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import padis_lightning.networks
 import padis_lightning.noise
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
-from padis_lightning import importing, preparing, reporting
+from padis_lightning import doctor, importing, preparing, reporting
 from padis_lightning.callbacks import EMA, PriorExport, Results, Samples, Throughput
 from padis_lightning.ct import Projector
 from padis_lightning.data import Draws, ImageData, read_geometry
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError, RunError
 from padis_lightning.files import write_text
+from padis_lightning.machine import has_bfloat16, has_wandb_account
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
 from padis_lightning.solvers import Solver
@@ -48,10 +48,11 @@ CONFIGS = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") i
 
 CONFIG = ("--config", "-c")
 COMMANDS = {  # those that are not Lightning's
+    "doctor": doctor.run,
+    "gather": reporting.gather,
     "import": importing.run,
     "prepare": preparing.run,
     "report": reporting.run,
-    "gather": reporting.gather,
 }
 
 HARMLESS = (  # warnings about choices that were made on purpose
@@ -213,7 +214,7 @@ class PadisCLI(LightningCLI):
         for logger in _as_list(config.trainer.logger):
             if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
                 logger.init_args.save_dir = self.output
-                if not _has_wandb_account():
+                if not has_wandb_account():
                     os.environ.setdefault("WANDB_MODE", "offline")
 
     @staticmethod
@@ -317,25 +318,13 @@ def check_together(solver: Solver, data: ImageData) -> None:
 
 def fast_precision(accelerator: str) -> str:
     """Mixed bfloat16 where the device computes in it, float32 elsewhere."""
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16-mixed" if able.get("avx512_bf16") or able.get("amx_bf16") else "32-true"
+    return "bf16-mixed" if has_bfloat16(accelerator) else "32-true"
 
 
 def _as_list(value: Any) -> list:  # noqa: ANN401 - one or several of anything
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _has_wandb_account() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return any("wandb" in host for host in netrc.netrc().hosts)
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def main(args: Sequence[str] | None = None) -> None:

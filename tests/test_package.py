@@ -14,7 +14,7 @@ import padis_lightning
 
 ROOT = Path(padis_lightning.__file__).parent
 LAYERS = [
-    {"errors", "files", "random"},
+    {"errors", "files", "machine", "random"},
     {"arguments", "modules", "types"},
     {"linalg", "ct"},
     {"networks", "operators", "metrics", "noise"},
@@ -22,7 +22,7 @@ LAYERS = [
     {"priors", "data", "unpickling"},
     {"solvers", "training", "importing", "preparing"},
     {"callbacks"},
-    {"reporting"},
+    {"doctor", "reporting"},
     {"cli"},
     {"__main__"},
 ]
