@@ -31,6 +31,13 @@ def free_memory(device: torch.device | str = "cpu") -> int:
     return min(found)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch could not get the memory it asked for, on a device or on the host."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and ("not enough memory" in str(error) or "can't allocate memory" in str(error))
+    )
+
+
 class _Written(TorchDispatchMode):
     """Counts the bytes of all new tensors."""
 

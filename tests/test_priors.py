@@ -12,7 +12,7 @@ from torch import nn
 from padis_lightning.diffusion import Denoiser, PatchModel, coordinates, padding
 from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError
-from padis_lightning.memory import bytes_written
+from padis_lightning.memory import bytes_written, is_out_of_memory
 from padis_lightning.priors import FixedTiling, GaussianPrior, OverlapTiling, PatchPrior, RandomTiling
 from padis_lightning.priors.patch import CHUNK
 from padis_lightning.random import Generators
@@ -188,3 +188,44 @@ def test_a_prior_without_positions_serves_images_of_any_size(model, rng):
         prior.resize((3, 21, 33))
     with pytest.raises(InputError, match=r"trained on images of \(1, 20, 20\) .* wanted \(1, 21, 33\)"):
         PatchPrior(model).resize((1, 21, 33))
+
+
+class Cramped(nn.Module):
+    """A device on which so many patches fit in one call."""
+
+    sigma_data, gain, room = 0.3, 1.0, 1000
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, x, sigma, position):
+        self.calls.append(len(x))
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 0.5 * x
+
+
+@pytest.mark.parametrize("chunk_size", [None, 12])
+def test_what_does_not_fit_is_halved_once_with_a_line(model, rng, chunk_size, caplog):
+    denoiser = Cramped()
+    prior = PatchPrior(PatchModel(denoiser, (1, 20, 20), [8], (4, 4), model.normalisation), chunk_size=chunk_size)
+    x = torch.rand(2, *prior.canvas_shape, generator=rng)
+    expected = prior(x, 0.4, Generators.keyed(0, range(2)))
+    first = min(chunk_size or CHUNK, 18)
+    denoiser.room, denoiser.calls = first // 2, []
+    assert torch.equal(prior(x, 0.4, Generators.keyed(0, range(2))), expected)
+    assert denoiser.calls == [first] + [first // 2] * (18 // (first // 2)) + ([18 % (first // 2)] if 18 % (first // 2) else [])
+    assert caplog.messages == [f"padis_lightning: {first} patches in one call do not fit the memory; going on with {first // 2}"]
+    prior(x, 0.4, Generators.keyed(0, range(2)))
+    assert len(caplog.messages) == 1  # it has learnt
+    denoiser.room = first // 4 - 1
+    with pytest.raises(torch.OutOfMemoryError):
+        prior(x, 0.4, Generators.keyed(0, range(2)))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(model):
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and not is_out_of_memory(RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError) as stop:
+        torch.empty(2**60)
+    assert is_out_of_memory(stop.value)

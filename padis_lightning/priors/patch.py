@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,12 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from padis_lightning.diffusion import PatchModel, coordinates
 from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError
-from padis_lightning.memory import bytes_written, free_memory
+from padis_lightning.memory import bytes_written, free_memory, is_out_of_memory
 from padis_lightning.priors.base import Prior
 from padis_lightning.priors.tiling import RandomTiling, Tiling
 from padis_lightning.random import Generators
+
+log = logging.getLogger(__name__)
 
 CHUNK = 64  #: patches in one call on a processor, which more do not make faster
 
@@ -36,7 +39,8 @@ class PatchPrior(Prior):
         tiling: how the canvas is partitioned (default: at a random offset in every call).
         chunk_size: most patches in one call of the network (default: what the memory takes, on a processor at most
             :data:`CHUNK`); it bounds memory and changes no result. Where a gradient is wanted and the patches do not fit
-            together, or this was given, each chunk is computed again in the backward pass.
+            together, or this was given, each chunk is computed again in the backward pass. A call that does not fit is
+            halved and tried once more.
         precision: in which the network computes; bfloat16 is faster where the device has it. Data terms are not touched.
         compile_network: compile the network in place (needs a C++ compiler; minutes at first).
     """
@@ -94,12 +98,32 @@ class PatchPrior(Prior):
         levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         levels = levels.repeat_interleave(len(patches) // len(x))
         size = patches[0, 0].numel() * self.pixel_bytes
-        chunks = zip(*(part.split(self.chunk(size, x.device)) for part in (patches, levels, positions)), strict=True)
         denoise = self.denoiser
         if x.requires_grad and self.crowded(len(patches), size, x.device):
             denoise = partial(recomputed, self.denoiser, use_reentrant=False)
-        with torch.autocast(x.device.type, self.precision) if self.precision else nullcontext():
-            return tiles.join(torch.cat([denoise(*chunk) for chunk in chunks]))
+
+        def denoised(chunk: int) -> Tensor:
+            chunks = zip(*(part.split(chunk) for part in (patches, levels, positions)), strict=True)
+            with torch.autocast(x.device.type, self.precision) if self.precision else nullcontext():
+                return torch.cat([denoise(*chunk) for chunk in chunks])
+
+        try:
+            return tiles.join(denoised(self.chunk(size, x.device)))
+        except (RuntimeError, MemoryError) as error:
+            chunk = min(self.chunk(size, x.device), len(patches))
+            if chunk == 1 or not is_out_of_memory(error):
+                raise
+        self._halve(chunk, size, x.device)
+        return tiles.join(denoised(chunk // 2))
+
+    def _halve(self, chunk: int, size: float, device: torch.device) -> None:
+        """From now on half as many patches in a call."""
+        self._fitting[size, device] = chunk // 2
+        if self.chunk_size is not None:
+            self.chunk_size = chunk // 2
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning("padis_lightning: %d patches in one call do not fit the memory; going on with %d", chunk, chunk // 2)
 
     def chunk(self, size: float, device: torch.device) -> int:
         """Most patches of ``size`` bytes in one call: as given, or a power of two that takes half of what was free at first."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from padis_lightning.files import whole
@@ -50,7 +50,7 @@ class Unfinished:
         seconds = self.seconds + time.monotonic() - self._started
         about = json.dumps({"steps": steps, "seconds": seconds, "diverged": diverged})
         with whole(self.path) as temporary:
-            save_file({**tensors, ".streams": streams}, temporary, {"about": about})
+            temporary.write_bytes(save({**tensors, ".streams": streams}, {"about": about}))
         self._last = time.monotonic()
 
     def restore(self, state: dict[str, Tensor], generator: Generators) -> tuple[int, dict[int, str]]:
