@@ -28,23 +28,20 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import padis_lightning.networks
 import padis_lightning.noise
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
-from padis_lightning import doctor, importing, preparing, reporting
+from padis_lightning import doctor, importing, preparing, reporting, sweeping
 from padis_lightning.callbacks import EMA, PriorExport, Results, Samples, Throughput
 from padis_lightning.ct import Projector
 from padis_lightning.data import Draws, ImageData, read_geometry
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError, RunError
 from padis_lightning.files import write_text
+from padis_lightning.finding import find_config
 from padis_lightning.machine import has_bfloat16, has_wandb_account
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.ancestral import Ancestral
 from padis_lightning.training import PatchDiffusion
-
-_PACKAGE = Path(__file__).parent
-CONFIGS = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if d.is_dir()), _PACKAGE / "configs")
-
 
 CONFIG = ("--config", "-c")
 COMMANDS = {  # those that are not Lightning's
@@ -53,6 +50,7 @@ COMMANDS = {  # those that are not Lightning's
     "import": importing.run,
     "prepare": preparing.run,
     "report": reporting.run,
+    "sweep": sweeping.run,
 }
 
 HARMLESS = (  # warnings about choices that were made on purpose
@@ -80,16 +78,6 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in HARMLESS:
         warnings.filterwarnings("ignore", message)
-
-
-def find_config(name: str) -> str:
-    """The path of a config: as given, or a name in the folder of shipped ones."""
-    if Path(name).is_file():
-        return name
-    if (CONFIGS / name).is_file():
-        return str(CONFIGS / name)
-    known = ", ".join(sorted(path.name for path in CONFIGS.glob("*.yaml")))
-    raise InputError(f"there is no config {name!r}; wanted a file or one of {known}")
 
 
 def find_configs(args: Sequence[str]) -> tuple[list[str], str]:

@@ -21,10 +21,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
 
 from padis_lightning import solvers
-from padis_lightning.cli import CONFIGS, explain, find_config, main
+from padis_lightning.cli import explain, main
 from padis_lightning.ct import Geometry
 from padis_lightning.data import read_geometry
 from padis_lightning.diffusion import PatchModel
+from padis_lightning.finding import CONFIGS, find_config
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.solvers import Solver
 

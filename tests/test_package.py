@@ -15,14 +15,14 @@ import padis_lightning
 ROOT = Path(padis_lightning.__file__).parent
 LAYERS = [
     {"errors", "files", "machine", "random"},
-    {"arguments", "modules", "types"},
+    {"arguments", "finding", "modules", "types"},
     {"linalg", "ct"},
     {"networks", "operators", "metrics", "noise"},
     {"diffusion"},
     {"priors", "data", "unpickling"},
     {"solvers", "training", "importing", "preparing"},
     {"callbacks"},
-    {"doctor", "reporting"},
+    {"doctor", "reporting", "sweeping"},
     {"cli"},
     {"__main__"},
 ]

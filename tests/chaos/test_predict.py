@@ -14,10 +14,10 @@ import pytest
 import yaml
 from PIL import Image
 from safetensors import safe_open
+from tests.chaos.runner import Child, Forker, wait_for
 
 from padis_lightning.diffusion import Denoiser, PatchModel
 from padis_lightning.types import Normalisation
-from tests.chaos.runner import Child, Forker, wait_for
 from tests.conftest import random_network
 
 pytestmark = pytest.mark.slow
