@@ -1,4 +1,4 @@
-"""How fast, as ratios of one run: the whole-image score against the bare network.
+"""How fast, as ratios of one run: the whole-image score against the bare network, and what the guard of a solver costs.
 
 Run with ``make benchmark``. Alternatives are timed in turn (A B A B ...) and compared pair by pair, so that a machine whose
 speed drifts does not decide; medians are printed with the range of the ratios.
@@ -12,8 +12,11 @@ from collections.abc import Callable
 
 import torch
 
+from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.priors import PatchPrior
 from padis_lightning.random import Generators, seeded
+from padis_lightning.solvers.base import WATCHED
+from padis_lightning.solvers.dds import DDS
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -30,7 +33,7 @@ def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object],
     ratios = sorted(a / b for a, b in rows)
     mine, other = (1e3 * statistics.median(column) for column in zip(*rows, strict=True))
     ratio = statistics.median(ratios)
-    print(f"{name:<58}{mine:>9.2f} ms{other:>9.2f} ms{ratio:>8.3f} [{ratios[1]:.3f}, {ratios[-2]:.3f}]   {goal}")
+    print(f"{name:<58}{mine:>9.2f} ms{other:>9.2f} ms{ratio:>9.3g} [{ratios[1]:.3g}, {ratios[-2]:.3g}]   {goal}")
 
 
 @torch.inference_mode()
@@ -42,7 +45,8 @@ def score_against_network(batch: int = 4) -> None:
     tiles = prior.tiling.draw(prior.image_shape[1:], prior.pad, prior.patch, generator)
     patches, positions = tiles.split(x), tiles.split(prior.positions.expand(batch, -1, -1, -1))
     levels = torch.full((len(patches),), 0.1)
-    chunks = list(zip(*(part.split(prior.chunk_size) for part in (patches, levels, positions)), strict=True))
+    chunk = prior.chunk(patches[0, 0].numel() * prior.pixel_bytes, x.device)
+    chunks = list(zip(*(part.split(chunk) for part in (patches, levels, positions)), strict=True))
 
     def bare() -> list[torch.Tensor]:
         return [prior.denoiser(*chunk) for chunk in chunks]
@@ -51,11 +55,30 @@ def score_against_network(batch: int = 4) -> None:
     compare(name, lambda: prior.score(x, 0.1, generator), bare, "goal: at most 1.1")
 
 
+@torch.inference_mode()
+def guard_against_step(batch: int = 4) -> None:
+    """Looking whether every image is finite after a step, against the step."""
+    solver = DDS(PatchPrior("ct_phantoms"), ParallelBeam(128, 20), steps=WATCHED)
+    generator, y = Generators.keyed(0, range(batch)), torch.rand(batch, 1, 20, 256, generator=seeded(0))
+    x = torch.rand(batch, *solver.prior.canvas_shape, generator=seeded(1))
+
+    def guard() -> None:
+        for _ in solver.progress(range(WATCHED), {}, generator):
+            solver.require_finite(x, 0.1)
+
+    def steps() -> None:
+        for _ in range(WATCHED):
+            solver.step(x, y, 0.1, 0.08, generator)
+
+    compare(f"{WATCHED} looks at {batch} images / {WATCHED} steps of DDS", guard, steps, "goal: at most 0.01", pairs=5)
+
+
 def main() -> None:
     """Print the table."""
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"{'ours / alternative':<58}{'ours':>12}{'theirs':>12}{'ratio':>8} [second lowest, second highest]")
+    print(f"{'ours / alternative':<58}{'ours':>12}{'theirs':>12}{'ratio':>9} [second lowest, second highest]")
     score_against_network()
+    guard_against_step()
 
 
 if __name__ == "__main__":

@@ -277,3 +277,15 @@ def test_a_record_cannot_make_a_run_remove_what_is_outside(tmp_path):
         (tmp_path / "out" / "records" / f"{name}.json").write_text(json.dumps({"row": {}, "files": {path: ""}}))
     records.forget()
     assert (tmp_path / "precious").exists()
+
+
+def test_determinism_mode_is_the_trainers(command, tmp_path):
+    """All operations have deterministic algorithms, the network's gradients in DPS included."""
+    try:
+        for run in ("one", "two"):
+            command(
+                tmp_path / run, "--trainer.deterministic", "true", "--model", "DPS", "--model.steps", "2", "--data.count", "2"
+            )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
