@@ -6,7 +6,6 @@ import importlib
 import inspect
 import json
 import logging
-import os
 import re
 import sys
 import warnings
@@ -29,14 +28,15 @@ import padis_lightning.networks
 import padis_lightning.noise
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
 from padis_lightning import doctor, importing, preparing, reporting, sweeping
-from padis_lightning.callbacks import EMA, PriorExport, Results, Samples, Throughput
+from padis_lightning.callbacks import EMA, PriorExport, Results, Samples, Throughput, Tracking
+from padis_lightning.callbacks.tracking import settle
 from padis_lightning.ct import Projector
 from padis_lightning.data import Draws, ImageData, read_geometry
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError, RunError
 from padis_lightning.files import write_text
 from padis_lightning.finding import find_config
-from padis_lightning.machine import has_bfloat16, has_wandb_account
+from padis_lightning.machine import has_bfloat16
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
 from padis_lightning.solvers import Solver
@@ -180,9 +180,11 @@ class PadisCLI(LightningCLI):
             parser.add_lightning_class_args(Samples, "samples")
             parser.add_lightning_class_args(Throughput, "throughput")
             parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+            parser.add_lightning_class_args(Tracking, "tracking")  # after what it tells of
             parser.set_defaults({"checkpoint.save_last": True, "checkpoint.every_n_train_steps": 500})
             return
         parser.add_lightning_class_args(Results, "results")
+        parser.add_lightning_class_args(Tracking, "tracking")
         for key, base in (("prior", Prior), ("operator", LinearOperator)):
             parser.add_subclass_arguments(base, key, required=False)
             parser.link_arguments(key, f"model.init_args.{key}", apply_on="instantiate")
@@ -201,9 +203,7 @@ class PadisCLI(LightningCLI):
             self._take_geometry(config)
         for logger in _as_list(config.trainer.logger):
             if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
-                logger.init_args.save_dir = self.output
-                if not has_wandb_account():
-                    os.environ.setdefault("WANDB_MODE", "offline")
+                settle(logger.init_args, self.output)
 
     @staticmethod
     def _take_geometry(config: Namespace) -> None:

@@ -6,5 +6,6 @@ from padis_lightning.callbacks.export import PriorExport
 from padis_lightning.callbacks.results import Results
 from padis_lightning.callbacks.samples import Samples
 from padis_lightning.callbacks.throughput import Throughput
+from padis_lightning.callbacks.tracking import Tracking
 
-__all__ = ["Animation", "EMA", "PriorExport", "Results", "Samples", "Throughput"]
+__all__ = ["Animation", "EMA", "PriorExport", "Results", "Samples", "Throughput", "Tracking"]

@@ -90,12 +90,12 @@ class PatchModel:
         with whole(path) as temporary:
             save_file(state, temporary, {"format": FORMAT, "model": json.dumps(self.describe())})
 
-    @classmethod
-    def load(cls, path: str | Path) -> PatchModel:
-        """Read ``prior.safetensors``, a checkpoint of ``fit``, or a bundled prior by its name.
+    @staticmethod
+    def find(path: str | Path) -> Path:
+        """The file of a prior: as given, or that of a bundled one by its name.
 
         Raises:
-            InputError: there is no such file, or it is neither of the two.
+            InputError: there is no such file.
         """
         file = Path(path)
         if not file.is_file() and file.suffix == "":
@@ -103,6 +103,16 @@ class PatchModel:
         if not file.is_file():
             bundled = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.safetensors")))
             raise InputError(f"there is no prior {str(path)!r}; wanted a file or a bundled prior ({bundled})")
+        return file
+
+    @classmethod
+    def load(cls, path: str | Path) -> PatchModel:
+        """Read ``prior.safetensors``, a checkpoint of ``fit``, or a bundled prior by its name.
+
+        Raises:
+            InputError: there is no such file, or it is neither of the two.
+        """
+        file = cls.find(path)
         return cls._from_lightning(file) if file.suffix == ".ckpt" else cls._from_safetensors(file)
 
     @classmethod

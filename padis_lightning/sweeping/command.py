@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -95,7 +96,8 @@ def _submit(sweep: Sweep, args: Sequence[str]) -> None:
     if shutil.which("sbatch") is None:
         raise InputError("there is no sbatch here; wanted a machine that submits to SLURM, or no --submit")
     words = [word for word in args if word != "--submit"]
-    done = subprocess.run(["sbatch", f"--array=0-{len(sweep.rows) - 1}", str(script), *words], check=False)
+    command = ["sbatch", f"--array=0-{len(sweep.rows) - 1}", str(script), *words]
+    done = subprocess.run(command, env={**os.environ, "PADIS_SLURM": str(script.parent.resolve())}, check=False)
     if done.returncode:
         raise SystemExit(1)
 

@@ -1,0 +1,138 @@
+"""What W&B is told besides the metrics that modules log."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+from padis_lightning.callbacks.records import digest
+from padis_lightning.callbacks.runs import Run, read_run
+from padis_lightning.diffusion import PatchModel
+from padis_lightning.errors import InputError
+from padis_lightning.machine import has_wandb_account
+
+
+class Tracking(Callback):
+    """Where W&B is among the loggers, keep a run's settings, its prior and its results there.
+
+    ``fit``: the configuration, and ``prior.safetensors`` as an artifact named after its SHA-256. ``predict``: the configuration,
+    the prior that is used as an artifact of the same name, the summary, a table of all images and some of their pictures.
+
+    Args:
+        pictures: at most so many images with their pictures, evenly spread over all.
+    """
+
+    def __init__(self, pictures: int = 8) -> None:
+        if pictures < 0:
+            raise InputError(f"pictures is {pictures}; wanted at least 0")
+        self.pictures = pictures
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The configuration."""
+        for logger in _wandb(trainer):
+            logger.log_hyperparams(_config(trainer))
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The configuration and the prior."""
+        for logger in _wandb(trainer):
+            config = _config(trainer)
+            logger.log_hyperparams(config)
+            used = _prior_of(config)
+            if used is not None:
+                _log_prior(logger, used, used=True)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """What the run left; then the W&B run is over, so that another one in this process is its own."""
+        folder = Path(trainer.default_root_dir)
+        for logger in _wandb(trainer):
+            if stage == "fit" and (folder / "prior.safetensors").is_file():
+                _log_prior(logger, folder / "prior.safetensors", used=False)
+            elif stage == "predict" and (folder / "summary.json").is_file():
+                self._log_results(logger, read_run(folder))
+            logger.finalize("success")
+            logger.experiment.finish()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Mark the W&B run as failed."""
+        for logger in _wandb(trainer):
+            logger.experiment.finish(exit_code=1)
+
+    def _log_results(self, logger: WandbLogger, run: Run) -> None:
+        logger.experiment.summary.update(_numbers(run.summary))
+        rows = [_scores(row) for row in run.rows]
+        columns = list(rows[0])
+        logger.log_table("images", columns, [[row[column] for column in columns] for row in rows])
+        names = [row["name"] for row in run.rows]
+        count = min(self.pictures, len(names))
+        shown = [names[k * len(names) // count] for k in range(count)]
+        if shown:
+            logger.log_image("examples", [str(run.folder / "images" / f"{name}.png") for name in shown], caption=shown)
+
+
+def settle(arguments: Any, output: str) -> None:  # noqa: ANN401 - the parser's namespace
+    """Fill in what a ``WandbLogger`` was not told: folder, name and project; offline where there is no account.
+
+    Args:
+        arguments: those of the logger.
+        output: the folder of the run.
+    """
+    arguments.save_dir = output
+    arguments.name = arguments.name or Path(output).resolve().name
+    arguments.project = arguments.project or os.environ.get("WANDB_PROJECT", "padis_lightning")
+    if not has_wandb_account():
+        os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def _wandb(trainer: Trainer) -> list[WandbLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)] if trainer.is_global_zero else []
+
+
+def _config(trainer: Trainer) -> dict[str, Any]:
+    path = Path(trainer.default_root_dir) / "config.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _prior_of(config: dict[str, Any]) -> Path | None:
+    """The file of the prior that a configuration names."""
+    prior = config.get("prior") or {}
+    checkpoint = prior.get("init_args", {}).get("checkpoint")
+    return None if checkpoint is None else PatchModel.find(checkpoint)
+
+
+def _log_prior(logger: WandbLogger, path: Path, used: bool) -> None:
+    """Log a prior under a name that is the same wherever its bytes are, which is what links ``predict`` to ``fit``."""
+    from wandb import Artifact
+
+    key = digest(path)
+    logger.log_hyperparams({"prior_file": {"path": str(path), "sha256": key}})
+    artifact = Artifact(f"prior-{key[:12]}", "model", metadata={"sha256": key})
+    artifact.add_file(str(path), f"prior{path.suffix}")
+    run = logger.experiment
+    if used and not run.offline:
+        run.use_artifact(artifact)
+    else:  # an offline run can only log it; the server knows it by its bytes
+        run.log_artifact(artifact)
+
+
+def _scores(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table, with the PSNR of each baseline."""
+    theirs = {f"{name} psnr": scores["psnr"] for name, scores in row["baselines"].items()}
+    return {**{key: value for key, value in row.items() if key != "baselines"}, **theirs}
+
+
+def _numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a nested summary under names with slashes; intervals as their two ends."""
+    out: dict[str, float] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            out |= _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, list) and len(value) == 2:
+            out |= {f"{prefix}{key}/{end}": number for end, number in zip(("low", "high"), value, strict=True)}
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            out[f"{prefix}{key}"] = value
+    return out

@@ -1,0 +1,99 @@
+"""What W&B gets from a run without an account, read back from its files."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from padis_lightning.training import PatchDiffusion
+from tests.test_cli import fit, predict
+from tests.wandb_runs import runs_in
+
+WANDB = ["--trainer.logger", "WandbLogger"]
+
+
+@pytest.fixture(autouse=True)
+def without_account(monkeypatch, tmp_path):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_RUN_ID"):
+        monkeypatch.setenv(name, "")  # so that it is put back whatever the test leaves
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def digest(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def test_fit_tells_settings_metrics_pictures_and_the_prior(images, tmp_path):
+    both = f"[{{class_path: WandbLogger}}, {{class_path: CSVLogger, init_args: {{save_dir: {tmp_path}, name: log}}}}]"
+    out = tmp_path / "mine"
+    fit(images, out, "--trainer.logger", both)
+    (run,) = runs_in(out)
+    assert (run.name, run.project, run.exit_code) == ("mine", "padis_lightning", 0)
+    assert run.config["trainer"]["max_steps"] == 4 and run.config["data"]["init_args"]["path"] == str(images)
+    for row in csv.DictReader((tmp_path / "log" / "version_0" / "metrics.csv").open()):
+        values = {key: float(value) for key, value in row.items() if value and key not in ("step", "epoch")}
+        (line,) = (line for line in run.history if values.items() <= line.items())
+        assert line["trainer/global_step"] == int(row["step"])
+    samples = sorted((out / "samples").glob("*.png"))
+    assert len(samples) == 2
+    for ours, theirs in zip(samples, run.media("samples"), strict=True):
+        np.testing.assert_array_equal(pixels(ours), pixels(theirs))
+    (content,) = run.artifacts["model"].manifest.contents
+    assert digest(content.local_path) == digest(out / "prior.safetensors") == run.config["prior_file"]["sha256"]
+
+
+def test_predict_tells_settings_summary_table_pictures_and_the_prior_of_fit(images, tmp_path):
+    out = tmp_path / "out"
+    fit(images, tmp_path / "fit", *WANDB)
+    prior = ["--prior.checkpoint", str(tmp_path / "fit" / "prior.safetensors")]
+    again = ["--data.path", str(images), *prior, "--data.count", "5", "--tracking.pictures", "2", *WANDB]
+    predict(out, *again)
+    predict(out, *again)
+    (trained,), (run, second) = runs_in(tmp_path / "fit"), runs_in(out)
+    assert run.config["model"]["init_args"]["steps"] == 3 and run.exit_code == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert run.summary["psnr"] == summary["psnr"] and run.summary["baselines/tv/ssim"] == summary["baselines"]["tv"]["ssim"]
+    assert run.summary["gain/tv/interval/low"] == summary["gain"]["tv"]["interval"][0]
+    rows, kept = run.table("images"), list(csv.DictReader((out / "metrics.csv").open()))
+    assert [row["name"] for row in rows] == [row["name"] for row in kept] and len(rows) == 5
+    assert [row["psnr"] for row in rows] == [float(row["psnr"]) for row in kept]
+    means = np.mean([row["tv psnr"] for row in rows])
+    assert means == pytest.approx(summary["baselines"]["tv"]["psnr"])
+    shown = [pixels(path) for path in run.media("examples")]
+    assert len(shown) == 2
+    for name, picture in zip((rows[0]["name"], rows[2]["name"]), shown, strict=True):
+        np.testing.assert_array_equal(picture, pixels(out / "images" / f"{name}.png"))
+    made, used = trained.artifacts["model"], run.artifacts["model"]
+    assert (made.name, made.digest) == (used.name, used.digest)  # by which the server knows that it is the same
+    assert second.summary["psnr"] == run.summary["psnr"] and len(second.table("images")) == 5
+
+
+def test_a_run_that_breaks_off_is_marked_as_failed(images, tmp_path, monkeypatch):
+    def break_off(self, batch, index):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(PatchDiffusion, "training_step", break_off)
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(images, tmp_path / "fit", *WANDB)
+    (run,) = runs_in(tmp_path / "fit")
+    assert run.exit_code == 1 and "model" not in run.artifacts
+
+
+def test_a_prior_that_is_bundled_is_known_by_its_bytes(images, tmp_path):
+    out = tmp_path / "out"
+    predict(out, "--operator.size", "128", "--data.size", "128", "--data.path", str(images), "--data.count", "1", *WANDB,
+            "--model.steps", "2", "--results.baselines", "{}", "--prior.checkpoint", "ct_phantoms")  # fmt: skip
+    (run,) = runs_in(out)
+    assert digest(run.config["prior_file"]["path"]) == run.config["prior_file"]["sha256"]
+    assert run.artifacts["model"].name == f"prior-{run.config['prior_file']['sha256'][:12]}"
