@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from padis_lightning.data.opening import open_source
 from padis_lightning.data.sources import LeavesSource, PhantomSource, Source, collate, photographs
@@ -241,12 +242,22 @@ class ImageData(LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
         )
-        return DataLoader(data, batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers)
+        return self._loader(data, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader:
         """What was kept from training."""
-        return DataLoader(self._parts["validation"], batch_size=self.batch_size, collate_fn=collate, num_workers=self.num_workers)
+        return self._loader(self._parts["validation"], batch_size=self.batch_size)
 
     def predict_dataloader(self) -> DataLoader:
         """What is to be reconstructed."""
-        return DataLoader(self._parts["predict"], batch_size=self.batch_size, collate_fn=collate, num_workers=self.num_workers)
+        return self._loader(self._parts["predict"], batch_size=self.batch_size)
+
+    def _loader(self, data: Dataset, **batches: Any) -> DataLoader:  # noqa: ANN401 - how the items make batches
+        workers = {"num_workers": self.num_workers, "worker_init_fn": _leave_signals}
+        return DataLoader(data, collate_fn=collate, **workers, **batches)
+
+
+def _leave_signals(worker: int) -> None:
+    """Let a signal to the whole group of processes be the trainer's business, which still needs its workers."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
