@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import json
@@ -18,9 +19,9 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -28,13 +29,15 @@ import padis_lightning.networks
 import padis_lightning.noise
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
 from padis_lightning import doctor, importing, preparing, reporting, sweeping
-from padis_lightning.callbacks import EMA, PriorExport, Results, Samples, Throughput, Tracking
+from padis_lightning.callbacks import EMA, Checkpoints, PriorExport, Results, Samples, Throughput, Tracking, WholeCheckpoints
+from padis_lightning.callbacks.checkpoints import newest
+from padis_lightning.callbacks.log import Log
 from padis_lightning.callbacks.tracking import settle
 from padis_lightning.ct import Projector
 from padis_lightning.data import Draws, ImageData, read_geometry
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError, RunError
-from padis_lightning.files import write_text
+from padis_lightning.files import sweep_up, write_text
 from padis_lightning.finding import find_config
 from padis_lightning.machine import has_bfloat16
 from padis_lightning.operators import LinearOperator
@@ -133,6 +136,7 @@ class PadisCLI(LightningCLI):
 
     def __init__(self, args: list[str], name: str) -> None:
         self.name = name
+        self._finished = False
         quiet = {"exit_on_error": False}
         super().__init__(
             LightningModule,
@@ -179,7 +183,7 @@ class PadisCLI(LightningCLI):
             parser.add_lightning_class_args(PriorExport, "export")
             parser.add_lightning_class_args(Samples, "samples")
             parser.add_lightning_class_args(Throughput, "throughput")
-            parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+            parser.add_lightning_class_args(Checkpoints, "checkpoint")
             parser.add_lightning_class_args(Tracking, "tracking")  # after what it tells of
             parser.set_defaults({"checkpoint.save_last": True, "checkpoint.every_n_train_steps": 500})
             return
@@ -222,9 +226,12 @@ class PadisCLI(LightningCLI):
         """A trainer that logs to files in the run's folder and shows one kind of progress bar."""
         wanted = self._get(self.config_init, "trainer")
         if wanted["logger"] in (None, True):
-            kwargs["logger"] = CSVLogger(self.output, name="log") if self.subcommand == "fit" else False
+            kwargs["logger"] = Log(self.output, name="log") if self.subcommand == "fit" else False
         if wanted["precision"] is None and self.subcommand == "fit" and wanted["accelerator"] in ("auto", "cpu", "gpu"):
             kwargs["precision"] = fast_precision(wanted["accelerator"])
+        plugins = _as_list(wanted["plugins"])
+        if self.subcommand == "fit" and not any(isinstance(p, CheckpointIO) for p in plugins):
+            kwargs["plugins"] = [*plugins, WholeCheckpoints()]
         callbacks = _as_list(wanted["callbacks"])
         if wanted["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(TQDMProgressBar(refresh_rate=10 if self.subcommand == "fit" else 1, leave=True))
@@ -238,10 +245,36 @@ class PadisCLI(LightningCLI):
             raise InputError(f"trainer.max_steps is {self.trainer.max_steps}; wanted at least 1, training is counted in steps")
         self.datamodule.setup("fit")
         self.model.adapt(self.datamodule)
+        sweep_up(Path(self.output))
         path = self._get(self.config, "ckpt_path")
+        if path == "auto":
+            path = self.config_init["fit"]["ckpt_path"] = self._find_checkpoint()
         if path not in (None, "best", "last", "hpc"):
             check_resumable(path, self.model.patch_model())
-        tell(f"training in {self.trainer.precision} precision; --trainer.precision sets another")
+        if not self._finished:
+            tell(f"training in {self.trainer.precision} precision; --trainer.precision sets another")
+
+    def _find_checkpoint(self) -> str | None:
+        """The checkpoint to go on from; None: the run has none yet."""
+        folder, kept = Path(self.output), Path(self._get(self.config, "checkpoint").dirpath)
+        found = newest([*kept.glob("*.ckpt"), *folder.glob("hpc_ckpt_*.ckpt")], tell)
+        if found is None:
+            tell(f"there is no checkpoint in {kept}; training begins at step 0")
+            return None
+        path, steps = found
+        if steps < self.trainer.max_steps:
+            tell(f"going on from {path} at step {steps}")
+        else:
+            tell(f"{path} is at step {steps} of {self.trainer.max_steps}; training is finished")
+            self._finished = True
+        return str(path)
+
+    def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Lightning's arguments
+        """Train, or see to it that a finished run has its prior."""
+        if not self._finished:
+            self.trainer.fit(**kwargs)
+        elif self.trainer.is_global_zero:
+            self._get(self.config_init, "export").complete(Path(kwargs["ckpt_path"]), Path(self.output))
 
     def before_predict(self) -> None:
         """Check data, operator and prior against each other before anything is written."""
@@ -333,7 +366,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if sentence is None:
             raise
         print(f"padis_lightning: error: {sentence}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(1 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else 2) from None
 
 
 def explain(error: BaseException | None) -> str | None:

@@ -1,4 +1,4 @@
-"""What ends a command with one sentence: input that cannot be used with exit code 2, a run that failed with 1."""
+"""The exceptions that the command line turns into one sentence: exit code 2 for input, 1 for a run."""
 
 
 class InputError(ValueError):
@@ -6,4 +6,4 @@ class InputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that failed on input that could be used; the message is one sentence."""
+    """A run that ended before its end, or whose images failed; the message is one sentence."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -27,13 +28,17 @@ def run(*args):
 
 
 def fit(images, output, *extra):
-    run(
+    run(*training(images, output, *extra))
+    return output / "prior.safetensors"
+
+
+def training(images, output, *extra):
+    return (
         "fit", "--config", "ct.yaml", "--data.path", images, "--data.size", "null", "--data.batch_size", 2,
         "--model.patch_sizes", "[4,8]", "--model.patches", 6, "--output", output, "--samples.count", 0,
         "--model.network.base", 8, "--model.network.multipliers", "[1,2]", "--model.network.blocks", 1,
         "--trainer.precision", "32-true", "--export.half", "false", "--trainer.log_every_n_steps", 1, *extra,
     )  # fmt: skip
-    return output / "prior.safetensors"
 
 
 @pytest.fixture
@@ -75,3 +80,19 @@ def test_two_processes_train_and_reconstruct_like_one(images, prior, tmp_path):
     for row in rows[0]:
         one, two = (np.load(tmp_path / name / "arrays" / f"{row['name']}.npy") for name in ("one", "two"))
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=0.02)
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(images, tmp_path):
+    """And the run that goes on ends with the bits of an unbroken one."""
+    options = ["--trainer.max_steps", 100, "--checkpoint.every_n_train_steps", 1000, "--ckpt_path", "auto", *TWO]
+    unbroken = fit(images, tmp_path / "unbroken", *options)
+    arguments = [*training(images, tmp_path / "stopped", *options), "--trainer.accelerator", "cpu"]
+    command = [sys.executable, "-m", "padis_lightning", *map(str, arguments), "--trainer.enable_progress_bar", "false"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as first:
+        while first.poll() is None and not (tmp_path / "stopped" / "log" / "version_0" / "metrics.csv").exists():
+            time.sleep(0.01)
+        first.terminate()
+        said = first.communicate(timeout=120)[1]
+    assert first.returncode == 1 and said.count("error: stopped by SIGTERM at step ") == 1, said
+    assert "Traceback" not in said
+    assert fit(images, tmp_path / "stopped", *options).read_bytes() == unbroken.read_bytes()

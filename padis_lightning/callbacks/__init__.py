@@ -2,10 +2,22 @@
 
 from padis_lightning.callbacks.animations import Animation
 from padis_lightning.callbacks.averaging import EMA
+from padis_lightning.callbacks.checkpoints import WholeCheckpoints
 from padis_lightning.callbacks.export import PriorExport
 from padis_lightning.callbacks.results import Results
 from padis_lightning.callbacks.samples import Samples
+from padis_lightning.callbacks.stopping import Checkpoints
 from padis_lightning.callbacks.throughput import Throughput
 from padis_lightning.callbacks.tracking import Tracking
 
-__all__ = ["Animation", "EMA", "PriorExport", "Results", "Samples", "Throughput", "Tracking"]
+__all__ = [
+    "Animation",
+    "Checkpoints",
+    "EMA",
+    "PriorExport",
+    "Results",
+    "Samples",
+    "Throughput",
+    "Tracking",
+    "WholeCheckpoints",
+]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ from padis_lightning.callbacks.provenance import origin, provenance, settings_of
 from padis_lightning.callbacks.records import Records
 from padis_lightning.callbacks.scores import score, table
 from padis_lightning.ct.picture import draw_scan
+from padis_lightning.data.batches import STOPPING
 from padis_lightning.errors import InputError
-from padis_lightning.files import whole
+from padis_lightning.files import sweep_up, whole
 from padis_lightning.operators import LinearOperator
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.unfinished import Unfinished
@@ -107,6 +110,7 @@ class Results(BasePredictionWriter):
     def _begin(self, solver: Solver, data: LightningDataModule) -> set[int]:
         """Write what the folder is of; the places of items that are done."""
         records, settings = self._records, settings_of(solver, self.config)
+        sweep_up(records.folder)
         try:
             records.refuse_other(settings, data.listed)
         except InputError:  # with overwrite; without it the check has refused
@@ -118,7 +122,13 @@ class Results(BasePredictionWriter):
         return done
 
     def on_predict_start(self, trainer: Trainer, pl_module: Solver) -> None:
-        """Build the baselines around the solver's operator, with its noise and its seed."""
+        """Build the baselines around the solver's operator, with its noise and its seed; listen to signals.
+
+        Lightning brings back the handlers that were there before.
+        """
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPPING:
+                signal.signal(number, lambda received, frame: setattr(pl_module.unfinished, "signal", received))
         self._solvers = {name: build(pl_module.operator) for name, build in self.baselines.items()}
         for solver in self._solvers.values():
             solver.noise, solver.seed = pl_module.noise, pl_module.seed
@@ -158,8 +168,8 @@ class Results(BasePredictionWriter):
             )
             samples = None if prediction.samples is None else prediction.samples[i]
             self._records.keep(row, self._write(trainer, pl_module, row, one, samples))
-        if pl_module.unfinished is not None:
-            pl_module.unfinished.end()
+        pl_module.unfinished.end()
+        pl_module.unfinished.obey()
 
     def _write(self, trainer: Trainer, solver: Solver, row: dict[str, Any], one: Shown, samples: Tensor | None) -> list[Path]:
         """Write what an image leaves; the files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from padis_lightning.data.sources import Item, collate
 from padis_lightning.errors import InputError
 from padis_lightning.types import Batch
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR1)  # at which a run stops so that it can go on
 
 
 class Listed(NamedTuple):
@@ -54,6 +57,12 @@ def share(
     return left[rank::world]
 
 
+def leave_signals(worker: int) -> None:
+    """Let a signal to the whole group of processes be the trainer's business, which still needs its workers."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Batches(Dataset):
     """Items in batches.
 
@@ -74,4 +83,4 @@ class Batches(Dataset):
     def loader(self, num_workers: int = 0) -> DataLoader:
         """One batch after the other; the sampler's kind keeps a trainer from sharing them out once more."""
         sampler = DistributedSampler(self, num_replicas=1, rank=0, shuffle=False)
-        return DataLoader(self, batch_size=None, sampler=sampler, num_workers=num_workers)
+        return DataLoader(self, batch_size=None, sampler=sampler, num_workers=num_workers, worker_init_fn=leave_signals)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from padis_lightning.data.batches import Batches, Listed, check_shard, share
+from padis_lightning.data.batches import Batches, Listed, check_shard, leave_signals, share
 from padis_lightning.data.opening import open_source
 from padis_lightning.data.sources import LeavesSource, PhantomSource, Source, collate, photographs
 from padis_lightning.errors import InputError
@@ -262,11 +262,11 @@ class ImageData(LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
         )
-        return DataLoader(data, batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers)
+        return self._loader(data, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader:
         """What was kept from training."""
-        return DataLoader(self._parts["validation"], batch_size=self.batch_size, collate_fn=collate, num_workers=self.num_workers)
+        return self._loader(self._parts["validation"], batch_size=self.batch_size)
 
     @property
     def listed(self) -> list[Listed]:
@@ -278,3 +278,7 @@ class ImageData(LightningDataModule):
         part, device = self._parts["predict"], device_of(self.trainer)
         places = share(len(part), self.batch_size, self.done, self.shard, self.shards, *device)
         return Batches(part, places).loader(self.num_workers)
+
+    def _loader(self, data: Dataset, **batches: Any) -> DataLoader:  # noqa: ANN401 - how the items make batches
+        workers = {"num_workers": self.num_workers, "worker_init_fn": leave_signals}
+        return DataLoader(data, collate_fn=collate, **workers, **batches)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from padis_lightning.diffusion.denoiser import Denoiser
 from padis_lightning.diffusion.positions import Positions
@@ -88,7 +88,7 @@ class PatchModel:
         if broken:
             raise InputError(f"weights of {broken[0]} are not finite; wanted finite weights, nothing was written")
         with whole(path) as temporary:
-            save_file(state, temporary, {"format": FORMAT, "model": json.dumps(self.describe())})
+            temporary.write_bytes(_in_order(save(state, {"format": FORMAT, "model": json.dumps(self.describe())})))
 
     @staticmethod
     def find(path: str | Path) -> Path:
@@ -138,3 +138,13 @@ class PatchModel:
         prefix = "denoiser."
         state = {k.removeprefix(prefix).removeprefix("network."): v for k, v in checkpoint["state_dict"].items()}
         return cls.build(checkpoint["patch_model"], state)
+
+
+def _in_order(file: bytes) -> bytes:
+    """A safetensors file with its metadata in order of their names, which the library shuffles."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + file[end:]

@@ -198,6 +198,7 @@ class Solver(LightningModule, ABC):
             if self.unfinished is not None and self.unfinished.due and count < len(steps):
                 self.settle()
                 self.unfinished.keep(count, state, generator, self.diverged)
+                self.unfinished.obey()
         self.settle()
 
 

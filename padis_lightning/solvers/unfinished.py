@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from padis_lightning.errors import RunError
 from padis_lightning.files import whole
 from padis_lightning.random import Generators
 
@@ -30,6 +32,8 @@ class Unfinished:
     def __init__(self, folder: Path, every: float = 120.0) -> None:
         self.folder, self.every = folder, every
         self.seconds = 0.0
+        #: the signal at which to stop, 0 for none
+        self.signal = 0
 
     def begin(self, indices: Sequence[int]) -> None:
         """Turn to a batch, by the places of its images in the data set."""
@@ -41,7 +45,7 @@ class Unfinished:
     @property
     def due(self) -> bool:
         """Whether it is time to keep a state."""
-        return time.monotonic() - self._last >= self.every
+        return self.signal > 0 or time.monotonic() - self._last >= self.every
 
     def keep(self, steps: int, state: dict[str, Tensor], generator: Generators, diverged: dict[int, str]) -> None:
         """Write the state after so many steps, whole."""
@@ -66,6 +70,15 @@ class Unfinished:
         state.update({name: value.to(state[name].device) for name, value in kept.items()})
         self.seconds = about["seconds"]
         return about["steps"], {int(row): reason for row, reason in about["diverged"].items()}
+
+    def obey(self) -> None:
+        """Stop at a signal; what is done is kept by now.
+
+        Raises:
+            RunError: there was one.
+        """
+        if self.signal:
+            raise RunError(f"stopped by {signal.Signals(self.signal).name}; the same command goes on where this one stopped")
 
     def end(self) -> None:
         """Forget the batch, whose results are written."""

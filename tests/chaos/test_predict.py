@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -14,10 +15,10 @@ import pytest
 import yaml
 from PIL import Image
 from safetensors import safe_open
-from tests.chaos.runner import Child, Forker, wait_for
 
 from padis_lightning.diffusion import Denoiser, PatchModel
 from padis_lightning.types import Normalisation
+from tests.chaos.runner import Child, Forker, wait_for
 from tests.conftest import random_network
 
 pytestmark = pytest.mark.slow
@@ -114,6 +115,21 @@ def test_a_run_killed_at_25_moments_ends_with_the_bits_of_an_unbroken_one(forker
     child = forker.start(command(folder, "killed"), tmp_path)
     assert child.wait() == 0, child.stderr
     assert killed >= 15 and states >= 10 and counts == sorted(counts)
+    assert_same(run, unbroken)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_a_solve_after_its_step_and_the_run_goes_on_there(forker, folder, unbroken, tmp_path, number):
+    run, more = tmp_path / "stopped", ["--results.keep_every", 1000]
+    child = forker.start(command(folder, "stopped", *more), tmp_path)
+    wait_for(lambda: not child.alive or list(run.glob("records/[!.]*.json")))
+    child.send(number)
+    assert child.wait() == 1
+    sentence = f"padis_lightning: error: stopped by {number.name}; the same command goes on where this one stopped"
+    assert child.stderr.splitlines()[-1] == sentence
+    assert 0 < finished(run) < COUNT
+    child = forker.start(command(folder, "stopped", *more), tmp_path)
+    assert child.wait() == 0, child.stderr
     assert_same(run, unbroken)
 
 

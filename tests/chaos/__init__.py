@@ -1,0 +1,1 @@
+"""Runs that are killed, stopped and starved at any moment."""
