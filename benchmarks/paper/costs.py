@@ -1,0 +1,110 @@
+"""Seconds and memory of one evaluation of the whole image: patches by chunk and batch, and whole images."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks.training import resident
+from padis_lightning.diffusion import Denoiser, PatchModel, padding
+from padis_lightning.networks.base import PatchNetwork
+from padis_lightning.networks.ddpmpp import DDPMpp
+from padis_lightning.networks.unet import UNet
+from padis_lightning.priors import PatchPrior
+from padis_lightning.random import Generators
+from padis_lightning.types import Normalisation
+
+TURNS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One evaluation.
+
+    Args:
+        size: side of the image.
+        patch: side of a patch; that of the image for a model of whole images.
+        chunk: most patches in one call.
+        batch: images.
+        gradient: with the derivative that DPS takes.
+    """
+
+    size: int
+    patch: int
+    chunk: int
+    batch: int = 1
+    gradient: bool = False
+
+
+def network(values: dict[str, str]) -> PatchNetwork:
+    """An untrained network of the scale's kind."""
+    settings = {
+        "base": int(values["BASE"]),
+        "multipliers": yaml.safe_load(values["MULTIPLIERS"]),
+        "blocks": int(values["BLOCKS"]),
+    }
+    return (DDPMpp if "256" in values["CT_FIT"] else UNet)(channels=1, **settings)
+
+
+def evaluate(case: Case, values: dict[str, str]) -> dict[str, Any]:
+    """Seconds an image, the least of a few turns, and bytes beyond what the weights and the libraries take."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    whole = case.patch == case.size
+    pad = (0, 0) if whole else padding((case.size, case.size), case.patch)
+    shape = (1, case.size, case.size)
+    model = PatchModel(Denoiser(network(values), 0.3), shape, [case.patch], pad, Normalisation(0.0, 1.0))
+    prior = PatchPrior(model, chunk_size=case.chunk).to(device)
+    x = torch.zeros(case.batch, *prior.canvas_shape, device=device)
+    generator, seconds = Generators.keyed(0, range(case.batch)), []
+    before = torch.cuda.memory_allocated() if device == "cuda" else resident("VmRSS")
+    for _ in range(TURNS):
+        start = time.perf_counter()
+        if case.gradient:
+            leaf = x.clone().requires_grad_()
+            torch.autograd.grad(prior(leaf, 0.1, generator).sum(), leaf)
+        else:
+            with torch.no_grad():
+                prior(x, 0.1, generator)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append((time.perf_counter() - start) / case.batch)
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resident("VmHWM")
+    return {"seconds": min(seconds), "bytes": max(0, peak - before)}
+
+
+def _worker(case: Case, values: dict[str, str]) -> dict[str, Any]:
+    warnings.simplefilter("ignore")
+    evaluate(Case(16, 8, 1, gradient=case.gradient), values | {"BASE": "8"})  # loads what libraries load late
+    return evaluate(case, values)
+
+
+def cases(values: dict[str, str]) -> list[Case]:
+    """Sizes, chunks and batches, each beside the whole image."""
+    size, patch = int(values["SIZE"]), yaml.safe_load(values["PATCH_SIZES"])[-1]
+    sizes = [size, 2 * size, 4 * size]
+    found = [Case(n, p, 64, gradient=gradient) for n in sizes for gradient in (False, True) for p in (patch, n)]
+    found += [Case(sizes[1], patch, chunk, gradient=gradient) for chunk in (1, 4, 16) for gradient in (False, True)]
+    return found + [Case(size, p, 64, batch) for batch in (4, 16) for p in (patch, size)]
+
+
+def study(values: dict[str, str]) -> list[dict[str, Any]]:
+    """Every case in a process of its own, as no process can forget its peak; None for one that ran out of memory."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.paper.costs"])
+    found = []
+    for case in cases(values):
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            try:
+                measured = pool.submit(_worker, case, values).result()
+            except (BrokenProcessPool, MemoryError, torch.OutOfMemoryError):
+                measured = {"seconds": None, "bytes": None}
+        found.append(asdict(case) | measured)
+    return found

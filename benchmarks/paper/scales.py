@@ -1,0 +1,136 @@
+"""What stands for the names in the sweep files at each scale, and what each task measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FILES = {"CT_TRAIN": "ct_train.npz", "TEST": "ct_test.npz", "FACES_TRAIN": "faces_train.zip", "FACES_TEST": "faces_test.zip"}
+
+PAPER = {
+    "SIZE": 256, "LARGE": 512, "PHOTO": 256, "COUNT": 25, "BATCH": 5, "TUNING_COUNT": 8,
+    "CT_FIT": "ct256.yaml", "WHOLE_FIT": "ct256_whole.yaml", "GENERATED": 2304,
+    "LOG_MEAN": -1.2, "LOG_STD": 1.2,
+    "BASE": 128, "MULTIPLIERS": "[1, 2, 2, 2]", "WHOLE_MULTIPLIERS": "[1, 2, 2, 4]", "BLOCKS": 4,
+    "PATCH_SIZES": "[16, 32, 56]", "PATCH_ODDS": "[0.2, 0.3, 0.5]", "PATCHES": 64, "TRAIN_BATCH": 32,
+    "SMALL_SIZES": "[8, 16, 32]", "SMALL_ODDS": "[0.2, 0.3, 0.5]", "SMALL_PATCHES": 196,
+    "BIG_SIZES": "[32, 64, 96]", "BIG_ODDS": "[0.2, 0.3, 0.5]", "BIG_PATCHES": 22,
+    "LARGE_SIZES": "[16, 32, 64]", "LARGE_PATCHES": 49,
+    "STEPS": 200000, "WHOLE_STEPS": 400000, "WHOLE_BATCH": 4, "HALF_LIFE": 500000, "WHOLE_HALF_LIFE": 50000,
+    "LEVELS": 100, "INNER": 10, "PC_LEVELS": 500, "OVERLAP": 8, "SOME": 3, "FEW": 1,
+    "BLUR": 9, "HEAVY": 17, "FAN": 180, "STROKE": 9, "SMALL_STROKE": 9,
+    "SCORE_STEPS": 50, "CT_MAX": 10, "CT20_MIN": 0.002, "CT8_MIN": 0.003, "FACES_MAX": 40, "BLUR_MIN": 0.005, "SR_MIN": 0.01,
+}  # fmt: skip
+#: one GPU, 128x128, a network of the processor's kind at twice its width; a command of ten minutes at a time
+GPU = PAPER | {
+    "SIZE": 128, "LARGE": 256, "COUNT": 19, "BATCH": 19, "CT_FIT": "ct.yaml", "WHOLE_FIT": "ct_whole.yaml",
+    "LOG_MEAN": -2.0, "LOG_STD": 1.4, "BASE": 64, "MULTIPLIERS": "[1, 2, 2]", "WHOLE_MULTIPLIERS": "[1, 2, 4]", "BLOCKS": 2,
+    "PATCH_SIZES": "[16, 24, 48]", "PATCHES": 32, "TRAIN_BATCH": 16,
+    "SMALL_SIZES": "[8, 16, 24]", "SMALL_PATCHES": 128, "BIG_SIZES": "[16, 32, 64]", "BIG_PATCHES": 18,
+    "LARGE_SIZES": "[16, 32, 64]", "LARGE_PATCHES": 18,
+    "STEPS": 2000, "WHOLE_STEPS": 2000, "HALF_LIFE": 6000, "WHOLE_HALF_LIFE": 800, "SOME": 10, "FEW": 3,
+    "INNER": 3, "PC_LEVELS": 150, "BLUR": 7, "HEAVY": 11, "FAN": 90, "SMALL_STROKE": 5, "CT_MAX": 1, "FACES_MAX": 3,
+}  # fmt: skip
+#: two processor cores, 64x64, a network of a million weights, a minute and a half of one core for a training
+CPU = GPU | {
+    "SIZE": 64, "LARGE": 128, "PHOTO": 128, "COUNT": 12, "BATCH": 6, "TUNING_COUNT": 6, "GENERATED": 1000,
+    "BASE": 32, "MULTIPLIERS": "[1, 2, 4]", "WHOLE_MULTIPLIERS": "[1, 2, 4]",
+    "PATCH_SIZES": "[16, 24]", "PATCH_ODDS": "[0.3, 0.7]", "PATCHES": 16, "TRAIN_BATCH": 8,
+    "SMALL_SIZES": "[8, 16]", "SMALL_ODDS": "[0.3, 0.7]", "SMALL_PATCHES": 36,
+    "BIG_SIZES": "[16, 32]", "BIG_ODDS": "[0.3, 0.7]", "BIG_PATCHES": 9, "LARGE_SIZES": "[16, 48]", "LARGE_PATCHES": 4,
+    "STEPS": 1500, "WHOLE_STEPS": 1900, "WHOLE_BATCH": 2, "HALF_LIFE": 4000, "WHOLE_HALF_LIFE": 600,
+    "SCORE_STEPS": 20, "LEVELS": 50, "PC_LEVELS": 75, "BLUR": 5, "HEAVY": 9, "FAN": 40, "STROKE": 5, "SMALL_STROKE": 3,
+}  # fmt: skip
+#: seconds: figures mean nothing
+TEST = CPU | {
+    "SIZE": 32, "LARGE": 64, "PHOTO": 48, "COUNT": 2, "BATCH": 2, "TUNING_COUNT": 1, "GENERATED": 10, "BASE": 8,
+    "MULTIPLIERS": "[1, 2]", "WHOLE_MULTIPLIERS": "[1, 2]", "BLOCKS": 1, "PATCH_SIZES": "[8, 12]", "SMALL_SIZES": "[4, 8]",
+    "BIG_SIZES": "[8, 16]", "LARGE_SIZES": "[8, 24]", "PATCHES": 4, "TRAIN_BATCH": 2, "STEPS": 3, "WHOLE_STEPS": 3,
+    "SCORE_STEPS": 2, "LEVELS": 3, "INNER": 2, "PC_LEVELS": 3, "OVERLAP": 4, "SOME": 3, "FEW": 2,
+}  # fmt: skip
+SCALES: dict[str, dict[str, Any]] = {"paper": PAPER, "gpu": GPU, "cpu": CPU, "test": TEST}
+
+#: seconds that a plan counts with: starting a row, a training step, an evaluation of one image
+COSTS = {
+    "paper": (20, 0.35, 0.03),
+    "gpu": (15, 0.04, 0.002),
+    "cpu": (9, 0.055, 0.009),
+    "test": (8, 0.05, 0.005),
+}
+
+#: configs, views or blur, levels, and the weight of total variation that the shipped config has
+CT_TASKS = {
+    "ct20": ("ct20.yaml", 20, "CT20_MIN", 2e-5),
+    "ct8": ("ct8.yaml", 8, "CT8_MIN", 8e-5),
+    "ct60": ("ct60.yaml", 60, "CT20_MIN", 2e-6),
+}
+TITLES = {
+    "ct20": "CT, 20 views",
+    "ct8": "CT, 8 views",
+    "deblur": "deblurring",
+    "sr4x": "super-resolution, 4 times",
+    "ct60": "CT, 60 views",
+    "ct_fan": "CT, fan beam",
+    "deblur_heavy": "heavy deblurring",
+}
+
+
+def variables(scale: str, data: Path | None, output: Path) -> dict[str, str]:
+    """What stands for each name of a scale.
+
+    Args:
+        scale: one of :data:`SCALES`.
+        data: the folder of images, or None for generated ones.
+        output: the folder of results.
+    """
+    values = SCALES[scale]
+    files = {name: str(data / file) if data else "null" for name, file in FILES.items()}
+    places = {"PRIORS": str(output / "priors"), "FOLDERS": str(output / "folders")}
+    strokes = {"STROKES": ("PHOTO", "STROKE"), "SMALL_STROKES": ("SIZE", "SMALL_STROKE")}
+    operators = {
+        name: _operator("IrregularInpainting", image_shape=[3, values[size], values[size]], width=values[width])
+        for name, (size, width) in strokes.items()
+    }
+    return {name: str(value) for name, value in (values | files | places | operators).items()}
+
+
+def _operator(name: str, **settings: Any) -> str:  # noqa: ANN401 - whatever an operator takes
+    inner = ", ".join(f"{key}: {value}" for key, value in settings.items())
+    return f"{{class_path: {name}, init_args: {{{inner}}}}}"
+
+
+def task(name: str, values: Mapping[str, str]) -> dict[str, str]:
+    """What stands for the names that differ from task to task.
+
+    Args:
+        name: one of :data:`TITLES`, or ``large`` for 60 views of the larger images.
+        values: those of :func:`variables`.
+    """
+    if name in ("deblur", "deblur_heavy", "sr4x"):
+        return _faces(name, values)
+    size = values["LARGE" if name == "large" else "SIZE"]
+    config, views, lowest, weight = CT_TASKS.get("ct60" if name == "large" else name, ("ct_fan.yaml", 0, "CT20_MIN", 4e-6))
+    operator = _operator("ParallelBeam", size=size, views=views)
+    if name == "ct_fan":
+        operator = _operator("FanBeam", size=size, views=values["FAN"])
+    own = {"CONFIG": config, "OPERATOR": operator, "PRIOR": "ct", "BUILTIN": "phantoms", "NOISE": "0.0"}
+    own |= {"SIGMA_MAX": values["CT_MAX"], "SIGMA_MIN": values[lowest], "TRAIN": values["CT_TRAIN"]}
+    return own | _weights(weight)
+
+
+def _faces(name: str, values: Mapping[str, str]) -> dict[str, str]:
+    shape = [3, int(values["SIZE"]), int(values["SIZE"])]
+    operator, weight, lowest = _operator("AveragePooling", image_shape=shape, factor=4), 5e-3, "SR_MIN"
+    if name != "sr4x":
+        side = values["HEAVY" if name == "deblur_heavy" else "BLUR"]
+        operator, lowest = _operator("UniformBlur", image_shape=shape, size=side), "BLUR_MIN"
+        weight = 7e-4 if name == "deblur_heavy" else 1e-3
+    own = {"CONFIG": f"{name}.yaml", "OPERATOR": operator, "PRIOR": "faces", "BUILTIN": "leaves", "NOISE": "0.01"}
+    own |= {"SIGMA_MAX": values["FACES_MAX"], "SIGMA_MIN": values[lowest]}
+    return own | {"TRAIN": values["FACES_TRAIN"], "TEST": values["FACES_TEST"]} | _weights(weight)
+
+
+def _weights(weight: float) -> dict[str, str]:
+    """The weights of total variation that are tried; the shipped one is the second."""
+    return {f"TV_{k}": f"{weight * factor:.3g}" for k, factor in ((1, 0.3), (2, 1), (3, 3), (4, 10))}
