@@ -1,5 +1,9 @@
-"""The one exception for input that cannot be used: the command line turns it into one sentence and exit code 2."""
+"""The exceptions that the command line turns into one sentence and an exit code."""
 
 
 class InputError(ValueError):
-    """Input that cannot be used; the message is one sentence with the value seen and the value wanted."""
+    """Input that cannot be used (exit code 2); the message is one sentence with the value seen and the value wanted."""
+
+
+class RunError(RuntimeError):
+    """A run that failed though its input was good (exit code 1); the message is one sentence."""

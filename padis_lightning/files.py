@@ -28,6 +28,9 @@ def whole(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.chmod(0o666 & ~_UMASK)  # some libraries write for the owner alone
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
