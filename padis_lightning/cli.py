@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import errno
-import importlib
-import inspect
 import json
 import logging
-import re
 import sys
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import padis_lightning.networks
 import padis_lightning.noise
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
 from padis_lightning import doctor, importing, preparing, reporting, sweeping
+from padis_lightning.allowing import FLAG, VARIABLE, only, split_allowed
 from padis_lightning.callbacks import EMA, Checkpoints, PriorExport, Results, Samples, Throughput, Tracking, WholeCheckpoints
 from padis_lightning.callbacks.checkpoints import newest
 from padis_lightning.callbacks.log import Log
@@ -37,10 +35,12 @@ from padis_lightning.ct import Projector
 from padis_lightning.data import Draws, ImageData, read_geometry
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError, RunError
+from padis_lightning.explaining import explain
 from padis_lightning.files import sweep_up, write_text
 from padis_lightning.finding import find_config
 from padis_lightning.machine import has_bfloat16
 from padis_lightning.operators import LinearOperator
+from padis_lightning.parsing import check_numbers, flat
 from padis_lightning.priors import Prior
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.ancestral import Ancestral
@@ -55,6 +55,7 @@ COMMANDS = {  # those that are not Lightning's
     "report": reporting.run,
     "sweep": sweeping.run,
 }
+GROUPS = ("trainer", "results", "ema", "export", "samples", "throughput", "checkpoint", "tracking")  # keys that hold keys
 
 HARMLESS = (  # warnings about choices that were made on purpose
     ".*does not have many workers",
@@ -137,7 +138,9 @@ class PadisCLI(LightningCLI):
     def __init__(self, args: list[str], name: str) -> None:
         self.name = name
         self._finished = False
+        allow = f"{FLAG} MODULE (or the variable {VARIABLE}): a module of your own whose classes the config may name"
         quiet = {"exit_on_error": False}
+        commands = {command: {**quiet, "epilog": allow} for command in self.subcommands()}
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -152,7 +155,7 @@ class PadisCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
-            parser_kwargs={**quiet, "fit": dict(quiet), "predict": dict(quiet)},
+            parser_kwargs={**quiet, **commands},
             args=args,
         )
 
@@ -163,7 +166,9 @@ class PadisCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse what was given, whatever the interpreter was started with."""
-        self.config = parser.parse_args(args)
+        with refusing("the command line or a config cannot be read"):
+            self.config = parser.parse_args(args)
+            check_settings(self.config[self.config.subcommand])
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401
         self._adding = subcommand
@@ -193,9 +198,21 @@ class PadisCLI(LightningCLI):
             parser.add_subclass_arguments(base, key, required=False)
             parser.link_arguments(key, f"model.init_args.{key}", apply_on="instantiate")
 
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; a setting that one of them cannot be built with is the input's fault."""
+        with refusing("the settings cannot be used"):
+            super().instantiate_classes()
+
     def before_instantiate_classes(self) -> None:
-        """Settle the folder, the scan of a measured file, and W&B without an account."""
+        """Settle the folder, the scan of a measured file, and W&B without an account; a checkpoint never runs code."""
         config = self.config[self.subcommand]
+        if config.weights_only is False:
+            raise InputError("weights_only is false; wanted true, a checkpoint with objects in it can run code")
+        config.weights_only = True
+        if self.subcommand == "predict" and config.ckpt_path is not None:
+            raise InputError(
+                f"ckpt_path is {config.ckpt_path!r}; wanted --prior.checkpoint, which predict takes its weights from"
+            )
         self.output = config.output or str(Path("results") / self.name)
         config.output = config.trainer.default_root_dir = self.output
         if config.trainer.accelerator == "auto" and not torch.cuda.is_available():
@@ -300,6 +317,35 @@ class PadisCLI(LightningCLI):
             raise RunError(f"{lacking}; what is done is in {self.output}, the same command tries the others again")
 
 
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Within the block an error that nothing explains is one of the input.
+
+    Raises:
+        InputError: in its place, with its message.
+    """
+    try:
+        yield
+    except Exception as error:
+        if explain(error):
+            raise
+        raise InputError(f"{what} ({type(error).__name__}: {flat(str(error))[:300]}); wanted other values, see --help") from error
+
+
+def check_settings(settings: Namespace) -> None:
+    """Refuse what the parser lets through though nothing can use it.
+
+    Raises:
+        InputError: a group of keys is a value, a number is not finite or has more than 64 bits, or the seed is none.
+    """
+    for key in GROUPS:
+        if key in settings and not isinstance(settings[key], Namespace):
+            raise InputError(f"{key} is {settings[key]!r}; wanted keys and values")
+    check_numbers(vars(settings.as_flat()))
+    if not 0 <= settings.seed_everything < 2**32:
+        raise InputError(f"seed_everything is {settings.seed_everything}; wanted 0 to {2**32 - 1}")
+
+
 def check_resumable(path: str, model: PatchModel) -> None:
     """Refuse a checkpoint of another network, image size, padding or normalisation than the run's.
 
@@ -349,63 +395,32 @@ def _as_list(value: Any) -> list:  # noqa: ANN401 - one or several of anything
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run a command; input that cannot be used ends it with one sentence and exit code 2."""
+    """Run a command; an error ends it with one sentence and exit code 1 (a run failed) or 2 (input that cannot be used)."""
     quieten()
     try:
-        args = sys.argv[1:] if args is None else args
-        if args and args[0] in COMMANDS:
-            COMMANDS[args[0]](args[1:])
-            return
-        found, name = find_configs(args)
-        PadisCLI(own_settings(found), name)
+        _run(list(sys.argv[1:] if args is None else args))
+    except KeyboardInterrupt:
+        print("padis_lightning: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
     except Exception as error:
-        if isinstance(error, (FloatingPointError, RunError)):
-            print(f"padis_lightning: error: {error}", file=sys.stderr)
-            raise SystemExit(1) from None
-        sentence = explain(error)
-        if sentence is None:
-            raise
+        told = explain(error)
+        if told is None:
+            traceback.print_exc()
+            told = f"{type(error).__name__} is a fault of padis_lightning; wanted a report with the lines above", 1
+        sentence, code = told
         print(f"padis_lightning: error: {sentence}", file=sys.stderr)
-        raise SystemExit(1 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else 2) from None
+        raise SystemExit(code) from None
 
 
-def explain(error: BaseException | None) -> str | None:
-    """One sentence for input that cannot be used, however deep the parser has wrapped it; None for any other error."""
-    chain = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    for link in chain:
-        if isinstance(link, InputError):  # from a worker process it comes with the traceback there
-            return str(link).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
-    for link in chain:
-        if isinstance(link, ArgumentError):
-            return _parser_sentence(str(link))
-        if isinstance(link, (MisconfigurationException, OSError)):
-            return " ".join(str(link).split())
-    return None
-
-
-def _keys(cls: type) -> list[str]:
-    """Names of what a class takes, those that it passes on to its bases included."""
-    found: dict[str, None] = {}
-    for base in cls.__mro__:
-        parameters = inspect.signature(vars(base).get("__init__", lambda self, **rest: None)).parameters.values()
-        kinds = {p.name: p.kind for p in parameters if p.name != "self"}
-        found |= dict.fromkeys(name for name, kind in kinds.items() if kind.name not in ("VAR_KEYWORD", "VAR_POSITIONAL"))
-        if inspect.Parameter.VAR_KEYWORD not in kinds.values():
-            break
-    return list(found)
-
-
-def _parser_sentence(message: str) -> str:
-    """The parser's message without the branches of a union that nobody meant."""
-    unknown = re.search(r"class_path '([\w.]+)':\s+(?:- )?Option '([\w.]+)' is not accepted", message)
-    if unknown:
-        path, key = unknown.groups()
-        module, _, name = path.rpartition(".")
-        known = [k for k in _keys(getattr(importlib.import_module(module), name)) if k not in ("prior", "operator")]
-        return f"{key!r} is not a key of {name}; wanted one of {', '.join(known)}"
-    noise = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>")
-    lines = (line.strip().removeprefix("- ") for line in message.splitlines())
-    return " ".join(line for line in lines if line and not line.startswith(noise))
+def _run(args: list[str]) -> None:
+    if args and args[0] in COMMANDS:
+        COMMANDS[args[0]](args[1:])
+        return
+    commands = [*PadisCLI.subcommands(), *COMMANDS]
+    words, modules = split_allowed(args)
+    if not words or not words[0].startswith("-") and words[0] not in commands:
+        seen = f"there is no command {words[0]!r}" if words else "no command is given"
+        raise InputError(f"{seen}; wanted one of {', '.join(commands)}")
+    found, name = find_configs(words)
+    with only(modules):
+        PadisCLI(own_settings(found), name)

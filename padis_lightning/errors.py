@@ -1,9 +1,9 @@
-"""The exceptions that the command line turns into one sentence: exit code 2 for input, 1 for a run."""
+"""The exceptions that the command line turns into one sentence and an exit code."""
 
 
 class InputError(ValueError):
-    """Input that cannot be used; the message is one sentence with the value seen and the value wanted."""
+    """Input that cannot be used (exit code 2); the message is one sentence with the value seen and the value wanted."""
 
 
 class RunError(RuntimeError):
-    """A run that ended before its end, or whose images failed; the message is one sentence."""
+    """A run that ended before its end, or whose images failed (exit code 1); the message is one sentence."""

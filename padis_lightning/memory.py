@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from typing import Any
 
 import torch
@@ -33,9 +34,10 @@ def free_memory(device: torch.device | str = "cpu") -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch could not get the memory it asked for, on a device or on the host."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and ("not enough memory" in str(error) or "can't allocate memory" in str(error))
+    said = isinstance(error, RuntimeError) and re.search(
+        r"out of memory|can't allocate memory|not enough memory", str(error), re.I
     )
+    return isinstance(error, MemoryError) or bool(said)
 
 
 class _Written(TorchDispatchMode):

@@ -15,9 +15,9 @@ import padis_lightning
 ROOT = Path(padis_lightning.__file__).parent
 LAYERS = [
     {"errors", "files", "machine", "random"},
-    {"arguments", "finding", "modules", "types"},
-    {"linalg", "ct"},
-    {"networks", "operators", "metrics", "noise"},
+    {"allowing", "arguments", "finding", "modules", "types"},
+    {"parsing", "linalg", "ct"},
+    {"explaining", "networks", "operators", "metrics", "noise"},
     {"diffusion"},
     {"priors", "data", "unpickling"},
     {"solvers", "training", "importing", "preparing"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ class PatchModel:
             raise InputError(f"{file} is not a safetensors file ({error}); wanted a prior written by fit") from error
         if metadata.get("format") != FORMAT:
             raise InputError(f"{file} has the format {metadata.get('format')!r}; wanted {FORMAT!r}, written by fit")
-        return cls.build(json.loads(metadata["model"]), state)
+        return cls._rebuild(file, lambda: (json.loads(metadata["model"]), state))
 
     @classmethod
     def _from_lightning(cls, file: Path) -> PatchModel:
@@ -133,11 +133,28 @@ class PatchModel:
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file can make the unpickler raise anything
             raise InputError(f"{file} cannot be read ({type(error).__name__}); wanted a checkpoint written by fit") from error
-        if "patch_model" not in checkpoint:
+        if not isinstance(checkpoint, dict) or "patch_model" not in checkpoint:
             raise InputError(f"{file} holds no patch model; wanted a checkpoint written by fit")
         prefix = "denoiser."
-        state = {k.removeprefix(prefix).removeprefix("network."): v for k, v in checkpoint["state_dict"].items()}
-        return cls.build(checkpoint["patch_model"], state)
+
+        def parts() -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+            state = {k.removeprefix(prefix).removeprefix("network."): v for k, v in checkpoint["state_dict"].items()}
+            return checkpoint["patch_model"], state
+
+        return cls._rebuild(file, parts)
+
+    @classmethod
+    def _rebuild(cls, file: Path, parts: Callable[[], tuple[dict[str, Any], dict[str, torch.Tensor]]]) -> PatchModel:
+        """What :meth:`build` makes of a file's parts, which may be anything."""
+        try:
+            return cls.build(*parts())
+        except InputError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            said = " ".join(str(error).split())[:160]
+            raise InputError(
+                f"{file} does not fit together ({type(error).__name__}: {said}); wanted a prior written by fit"
+            ) from error
 
 
 def _in_order(file: bytes) -> bytes:

@@ -107,6 +107,6 @@ def write_volumes(folder: Path, rows: Sequence[dict[str, Any]], source: Source |
             seen = ", ".join(map(str, numbers[:8])) + (" ..." if len(numbers) > 8 else "")
             print(f"no volume of {name} was written: its slices {seen} are not evenly spaced; wanted all, or every n-th")
             continue
-        volume = np.stack([np.load(folder / "arrays" / f"{one}.npy") for one in names], -1)
+        volume = np.stack([np.load(folder / "arrays" / f"{one}.npy", allow_pickle=False) for one in names], -1)
         affine = None if series is None else nifti.volume_affine(series, volume.shape[:2], numbers)
         nifti.write_volume(folder / "volumes" / f"{name}.nii.gz", volume, affine, origin.solver)
