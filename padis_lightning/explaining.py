@@ -18,7 +18,7 @@ from padis_lightning.memory import is_out_of_memory
 from padis_lightning.parsing import parser_sentence
 
 FAILED, UNUSABLE = 1, 2
-AGAIN = "then the same command again, which goes on where this one stopped"
+AGAIN = "then the same command again (fit: with --ckpt_path auto), which goes on where this one stopped"
 ROOM = {errno.ENOSPC: "no space left", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file is too large"}
 FULL = re.compile(r"no space left|os error 28\b|os error 122\b|\d+ requested and \d+ written|PytorchStreamWriter failed", re.I)
 WORKER = re.compile(r"DataLoader worker|terminated abruptly|process \d+ terminated with", re.I)

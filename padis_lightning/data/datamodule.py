@@ -150,6 +150,7 @@ class ImageData(LightningDataModule):
         self.training_groups = training_groups
         self.seed, self.num_workers = seed, num_workers
         self.shard, self.shards = shard, shards
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # of what is left there may be less than devices
         #: places of what :attr:`listed` has and need not be solved
         self.done: set[int] = set()
         self._parts: dict[str, Source | Subset] = {}

@@ -28,6 +28,7 @@ class Draws(LightningDataModule):
                 raise InputError(f"{name} is {value}; wanted at least 1")
         check_shard(shard, shards)
         self.count, self.batch_size, self.shard, self.shards = count, batch_size, shard, shards
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # of what is left there may be less than devices
         #: places of what :attr:`listed` has and need not be drawn
         self.done: set[int] = set()
 

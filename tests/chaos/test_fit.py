@@ -167,7 +167,7 @@ def test_a_full_disk_stops_training_with_one_sentence_and_the_last_checkpoint_st
         filler.write_bytes(bytes(shutil.disk_usage(folder).free // 4096 * 4096))
         assert child.wait() == 1, child.stderr
         errors = [line for line in child.stderr.splitlines() if line.startswith("padis_lightning: error: ")]
-        assert len(errors) == 1 and "No space left" in errors[0] and str(folder) in errors[0], child.stderr
+        assert len(errors) == 1 and "no space left" in errors[0] and str(folder) in errors[0], child.stderr
         assert "Traceback" not in child.stderr
         assert_whole(folder)
         assert saved(folder / "checkpoints" / "last.ckpt")["global_step"] >= EVERY

@@ -86,7 +86,7 @@ def assert_same(run: Path, unbroken: Path):
     files = {path.relative_to(unbroken): path.read_bytes() for name in written for path in (unbroken / name).iterdir()}
     assert files == {path.relative_to(run): path.read_bytes() for name in written for path in (run / name).iterdir()}
     assert len(files) == 3 * COUNT and scores(run) == scores(unbroken) and len(scores(run)) == COUNT
-    assert not list(run.rglob("*.part")) and not list((run / "unfinished").iterdir())
+    assert not list(run.rglob("*.part")) and not list((run / "unfinished").glob("*"))
 
 
 def finished(run: Path) -> int:
