@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from benchmarks.samples import draw
 from padis_lightning.cli import main
 from padis_lightning.data.sources import PhantomSource
+from padis_lightning.finding import CONFIGS
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.priors import FixedTiling, PatchPrior, RandomTiling
 from padis_lightning.random import Generators
@@ -23,6 +25,26 @@ def test_bundled_prior_is_two_decibels_above_converged_tv(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["n"] == 4 and summary["gain"]["tv"]["psnr"] > 2
     assert summary["evaluations"] <= 100 and summary["residual"] < 2e-3
+
+
+def expected(path):
+    """The PSNR that a shipped config's head names; None for one that reconstructs nothing."""
+    text = path.read_text()
+    found = re.search(r"^# Expected: ([\d.]+) dB with --data.count 2$", text, re.MULTILINE)
+    assert found or "\noperator:" not in text, f"{path.name} names no expected PSNR"
+    return found and float(found[1])
+
+
+SHIPPED = {path.name: expected(path) for path in sorted(CONFIGS.glob("*.yaml"))}
+LONG = {"ct20_padis.yaml"}  # a thousand evaluations
+
+
+@pytest.mark.parametrize("config", [name for name, value in SHIPPED.items() if value and name not in LONG])
+def test_a_shipped_config_gives_what_its_head_says(config, tmp_path):
+    main(["predict", "--config", config, "--data.count", "2", "--output", str(tmp_path), "--trainer.accelerator", "cpu",
+          "--results.baselines", "{}"])  # fmt: skip
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["n"] == 2 and summary["psnr"] == pytest.approx(SHIPPED[config], abs=0.1)
 
 
 @pytest.mark.parametrize(("config", "gain"), [("sr4x", 0.1), ("deblur", 0.0), ("inpaint", 1.0), ("denoise", 0.5)])
