@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError, RunError
 from padis_lightning.explaining import explain
 from padis_lightning.files import sweep_up, write_text
-from padis_lightning.finding import find_config
+from padis_lightning.finding import find_configs, own_settings
 from padis_lightning.machine import has_bfloat16
 from padis_lightning.operators import LinearOperator
 from padis_lightning.parsing import check_numbers, flat
@@ -46,7 +46,6 @@ from padis_lightning.solvers import Solver
 from padis_lightning.solvers.ancestral import Ancestral
 from padis_lightning.training import PatchDiffusion
 
-CONFIG = ("--config", "-c")
 COMMANDS = {  # those that are not Lightning's
     "doctor": doctor.run,
     "gather": reporting.gather,
@@ -82,46 +81,6 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in HARMLESS:
         warnings.filterwarnings("ignore", message)
-
-
-def find_configs(args: Sequence[str]) -> tuple[list[str], str]:
-    """Arguments with every config's path found and ``--config`` and ``--model`` in two words; the name of the last config."""
-    split = ("--config=", "-c=", "--model=")
-    out = [word for arg in args for word in (arg.split("=", 1) if arg.startswith(split) else [arg])]
-    name = "run"
-    for i, (flag, value) in enumerate(pairwise(list(out))):
-        if flag in CONFIG:
-            out[i + 1] = find_config(value)
-            name = Path(value).stem or name
-    return out, name
-
-
-def own_settings(args: Sequence[str]) -> list[str]:
-    """Arguments in which ``--model NAME`` brings NAME's own settings rather than another solver's of the same names.
-
-    The parser keeps what two classes share; by way of one that has neither steps nor levels only the common options are kept.
-
-    Args:
-        args: those of :func:`find_configs`.
-    """
-    if args[:1] != ["predict"] or "--model" not in args:
-        return list(args)
-    named = {_model_of(value) for flag, value in pairwise(args) if flag in CONFIG}
-    out: list[str] = []
-    for flag, value in pairwise([*args, ""]):
-        if flag == "--model" and value and value.rpartition(".")[2] not in named:
-            out += ["--model", "PseudoInverse"]
-        out.append(flag)
-    return out
-
-
-def _model_of(config: str) -> str | None:
-    """The short name of the class that a config's ``model`` names; None for one that the parser will refuse."""
-    try:
-        model = yaml.safe_load(Path(config).read_text(encoding="utf-8"))["model"]
-        return (model["class_path"] if isinstance(model, dict) else model).rpartition(".")[2]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
-        return None
 
 
 class SaveConfig(SaveConfigCallback):
@@ -217,6 +176,9 @@ class PadisCLI(LightningCLI):
         config.output = config.trainer.default_root_dir = self.output
         if config.trainer.accelerator == "auto" and not torch.cuda.is_available():
             config.trainer.accelerator = "cpu"  # Apple's GPUs have neither sparse matrices nor float64
+        most, devices = max(os.cpu_count() or 1, 4), str(config.trainer.devices)
+        if config.trainer.accelerator == "cpu" and devices.isdecimal() and int(devices) > most:
+            raise InputError(f"trainer.devices is {devices}; wanted at most {most} on this machine's processor")
         if self.subcommand == "fit":
             config.checkpoint.dirpath = config.checkpoint.dirpath or str(Path(self.output) / "checkpoints")
             config.trainer.use_distributed_sampler = False  # batches are shared out by step already

@@ -244,6 +244,10 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
         lambda: [*PLAIN, "--output", locked()],
         "locked/out cannot be written (permission denied); wanted a folder that can be, see --output",
     ),
+    "more processes than a processor serves": (
+        lambda: [*PLAIN, "--trainer.devices", "99"],
+        f"trainer.devices is 99; wanted at most {max(os.cpu_count(), 4)}, each is a process on this machine's processor",
+    ),
     "an output of a name too long": (
         lambda: [*PLAIN, "--output", "o" * 300], f"{'o' * 300}/run.json: file name too long; wanted a path that can be used",
     ),

@@ -23,12 +23,13 @@ from pydicom.uid import JPEGLSLossless
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
-from padis_lightning.cli import explain, main
+from padis_lightning.cli import main
 from padis_lightning.data import ImageData, open_series, open_source
 from padis_lightning.data.readers import PreparedSource
 from padis_lightning.data.series import SeriesSource
 from padis_lightning.data.sources import collate
 from padis_lightning.errors import InputError
+from padis_lightning.explaining import explain
 from padis_lightning.types import Normalisation
 from tests.making import RAS_TO_LPS, dicom, enhanced, lps, prepared, rotation, write_stack
 
@@ -475,7 +476,7 @@ def test_an_error_in_a_worker_process_is_one_sentence_too(tmp_path):
     with pytest.raises(InputError) as error:
         sent.reraise()
     assert "Traceback" in str(error.value)
-    assert explain(error.value) == "v has values in slice 1 that are not finite; wanted finite numbers"
+    assert explain(error.value) == ("v has values in slice 1 that are not finite; wanted finite numbers", 2)
 
 
 def test_a_missing_library_is_named_with_its_extra(tmp_path, volume, monkeypatch):
