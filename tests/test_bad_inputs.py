@@ -246,7 +246,7 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
     ),
     "more processes than a processor serves": (
         lambda: [*PLAIN, "--trainer.devices", "99"],
-        f"trainer.devices is 99; wanted at most {max(os.cpu_count(), 4)}, each is a process on this machine's processor",
+        f"trainer.devices is 99; wanted at most {max(os.cpu_count(), 4)} on this machine's processor",
     ),
     "an output of a name too long": (
         lambda: [*PLAIN, "--output", "o" * 300], f"{'o' * 300}/run.json: file name too long; wanted a path that can be used",
