@@ -24,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import padis_lightning.networks
 import padis_lightning.noise
+import padis_lightning.slice_groups
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
 from padis_lightning import doctor, importing, preparing, reporting, sweeping
 from padis_lightning.allowing import FLAG, VARIABLE, only, split_allowed
@@ -42,6 +43,7 @@ from padis_lightning.machine import has_bfloat16
 from padis_lightning.operators import LinearOperator
 from padis_lightning.parsing import check_numbers, flat
 from padis_lightning.priors import Prior
+from padis_lightning.priors.base import axes_of
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.ancestral import Ancestral
 from padis_lightning.training import PatchDiffusion
@@ -195,9 +197,14 @@ class PadisCLI(LightningCLI):
         if geometry is None:
             return
         given = config.operator.init_args if config.operator else {}
-        kept = {k: given[k] for k in ("backend", "filter") if k in given}
+        stacked = config.data.init_args.get("volumes") and "depth" in given
+        own = given.operator.init_args if stacked else given
+        kept = {k: own[k] for k in ("backend", "filter") if k in own}
         scan = Namespace(geometry=Namespace(geometry.describe()), **kept)
         config.operator = Namespace(class_path="padis_lightning.operators.ct.Scan", init_args=scan)
+        if stacked:
+            slices = Namespace(operator=config.operator, depth=given.depth)
+            config.operator = Namespace(class_path="padis_lightning.operators.slices.Slices", init_args=slices)
         kind = "fan" if geometry.fan else "parallel"
         tell(f"{path} is a measurement of {len(geometry.angles)} {kind} views; its geometry is used")
 
@@ -207,7 +214,10 @@ class PadisCLI(LightningCLI):
         if wanted["logger"] in (None, True):
             kwargs["logger"] = Log(self.output, name="log") if self.subcommand == "fit" else False
         if wanted["precision"] is None and self.subcommand == "fit" and wanted["accelerator"] in ("auto", "cpu", "gpu"):
-            kwargs["precision"] = fast_precision(wanted["accelerator"])
+            model = self._get(self.config_init, "model")
+            deep = isinstance(model, PatchDiffusion) and model.denoiser.network.axes == 3
+            on_processor = wanted["accelerator"] == "cpu"
+            kwargs["precision"] = "32-true" if deep and on_processor else fast_precision(wanted["accelerator"])
         plugins = _as_list(wanted["plugins"])
         if self.subcommand == "fit" and not any(isinstance(p, CheckpointIO) for p in plugins):
             kwargs["plugins"] = [*plugins, WholeCheckpoints()]
@@ -335,7 +345,7 @@ def check_together(solver: Solver, data: ImageData) -> None:
         return
     if tuple(data.image_shape) != tuple(solver.operator.image_shape):
         raise InputError(
-            f"the data's images are {tuple(data.image_shape)} (channels, height, width); "
+            f"the data's images are {tuple(data.image_shape)} ({axes_of(data.image_shape)}); "
             f"wanted {tuple(solver.operator.image_shape)}, what the operator takes"
         )
     prior = getattr(solver, "prior", None)

@@ -13,9 +13,14 @@ Linear = Callable[[Tensor], Tensor]
 CUTOFF = 1e-4  # singular values up to this share of the largest count as 0; those above may amplify noise 10 000 times
 
 
+def each(values: Tensor, like: Tensor) -> Tensor:
+    """One number an image, ``(B,)`` or ``(B, 1, ...)``, ready to be broadcast against ``like`` ``(B, ...)``."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each image, ``(B, ...), (B, ...) -> (B, 1, ...)``, ready to be broadcast."""
-    return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
+    return each((a * b).flatten(1).sum(1), a)
 
 
 def norm(a: Tensor) -> Tensor:

@@ -6,20 +6,45 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from scipy.stats import t as student
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 
 def psnr(estimate: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image, values clipped to [0, 1]: ``(B, C, H, W) -> (B,)``."""
-    return peak_signal_noise_ratio(estimate, truth, data_range=(0.0, 1.0), reduction="none", dim=(1, 2, 3))
+    """Peak signal-to-noise ratio in dB of each image or volume, values clipped to [0, 1]: ``(B, C, ..., H, W) -> (B,)``."""
+    axes = tuple(range(1, truth.ndim))
+    return peak_signal_noise_ratio(estimate, truth, data_range=(0.0, 1.0), reduction="none", dim=axes)
 
 
 def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity (Gaussian window of 11, sigma 1.5) of each image, clipped to [0, 1]: ``-> (B,)``."""
     value = structural_similarity_index_measure(estimate, truth, data_range=(0.0, 1.0), reduction="none")
     return value.reshape(-1)
+
+
+PLANES = {"axial": 2, "coronal": 3, "sagittal": 4}  #: of volumes, and the axis that each lies across
+
+
+def plane_ssim(estimate: Tensor, truth: Tensor, plane: str) -> Tensor:
+    """The mean structural similarity of all planes of one kind, ``(B, C, D, H, W) -> (B,)``; NaN of planes narrower than 12."""
+    shape = [n for axis, n in enumerate(truth.shape) if axis not in (0, 1, PLANES[plane])]
+    if min(shape) < 12:
+        return torch.full((len(truth),), math.nan, device=truth.device)
+    pairs = zip(*(volume.unbind(PLANES[plane]) for volume in (estimate, truth)), strict=True)
+    return torch.stack([ssim(one, other) for one, other in pairs]).mean(0)
+
+
+def consistency(estimate: Tensor, truth: Tensor) -> Tensor:
+    r"""How much neighbouring slices differ, over how much they do in truth: 1 is right, more is flicker, less is blur.
+
+    .. math:: \sum |\hat x_{z + 1} - \hat x_z| \, / \, \sum |x_{z + 1} - x_z|
+
+    ``(B, C, D, H, W) -> (B,)``; NaN of a single slice.
+    """
+    found, wanted = (volume.diff(dim=2).abs().flatten(1).sum(1) for volume in (estimate, truth))
+    return found / wanted
 
 
 def seam(images: Tensor, borders: Sequence[tuple[Sequence[int], Sequence[int]]], reach: int = 6) -> float:
@@ -49,8 +74,8 @@ def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> Tensor:
     with Student's t for K samples of mean :math:`\bar x` and deviation s: right for Gaussian samples of any number.
 
     Args:
-        samples: ``(B, K, C, H, W)``.
-        truth: ``(B, C, H, W)``.
+        samples: ``(B, K, C, ..., H, W)``.
+        truth: ``(B, C, ..., H, W)``.
         level: probability of the interval.
 
     Returns:

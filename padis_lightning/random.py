@@ -45,6 +45,14 @@ class Generators:
     def __len__(self) -> int:
         return len(self.generators)
 
+    def split(self, count: int) -> Generators:
+        """``count`` new streams for each image, that are drawn from its own: those of one image together."""
+        keys = (torch.randint(2**62, (count,), generator=g).tolist() for g in self.generators)
+        return Generators(torch.Generator().manual_seed(key) for row in keys for key in row)
+
+    def __getitem__(self, part: slice) -> Generators:
+        return Generators(self.generators[part])
+
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape, dtype and device of ``like`` ``(B, ...)``, image by image."""
         if len(like) != len(self):

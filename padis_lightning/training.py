@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from padis_lightning import __version__
 from padis_lightning.data import ImageData
 from padis_lightning.diffusion import Denoiser, PatchModel, Positions, padding
+from padis_lightning.diffusion.coordinates import sides
 from padis_lightning.errors import InputError
 from padis_lightning.networks import PatchNetwork
+from padis_lightning.operators.crop import surround
 from padis_lightning.random import seed_dropout, seeded
 from padis_lightning.types import Batch
 
@@ -29,9 +30,9 @@ class Patches(NamedTuple):
     """What is random in a set of n patches.
 
     Attributes:
-        corners: ``(n, 2)``, row and column on the padded canvas.
+        corners: ``(n, 2)``, row and column on the padded canvas; of volumes ``(n, 3)``, slice, row and column.
         sigma: ``(n,)``.
-        noise: ``(n, C, P, P)``.
+        noise: ``(n, C, P, P)``; of volumes with a further axis.
     """
 
     corners: Tensor
@@ -46,7 +47,8 @@ class PatchDiffusion(LightningModule):
         \quad \ln \sigma \sim N(m, s^2)
 
     A step draws one patch size, the same on all devices, and cuts patches out of the images of the batch in turn, about
-    as many pixels whatever the size. What is drawn depends on (seed, step) and the place of a patch in the whole step, so
+    as many pixels whatever the size. A network of three axes is trained on patches of volumes, cubes but for volumes of fewer
+    slices, which they take whole. What is drawn depends on (seed, step) and the place of a patch in the whole step, so
     a resumed run draws it again, and n devices of batches of b train like one of batches of n b.
 
     Source: Hu et al., PaDIS, NeurIPS 2024, section 3.2 and appendix; Karras et al., EDM, NeurIPS 2022, table 1.
@@ -75,6 +77,9 @@ class PatchDiffusion(LightningModule):
         InputError: the settings contradict each other or the data.
         FloatingPointError: a gradient or a weight is not finite; the checkpoints written before stay.
     """
+
+    #: coordinates besides those of the place that the network is told
+    told: int = 0
 
     def __init__(
         self,
@@ -131,7 +136,13 @@ class PatchDiffusion(LightningModule):
     def setup(self, stage: str) -> None:
         """Adapt to the trainer's data; bring the network into its fastest form."""
         self.adapt(self.trainer.datamodule)
-        network = self.denoiser.network.to(memory_format=torch.channels_last)
+        precision = str(self.trainer.precision)
+        on_processor = self.trainer.strategy.root_device.type == "cpu"
+        if self.denoiser.network.axes == 3 and precision.startswith("bf16") and on_processor:
+            # oneDNN's gradients of such convolutions hold memory that nobody wrote (torch 2.13, two slices at the coarsest level)
+            raise InputError(f"trainer.precision is {precision}; wanted 32-true to train on cubes on a processor")
+        layout = torch.channels_last if self.denoiser.network.axes == 2 else torch.channels_last_3d
+        network = self.denoiser.network.to(memory_format=layout)
         if self.compile_network:
             network.compile(dynamic=False)
 
@@ -141,12 +152,28 @@ class PatchDiffusion(LightningModule):
         Raises:
             InputError: the network or the patches do not fit the images.
         """
-        channels, height, width = data.image_shape
-        if channels != self.denoiser.network.channels:
-            raise InputError(f"the network has {self.denoiser.network.channels} image channels; wanted {channels}, the data's")
-        self.image_shape = data.image_shape
-        self.pad = padding((height, width), self.patch_sizes[-1], self.least_pad)
+        self.lay_out(data.image_shape)
         self.normalisation, self.source = data.normalisation, data.source
+
+    def lay_out(self, image_shape: tuple[int, ...]) -> None:
+        """Fit network, patches and canvas to images of this shape.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        network, size = self.denoiser.network, image_shape[1:]
+        if image_shape[0] != network.channels:
+            raise InputError(f"the network has {network.channels} image channels; wanted {image_shape[0]}, the data's")
+        if network.axes != len(size):
+            raise InputError(f"the network takes patches of {network.axes} axes; wanted {len(size)}, those of the data")
+        positions, wanted = self.denoiser.positions, network.axes + self.told
+        if positions.channels and positions.axes != wanted:
+            raise InputError(f"{type(positions).__name__} takes {positions.axes} coordinates; wanted {wanted}: axes: {wanted}")
+        for patch in self.patch_sizes:
+            if sides(size, patch)[0] % network.divisor:
+                raise InputError(f"the volumes have {size[0]} slices; wanted a multiple of {network.divisor} or at least {patch}")
+        self.image_shape = tuple(image_shape)
+        self.pad = padding(size, self.patch_sizes[-1], self.least_pad)
 
     @property
     def scaled(self) -> bool:
@@ -168,16 +195,18 @@ class PatchDiffusion(LightningModule):
 
     def patch_count(self, size: int) -> int:
         """Patches a step at ``size``: the pixels of ``patches`` largest ones."""
-        return round(self.patches * (self.patch_sizes[-1] / size) ** 2)
+        largest, own = (math.prod(sides(self.image_shape[1:], side)) for side in (self.patch_sizes[-1], size))
+        return round(self.patches * largest / own)
 
     def draw(self, size: int, n: int, generator: torch.Generator) -> Patches:
         """Corners of patches that touch the image, noise levels, noise."""
         device, corners = generator.device, []
-        for length, pad in zip(self.image_shape[1:], self.pad, strict=True):
-            low, high = max(0, pad - size + 1), min(length + 2 * pad - size, pad + length - 1)
+        patch = sides(self.image_shape[1:], size)
+        for length, pad, side in zip(self.image_shape[1:], self.pad, patch, strict=True):
+            low, high = max(0, pad - side + 1), min(length + 2 * pad - side, pad + length - 1)
             corners.append(torch.randint(low, high + 1, (n,), generator=generator, device=device))
         sigma = self.draw_sigma(n, generator)
-        shape = n, self.image_shape[0], size, size
+        shape = n, self.image_shape[0], *patch
         return Patches(torch.stack(corners, 1), sigma, torch.randn(shape, generator=generator, device=device))
 
     def draw_sigma(self, n: int, generator: torch.Generator) -> Tensor:
@@ -191,17 +220,18 @@ class PatchDiffusion(LightningModule):
     def cut(self, images: Tensor, corners: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Patches of zero-padded images and their coordinates, the images taken in turn.
 
-        ``(B, C, H, W), (n, 2) -> (n, C, size, size), (n, 2, size, size)``.
+        ``(B, C, H, W), (n, 2) -> (n, C, size, size), (n, 2, size, size)``; of volumes with a further axis.
         """
-        top, left = self.pad
-        padded = functional.pad(images, (left, left, top, top))
-        source = torch.arange(len(corners), device=images.device)[:, None, None] % len(images)
-        grid = torch.arange(size, device=images.device)
-        rows, columns = corners[:, 0, None] + grid, corners[:, 1, None] + grid
-        patches = padded.permute(0, 2, 3, 1)[source, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
-        y, x = (torch.linspace(-1, 1, length, device=images.device) for length in padded.shape[-2:])
-        places = x[columns][:, None].expand(-1, size, -1), y[rows][:, :, None].expand(-1, -1, size)
-        return patches, torch.stack(places, 1)
+        padded, device = surround(images, self.pad), images.device
+        patch = sides(self.image_shape[1:], size)
+        source = torch.arange(len(corners), device=device).reshape(-1, *[1] * len(patch)) % len(images)
+        along = [corner[:, None] + torch.arange(side, device=device) for corner, side in zip(corners.T, patch, strict=True)]
+        shaped = [(-1, *(side if j == k else 1 for j in range(len(patch)))) for k, side in enumerate(patch)]
+        index = [places.reshape(shape) for places, shape in zip(along, shaped, strict=True)]
+        patches = padded.movedim(1, -1)[(source, *index)].movedim(-1, 1)
+        scales = [torch.linspace(-1, 1, length, device=device) for length in padded.shape[2:]]
+        places = [scale[places].expand(-1, *patch) for scale, places in zip(scales, index, strict=True)]
+        return patches, torch.stack(places[::-1], 1)
 
     def losses(self, images: Tensor, size: int, draws: Patches) -> Tensor:
         """The loss of each patch, ``(n,)``."""

@@ -17,7 +17,7 @@ class Batch(NamedTuple):
         index: ``(B,)``, positions in the data set: what random streams are keyed by.
         name: B names, used for files.
         group: B labels (the patient, where known): what intervals are clustered by.
-        image: ``(B, C, H, W)`` normalised to [0, 1], or None where only a measurement is given.
+        image: ``(B, C, H, W)``, of volumes ``(B, C, D, H, W)``, normalised to [0, 1], or None where only a measurement is given.
         measurement: ``(B, ...)`` as the operator yields it, or None where it is to be simulated.
     """
 
@@ -32,12 +32,12 @@ class Reconstruction(NamedTuple):
     """What a solver gives back for a batch.
 
     Attributes:
-        estimate: ``(B, C, H, W)``, normalised units: the mean of the samples where there are several.
+        estimate: of the shape of the images, normalised units: the mean of the samples where there are several.
         measurement: ``(B, ...)``, what was solved, or None where nothing was measured.
         residual: ``(B,)``, ``||y - A x|| / ||y||``, or None.
         seconds: wall-clock seconds an image.
         evaluations: network evaluations of the whole image, each image.
-        samples: ``(B, K, C, H, W)``, or None for one.
+        samples: ``(B, K, ...)``, or None for one.
         failures: for each image why it is none, or None; whose estimates are not finite.
     """
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import operators, patients, preparing, solvers
+from benchmarks import operators, patients, preparing, solvers, volumes
 from benchmarks.training import main
 from padis_lightning.ct import PROJECTORS
 from padis_lightning.data.phantoms import ChestPhantoms
@@ -111,3 +111,30 @@ def test_the_benchmark_of_preparing_agrees_with_the_plain_loop(images, tmp_path,
     assert figures["prepare"]["peak"] > 1e8 and figures["plain"]["peak"] > 1e7
     assert "bits are the same" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images.npz", "preparing.json"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_volumes_ranks_what_it_has_priors_of_and_measures_memory(tmp_path, capsys):
+    arguments = [
+        "--views",
+        "20",
+        "--depth",
+        "3",
+        "--count",
+        "1",
+        "--depths",
+        "1",
+        "2",
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path),
+    ]
+    volumes.main([*arguments, "--only", "FBP", "slice by slice", "slices and TV across", "cubes"])
+    figures = json.loads((tmp_path / "volumes.json").read_text())
+    rows = figures["scores"]["20"]
+    assert set(rows) == {"FBP", "slice by slice", "slices and TV across"}  # there is no prior of cubes
+    assert all(rows["FBP"]["psnr"] + 8 < rows[name]["psnr"] for name in rows if name != "FBP")
+    assert rows["FBP"]["consistency"] > rows["slice by slice"]["consistency"] > rows["slices and TV across"]["consistency"]
+    assert set(figures["memory"]) == {"1", "2"} and min(figures["memory"].values()) > 1e8
+    assert "peak memory" in capsys.readouterr().out

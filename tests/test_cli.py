@@ -283,6 +283,7 @@ SETTINGS = {  # what keeps a run of each solver short
     "DiffPIR": ["--model.steps", "3"], "DAPS": ["--model.steps", "2"], "MMPS": ["--model.steps", "2"],
     "PnPDM": ["--model.steps", "2", "--model.prior_steps", "2"], "Langevin": ["--model.steps", "2", "--model.inner", "2"],
     "PredictorCorrector": ["--model.steps", "3"], "REDDiff": ["--model.steps", "3"], "PnPADMM": ["--model.steps", "2"],
+    "PnPSlices": ["--model.steps", "2"],
     "RED": ["--model.steps", "2"], "TotalVariation": ["--model.iterations", "5"], "PseudoInverse": [],
 }  # fmt: skip
 
@@ -308,7 +309,7 @@ def test_every_solver_runs_from_the_command_line(images, prior, tmp_path, solver
     ])  # fmt: skip
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     expected = {"DDS": 3, "DPS": 4, "DDNM": 3, "DiffPIR": 3, "DAPS": 4, "MMPS": 2, "PnPDM": 4, "Langevin": 4,
-                "PredictorCorrector": 5, "REDDiff": 3, "PnPADMM": 2, "RED": 2}  # fmt: skip
+                "PredictorCorrector": 5, "REDDiff": 3, "PnPADMM": 2, "PnPSlices": 2, "RED": 2}  # fmt: skip
     assert summary["solver"] == solver and summary["evaluations"] == expected.get(solver, 0) and summary["psnr"] > 5
 
 

@@ -18,6 +18,7 @@ from padis_lightning.operators.crop import Crop
 from padis_lightning.operators.ct import FanBeam, FinerScan, ParallelBeam, Scan
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.inpainting import BoxInpainting, Inpainting, IrregularInpainting, RandomInpainting
+from padis_lightning.operators.slices import Slices
 from padis_lightning.operators.super_resolution import AveragePooling, BicubicDownsampling
 
 # One small instance (or more) of each operator, odd where it can be.
@@ -44,6 +45,7 @@ EXAMPLES = {
     "BoxInpainting": [lambda: BoxInpainting((2, 5, 7), (2, 3))],
     "RandomInpainting": [lambda: RandomInpainting((2, 5, 7))],
     "IrregularInpainting": [lambda: IrregularInpainting((2, 5, 7), width=2)],
+    "Slices": [lambda: Slices(ParallelBeam((6, 5), views=4), 3), lambda: Slices(UniformBlur((2, 5, 7), 3), 2)],
     "Stack": [lambda: Stack([ParallelBeam((6, 7), views=3), Crop((1, 2, 5), (2, 1))])],
     "Composition": [
         lambda: ParallelBeam(8, views=3) @ Crop((1, 8, 8), (2, 2)),

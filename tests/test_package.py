@@ -21,7 +21,7 @@ LAYERS = [
     {"diffusion"},
     {"priors", "data", "unpickling"},
     {"solvers", "training", "importing", "preparing"},
-    {"callbacks"},
+    {"callbacks", "slice_groups"},
     {"doctor", "reporting", "sweeping"},
     {"cli"},
     {"__main__"},

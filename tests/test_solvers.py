@@ -28,6 +28,7 @@ from padis_lightning.solvers.dps import DPS
 from padis_lightning.solvers.langevin import Langevin
 from padis_lightning.solvers.mmps import MMPS
 from padis_lightning.solvers.plug_and_play import RED, PlugAndPlay, PnPADMM
+from padis_lightning.solvers.plug_and_play_slices import PnPSlices
 from padis_lightning.solvers.pnp_dm import PnPDM
 from padis_lightning.solvers.predictor_corrector import PredictorCorrector
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
@@ -229,6 +230,7 @@ SOLVERS = {
     "PredictorCorrector": lambda prior, operator: PredictorCorrector(prior, operator, steps=5, corrections=2, sigma_max=2.0),
     "REDDiff": lambda prior, operator: REDDiff(prior, operator, steps=6, sigma_max=2.0),
     "PnPADMM": lambda prior, operator: PnPADMM(prior, operator, noise_std=0.01, steps=4),
+    "PnPSlices": lambda prior, operator: PnPSlices(prior, operator, noise_std=0.01, steps=4),
     "RED": lambda prior, operator: RED(prior, operator, noise=PoissonNoise(), steps=4),
     "TotalVariation": lambda prior, operator: TotalVariation(operator, weight=1e-3, iterations=5),
     "PseudoInverse": lambda prior, operator: PseudoInverse(operator),

@@ -63,9 +63,10 @@ def measured(operator: LinearOperator, y: Tensor, scale: Normalisation) -> Panel
     """A measurement ``measurement_shape`` as a panel: a degraded image in the units of images, or anything else of two axes."""
     if y.ndim != 3 or len(y) not in (1, 3):
         return None
-    channels, height, width = operator.image_shape
+    channels, height, width = operator.image_shape[0], *operator.image_shape[-2:]
     projected = any(isinstance(part, Projector) for part in operator.modules())
-    if projected or len(y) != channels or y.shape[1] * width != y.shape[2] * height:
+    volume = len(operator.image_shape) == 4
+    if projected or volume or len(y) != channels or y.shape[1] * width != y.shape[2] * height:
         return quantise("measurement", "measurement", y.mean(0, keepdim=True), (0.0, 1.0))
     return quantise("measurement", "degraded", scale.restore(y), (scale.lower, scale.upper))
 

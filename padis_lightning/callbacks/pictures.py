@@ -14,6 +14,21 @@ from padis_lightning.files import whole
 GAP, CAPTION = 4, 14
 
 
+def planes(image: Tensor) -> Tensor:
+    """The middle planes of a volume ``(C, D, H, W)`` as one picture: axial, sagittal right of it, coronal below.
+
+    ``(C, H + D, W + D)``, each seen at the scale of its voxels, the last slice on top; an image ``(C, H, W)`` is itself.
+    """
+    if image.ndim == 3:
+        return image
+    channels, depth, height, width = image.shape
+    out = image.new_zeros(channels, height + depth, width + depth)
+    out[:, :height, :width] = image[:, depth // 2]
+    out[:, :height, width:] = image[..., width // 2].flip(1).transpose(1, 2)
+    out[:, height:, :width] = image[:, :, height // 2].flip(1)
+    return out
+
+
 class Shown(NamedTuple):
     """One image with what stands beside it, normalised.
 
@@ -30,6 +45,14 @@ class Shown(NamedTuple):
     baselines: dict[str, Tensor]
     deviation: Tensor | None
     measurement: Tensor | None
+
+    def flat(self) -> Shown:
+        """The same with the middle planes of volumes, and the measurement of the middle slice."""
+        if self.estimate.ndim == 3:
+            return self
+        truth, deviation = (None if volume is None else planes(volume) for volume in (self.truth, self.deviation))
+        measured = None if self.measurement is None else self.measurement[len(self.measurement) // 2]
+        return Shown(planes(self.estimate), truth, {k: planes(v) for k, v in self.baselines.items()}, deviation, measured)
 
 
 def to_pixels(image: Tensor, window: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:

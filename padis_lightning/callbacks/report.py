@@ -12,7 +12,7 @@ from typing import Any
 from padis_lightning.callbacks.histogram import histogram
 from padis_lightning.callbacks.panels import Panel, to_png
 from padis_lightning.callbacks.runs import Run, changed, differences, flat, shared_pictures
-from padis_lightning.callbacks.scores import MEANS, SAMPLED
+from padis_lightning.callbacks.scores import MEANS, SAMPLED, VOLUMES
 
 TEMPLATE = Path(__file__).parent.parent / "assets" / "report"
 LARGEST = 64_000_000  # characters of pictures on a page
@@ -20,6 +20,7 @@ PRESETS = {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800)} 
 SCORED = {
     *MEANS,
     *SAMPLED,
+    *VOLUMES,
     "seconds_per_image",
     "baselines",
     "gain",
@@ -134,11 +135,13 @@ def _gain(gain: dict[str, Any]) -> str:
 def _overview(runs: Sequence[Run]) -> str:
     """The methods of every run with their means; under it, what a run gains over another and what intervals hold."""
     rows, lines, strong = [], [], []
+    stacked = any("consistency" in run.summary for run in runs)
     for run in runs:
         of = f" of {run.name}" if len(runs) > 1 else ""
         for name, means in [*run.summary["baselines"].items(), (run.summary["solver"], run.summary)]:
             quality = [_with_interval(means, "psnr", 2), _with_interval(means, "ssim", 3)]
             rest = [means.get(key) for key in ("residual", "seconds_per_image", "evaluations")]
+            rest += [_with_interval(means, "consistency", 3)] if stacked else []
             gain = run.summary["gain"].get(name) if means is not run.summary else None
             rows.append([name + of, *quality, gain and _gain(gain), *rest])
         strong.append(len(rows) - 1)
@@ -147,7 +150,9 @@ def _overview(runs: Sequence[Run]) -> str:
             held = f"{100 * run.summary['coverage']:.1f} % [{low:.1f}, {high:.1f}]"
             lines.append(f"90 % intervals of the samples{of} hold {held} of the truth.")
     lines += [f"{d['of']} over {d['over']}: {_gain(d)} dB, image by image." for d in differences(runs)]
-    header = ["method", "PSNR (dB)", "SSIM", "gain (dB)", "residual", "s/image", "evaluations"]
+    header = ["method", "PSNR (dB)", "SSIM", "gain (dB)", "residual", "s/image", "evaluations", *["consistency"] * stacked]
+    if stacked:
+        lines.append("Consistency: how much neighbouring slices differ, over how much they do in truth; 1 is right.")
     table = _table(header, rows, "Means over all images, and what the solver gains over each baseline", strong)
     return table + "".join(f"<p>{html.escape(line)}</p>" for line in lines)
 
@@ -175,7 +180,12 @@ def _columns(runs: Sequence[Run]) -> dict[str, tuple[str, list[float | None]]]:
     columns = {"PSNR (dB)": (psnr, [row["psnr"] for row in rows])}
     columns |= {f"{b}: PSNR": (psnr, [row["baselines"][b]["psnr"] for row in rows]) for b in rows[0]["baselines"]}
     columns["SSIM"] = ".4f", [row["ssim"] for row in rows]
-    rest = {"residual": "residual", "seconds": "s/image", "evaluations": "evaluations", **{k: k for k in SAMPLED}}
+    rest = {
+        "residual": "residual",
+        "seconds": "s/image",
+        "evaluations": "evaluations",
+        **{k: k.replace("_", " ") for k in (*SAMPLED, *VOLUMES)},
+    }
     return columns | {word: (".3g", [row[key] for row in rows]) for key, word in rest.items() if key in rows[0]}
 
 

@@ -26,14 +26,15 @@ from padis_lightning.data.batches import STOPPING
 from padis_lightning.errors import InputError
 from padis_lightning.files import sweep_up, whole
 from padis_lightning.operators import LinearOperator
+from padis_lightning.operators.slices import Slices
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.unfinished import Unfinished
 from padis_lightning.types import Batch, Reconstruction
 
 
-def channels_last(values: Tensor) -> np.ndarray:
-    """``(..., C, H, W)`` as ``(..., H, W)`` for one channel and ``(..., H, W, C)`` for several."""
-    return (values.squeeze(-3) if values.shape[-3] == 1 else values.movedim(-3, -1)).cpu().numpy()
+def channels_last(values: Tensor, axis: int = 0) -> np.ndarray:
+    """``(C, H, W)`` as ``(H, W)`` for one channel and ``(H, W, C)`` for several, volumes alike; ``axis`` is that of C."""
+    return (values.squeeze(axis) if values.shape[axis] == 1 else values.movedim(axis, -1)).cpu().numpy()
 
 
 def save_array(path: Path, values: np.ndarray) -> Path:
@@ -178,13 +179,15 @@ class Results(BasePredictionWriter):
         files = [save_array(folder / "arrays" / f"{name}.npy", estimate)]
         if self.formats:
             place = place_of(trainer.datamodule.whole, row["index"])
-            files += write_image(self.formats, folder, name, estimate, self._normalisation, place, self._origin)
+            volume = one.estimate.ndim == 4
+            files += write_image(self.formats, folder, name, estimate, self._normalisation, place, self._origin, volume)
         if self.measurements and one.measurement is not None:
             files.append(self._keep(folder / "measurements" / f"{name}.npz", solver.operator, one.measurement))
         if samples is not None:
             samples = restore(samples.float())
-            files.append(save_array(folder / "samples" / f"{name}.npy", channels_last(samples)))
+            files.append(save_array(folder / "samples" / f"{name}.npy", channels_last(samples, 1)))
             files.append(save_array(folder / "deviation" / f"{name}.npy", channels_last(samples.std(0))))
+        one = one.flat()
         files.append(folder / "images" / f"{name}.png")
         save_picture(files[-1], beside(one, self.window, self.error_scale))
         if name in self._pictured:
@@ -197,6 +200,9 @@ class Results(BasePredictionWriter):
     def _keep(path: Path, operator: LinearOperator, measurement: Tensor) -> Path:
         geometry = getattr(operator, "geometry", None)
         scan = {} if geometry is None else {k: v for k, v in geometry.describe().items() if v is not None}
+        if scan and isinstance(operator, Slices):  # as slices of a patient, one above the other
+            scan |= {"patient": [path.stem] * len(measurement), "z": range(len(measurement))}
+            measurement = measurement[:, 0]
         with whole(path) as temporary, open(temporary, "wb") as handle:
             np.savez(handle, y=measurement.cpu().numpy(), range=[0.0, 1.0], **scan)
         return path
@@ -223,7 +229,7 @@ class Results(BasePredictionWriter):
         if gathered.summary is None:
             return
         write(folder, gathered)
-        if "nifti" in self.formats:
+        if "nifti" in self.formats and len(pl_module.operator.image_shape) == 3:  # volumes have been written already
             write_volumes(folder, gathered.rows, data.whole, origin(folder, pl_module))
         print(table(gathered.summary))
         print(f"results are in {folder}; open {folder / 'report.html'}")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from padis_lightning.callbacks.pictures import save_picture, sheet
+from padis_lightning.callbacks.pictures import planes, save_picture, sheet
 from padis_lightning.errors import InputError
 from padis_lightning.priors import PatchPrior
 from padis_lightning.random import Generators
@@ -56,7 +56,7 @@ class Samples(Callback):
         nothing = torch.empty(self.count, 0, device=pl_module.device)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             images = Ancestral(prior, **self.levels).solve(nothing, Generators.keyed(0, range(self.count)))
-        picture = sheet(images)
+        picture = sheet(torch.stack([planes(image) for image in images]))
         save_picture(Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png", picture)
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):

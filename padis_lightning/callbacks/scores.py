@@ -14,24 +14,34 @@ from padis_lightning.types import Reconstruction
 
 COLUMNS = ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations"]
 SAMPLED = ["deviation", "coverage"]  # columns where there are several samples
+VOLUMES = ["ssim_coronal", "ssim_sagittal", "consistency"]  # columns of volumes, whose "ssim" is that of axial planes
 MEANS = ["psnr", "ssim", "residual", "seconds", "evaluations"]
 
 
 def score(reconstruction: Reconstruction, truth: Tensor | None) -> list[dict[str, float | None]]:
-    """A row of numbers for each image of a batch; without the truth there is no PSNR and no SSIM."""
-    estimate, count = reconstruction.estimate.float(), len(reconstruction.estimate)
+    """A row of numbers for each image or volume of a batch; without the truth there is no PSNR and no SSIM."""
+    estimate, count, known = reconstruction.estimate.float(), len(reconstruction.estimate), truth is not None
     residual = reconstruction.residual
     scores = {
-        "psnr": metrics.psnr(estimate, truth).tolist() if truth is not None else [None] * count,
-        "ssim": metrics.ssim(estimate, truth).tolist() if truth is not None else [None] * count,
+        "psnr": metrics.psnr(estimate, truth).tolist() if known else [None] * count,
+        "ssim": metrics.ssim(estimate, truth).tolist() if known and estimate.ndim == 4 else [None] * count,
         "residual": residual.tolist() if residual is not None else [None] * count,
         "seconds": [reconstruction.seconds] * count,
         "evaluations": [reconstruction.evaluations] * count,
     }
     if reconstruction.samples is not None:
         scores["deviation"] = reconstruction.samples.std(1).flatten(1).mean(1).tolist()
-        scores["coverage"] = metrics.coverage(reconstruction.samples, truth).tolist() if truth is not None else [None] * count
+        scores["coverage"] = metrics.coverage(reconstruction.samples, truth).tolist() if known else [None] * count
+    if estimate.ndim == 5:
+        scores |= _volumes(estimate, truth) if known else {key: [None] * count for key in VOLUMES}
     return [dict(zip(scores, values, strict=True)) for values in zip(*scores.values(), strict=True)]
+
+
+def _volumes(estimate: Tensor, truth: Tensor) -> dict[str, list[float | None]]:
+    """What is scored of volumes besides; None of those that are too flat for it."""
+    found = {"ssim": metrics.plane_ssim(estimate, truth, "axial"), "consistency": metrics.consistency(estimate, truth)}
+    found |= {f"ssim_{plane}": metrics.plane_ssim(estimate, truth, plane) for plane in ("coronal", "sagittal")}
+    return {key: [None if value.isnan() else float(value) for value in values] for key, values in found.items()}
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -49,11 +59,11 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _means(rows: list[dict[str, Any]], groups: list[str]) -> dict[str, Any]:
     out: dict[str, Any] = {"intervals": {}}
-    for key in [*MEANS, *(k for k in SAMPLED if k in rows[0])]:
+    for key in [*MEANS, *(k for k in (*SAMPLED, *VOLUMES) if k in rows[0])]:
         values = [row[key] for row in rows]
-        known = values[0] is not None
+        known = None not in values
         out["seconds_per_image" if key == "seconds" else key] = float(np.mean(values)) if known else None
-        if known and key in ("psnr", "ssim", "residual", "coverage"):
+        if known and key in ("psnr", "ssim", "residual", "coverage", "consistency"):
             out["intervals"][key] = metrics.interval(values, groups)
     return out
 
@@ -61,7 +71,7 @@ def _means(rows: list[dict[str, Any]], groups: list[str]) -> dict[str, Any]:
 def to_csv(rows: list[dict[str, Any]]) -> str:
     """The scores of the solver, one line an image; empty where there is no ground truth, or no reconstruction."""
     text = io.StringIO()
-    columns = COLUMNS + [key for key in SAMPLED if any(key in row for row in rows)]
+    columns = COLUMNS + [key for key in (*SAMPLED, *VOLUMES) if any(key in row for row in rows)]
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from padis_lightning.diffusion.coordinates import sides
+
 BACKWARD = 3  # a step costs about three forward passes
 
 
@@ -42,7 +44,8 @@ class Throughput(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the operations of a patch of each size; measure the device."""
         network, sizes = pl_module.denoiser.network, pl_module.patch_sizes
-        self._operations = {size: BACKWARD * network.operations(size) for size in sizes}
+        shape = pl_module.image_shape[1:]
+        self._operations = {size: BACKWARD * network.operations(*sides(shape, size)) for size in sizes}
         dtype = torch.bfloat16 if str(trainer.precision).startswith("bf16") else torch.float32
         self._rate = matrix_rate(pl_module.device, dtype) if self.peak else None
         self._begin(pl_module)

@@ -54,7 +54,8 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
 
     Keys: ``images`` ``(n, H, W)`` or ``(n, H, W, C)``; or measured sinograms, ``y`` ``(n, views, bins)`` or raw ``counts`` with
     ``flat`` and perhaps ``dark`` (see :func:`padis_lightning.data.measurements.sinograms`), with their geometry (see
-    :func:`padis_lightning.data.measurements.read_geometry`); or both. ``patient`` ``(n,)`` labels groups. ``range`` (2,) names
+    :func:`padis_lightning.data.measurements.read_geometry`); or both. ``patient`` ``(n,)`` labels groups,
+    and ``z`` ``(n,)`` is where in them slices lie. ``range`` (2,) names
     the values that become 0 and 1; ``hu_window`` (2,) says that values are HU above the window's lower end.
 
     Args:
@@ -66,7 +67,7 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
         InputError: there is no such file, it has neither images nor sinograms, or values that are not finite or have no range.
     """
     path = Path(path)
-    arrays = load_measured(path, ("images", "patient", "range", "hu_window"))
+    arrays = load_measured(path, ("images", "patient", "z", "range", "hu_window"))
     geometry = geometry_of(arrays, path)
     raw = _images(arrays, path) if "images" in arrays else None
     normalisation = _normalisation(arrays, data_range, path)
@@ -84,4 +85,7 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
             raise InputError(f"{path} has {key} of shape {arrays[key].shape}; wanted {count} entries, one an image")
     groups = [str(p) for p in arrays["patient"]] if "patient" in arrays else [str(i) for i in range(count)]
     shape = (1, *geometry.size) if images is None else tuple(images.shape[1:])
-    return ArraySource(images, measurements, shape, normalisation, groups, f"{count} items of {path.name}")
+    source = ArraySource(images, measurements, shape, normalisation, groups, f"{count} items of {path.name}")
+    if "patient" in arrays and np.shape(arrays.get("z")) == (count,):
+        source.heights = numbers(arrays, "z", (None,), path)
+    return source

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from padis_lightning.data.batches import Batches, Listed, check_shard, leave_signals, share
 from padis_lightning.data.opening import open_source
 from padis_lightning.data.sources import LeavesSource, PhantomSource, Source, collate, photographs
+from padis_lightning.data.volumes import PhantomVolumes, VolumeSource
 from padis_lightning.errors import InputError
 from padis_lightning.random import seeded
 from padis_lightning.types import Normalisation
@@ -110,6 +111,9 @@ class ImageData(LightningDataModule):
         num_workers: processes that load.
         shard: for prediction, solve every ``shards``-th batch from this one on; all shards may share a folder.
         shards: parts that prediction is divided into.
+        volumes: take slices that lie on each other as one item: each series, or the slices of each ``patient`` of a .npz by
+            their ``z``; of built-in data, phantoms of 32 slices.
+        depth: slices of a volume; higher stacks are cut into several (default: whole stacks).
     """
 
     def __init__(
@@ -128,9 +132,17 @@ class ImageData(LightningDataModule):
         num_workers: int = 0,
         shard: int = 0,
         shards: int = 1,
+        volumes: bool = False,
+        depth: int | None = None,
     ) -> None:
         super().__init__()
         check_shard(shard, shards)
+        if depth is not None and not (volumes and depth >= 1):
+            raise InputError(
+                f"depth is {depth} and volumes {str(volumes).lower()}; wanted at least 1 slice, and --data.volumes true"
+            )
+        if volumes and path is None and builtin != "phantoms":
+            raise InputError(f"builtin is {builtin!r} and volumes true; wanted phantoms, or a path")
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; wanted at least 1")
         if count is not None and count < 1:
@@ -151,6 +163,7 @@ class ImageData(LightningDataModule):
         self.seed, self.num_workers = seed, num_workers
         self.shard, self.shards = shard, shards
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of what is left there may be less than devices
+        self.volumes, self.depth = volumes, depth
         #: places of what :attr:`listed` has and need not be solved
         self.done: set[int] = set()
         self._parts: dict[str, Source | Subset] = {}
@@ -164,7 +177,7 @@ class ImageData(LightningDataModule):
             self._parts["fit"], self._parts["validation"] = self._divided()
             return
         if self.path is not None:
-            self._whole = open_source(self.path, self.size, self.range)
+            self._whole = self._open()
             part: Source | Subset = self._whole if self.subset == "all" else self._part(self.subset)
         elif self.subset == "test":
             raise InputError("subset is 'test'; wanted all, train or validation of what is built in")
@@ -178,8 +191,16 @@ class ImageData(LightningDataModule):
             part = Subset(part, spread([self._whole.groups[i] for i in numbers(part)], self.count))
         self._parts["predict"] = part
 
+    def _open(self) -> Source:
+        source = open_source(self.path, self.size, self.range)
+        return VolumeSource(source, self.depth) if self.volumes else source
+
     def _generate(self, count: int, purpose: int, keep: bool = True) -> Source:
-        self._whole = GENERATORS[self.builtin](count, self.size or 128, PURPOSES * self.seed + purpose, keep)
+        seed, size = PURPOSES * self.seed + purpose, self.size or 128
+        if self.volumes:
+            self._whole = PhantomVolumes(count, self.depth or 32, size, seed, keep)
+        else:
+            self._whole = GENERATORS[self.builtin](count, size, seed, keep)
         return self._whole
 
     def _divided(self) -> tuple[Source | Subset, Source | Subset]:
@@ -189,7 +210,7 @@ class ImageData(LightningDataModule):
                 raise InputError(f"builtin is {self.builtin!r}; wanted {' or '.join(GENERATORS)} to train on")
             held = self._generate(max(1, round(self.generated * self.validation)), VALIDATE)
             return self._generate(self.generated, TRAIN), held
-        self._whole = open_source(self.path, self.size, self.range)
+        self._whole = self._open()
         if not self._whole.has_images:
             raise InputError(f"{self.path} has only measurements; wanted 'images' to train on")
         return self._part("train"), self._part("validation")
@@ -231,8 +252,8 @@ class ImageData(LightningDataModule):
         return set(names[:count])
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width."""
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width; of volumes channels, slices, height and width."""
         return self._whole.image_shape
 
     @property

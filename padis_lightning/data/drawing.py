@@ -70,8 +70,9 @@ def bump(distance: Array, width: float) -> Array:
 class Slice:
     """One slice in the making: the patient's frame, the pixel grid, shared textures and the image so far."""
 
-    def __init__(self, size: int, rng: np.random.Generator) -> None:
-        self.level, self.rng, self.size, self.px = float(rng.random()), rng, size, 2.0 / size
+    def __init__(self, size: int, rng: np.random.Generator, level: float | None = None) -> None:
+        self.level = float(rng.random()) if level is None else level
+        self.rng, self.size, self.px = rng, size, 2.0 / size
         self.contrast = float(rng.uniform(0, 25) if rng.random() < 0.45 else rng.uniform(40, 200))
         self.fat = min(float(rng.gamma(3.0, 0.016)) + 0.018, 0.15)
         low = self.rise(0.0, 0.4)

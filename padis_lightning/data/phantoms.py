@@ -12,6 +12,7 @@ one pixel wide, so that the anatomy does not depend on the size of the image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -267,21 +268,28 @@ def _paint_ribs(s: Slice) -> None:
         s.bone(s.on_wall(-np.pi / 2, 0.03)[0], axes, s.rng.normal(0, 0.05), 380.0, 130.0)
 
 
-def chest_phantom(size: int, seed: int, index: int) -> Array:
-    """One chest-like axial slice in Hounsfield units within [-1000, 1000], (size, size)."""
-    s = Slice(size, generator(seed, index))
+def paint(s: Slice, begin: Callable[[int], None] = lambda part: None) -> Array:
+    """The whole slice in Hounsfield units within [-1000, 1000], (size, size); ``begin`` is told of each part."""
+    begin(0)
     body = _body(s)
     cage = s.spread(s.ellipse(s.centre, s.cage, 0.0, s.cage_shape, reach=9.0))
+    begin(1)
     _paint_table(s)
     _paint_wall(s, body, cage)
     s.bound = cage
-    _paint_lungs(s)
-    _paint_abdomen(s)
-    _paint_mediastinum(s)
+    for part, painter in enumerate((_paint_lungs, _paint_abdomen, _paint_mediastinum), 2):
+        begin(part)
+        painter(s)
     s.bound = body + np.float32(0.03)
-    _paint_spine(s)
-    _paint_ribs(s)
+    for part, painter in enumerate((_paint_spine, _paint_ribs), 5):
+        begin(part)
+        painter(s)
     return np.clip(s.image + 5 * s.bias + 5 * s.fine, *HU_RANGE)
+
+
+def chest_phantom(size: int, seed: int, index: int) -> Array:
+    """One chest-like axial slice in Hounsfield units within [-1000, 1000], (size, size)."""
+    return paint(Slice(size, generator(seed, index)))
 
 
 @dataclass(frozen=True)

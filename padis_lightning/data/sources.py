@@ -66,18 +66,22 @@ class Source(Dataset, ABC):
     """Images or measurements that can be counted and picked.
 
     Attributes:
-        image_shape: channels, height and width.
+        image_shape: channels, height and width; of volumes channels, slices, height and width.
         normalisation: what stored values became 0 and 1.
         groups: a label an item; items of one group (a patient) are never split between training and validation.
+        heights: where each slice lies along the patient, where the data says so.
+        labels: what slices that lie on each other have in common (default: their group).
         description: a line for a checkpoint's provenance.
         has_images: False for measurements alone.
         parts: ``train``, ``validation`` or ``test`` for each item, where the data says so.
     """
 
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     normalisation: Normalisation
     groups: list[str]
     description: str
+    heights: Sequence[float] | None = None
+    labels: list[str] | None = None
     has_images: bool = True
     parts: list[str] | None = None
 
@@ -107,7 +111,7 @@ class GeneratedSource(Source):
 
     @abstractmethod
     def generate(self, index: int) -> Tensor:
-        """Image ``index``, ``(C, H, W)``."""
+        """Image ``index``, ``(C, H, W)``; of volumes ``(C, D, H, W)``."""
 
     def image(self, index: int) -> Tensor:
         """The same, from memory where it is kept."""

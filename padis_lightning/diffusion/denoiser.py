@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from padis_lightning.diffusion.positions import Coordinates, Positions
 from padis_lightning.errors import InputError
+from padis_lightning.linalg import each
 
 
 class Denoiser(nn.Module):
@@ -23,7 +24,7 @@ class Denoiser(nn.Module):
     Args:
         network: F, from ``(B, C + K, P, P)`` and ``(B,)`` to ``(B, C, P, P)``.
         sigma_data: root mean square of the clean images, in the units of the network.
-        positions: from coordinates to K position channels (default: the coordinates themselves).
+        positions: from coordinates to K position channels (default: the coordinates themselves, one an axis of the network).
         span: the network's values of 0 and 1.
     """
 
@@ -39,7 +40,7 @@ class Denoiser(nn.Module):
             raise InputError(f"sigma_data is {sigma_data:g}; wanted a value above 0")
         if not span[1] > span[0]:
             raise InputError(f"span is {tuple(span)}; wanted the lower value first")
-        positions = positions or Coordinates()
+        positions = positions or Coordinates(getattr(network, "axes", 2))
         taken = getattr(network, "positions", positions.channels)
         if taken != positions.channels:
             raise InputError(
@@ -59,14 +60,18 @@ class Denoiser(nn.Module):
         return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), 1 / total.sqrt()
 
     def forward(self, x: Tensor, sigma: Tensor, position: Tensor) -> Tensor:
-        """``(B, C, P, P), (B,), (B, 2, P, P) -> (B, C, P, P)``: the posterior mean of the clean patch at these coordinates."""
+        """``(B, C, P, P), (B,), (B, 2, P, P) -> (B, C, P, P)``: the posterior mean of the clean patch at these coordinates.
+
+        Of volumes ``(B, C, P, P, P)`` and ``(B, 3, P, P, P)``.
+        """
         own = self.span == (0.0, 1.0)
         if not own:
             x, sigma = self.span[0] + self.gain * x, self.gain * sigma
-        level = sigma.to(x.dtype)[:, None, None, None]
+        level = each(sigma.to(x.dtype), x)
         c_skip, c_out, c_in = self.scalings(level)
         channels = self.positions(position.to(x.dtype))
-        inputs = torch.cat([c_in * x, channels], 1).contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+        inputs = torch.cat([c_in * x, channels], 1).contiguous(memory_format=layout)
         output = self.network(inputs, sigma.to(x.dtype).log() / 4)
         denoised = c_skip * x + c_out * output.to(x.dtype)
         return denoised if own else (denoised - self.span[0]) / self.gain
@@ -76,6 +81,6 @@ class Denoiser(nn.Module):
 
         .. math:: \frac{\sigma^2 + \sigma_{data}^2}{(\sigma \sigma_{data})^2} \, \|D(x_0 + \sigma z; \sigma) - x_0\|^2 / n
         """
-        denoised = self(clean + sigma[:, None, None, None] * noise, sigma, position)
+        denoised = self(clean + each(sigma, clean) * noise, sigma, position)
         weight = ((self.gain * sigma) ** 2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
         return weight * (denoised - clean).square().flatten(1).mean(1)

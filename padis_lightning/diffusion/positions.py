@@ -18,22 +18,35 @@ class Positions(Configured, ABC):
 
     Attributes:
         channels: position channels.
+        axes: coordinates that it takes: 2 of images, 3 of volumes, or what a network of groups of slices is told.
     """
 
     channels: int
+    axes: int = 2
 
     @abstractmethod
     def forward(self, coordinates: Tensor) -> Tensor:
-        """x and y in [-1, 1] over the canvas, ``(B, 2, P, P) -> (B, channels, P, P)``."""
+        """x and y in [-1, 1] over the canvas, ``(B, axes, P, P) -> (B, channels, P, P)``; of volumes with a further axis."""
+
+
+def _checked(axes: int) -> int:
+    if axes not in (2, 3):
+        raise InputError(f"axes is {axes}; wanted 2, or 3 for volumes and groups of slices")
+    return axes
 
 
 class Coordinates(Positions):
     """The coordinates themselves.
 
     Source: Hu et al., PaDIS, NeurIPS 2024, section 3.2.
+
+    Args:
+        axes: how many there are: 2 of images, 3 of volumes and of groups of slices.
     """
 
-    channels = 2
+    def __init__(self, axes: int = 2) -> None:
+        super().__init__()
+        self.channels = self.axes = _checked(axes)
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """Nothing changes."""
@@ -49,19 +62,22 @@ class FourierFeatures(Positions):
     (positional encoding).
 
     Args:
-        octaves: K; there are 4 K channels.
+        octaves: K; there are 2 K channels a coordinate.
+        axes: coordinates.
     """
 
-    def __init__(self, octaves: int = 4) -> None:
+    def __init__(self, octaves: int = 4, axes: int = 2) -> None:
         super().__init__()
         if octaves < 1:
             raise InputError(f"octaves is {octaves}; wanted at least 1")
-        self.channels = 4 * octaves
+        self.axes = _checked(axes)
+        self.channels = 2 * axes * octaves
         self.register_buffer("frequencies", math.pi / 2 * 2.0 ** torch.arange(octaves), persistent=False)
 
     def forward(self, coordinates: Tensor) -> Tensor:
-        """``(B, 2, P, P) -> (B, 4 octaves, P, P)``."""
-        angles = (coordinates[:, :, None] * self.frequencies.to(coordinates)[:, None, None]).flatten(1, 2)
+        """``(B, axes, P, P) -> (B, 2 axes octaves, P, P)``."""
+        octaves = self.frequencies.to(coordinates).reshape(-1, *[1] * (coordinates.ndim - 2))
+        angles = (coordinates[:, :, None] * octaves).flatten(1, 2)
         return torch.cat([angles.sin(), angles.cos()], 1)
 
 
@@ -71,19 +87,20 @@ class LearnedMap(Positions):
     Args:
         features: channels of the map.
         nodes: nodes of the map along a side.
+        axes: 2, or 3 for volumes.
     """
 
-    def __init__(self, features: int = 4, nodes: int = 32) -> None:
+    def __init__(self, features: int = 4, nodes: int = 32, axes: int = 2) -> None:
         super().__init__()
         if features < 1 or nodes < 2:
             raise InputError(f"features is {features} and nodes {nodes}; wanted at least 1 and 2")
-        self.channels = features
-        self.map = nn.Parameter(torch.zeros(features, nodes, nodes))
+        self.channels, self.axes = features, _checked(axes)
+        self.map = nn.Parameter(torch.zeros(features, *[nodes] * axes))
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """``(B, 2, P, P) -> (B, features, P, P)``."""
-        places = coordinates.permute(0, 2, 3, 1)
-        maps = self.map.to(coordinates.dtype).expand(len(coordinates), -1, -1, -1)
+        places = coordinates.movedim(1, -1)
+        maps = self.map.to(coordinates.dtype).expand(len(coordinates), *self.map.shape)
         return functional.grid_sample(maps, places, align_corners=True, padding_mode="border")
 
 

@@ -19,26 +19,32 @@ class PatchNetwork(Configured, ABC):
     Attributes:
         channels: image channels.
         positions: position channels, which follow the image's in the input.
+        axes: of a patch: 2, or 3 for volumes.
         recompute: activation checkpointing: blocks called by :meth:`run` are computed again in the backward pass.
     """
 
     channels: int
     positions: int = 2
+    axes: int = 2
     recompute: bool = False
 
     @abstractmethod
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """``(B, channels + positions, P, P)`` and the noise label ``(B,)`` to ``(B, channels, P, P)``."""
+        """``(B, channels + positions, P, P)`` and the noise label ``(B,)`` to ``(B, channels, P, P)``; cubes have three P."""
 
     @property
     @abstractmethod
     def divisor(self) -> int:
         """A patch's side has to be a multiple of this."""
 
-    def operations(self, patch: int) -> int:
-        """Floating-point operations of a forward pass of one patch, mainly of convolutions and products of matrices."""
+    def operations(self, *sides: int) -> int:
+        """Floating-point operations of a forward pass of one patch, mainly of convolutions and products of matrices.
+
+        Args:
+            sides: of the patch, one for all axes or one each.
+        """
         twin = copy.deepcopy(self).to("meta", torch.float32)
-        x = torch.empty(1, self.channels + self.positions, patch, patch, device="meta")
+        x = torch.empty(1, self.channels + self.positions, *(sides if len(sides) > 1 else sides * self.axes), device="meta")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             twin(x, torch.empty(1, device="meta"))
         return counter.get_total_flops()

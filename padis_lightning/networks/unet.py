@@ -6,14 +6,33 @@ import math
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from padis_lightning.errors import InputError
 from padis_lightning.networks.base import PatchNetwork
 
 
 def _groups(channels: int) -> int:
     return math.gcd(8, channels)
+
+
+CONVOLUTIONS = {2: (nn.Conv2d, nn.ConvTranspose2d), 3: (nn.Conv3d, nn.ConvTranspose3d)}  # and their transposes, by axes
+CUBES = "b c (d i) (h j) (w k)", "b (c i j k) d h w"
+
+
+def _fold(x: Tensor, side: int) -> Tensor:
+    if x.ndim == 4:
+        return functional.pixel_unshuffle(x, side)
+    folded = rearrange(x, f"{CUBES[0]} -> {CUBES[1]}", i=side, j=side, k=side)
+    return folded.contiguous(memory_format=torch.channels_last_3d)
+
+
+def _unfold(x: Tensor, side: int) -> Tensor:
+    if x.ndim == 4:
+        return functional.pixel_shuffle(x, side)
+    return rearrange(x, f"{CUBES[1]} -> {CUBES[0]}", i=side, j=side, k=side)
 
 
 class NoiseEmbedding(nn.Module):
@@ -32,20 +51,21 @@ class NoiseEmbedding(nn.Module):
 class Block(nn.Module):
     """Residual block of two convolutions; the noise level scales and shifts its middle."""
 
-    def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
+    def __init__(self, inputs: int, outputs: int, embedding: int, axes: int = 2) -> None:
         super().__init__()
+        conv, _ = CONVOLUTIONS[axes]
         self.norm_in = nn.GroupNorm(_groups(inputs), inputs)
-        self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv_in = conv(inputs, outputs, 3, padding=1)
         self.modulate = nn.Linear(embedding, 2 * outputs)
         self.norm_out = nn.GroupNorm(_groups(outputs), outputs)
-        self.conv_out = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.conv_out = conv(outputs, outputs, 3, padding=1)
+        self.skip = conv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv_in(functional.silu(self.norm_in(x)))
-        scale, shift = self.modulate(embedding)[:, :, None, None].chunk(2, 1)
+        scale, shift = self.modulate(embedding).reshape(len(h), -1, *[1] * (h.ndim - 2)).chunk(2, 1)
         h = torch.addcmul(shift, self.norm_out(h), scale + 1)
         return self.skip(x) + self.conv_out(functional.silu(h))
 
@@ -61,8 +81,9 @@ class UNet(PatchNetwork):
         base: channels of the first level.
         multipliers: one a level, each level at half the resolution of the one before.
         blocks: residual blocks a level, down and up.
-        fold: side of the square of pixels that becomes one place (1: none).
+        fold: side of the square of pixels that becomes one place (1: none); of volumes a cube.
         positions: position channels, which follow the image's.
+        axes: of a patch: 2, or 3 for volumes.
     """
 
     def __init__(
@@ -73,25 +94,29 @@ class UNet(PatchNetwork):
         blocks: int = 2,
         fold: int = 2,
         positions: int = 2,
+        axes: int = 2,
     ) -> None:
         super().__init__()
-        self.channels, self.positions = channels, positions
+        if axes not in CONVOLUTIONS:
+            raise InputError(f"axes is {axes}; wanted 2, or 3 for volumes")
+        conv, transposed = CONVOLUTIONS[axes]
+        self.channels, self.positions, self.axes = channels, positions, axes
         self.fold, self.levels = fold, len(multipliers)
         embedding, widths = base, [base * m for m in multipliers]
         self.embed = NoiseEmbedding(embedding)
-        self.head = nn.Conv2d((channels + positions) * fold**2, widths[0], 3, padding=1)
+        self.head = conv((channels + positions) * fold**axes, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(widths):
-            self.down.append(nn.ModuleList(Block(width, width, embedding) for _ in range(blocks)))
+            self.down.append(nn.ModuleList(Block(width, width, embedding, axes) for _ in range(blocks)))
             if level + 1 < self.levels:
-                self.shrink.append(nn.Conv2d(width, widths[level + 1], 2, stride=2))
-                self.grow.append(nn.ConvTranspose2d(widths[level + 1], width, 2, stride=2))
-                self.up.append(nn.ModuleList(Block(width, width, embedding) for _ in range(blocks)))
+                self.shrink.append(conv(width, widths[level + 1], 2, stride=2))
+                self.grow.append(transposed(widths[level + 1], width, 2, stride=2))
+                self.up.append(nn.ModuleList(Block(width, width, embedding, axes) for _ in range(blocks)))
         self.tail = nn.Sequential(
             nn.GroupNorm(_groups(widths[0]), widths[0]),
             nn.SiLU(),
-            nn.Conv2d(widths[0], channels * fold**2, 3, padding=1),
+            conv(widths[0], channels * fold**axes, 3, padding=1),
         )
         nn.init.zeros_(self.tail[-1].weight)
         nn.init.zeros_(self.tail[-1].bias)
@@ -102,9 +127,9 @@ class UNet(PatchNetwork):
         return self.fold * 2 ** (self.levels - 1)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """``(B, channels + positions, P, P), (B,) -> (B, channels, P, P)``."""
+        """``(B, channels + positions, P, P), (B,) -> (B, channels, P, P)``; of volumes with three P."""
         embedding = self.embed(noise)
-        h = self.head(functional.pixel_unshuffle(x, self.fold))
+        h = self.head(_fold(x, self.fold))
         skips = []
         for level, blocks in enumerate(self.down):
             for block in blocks:
@@ -116,4 +141,4 @@ class UNet(PatchNetwork):
             h = skips.pop() + self.grow[level](h)
             for block in self.up[level]:
                 h = self.run(block, h, embedding)
-        return functional.pixel_shuffle(self.tail(h), self.fold)
+        return _unfold(self.tail(h), self.fold)

@@ -10,31 +10,39 @@ from torch.nn import functional
 from padis_lightning.operators.base import LinearOperator
 
 
+def surround(x: Tensor, pad: Sequence[int]) -> Tensor:
+    """Zeros on both sides of the last axes, ``pad`` of them on each side of each."""
+    return functional.pad(x, [margin for margin in reversed(pad) for _ in range(2)])
+
+
+def window(corner: Sequence[int], size: Sequence[int]) -> tuple:
+    """The index of a box of ``size`` at ``corner`` along the last axes."""
+    return ..., *(slice(first, first + length) for first, length in zip(corner, size, strict=True))
+
+
 class Crop(LinearOperator):
     """The image out of its canvas; its adjoint and its pseudo-inverse are zero-padding.
 
     Args:
-        image_shape: channels, height and width of the image that comes out.
-        pad: what is cut off on every side, height and width.
+        image_shape: channels, height and width of the image that comes out, or channels, slices, height and width.
+        pad: what is cut off on every side of each axis.
     """
 
     def __init__(self, image_shape: Sequence[int], pad: Sequence[int]) -> None:
         super().__init__()
         self.orthonormal = self.closed_form = True
-        channels, height, width = image_shape
+        channels, *size = image_shape
         self.pad = tuple(pad)
-        self.measurement_shape = (channels, height, width)
-        self.image_shape = (channels, height + 2 * self.pad[0], width + 2 * self.pad[1])
+        self.measurement_shape = (channels, *size)
+        self.image_shape = (channels, *(n + 2 * m for n, m in zip(size, self.pad, strict=True)))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H + 2 p, W + 2 q) -> (B, C, H, W)``."""
-        (top, left), (_, height, width) = self.pad, self.measurement_shape
-        return x[..., top : top + height, left : left + width]
+        return x[window(self.pad, self.measurement_shape[1:])]
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Zeros around, ``(B, C, H, W) -> (B, C, H + 2 p, W + 2 q)``."""
-        top, left = self.pad
-        return functional.pad(y, (left, left, top, top))
+        return surround(y, self.pad)
 
     def pinv(self, y: Tensor, iterations: int = 0, tolerance: float = 0.0) -> Tensor:
         """Zeros around; nothing to iterate."""

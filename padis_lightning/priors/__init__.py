@@ -2,7 +2,20 @@
 
 from padis_lightning.priors.base import Prior
 from padis_lightning.priors.gaussian import GaussianPrior
+from padis_lightning.priors.groups import GroupPrior
 from padis_lightning.priors.patch import PatchPrior
+from padis_lightning.priors.slices import SlicePrior
 from padis_lightning.priors.tiling import FixedTiling, OverlapTiling, RandomTiling, Tiles, Tiling
 
-__all__ = ["FixedTiling", "GaussianPrior", "OverlapTiling", "PatchPrior", "Prior", "RandomTiling", "Tiles", "Tiling"]
+__all__ = [
+    "FixedTiling",
+    "GaussianPrior",
+    "GroupPrior",
+    "OverlapTiling",
+    "PatchPrior",
+    "Prior",
+    "RandomTiling",
+    "SlicePrior",
+    "Tiles",
+    "Tiling",
+]

@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from padis_lightning.errors import InputError
+from padis_lightning.linalg import each
 from padis_lightning.random import Generators
 from padis_lightning.types import Normalisation
+
+
+def axes_of(image_shape: Sequence[int]) -> str:
+    """What the entries of an image's shape are."""
+    return "channels, slices, height, width" if len(image_shape) == 4 else "channels, height, width"
 
 
 class Prior(nn.Module, ABC):
     """A denoiser of whole images on a zero-padded canvas.
 
     Attributes:
-        image_shape: channels, height and width of an image.
-        pad: zeros on every side of it, height and width; the canvas is ``H + 2 pad[0]`` by ``W + 2 pad[1]``.
+        image_shape: channels, height and width of an image; channels, slices, height and width of a volume.
+        pad: zeros on every side of it, an entry an axis; the canvas of an image is ``H + 2 pad[0]`` by ``W + 2 pad[1]``.
         sigma_data: root mean square of clean images.
         normalisation: the stored values that its 0 and 1 stand for, or None where it does not matter.
         precision: in which a network computes, None for that of its input; what comes in and goes out keeps its own.
     """
 
-    image_shape: tuple[int, int, int]
-    pad: tuple[int, int]
+    image_shape: tuple[int, ...]
+    pad: tuple[int, ...]
     sigma_data: float
     normalisation: Normalisation | None = None
     precision: torch.dtype | None = None
 
     @property
-    def canvas_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the canvas."""
-        c, h, w = self.image_shape
-        return c, h + 2 * self.pad[0], w + 2 * self.pad[1]
+    def canvas_shape(self) -> tuple[int, ...]:
+        """As ``image_shape``, of the canvas."""
+        channels, *size = self.image_shape
+        return channels, *(n + 2 * m for n, m in zip(size, self.pad, strict=True))
 
     def resize(self, image_shape: tuple[int, ...]) -> None:
         """Serve images of this shape from now on, where the prior can.
@@ -43,7 +50,7 @@ class Prior(nn.Module, ABC):
         """
         if tuple(image_shape) != tuple(self.image_shape):
             raise InputError(
-                f"the prior was trained on images of {tuple(self.image_shape)} (channels, height, width); "
+                f"the prior was trained on images of {tuple(self.image_shape)} ({axes_of(self.image_shape)}); "
                 f"wanted {tuple(image_shape)}, what the operator takes"
             )
 
@@ -53,5 +60,5 @@ class Prior(nn.Module, ABC):
 
     def score(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         r"""Tweedie: :math:`\nabla \ln p_\sigma(x) = (D(x; \sigma) - x) / \sigma^2`, of the shape of ``x``."""
-        level = sigma.reshape(-1, 1, 1, 1) if isinstance(sigma, Tensor) else sigma
+        level = each(sigma, x) if isinstance(sigma, Tensor) else sigma
         return (self(x, sigma, generator) - x) / level**2

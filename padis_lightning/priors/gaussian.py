@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from padis_lightning.linalg import each
 from padis_lightning.priors.base import Prior
 from padis_lightning.random import Generators
 
@@ -17,7 +18,7 @@ class GaussianPrior(Prior):
     .. math:: D(x; \sigma) = \frac{s^2 x + \sigma^2 \mu}{s^2 + \sigma^2}
 
     Args:
-        image_shape: channels, height and width.
+        image_shape: channels, height and width; channels, slices, height and width of volumes.
         mean: mean of every pixel.
         std: standard deviation of every pixel.
     """
@@ -25,11 +26,11 @@ class GaussianPrior(Prior):
     def __init__(self, image_shape: Sequence[int], mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()
         self.image_shape = tuple(image_shape)
-        self.pad = (0, 0)
+        self.pad = (0,) * (len(self.image_shape) - 1)
         self.mean, self.std = mean, std
         self.sigma_data = std
 
     def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         """The posterior mean, ``(B, C, H, W) -> (B, C, H, W)``; nothing random."""
-        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
+        level = each(torch.as_tensor(sigma, dtype=x.dtype, device=x.device), x)
         return (self.std**2 * x + level**2 * self.mean) / (self.std**2 + level**2)

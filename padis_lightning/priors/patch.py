@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from padis_lightning.diffusion import PatchModel, coordinates
+from padis_lightning.diffusion import PatchModel, coordinates, padding
+from padis_lightning.diffusion.coordinates import sides
 from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError
+from padis_lightning.linalg import each
 from padis_lightning.memory import bytes_written, free_memory, is_out_of_memory
 from padis_lightning.priors.base import Prior
 from padis_lightning.priors.tiling import RandomTiling, Tiling
@@ -31,6 +34,7 @@ class PatchPrior(Prior):
     .. math:: D(x; \sigma) = \mathrm{join}(D_\theta(\mathrm{split}(x); \sigma, \mathrm{split}(\text{coordinates})))
 
     A model of whole images is the case of one patch without padding. A model without positions serves images of any size.
+    A model of volumes has patches along all three axes.
 
     Source: Hu et al., PaDIS, NeurIPS 2024, sections 3.1 to 3.3.
 
@@ -70,31 +74,48 @@ class PatchPrior(Prior):
         self._place()
 
     def _bytes_of_a_pixel(self) -> float:
-        like, shape = next(self.denoiser.parameters(), torch.empty(0)), (self.patch, self.patch)
-        inputs = like.new_empty(1, self.image_shape[0], *shape), like.new_ones(1), like.new_empty(1, 2, *shape)
-        return bytes_written(self.denoiser, *inputs) / self.patch**2
+        like, shape = next(self.denoiser.parameters(), torch.empty(0)), sides(self.image_shape[1:], self.patch)
+        axes = max(self._told(), len(shape))
+        inputs = like.new_empty(1, self.image_shape[0], *shape), like.new_ones(1), like.new_empty(1, axes, *shape)
+        return bytes_written(self.denoiser, *inputs) / math.prod(shape)
+
+    def _told(self) -> int:
+        """Coordinates that the network is told."""
+        return getattr(getattr(self.denoiser, "positions", None), "axes", len(self.pad))
 
     def _place(self) -> None:
-        self.register_buffer("positions", coordinates(*self.canvas_shape[1:])[None], persistent=False)
+        places = coordinates(*self.canvas_shape[1:])
+        told = places.new_zeros(max(self._told() - len(places), 0), *places.shape[1:])  # of groups: that slices are neighbours
+        self.register_buffer("positions", torch.cat([places, told])[None], persistent=False)
 
     def resize(self, image_shape: tuple[int, ...]) -> None:
         """Serve images of another size, with the least padding that tiles them at any offset; only without positions."""
         stationary = isinstance(self.denoiser.positions, NoPositions) and max(self.pad) > 0
-        if not stationary or image_shape[0] != self.image_shape[0]:
+        if not stationary or (image_shape[0], len(image_shape)) != (self.image_shape[0], len(self.image_shape)):
             super().resize(image_shape)
             return
-        if min(image_shape[1:]) < self.patch:
+        if min(image_shape[-2:]) < self.patch:
             raise InputError(f"the images are {tuple(image_shape[1:])}; wanted sides of at least the patch size {self.patch}")
         if tuple(image_shape) != tuple(self.image_shape):
             self.image_shape = tuple(image_shape)
-            self.pad = tuple((n // self.patch + 1) * self.patch - n for n in image_shape[1:])
+            self.pad = padding(image_shape[1:], self.patch)
             self._place()
 
-    def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
-        """The posterior mean of a canvas ``(B, C, H, W)``, its border zero."""
+    def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators, told: Tensor | None = None) -> Tensor:
+        """The posterior mean of a canvas ``(B, C, H, W)``, its border zero.
+
+        Args:
+            x: the canvases.
+            sigma: their noise, a number or ``(B,)``.
+            generator: a stream an image.
+            told: ``(B,)``, the last of the coordinates where it is a number an image rather than a place.
+        """
         tiles = self.tiling.draw(self.image_shape[1:], self.pad, self.patch, generator)
         patches = tiles.split(x)
-        positions = tiles.split(self.positions.expand(len(x), -1, -1, -1))
+        places = self.positions.expand(len(x), *self.positions.shape[1:])
+        if told is not None:
+            places = torch.cat([places[:, :-1], each(told.to(places), places).expand_as(places[:, -1:])], 1)
+        positions = tiles.split(places)
         levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
         levels = levels.repeat_interleave(len(patches) // len(x))
         size = patches[0, 0].numel() * self.pixel_bytes

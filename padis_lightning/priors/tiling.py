@@ -8,19 +8,22 @@ does not cover is the border, zero in clean images, so joining leaves it zero.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional
 
+from padis_lightning.diffusion.coordinates import sides
 from padis_lightning.errors import InputError
+from padis_lightning.operators.crop import surround, window
 from padis_lightning.random import Generators
 
 
 class Tiles(ABC):
-    """One frozen partition, alike for images and coordinates."""
+    """One frozen partition, alike for images and coordinates; of volumes along all three axes."""
 
     @abstractmethod
     def split(self, x: Tensor) -> Tensor:
@@ -36,16 +39,16 @@ class GridTiles(Tiles):
     """A grid of patches side by side, at an offset of its own for every image.
 
     Args:
-        size: height and width of the image.
-        pad: zeros on every side, height and width.
-        patch: height and width of a patch.
+        size: height and width of the image; slices, height and width of a volume.
+        pad: zeros on every side, along each axis.
+        patch: sides of a patch.
         offsets: row and column of the grid's corner on the canvas, for every image.
     """
 
-    size: tuple[int, int]
-    pad: tuple[int, int]
-    patch: tuple[int, int]
-    offsets: tuple[tuple[int, int], ...]
+    size: tuple[int, ...]
+    pad: tuple[int, ...]
+    patch: tuple[int, ...]
+    offsets: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
         for n, m, p in zip(self.size, self.pad, self.patch, strict=True):
@@ -53,12 +56,12 @@ class GridTiles(Tiles):
                 raise InputError(f"image and padding are {n} + {m}; wanted a multiple of the patch size {p}, or OverlapTiling")
 
     @property
-    def counts(self) -> tuple[int, int]:
-        """Patches down and across."""
+    def counts(self) -> tuple[int, ...]:
+        """Patches along each axis, such as down and across."""
         return tuple((n + m) // p for n, m, p in zip(self.size, self.pad, self.patch, strict=True))
 
     @property
-    def borders(self) -> list[tuple[list[int], list[int]]]:
+    def borders(self) -> list[tuple[list[int], ...]]:
         """Rows and columns of each image at which a tile begins, those at the image's own edge left out."""
         return [
             tuple(
@@ -70,22 +73,25 @@ class GridTiles(Tiles):
 
     def split(self, x: Tensor) -> Tensor:
         """Crop the grid of each image and cut it up."""
-        (p, q), (height, width) = self.patch, (n + m for n, m in zip(self.size, self.pad, strict=True))
-        crops = torch.stack([image[:, i : i + height, j : j + width] for image, (i, j) in zip(x, self.offsets, strict=True)])
-        return rearrange(crops, "b c (m p) (n q) -> (b m n) c p q", p=p, q=q)
+        covered = [n + m for n, m in zip(self.size, self.pad, strict=True)]
+        crops = torch.stack([image[window(corner, covered)] for image, corner in zip(x, self.offsets, strict=True)])
+        grid, patches, axes = self._pattern()
+        return rearrange(crops, f"{grid} -> {patches}", **axes)
 
     def join(self, patches: Tensor) -> Tensor:
         """Lay the grid of each image out and keep the image of it."""
-        m, n = self.counts
-        grids = rearrange(patches, "(b m n) c p q -> b c (m p) (n q)", m=m, n=n)
-        (height, width), (top, left) = self.size, self.pad
-        images = torch.stack(
-            [
-                grid[:, top - i : top - i + height, left - j : left - j + width]
-                for grid, (i, j) in zip(grids, self.offsets, strict=True)
-            ]
-        )
-        return functional.pad(images, (left, left, top, top))
+        grid, pattern, axes = self._pattern()
+        grids = rearrange(patches, f"{pattern} -> {grid}", **axes)
+        inside = [[m - i for m, i in zip(self.pad, corner, strict=True)] for corner in self.offsets]
+        images = torch.stack([grid[window(corner, self.size)] for grid, corner in zip(grids, inside, strict=True)])
+        return surround(images, self.pad)
+
+    def _pattern(self) -> tuple[str, str, dict[str, int]]:
+        """A grid and its patches in the words of einops, and the lengths of their axes."""
+        counts, lengths = ([f"{letter}{k}" for k in range(len(self.patch))] for letter in "mp")
+        grid = " ".join(f"({m} {p})" for m, p in zip(counts, lengths, strict=True))
+        axes = dict(zip([*counts, *lengths], [*self.counts, *self.patch], strict=True))
+        return f"b c {grid}", f"(b {' '.join(counts)}) c {' '.join(lengths)}", axes
 
 
 @dataclass(frozen=True)
@@ -93,51 +99,50 @@ class OverlapTiles(Tiles):
     """Patches that overlap, the same for every image; each pixel is the mean of the patches that cover it.
 
     Args:
-        size: height and width of the image.
-        pad: zeros on every side, height and width.
-        patch: side of a patch.
+        size: height and width of the image; slices, height and width of a volume.
+        pad: zeros on every side, along each axis.
+        patch: sides of a patch.
         stride: distance of one patch to the next.
     """
 
-    size: tuple[int, int]
-    pad: tuple[int, int]
-    patch: int
+    size: tuple[int, ...]
+    pad: tuple[int, ...]
+    patch: tuple[int, ...]
     stride: int
 
     @property
-    def corners(self) -> list[tuple[int, int]]:
-        """Row and column of each patch on the canvas."""
+    def corners(self) -> list[tuple[int, ...]]:
+        """Of each patch on the canvas, such as row and column."""
         axes = []
-        for n, m in zip(self.size, self.pad, strict=True):
-            steps = -(-max(n - self.patch, 0) // self.stride)
-            start = m - (steps * self.stride + self.patch - n) // 2
-            last = n + 2 * m - self.patch
+        for n, m, p in zip(self.size, self.pad, self.patch, strict=True):
+            steps = -(-max(n - p, 0) // self.stride)
+            start = m - (steps * self.stride + p - n) // 2
+            last = n + 2 * m - p
             axes.append([min(max(start + k * self.stride, 0), last) for k in range(steps + 1)])
-        return [(i, j) for i in axes[0] for j in axes[1]]
+        return list(product(*axes))
 
     def split(self, x: Tensor) -> Tensor:
         """Cut every patch out of every image."""
-        p = self.patch
-        return torch.stack([x[:, :, i : i + p, j : j + p] for i, j in self.corners], 1).flatten(0, 1)
+        return torch.stack([x[window(corner, self.patch)] for corner in self.corners], 1).flatten(0, 1)
 
     def join(self, patches: Tensor) -> Tensor:
         """Sum the patches and divide by how many cover a pixel."""
-        (height, width), (top, left), p = self.size, self.pad, self.patch
-        stacked = patches.unflatten(0, (-1, len(self.corners)))
-        total = stacked.new_zeros(len(stacked), stacked.shape[2], height + 2 * top, width + 2 * left)
-        count = stacked.new_zeros(total.shape[-2:])
-        for k, (i, j) in enumerate(self.corners):
-            total[:, :, i : i + p, j : j + p] += stacked[:, k]
-            count[i : i + p, j : j + p] += 1
-        images = (total / count.clamp_min(1))[:, :, top : top + height, left : left + width]
-        return functional.pad(images, (left, left, top, top))
+        corners = self.corners
+        stacked = patches.unflatten(0, (-1, len(corners)))
+        canvas = [n + 2 * m for n, m in zip(self.size, self.pad, strict=True)]
+        total, count = stacked.new_zeros(len(stacked), stacked.shape[2], *canvas), stacked.new_zeros(canvas)
+        for k, corner in enumerate(corners):
+            place = window(corner, self.patch)
+            total[place] += stacked[:, k]
+            count[place] += 1
+        return surround((total / count.clamp_min(1))[window(self.pad, self.size)], self.pad)
 
 
 class Tiling(ABC):
     """A way to partition the canvas."""
 
     @abstractmethod
-    def draw(self, size: tuple[int, int], pad: tuple[int, int], patch: int, generator: Generators) -> Tiles:
+    def draw(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
         """Partitions for a batch with one stream an image."""
 
 
@@ -150,7 +155,7 @@ class RandomTiling(Tiling):
     Source: Hu et al., PaDIS, NeurIPS 2024, section 3.3 and algorithm 1.
 
     Args:
-        tiles: patches down and across (default: as many as the side that was trained makes).
+        tiles: patches along each axis of a slice, down and across (default: as many as the side that was trained makes).
     """
 
     def __init__(self, tiles: int | None = None) -> None:
@@ -158,11 +163,13 @@ class RandomTiling(Tiling):
             raise InputError(f"tiles is {tiles}; wanted at least 1")
         self.tiles = tiles
 
-    def draw(self, size: tuple[int, int], pad: tuple[int, int], patch: int, generator: Generators) -> Tiles:
+    def draw(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
         """Offsets uniform in ``0 .. pad``, an own one for every image."""
-        rows, columns = generator.integers(pad[0] + 1), generator.integers(pad[1] + 1)
-        shape = (patch, patch) if self.tiles is None else tuple(self._side(n + m) for n, m in zip(size, pad, strict=True))
-        return GridTiles(size, pad, shape, tuple(zip(rows, columns, strict=True)))
+        offsets = [generator.integers(m + 1) for m in pad]
+        shape = sides(size, patch)
+        if self.tiles is not None:
+            shape = *shape[:-2], *(self._side(n + m) for n, m in zip(size[-2:], pad[-2:], strict=True))
+        return GridTiles(tuple(size), tuple(pad), shape, tuple(zip(*offsets, strict=True)))
 
     def _side(self, length: int) -> int:
         if length % self.tiles:
@@ -173,9 +180,9 @@ class RandomTiling(Tiling):
 class FixedTiling(Tiling):
     """The same grid in every call, the image in its middle: its seams stay."""
 
-    def draw(self, size: tuple[int, int], pad: tuple[int, int], patch: int, generator: Generators) -> Tiles:
+    def draw(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
         """Offset ``pad // 2`` for every image."""
-        return GridTiles(size, pad, (patch, patch), ((pad[0] // 2, pad[1] // 2),) * len(generator))
+        return GridTiles(tuple(size), tuple(pad), sides(size, patch), (tuple(m // 2 for m in pad),) * len(generator))
 
 
 class OverlapTiling(Tiling):
@@ -190,8 +197,8 @@ class OverlapTiling(Tiling):
             raise InputError(f"overlap is {overlap}; wanted at least 0")
         self.overlap = overlap
 
-    def draw(self, size: tuple[int, int], pad: tuple[int, int], patch: int, generator: Generators) -> Tiles:
+    def draw(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
         """The same overlapping patches for every image."""
         if self.overlap >= patch:
             raise InputError(f"overlap is {self.overlap}; wanted less than the patch size {patch}")
-        return OverlapTiles(size, pad, patch, patch - self.overlap)
+        return OverlapTiles(tuple(size), tuple(pad), sides(size, patch), patch - self.overlap)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from padis_lightning.diffusion import geometric_sigmas, karras_sigmas
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import norm
+from padis_lightning.linalg import each, norm
 from padis_lightning.noise import GaussianNoise, Noise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
@@ -258,7 +258,7 @@ class DiffusionSolver(Solver):
         """
         y = y.double()
         noise, precision = self.noise.data_term(y)
-        weight = noise.reshape(-1, 1, 1, 1) / variance
+        weight = each(noise, v) / variance
         return self.canvas_operator.prox(v.double(), y, weight, precision, iterations).to(v.dtype)
 
     def draw(self, v: Tensor, y: Tensor, variance: float, iterations: int, generator: Generators) -> Tensor:

@@ -20,26 +20,27 @@ def penalty(weight: float) -> float:
 
 
 def gradient(x: Tensor) -> Tensor:
-    """Forward differences, zero across the far border: ``(B, C, H, W) -> (B, 2, C, H, W)``."""
-    out = x.new_zeros(len(x), 2, *x.shape[1:])
-    out[:, 0, :, :-1] = x[:, :, 1:] - x[:, :, :-1]
-    out[:, 1, :, :, :-1] = x[:, :, :, 1:] - x[:, :, :, :-1]
+    """Forward differences, zero across the far border: ``(B, C, H, W) -> (B, 2, C, H, W)``, of volumes along three axes."""
+    axes = x.ndim - 2
+    out = x.new_zeros(len(x), axes, *x.shape[1:])
+    for k in range(axes):
+        out[:, k].narrow(2 + k, 0, x.shape[2 + k] - 1).copy_(x.diff(dim=2 + k))
     return out
 
 
 def gradient_adjoint(p: Tensor) -> Tensor:
-    """The transpose of :func:`gradient` (minus the divergence): ``(B, 2, C, H, W) -> (B, C, H, W)``."""
-    rows, columns = p[:, 0, :, :-1], p[:, 1, :, :, :-1]
+    """The transpose of :func:`gradient` (minus the divergence): ``(B, axes, C, H, W) -> (B, C, H, W)``."""
     out = torch.zeros_like(p[:, 0])
-    out[:, :, 1:] += rows
-    out[:, :, :-1] -= rows
-    out[:, :, :, 1:] += columns
-    out[:, :, :, :-1] -= columns
+    for k in range(p.shape[1]):
+        axis, length = 2 + k, p.shape[3 + k]
+        steps = p[:, k].narrow(axis, 0, length - 1)
+        out.narrow(axis, 1, length - 1).add_(steps)
+        out.narrow(axis, 0, length - 1).sub_(steps)
     return out
 
 
 class TotalVariation(Solver):
-    r"""Isotropic total variation with values kept in [0, 1].
+    r"""Isotropic total variation with values kept in [0, 1]; of volumes along all three axes.
 
     .. math:: \min_{0 \le x \le 1} \tfrac{1}{2 \|A\|^2} \|A x - y\|_P^2 + w \sum_i \|(\nabla x)_i\|_2
 

@@ -13,6 +13,7 @@ from padis_lightning.callbacks.formats import dicom, nifti, pictures16
 from padis_lightning.callbacks.formats.origin import Origin
 from padis_lightning.data.series import Series, SeriesSource
 from padis_lightning.data.sources import Source
+from padis_lightning.data.volumes import VolumeSource
 from padis_lightning.errors import InputError
 from padis_lightning.types import Normalisation
 
@@ -43,12 +44,17 @@ def check_formats(formats: Sequence[str], source: Source | None, image_shape: Se
             )
         if library and image_shape is not None and image_shape[0] != 1:
             raise InputError(f"the images have {image_shape[0]} channels; wanted 1 to be written as {name}")
+    flat = [name for name in formats if name in ("png16", "tiff")]
+    if flat and image_shape is not None and len(image_shape) == 4:
+        raise InputError(f"formats has {flat[0]!r} and the data is volumes; wanted nifti or dicom")
     if "dicom" in formats:
-        dicom.check_series(source)
+        dicom.check_series(source.slices if isinstance(source, VolumeSource) else source)
 
 
 def place_of(source: Source | None, index: int) -> tuple[Series, int] | None:
-    """The series that item ``index`` is a slice of and its number in it, where the data has series."""
+    """The series that item ``index`` is a slice of and its number in it, of a volume its first; None without series."""
+    if isinstance(source, VolumeSource):
+        return source.place(index)
     return source.places[index] if isinstance(source, SeriesSource) else None
 
 
@@ -60,19 +66,27 @@ def write_image(
     scale: Normalisation,
     place: tuple[Series, int] | None,
     origin: Origin,
+    volume: bool = False,
 ) -> list[Path]:
-    """Write one estimate in every format of single images; the files.
+    """Write one estimate in every format of single images, or of volumes; the files.
 
     Args:
         formats: what is asked for.
         folder: that of the results.
         name: the image's.
-        values: ``(H, W)`` or ``(H, W, 3)``, in the units of the data.
+        values: ``(H, W)`` or ``(H, W, 3)``, in the units of the data; of a volume ``(D, H, W)`` with ``volume``.
         scale: whose ends are the darkest and the brightest 16-bit grey.
         place: see :func:`place_of`.
         origin: what made the estimate.
+        volume: whether it is one.
     """
     files = []
+    if volume and "nifti" in formats:
+        series, first = place or (None, 0)
+        numbers = range(first, first + len(values))
+        affine = None if series is None else nifti.volume_affine(series, values.shape[1:], numbers)
+        files.append(folder / "volumes" / f"{name}.nii.gz")
+        nifti.write_volume(files[-1], np.moveaxis(values, 0, -1), affine, origin.solver)
     if "png16" in formats:
         files.append(folder / "pictures16" / f"{name}.png")
         pictures16.write_png(files[-1], values, (scale.lower, scale.upper))
@@ -81,9 +95,10 @@ def write_image(
         files.append(folder / "pictures16" / f"{name}.tiff")
         pictures16.write_tiff(files[-1], values, spacing)
     if "dicom" in formats:
-        series, k = place
-        files.append(folder / "dicom" / series.name / f"{k:04d}.dcm")
-        dicom.write_slice(files[-1], series.files[k], values, (scale.lower, scale.upper), series.units, origin)
+        series, first = place
+        for k, part in enumerate(values if volume else [values], first):
+            files.append(folder / "dicom" / series.name / f"{k:04d}.dcm")
+            dicom.write_slice(files[-1], series.files[k], part, (scale.lower, scale.upper), series.units, origin)
     return files
 
 

@@ -7,9 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
+from typing import TypeVar
 
-from padis_lightning.data.series import Series
 from padis_lightning.errors import InputError
+
+Named = TypeVar("Named")
 
 
 def needed(module: str, kind: str, extra: str) -> ModuleType:
@@ -44,8 +46,8 @@ def common(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return first[:same]
 
 
-def unique(series: Sequence[Series]) -> list[Series]:
-    """The same series, with a number after every name that has been taken."""
+def unique(series: Sequence[Named]) -> list[Named]:
+    """The same series, or other frozen data with a name, with a number after every name that has been taken."""
     taken: set[str] = set()
     out = []
     for one in series:

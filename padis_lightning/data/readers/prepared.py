@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -63,6 +64,9 @@ class PreparedSource(Source):
         self.slope, self.intercept = (float(numbers(arrays, key, (), path)) for key in ("slope", "intercept"))
         self.names, self.groups, self.parts = (arrays[label].tolist() for label in LABELS)
         self.affines = arrays["affine"].astype(float)
+        numbered = [re.fullmatch(r"(.+)_(\d+)", name) for name in self.names]  # as 'prepare' names a slice of a series
+        if all(numbered):
+            self.labels, self.heights = [one[1] for one in numbered], [int(one[2]) for one in numbered]
         unknown = sorted({*self.parts} - {*PARTS})
         if unknown:
             raise InputError(f"{path} has the part {unknown[0]!r}; wanted {', '.join(PARTS)}")

@@ -1,0 +1,180 @@
+"""Volumes from few views: slices on their own, held together by total variation, in groups, and in cubes.
+
+    python -m benchmarks.volumes --data ct_test.npz --slices prior.safetensors --groups groups/prior.safetensors --cubes ...
+    python -m benchmarks.volumes --data ct_train.npz --subset validation ...      # to tune on
+
+Without ``--data`` it takes built-in phantoms, without ``--slices`` the bundled prior; methods without their prior are left
+out. Every method sees the same measurements. What stands in ``volumes.json`` already is not measured again. ``consistency`` is
+how much neighbouring slices differ over how much they do in truth (1 is right). Then the peak memory against the number of
+slices, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from benchmarks.solvers import BUDGETS
+from benchmarks.training import resident
+from padis_lightning import metrics
+from padis_lightning.data import ImageData
+from padis_lightning.data.sources import collate
+from padis_lightning.files import write_text
+from padis_lightning.operators.ct import ParallelBeam
+from padis_lightning.operators.slices import Slices
+from padis_lightning.priors import GroupPrior, PatchPrior, Prior, SlicePrior
+from padis_lightning.solvers import Solver
+from padis_lightning.solvers.plug_and_play import PnPADMM
+from padis_lightning.solvers.plug_and_play_slices import PnPSlices
+from padis_lightning.solvers.pseudo_inverse import PseudoInverse
+from padis_lightning.solvers.tv import TotalVariation
+
+EVALUATIONS = 50
+#: weights at 20 and at 8 views
+TV = {20: 2e-5, 8: 8e-5}
+#: of total variation across slices; on a validation patient with 8 views 2e-5, 5e-5, 1e-4 gave 28.28, 28.11, 27.98 dB
+ACROSS = 2e-5
+Make = Callable[[dict[str, str], Slices, dict[str, float]], Solver]
+
+
+def _views(operator: Slices) -> int:
+    """The number of views whose settings serve."""
+    return 8 if operator.measurement_shape[2] < 14 else 20
+
+
+def _levels(operator: Slices) -> dict[str, float]:
+    return BUDGETS[EVALUATIONS][_views(operator)]
+
+
+def _prior(priors: dict[str, str], kind: str) -> Prior:
+    model = PatchPrior(priors[kind])
+    return {"slices": SlicePrior, "groups": GroupPrior, "cubes": lambda cubes: cubes}[kind](model)
+
+
+def plain(kind: str) -> Make:
+    """``PnPADMM`` with a prior of one kind."""
+    return lambda priors, operator, given: PnPADMM(_prior(priors, kind), operator, steps=EVALUATIONS, **_levels(operator) | given)
+
+
+def across(kind: str) -> Make:
+    """The same with total variation across slices."""
+    return lambda priors, operator, given: PnPSlices(
+        _prior(priors, kind), operator, steps=EVALUATIONS, **_levels(operator) | {"weight": ACROSS} | given
+    )
+
+
+#: the kind of prior that a method needs, and how it is made
+METHODS: dict[str, tuple[str | None, Make]] = {
+    "FBP": (None, lambda priors, operator, given: PseudoInverse(operator)),
+    "TV along three axes": (None, lambda priors, operator, given: TotalVariation(operator, weight=TV[_views(operator)])),
+    "slice by slice": ("slices", plain("slices")),
+    "slices and TV across": ("slices", across("slices")),
+    "groups of three": ("groups", plain("groups")),
+    "groups and TV across": ("groups", across("groups")),
+    "cubes": ("cubes", plain("cubes")),
+}
+
+
+@torch.no_grad()
+def measure(solver: Solver, items: Sequence) -> dict[str, Any]:
+    """Scores of one method, volume by volume."""
+    rows: dict[str, list[float]] = {}
+    for item in items:
+        found = solver.predict_step(collate([item]))
+        estimate, truth = found.estimate, item.image[None]
+        row = {"psnr": metrics.psnr(estimate, truth), "consistency": metrics.consistency(estimate, truth)}
+        row |= {f"ssim_{plane}": metrics.plane_ssim(estimate, truth, plane) for plane in metrics.PLANES}
+        row |= {"residual": found.residual, "seconds": torch.tensor(found.seconds / truth.shape[2])}
+        for key, value in row.items():
+            rows.setdefault(key, []).append(float(value))
+    return {key: fmean(values) for key, values in rows.items()} | {"each": rows["psnr"], "evaluations": solver.evaluations}
+
+
+def data_of(args: argparse.Namespace) -> list:
+    """The volumes to measure on."""
+    source = ImageData(args.data, size=args.size, count=args.count, subset=args.subset, volumes=True, depth=args.depth)
+    source.setup("predict")
+    part = source.predict_dataloader().dataset.items
+    return [part[k]._replace(image=part[k].image.to(args.device)) for k in range(len(part))]
+
+
+def peak(args: argparse.Namespace, depth: int, steps: int = 2) -> int:
+    """Bytes that a volume of so many slices took at most, on the device, and of a processor the whole process."""
+    operator = Slices(ParallelBeam(args.size, args.views[0]), depth)
+    solver = plain("slices")({"slices": args.slices}, operator, {}).to(args.device)
+    solver.sigmas = solver.sigmas[:steps]
+    y = torch.rand(1, *operator.measurement_shape, device=args.device)
+    with torch.no_grad():
+        solver.timed(y, [0])
+    return torch.cuda.max_memory_allocated() if args.device == "cuda" else resident("VmHWM")
+
+
+def memory(arguments: Sequence[str], depths: Sequence[int]) -> dict[str, int]:
+    """The peak of each number of slices, each in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.volumes", *arguments, "--peak"]
+    runs = {depth: subprocess.run([*command, str(depth)], capture_output=True, text=True, check=True) for depth in depths}
+    return {str(depth): int(run.stdout.split()[-1]) for depth, run in runs.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables; write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="slices with patients and heights, or series (default: phantoms)")
+    parser.add_argument("--subset", default="all", choices=["all", "train", "validation"])
+    parser.add_argument("--slices", default="ct_phantoms", help="prior of slices")
+    parser.add_argument("--groups", help="prior of groups of three, by ct_groups.yaml")
+    parser.add_argument("--cubes", help="prior of three-dimensional patches, by ct_cubes.yaml")
+    parser.add_argument("--views", type=int, nargs="+", default=[20, 8])
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--depth", type=int, default=16)
+    parser.add_argument("--count", type=int, default=4)
+    parser.add_argument("--only", nargs="+", choices=list(METHODS), help="these methods (default: all)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the solvers with priors, to tune")
+    parser.add_argument("--depths", type=int, nargs="*", default=[16, 32, 64], help="to measure memory with")
+    parser.add_argument("--peak", type=int, help="only print the peak memory of a volume of so many slices")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, default=Path("results/volumes"))
+    args = parser.parse_args(arguments)
+    if args.peak:
+        print(peak(args, args.peak))
+        return
+    priors = {kind: path for kind in ("slices", "groups", "cubes") if (path := getattr(args, kind))}
+    given = {key: float(value) for key, _, value in (word.partition("=") for word in args.set)}
+    settings = {key: str(getattr(args, key)) for key in ("data", "subset", "size", "depth", "count", "set")} | priors
+    path = args.output / "volumes.json"
+    figures = json.loads(path.read_text()) if path.exists() else {"settings": settings, "scores": {}, "memory": {}}
+    if figures["settings"] != settings:
+        parser.error(f"{path} was measured with {figures['settings']}; wanted {settings}, or another --output")
+    items = data_of(args)
+    for views in args.views:
+        rows = figures["scores"].setdefault(str(views), {})
+        operator = Slices(ParallelBeam(args.size, views), args.depth).to(args.device)
+        print(f"\n{views} views, {len(items)} volumes of {args.depth} slices of {len({item.group for item in items})} patients")
+        print(f"{'method':<22}{'PSNR (dB)':>10}{'consistency':>13}{'SSIM axial, coronal, sagittal':>32}{'s/slice':>9}")
+        for name in args.only or METHODS:
+            kind, make = METHODS[name]
+            if kind is not None and kind not in priors:
+                continue
+            if name not in rows:
+                rows[name] = measure(make(priors, operator, given).to(args.device), items)
+                write_text(path, json.dumps(figures, indent=1) + "\n")
+            row = rows[name]
+            similar = "".join(f"{row[f'ssim_{plane}']:>10.4f}" for plane in metrics.PLANES)
+            print(f"{name:<22}{row['psnr']:>10.2f}{row['consistency']:>13.3f}  {similar}{row['seconds']:>9.2f}", flush=True)
+    if args.depths:
+        words = ["--slices", args.slices, "--size", str(args.size), "--views", str(args.views[0]), "--device", args.device]
+        figures["memory"] |= memory(words, [depth for depth in args.depths if str(depth) not in figures["memory"]])
+        write_text(path, json.dumps(figures, indent=1) + "\n")
+        print("\npeak memory (GiB) of slices: " + ", ".join(f"{k}: {v / 2**30:.3f}" for k, v in figures["memory"].items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""A prior of groups of three slices as one of volumes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from padis_lightning.errors import InputError
+from padis_lightning.priors.patch import PatchPrior
+from padis_lightning.priors.slices import SlicePrior
+from padis_lightning.random import Generators
+
+GROUP = 3  #: slices of a group, the channels of its network
+
+
+def spacing_channel(spacing: float) -> float:
+    """What a network is told of slices that lie ``spacing`` apart: 0 of neighbours, 1 of every second slice."""
+    return math.log2(spacing)
+
+
+def partition(depth: int, spacing: int, offset: int) -> tuple[list[list[int]], list[tuple[int, int]]]:
+    """Groups of slices ``spacing`` apart, and for each slice its group and its place in it.
+
+    Every ``spacing``-th slice makes a chain, which is cut into threes from ``offset`` on. Where that leaves one or two at an
+    end, their group is filled up with the neighbours inside, which it only looks at.
+
+    Args:
+        depth: slices, at least three a chain.
+        spacing: from a slice to the next of its group.
+        offset: 0, 1 or 2.
+    """
+    groups, places = [], [(0, 0)] * depth
+    for chain in (range(first, depth, spacing) for first in range(spacing)):
+        for start in range(offset - GROUP, len(chain), GROUP):
+            inside = range(max(start, 0), min(start + GROUP, len(chain)))
+            first = min(inside.start, len(chain) - GROUP)
+            for k in inside:
+                places[chain[k]] = len(groups), k - first
+            groups += [list(chain[first : first + GROUP])] if inside else []
+    return groups, places
+
+
+class GroupPrior(SlicePrior):
+    r"""Three slices at a time, in every call other groups: neighbours come to agree, and no border between groups stays.
+
+    .. math:: D(x; \sigma)_z = D_\theta(x_{g(z)}; \sigma, \text{positions}, \log_2 s)_z
+
+    where g is a random partition of the slices into groups of three that are s apart, s drawn from ``spacings``, at a random
+    offset. Each slice is denoised exactly once in a call.
+
+    Source: Song, Hu, Luo, Fessler and Shen, DiffusionBlend, NeurIPS 2024, section 3 (DiffusionBlend++).
+
+    Args:
+        prior: denoiser of three slices as the channels of an image, as ``GroupPatchDiffusion`` trains it.
+        spacings: from a slice of a group to the next; each volume draws one in every call.
+        depth: slices of a volume; a solver sets that of its operator.
+    """
+
+    def __init__(self, prior: PatchPrior, spacings: Sequence[int] = (1, 2), depth: int = 32) -> None:
+        if prior.image_shape[0] != GROUP:
+            raise InputError(f"the prior has {prior.image_shape[0]} channels; wanted {GROUP}, the slices of a group")
+        if not spacings or min(spacings) < 1:
+            raise InputError(f"spacings is {list(spacings)}; wanted some of at least 1")
+        self.spacings = tuple(spacings)
+        super().__init__(prior, depth)
+
+    def _serve(self, channels: int, depth: int) -> None:
+        widest = max(self.spacings)
+        if depth < GROUP * widest:
+            raise InputError(f"the volumes have {depth} slices; wanted at least {GROUP * widest} for groups {widest} apart")
+        super()._serve(1, depth)
+
+    def _resize_slices(self, channels: int, size: tuple[int, ...]) -> None:
+        if channels != 1:
+            raise InputError(f"the operator takes volumes of {channels} channels; wanted 1, grouped slices are grey")
+        self.prior.resize((GROUP, *size))
+
+    def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
+        """The posterior mean of canvases ``(B, 1, D, H, W)``, their border zero."""
+        count, depth = len(x), x.shape[2]
+        drawn = zip(generator.integers(len(self.spacings)), generator.integers(GROUP), strict=True)
+        streams, every = generator.split(depth), torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(count)
+        groups, places, volume, used, told = [], [], [], [], []
+        for b, (choice, offset) in enumerate(drawn):
+            own, where = partition(depth, self.spacings[choice], offset)
+            places += [GROUP * (len(groups) + g) + k for g, k in where]
+            groups += [[b * depth + z for z in group] for group in own]
+            volume += [b] * len(own)
+            used += streams[b * depth : b * depth + len(own)].generators
+            told += [spacing_channel(self.spacings[choice])] * len(own)
+        index = torch.tensor(groups, device=x.device)
+        images = x.flatten(0, 2)[index]
+        spacing = (x.new_tensor(told),) if self.conditioned else ()
+        denoised = self.denoise(images, every[torch.tensor(volume, device=x.device)], Generators(used), *spacing)
+        return denoised.flatten(0, 1)[torch.tensor(places, device=x.device)].unflatten(0, (count, 1, depth))
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the network is told the spacing."""
+        return self.prior.positions.shape[1] > len(self.prior.image_shape) - 1

@@ -1,0 +1,71 @@
+"""A prior of slices as one of volumes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from padis_lightning.errors import InputError
+from padis_lightning.operators.slices import TOGETHER, slices, volumes
+from padis_lightning.priors.base import Prior
+from padis_lightning.priors.patch import PatchPrior
+from padis_lightning.random import Generators
+
+
+class SlicePrior(Prior):
+    """Every slice of a volume on its own, each with a partition of its own; nothing holds neighbours together.
+
+    It takes volumes of any number of slices, as many at once as :data:`padis_lightning.operators.slices.TOGETHER`.
+
+    Args:
+        prior: denoiser of slices.
+        depth: slices of a volume; a solver sets that of its operator.
+    """
+
+    def __init__(self, prior: PatchPrior, depth: int = 32) -> None:
+        super().__init__()
+        self.prior = prior
+        self.sigma_data, self.normalisation = prior.sigma_data, prior.normalisation
+        self._serve(prior.image_shape[0], depth)
+
+    def _serve(self, channels: int, depth: int) -> None:
+        if depth < 1:
+            raise InputError(f"depth is {depth}; wanted at least 1")
+        self.image_shape, self.pad = (channels, depth, *self.prior.image_shape[1:]), (0, *self.prior.pad)
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        """That of the slices' prior."""
+        return self.prior.precision
+
+    @precision.setter
+    def precision(self, kind: torch.dtype | None) -> None:
+        self.prior.precision = kind
+
+    def resize(self, image_shape: tuple[int, ...]) -> None:
+        """Serve volumes of this shape, where the prior can serve its slices.
+
+        Raises:
+            InputError: it cannot, or these are no volumes.
+        """
+        if len(image_shape) != 4:
+            raise InputError(
+                f"the operator takes images of {tuple(image_shape)}; wanted volumes (channels, slices, height, width)"
+            )
+        channels, depth, *size = image_shape
+        self._resize_slices(channels, tuple(size))
+        self._serve(channels, depth)
+
+    def _resize_slices(self, channels: int, size: tuple[int, ...]) -> None:
+        self.prior.resize((channels, *size))
+
+    def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
+        """The posterior mean of canvases ``(B, C, D, H, W)``, their border zero."""
+        depth = x.shape[2]
+        levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)).repeat_interleave(depth)
+        return volumes(self.denoise(slices(x), levels, generator.split(depth)), depth)
+
+    def denoise(self, images: Tensor, levels: Tensor, streams: Generators, *told: Tensor) -> Tensor:
+        """The slices' prior on ``(n, C, H, W)`` with ``(n,)`` levels, so many of them at a time that memory is bounded."""
+        cuts = [slice(first, first + TOGETHER) for first in range(0, len(images), TOGETHER)]
+        return torch.cat([self.prior(images[k], levels[k], streams[k], *(value[k] for value in told)) for k in cuts])

@@ -1,0 +1,309 @@
+"""Volumes: slices on their own, held together, in groups, and in cubes; each against closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.optimize import lsq_linear
+from torch import nn
+
+from padis_lightning.diffusion import Coordinates, Denoiser, PatchModel, coordinates, padding
+from padis_lightning.errors import InputError
+from padis_lightning.networks.unet import UNet
+from padis_lightning.operators import LinearOperator
+from padis_lightning.operators import slices as slicewise
+from padis_lightning.operators.blur import UniformBlur
+from padis_lightning.operators.ct import ParallelBeam
+from padis_lightning.operators.slices import Slices
+from padis_lightning.priors import GaussianPrior, GroupPrior, OverlapTiling, PatchPrior, RandomTiling, SlicePrior
+from padis_lightning.priors.groups import partition, spacing_channel
+from padis_lightning.random import Generators, seeded
+from padis_lightning.solvers.ancestral import Ancestral
+from padis_lightning.solvers.dds import DDS
+from padis_lightning.solvers.dps import DPS
+from padis_lightning.solvers.langevin import Langevin
+from padis_lightning.solvers.plug_and_play import PnPADMM
+from padis_lightning.solvers.plug_and_play_slices import PnPSlices, steps, steps_adjoint
+from padis_lightning.solvers.predictor_corrector import PredictorCorrector
+from padis_lightning.solvers.tv import TotalVariation, gradient, gradient_adjoint
+from padis_lightning.types import Batch, Normalisation
+
+from .conftest import random_network
+
+
+def test_a_volume_is_measured_and_fitted_as_its_slices_are(rng):
+    for inner in (ParallelBeam(9, views=5, bins=14), UniformBlur((2, 5, 7), 3)):
+        operator = Slices(inner, 4)
+        x = torch.randn(2, *operator.image_shape, generator=rng, dtype=torch.float64)
+        y, weight = operator(x), torch.tensor([0.3, 2.0], dtype=torch.float64).reshape(2, 1, 1, 1, 1)
+        v, precision = torch.randn(x.shape, generator=rng, dtype=torch.float64), torch.rand(y.shape, generator=rng).double() + 0.5
+        near = operator.prox(v, y, weight, precision, iterations=12)
+        for b in range(2):
+            for z in range(4):
+                torch.testing.assert_close(y[b, z], inner(x[b, None, :, z])[0], rtol=1e-12, atol=1e-12)
+                parts = v[b, None, :, z], y[b, z, None], float(weight[b]), precision[b, z, None]
+                torch.testing.assert_close(near[b, :, z], inner.prox(*parts, iterations=12)[0], rtol=1e-9, atol=1e-9)
+
+
+def test_slices_together_are_slices_alone_however_many_at_a_time(model, rng, monkeypatch):
+    prior = SlicePrior(PatchPrior(model), 5).double()
+    x = torch.randn(2, 1, *prior.canvas_shape[1:], generator=rng, dtype=torch.float64)
+    sigma = torch.tensor([0.2, 0.7], dtype=torch.float64)
+    together = prior(x, sigma, Generators.keyed(0, [3, 8]))
+    streams = Generators.keyed(0, [3, 8]).split(5)
+    for b in range(2):
+        for z in range(5):
+            alone = prior.prior(x[b, None, :, z], sigma[b], streams[5 * b + z : 5 * b + z + 1])
+            torch.testing.assert_close(together[b, :, z], alone[0], rtol=1e-9, atol=1e-9)
+    monkeypatch.setattr("padis_lightning.priors.slices.TOGETHER", 2)
+    seen = []
+    prior.prior.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    torch.testing.assert_close(prior(x, sigma, Generators.keyed(0, [3, 8])), together, rtol=1e-9, atol=1e-9)
+    assert seen == [2] * 5  # so many slices are held at once, whatever the depth
+    assert len({tuple(g.get_state().tolist()) for g in streams.generators}) == 10  # each slice has a partition of its own
+
+
+SOLVERS = {
+    "DDS": lambda p, a: DDS(p, a, noise_std=0.01, steps=4, sigma_max=1.0),
+    "PnPADMM": lambda p, a: PnPADMM(p, a, steps=4),
+    "PnPSlices": lambda p, a: PnPSlices(p, a, steps=4, weight=1e-3),
+    "DPS": lambda p, a: DPS(p, a, steps=2, inner=2, guidance="norm"),
+    "PredictorCorrector": lambda p, a: PredictorCorrector(p, a, steps=3),
+    "Langevin": lambda p, a: Langevin(p, a, steps=2, inner=2),
+    "TotalVariation": lambda p, a: TotalVariation(a, weight=1e-3, iterations=5),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solvers_take_volumes_and_a_batch_is_a_set(model, name, rng):
+    solver = SOLVERS[name](SlicePrior(PatchPrior(model)), Slices(ParallelBeam(20, views=5), 4)).double()
+    images = torch.rand(2, 1, 4, 20, 20, generator=rng, dtype=torch.float64)
+    images[1] *= 0.01
+    with torch.no_grad():
+        together = solver.predict_step(Batch(torch.tensor([4, 9]), ["a", "b"], ["a", "b"], images)).estimate
+        alone = [
+            solver.predict_step(Batch(torch.tensor([k]), ["a"], ["a"], images[i : i + 1])).estimate for i, k in enumerate((4, 9))
+        ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-6)
+
+
+def test_without_chance_a_volume_is_solved_as_its_slices():
+    """For a prior of independent pixels; residuals and steps of one slice must not reach another."""
+    inner = ParallelBeam(12, views=5)
+    truth = torch.rand(1, 1, 3, 12, 12, generator=seeded(0), dtype=torch.float64)
+    truth[:, :, 1] *= 0.01
+
+    class Sliced(GaussianPrior):
+        pass
+
+    volume = PnPADMM(GaussianPrior((1, 3, 12, 12), 0.4, 0.3), Slices(inner, 3), steps=6)
+    plain = PnPADMM(Sliced((1, 12, 12), 0.4, 0.3), inner, steps=6)
+    y = volume.operator(truth)
+    found = volume.solve(y, Generators.keyed(0, [0]))
+    for z in range(3):
+        torch.testing.assert_close(found[:, :, z], plain.solve(y[:, z], Generators.keyed(0, [0])), rtol=1e-8, atol=1e-8)
+
+
+def test_the_gradient_of_a_volume_has_three_directions_and_its_adjoint(rng):
+    x = torch.randn(2, 3, 4, 5, 7, generator=rng, dtype=torch.float64)
+    slope = gradient(x)
+    for k in range(3):
+        steps = x.diff(dim=2 + k)
+        torch.testing.assert_close(slope[:, k].narrow(2 + k, 0, steps.shape[2 + k]), steps)
+        assert slope[:, k].select(2 + k, -1).abs().max() == 0
+    p = torch.randn(slope.shape, generator=rng, dtype=torch.float64)
+    assert float((slope * p).sum()) == pytest.approx(float((x * gradient_adjoint(p)).sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("depth", [6, 7, 8, 11])
+@pytest.mark.parametrize("spacing", [1, 2])
+def test_groups_hold_each_slice_exactly_once(depth, spacing):
+    seen = set()
+    for offset in range(3):
+        groups, places = partition(depth, spacing, offset)
+        assert [groups[g][k] for g, k in places] == list(range(depth))  # each slice comes out of its own place
+        assert len({*places}) == depth and {g for g, _ in places} == {*range(len(groups))}
+        assert all(b - a == c - b == spacing and 0 <= a and c < depth for a, b, c in groups)
+        seen |= {(z, places[z][1]) for z in range(depth)}
+    inner = range(3 * spacing, depth - 3 * spacing)
+    assert all((z, k) in seen for z in inner for k in range(3))  # away from the ends every place is taken in turn
+
+
+COVARIANCE = 0.04 * torch.exp(-(torch.arange(8.0)[:, None] - torch.arange(8.0)).abs() / 4).double()
+
+
+class GaussianGroups(nn.Module):
+    """The exact denoiser of three slices of a Gaussian volume whose slices are correlated; it needs the spacing."""
+
+    sigma_data, gain = 0.2, 1.0
+    positions = nn.Identity()
+    positions.axes = 3
+
+    def forward(self, x, sigma, position):
+        parts = torch.stack([COVARIANCE[: 2 * s + 1 : s, : 2 * s + 1 : s] for s in (1, 2)]).to(x.device)
+        part = parts[position[:, 2, 0, 0].round().long()]  # log2 of the spacing
+        noise = sigma[:, None, None] ** 2 * torch.eye(3, dtype=torch.float64, device=x.device)
+        return 0.5 + torch.einsum("nij,njhw->nihw", part @ torch.linalg.inv(part + noise), x.double() - 0.5)
+
+
+def group_prior(spacings=(1, 2), depth=8):
+    model = PatchModel(GaussianGroups(), (3, 4, 4), [4], (0, 0), Normalisation(0.0, 1.0))
+    return GroupPrior(PatchPrior(model), spacings, depth)
+
+
+def closed_form(x, sigma, spacing, offset):
+    """Each slice from those of its group, written slice by slice."""
+    out = torch.empty_like(x)
+    for z in range(x.shape[2]):
+        chain = list(range(z % spacing, x.shape[2], spacing))
+        place = chain.index(z)
+        start = place - (place - offset) % 3
+        begin = min(max(start, 0), len(chain) - 3)
+        members = chain[begin : begin + 3]
+        part = COVARIANCE[members][:, members]
+        row = torch.linalg.solve(part + sigma**2 * torch.eye(3, dtype=torch.float64), COVARIANCE[members, z])
+        out[:, :, z] = 0.5 + torch.einsum("j,bcjhw->bchw", row, x[:, :, members] - 0.5)
+    return out
+
+
+def test_groups_of_a_gaussian_volume_have_their_closed_form_and_its_mean(rng):
+    prior, sigma = group_prior(), 0.3
+    x = torch.randn(1, 1, 8, 4, 4, generator=rng, dtype=torch.float64)
+    expected = [closed_form(x, sigma, spacing, offset) for spacing in (1, 2) for offset in range(3)]
+    many = 900
+    found = prior(x.expand(many, -1, -1, -1, -1), sigma, Generators.keyed(0, range(many)))
+    gaps = torch.stack([(found - one).abs().flatten(1).amax(1) for one in expected])
+    assert gaps.amin(0).max() < 1e-9  # each call is one of the partitions
+    counts = torch.bincount(gaps.argmin(0), minlength=6)
+    assert ((counts - many / 6) ** 2 / (many / 6)).sum() < 20.5  # chi-squared with 5 degrees, 99.9 %
+    mean, spread = torch.stack(expected).mean(0), torch.stack(expected).std(0, correction=0)
+    assert ((found.mean(0, keepdim=True) - mean).abs() <= 4.5 * spread / many**0.5 + 1e-9).all()
+
+
+def test_volumes_are_drawn_from_priors_of_slices_and_of_groups(model):
+    for prior, shape in ((SlicePrior(PatchPrior(model), 3), (1, 3, 20, 20)), (group_prior(), (1, 8, 4, 4))):
+        solver = Ancestral(prior.double(), steps=3, sigma_max=5.0)
+        drawn = solver.solve(torch.empty(2, 0, dtype=torch.float64), Generators.keyed(0, [0, 1]))
+        alone = solver.solve(torch.empty(1, 0, dtype=torch.float64), Generators.keyed(0, [1]))
+        assert drawn.shape[1:] == shape and prior.image_shape == shape
+        torch.testing.assert_close(drawn[1:], alone, rtol=0, atol=1e-6)
+
+
+def test_groups_look_beyond_their_slice_and_a_batch_is_a_set(rng):
+    prior = group_prior()
+    x = torch.randn(3, 1, 8, 4, 4, generator=rng, dtype=torch.float64)
+    sigma = torch.tensor([0.1, 0.5, 2.0], dtype=torch.float64)
+    together = prior(x, sigma, Generators.keyed(7, [4, 5, 6]))
+    alone = [prior(x[k : k + 1], sigma[k : k + 1], Generators.keyed(7, [4 + k])) for k in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-9)
+    error = (together - 0.5 - (x - 0.5) * (0.04 / (0.04 + sigma**2)).reshape(3, 1, 1, 1, 1)).abs()
+    assert (error.amax((3, 4)) > 1e-4).all()  # a slice alone would be denoised otherwise
+    with pytest.raises(InputError, match="the volumes have 5 slices; wanted at least 6 for groups 2 apart"):
+        group_prior(depth=5)
+    with pytest.raises(InputError, match="the prior has 1 channels; wanted 3, the slices of a group"):
+        GroupPrior(PatchPrior("ct_phantoms"))
+
+
+def test_neighbours_and_every_second_slice_are_told_apart():
+    assert spacing_channel(1) == 0 and spacing_channel(2) == 1 and slicewise.TOGETHER > 1
+    shape = (3, 20, 20)
+    denoiser = Denoiser(random_network(channels=3, positions=3), 0.3, positions=Coordinates(3))
+    prior = PatchPrior(PatchModel(denoiser, shape, [8], padding(shape[1:], 8), Normalisation(0.0, 1.0)))
+    x = torch.rand(2, *prior.canvas_shape, generator=seeded(0))
+    near, far, default = (prior(x, 0.3, Generators.keyed(0, [0, 1]), told) for told in (torch.zeros(2), torch.ones(2), None))
+    assert torch.equal(near, default) and (near - far).abs().max() > 1e-3
+
+
+class PositionedVolume(nn.Module):
+    """Independent voxels whose mean follows their position: the exact denoiser of a cube of them."""
+
+    sigma_data, gain, std = 0.3, 1.0, 0.2
+
+    def mean(self, position):
+        return 0.4 + 0.3 * position[:, :1] - 0.2 * position[:, 1:2] + 0.1 * position[:, 2:]
+
+    def forward(self, x, sigma, position):
+        level = sigma.reshape(-1, 1, 1, 1, 1)
+        return (self.std**2 * x + level**2 * self.mean(position)) / (self.std**2 + level**2)
+
+
+@pytest.mark.parametrize("depth", [6, 8, 12], ids=["flat", "one cube deep", "deep"])
+@pytest.mark.parametrize("tiling", [RandomTiling(), OverlapTiling(3)], ids=lambda t: type(t).__name__)
+def test_tiled_score_of_a_separable_gaussian_volume_is_the_whole_volumes(depth, tiling, rng):
+    size = depth, 12, 14
+    pad, denoiser = padding(size, 8), PositionedVolume()
+    assert pad == ((0 if depth <= 8 else 4), 4, 2)
+    prior = PatchPrior(PatchModel(denoiser, (1, *size), [8], pad, Normalisation(0.0, 1.0)), tiling)
+    sigma = torch.tensor([0.05, 0.8], dtype=torch.float64)
+    x = torch.randn(2, *prior.canvas_shape, generator=rng, dtype=torch.float64)
+    score = prior.score(x, sigma, Generators.keyed(0, range(2)))
+    mean = denoiser.mean(coordinates(*x.shape[2:])[None].double())
+    whole = (mean - x) / (denoiser.std**2 + sigma.reshape(2, 1, 1, 1, 1) ** 2)
+    inner = torch.zeros(x.shape[2:], dtype=torch.bool)
+    inner[tuple(slice(m, m + n) for m, n in zip(pad, size, strict=True))] = True
+    torch.testing.assert_close(score[..., inner], whole[..., inner], rtol=1e-6, atol=2e-5)  # single-precision places
+    torch.testing.assert_close(score[..., ~inner], (-x / sigma.reshape(2, 1, 1, 1, 1) ** 2)[..., ~inner], rtol=1e-12, atol=0)
+
+
+def test_a_network_of_volumes_sees_all_three_axes_and_its_file_keeps_it(tmp_path, rng):
+    network = UNet(base=8, multipliers=[1, 2], blocks=1, axes=3, positions=3)
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=rng)
+    shape = (1, 12, 16, 16)
+    model = PatchModel(Denoiser(network, 0.3), shape, [8], padding(shape[1:], 8), Normalisation(0.0, 1.0))
+    model.save(tmp_path / "prior.safetensors")
+    priors = [PatchPrior(model), PatchPrior(str(tmp_path / "prior.safetensors"))]
+    x = torch.randn(2, *priors[0].canvas_shape, generator=rng)
+    first, second = (prior(x, 0.3, Generators.keyed(0, [0, 1])) for prior in priors)
+    assert torch.equal(first, second) and first.shape == x.shape
+    patch = torch.randn(1, 4, 8, 8, 8, generator=rng)
+    for axis in (2, 3, 4):
+        moved = patch.clone()
+        moved.select(axis, 4).add_(1.0)
+        change = (network(moved, torch.zeros(1)) - network(patch, torch.zeros(1))).abs()
+        assert change.select(axis, 2).max() > 1e-5  # what lies across each axis matters
+    embedding = 2 * (9 * 8 + 8 * 8)  # of the noise label, whatever the patch
+    modulation = 2 * 8 * 2 * (8 + 16 + 8)
+    assert network.operations(8) - embedding - modulation == 2 * (network.operations(4, 8, 8) - embedding - modulation)
+
+
+class Dense(LinearOperator):
+    """A dense operator on volumes of four slices of two pixels."""
+
+    image_shape, measurement_shape = (1, 4, 1, 2), (5,)
+
+    def __init__(self, values):
+        super().__init__()
+        self.register_buffer("values", values)
+
+    def forward(self, x):
+        return x.flatten(1) @ self.values.t().to(x)
+
+    def adjoint(self, y):
+        return (y @ self.values.to(y)).reshape(-1, *self.image_shape)
+
+
+@pytest.mark.parametrize("weight", [1e-4, 0.02, 0.1, 10.0])
+def test_variation_across_slices_is_the_least_of_its_objective(weight, rng):
+    """For a Gaussian prior, whose denoiser is a line; the dense answer is that of the dual, a least-squares problem in a box."""
+    operator = Dense(torch.randn(5, 8, generator=rng, dtype=torch.float64) / 2)
+    y = torch.randn(1, 5, generator=rng, dtype=torch.float64)
+    prior, level, penalty = GaussianPrior((1, 4, 1, 2), 0.4, 0.3), 0.2, 0.1
+    solver = PnPSlices(prior, operator, weight=weight, steps=600, sigma_max=level, sigma_min=level, penalty=penalty, iterations=6)
+    found = solver.solve(y, Generators.keyed(0, [0])).flatten()
+    a, square = operator.values, operator.norm_squared
+    eye = torch.eye(8, dtype=torch.float64)
+    across = torch.stack([steps(row.reshape(1, 1, 4, 1, 2)).flatten() for row in eye], 1)
+    pull = penalty * (level / 0.3) ** 2  # of the prior: penalty (1 / slope of the denoiser - 1)
+    hessian, linear = a.t() @ a / square + pull * eye, a.t() @ y[0] / square + pull * 0.4
+    root = torch.linalg.inv(torch.linalg.cholesky(hessian))
+    dual = lsq_linear((weight / 2 * root @ across.t()).numpy(), (root @ linear).numpy(), (-1, 1), tol=1e-14)
+    expected = torch.linalg.solve(hessian, linear - weight / 2 * across.t() @ torch.from_numpy(dual.x))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    gaps = (across @ found).abs()
+    assert (gaps.max() < 1e-6) == (weight == 10.0)  # in the end all slices are one
+
+
+def test_steps_across_slices_have_their_adjoint(rng):
+    x, p = (torch.randn(2, 1, n, 3, 4, generator=rng, dtype=torch.float64) for n in (5, 4))
+    assert float((steps(x) * p).sum()) == pytest.approx(float((x * steps_adjoint(p)).sum()), rel=1e-12)
