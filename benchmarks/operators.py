@@ -1,7 +1,8 @@
 """How fast each CT backend is: time an image forward and adjoint at several batch sizes, and the default against the others.
 
 Run with ``python -m benchmarks.operators`` (part of ``make benchmark``). Every backend that is installed takes part (ASTRA:
-``pip install astra-toolbox``), and deepinv's ``Tomography`` where deepinv is. Alternatives are timed in turn and compared pair by
+``pip install astra-toolbox``), and deepinv's ``Tomography`` where deepinv is. The cone beam, which ASTRA computes on GPUs alone,
+is held against the sparse matrix of a fan beam that scans slice by slice. Alternatives are timed in turn and compared pair by
 pair; medians are printed, with the range of the ratios.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +18,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.speed import seconds
-from padis_lightning.ct import PROJECTORS, Geometry, choose
+from padis_lightning.ct import CONE_PROJECTORS, PROJECTORS, ConeGeometry, Geometry, choose
 from padis_lightning.ct.sparse import matrix_bytes
 from padis_lightning.files import write_text
+from padis_lightning.operators.cone import ConeBeam
 from padis_lightning.operators.ct import FanBeam, ParallelBeam
 from padis_lightning.random import seeded
 
@@ -38,19 +41,26 @@ def deepinv_tomography(geometry: Geometry) -> Pair | None:
     return (lambda x: physics(x[:, None])), physics.A_adjoint
 
 
-def candidates(geometry: Geometry, device: str) -> dict[str, Pair]:
+def fan_by_slice(geometry: ConeGeometry, device: str) -> Pair:
+    """The fan beam of every slice by one sparse matrix, which knows no cone."""
+    matrix = choose(geometry.fan, "sparse").to(device)
+    return lambda x: matrix.project(x.flatten(0, 1)), matrix.backproject
+
+
+def candidates(geometry: Geometry | ConeGeometry, device: str) -> dict[str, Pair]:
     """Projection and back-projection of each backend that is here."""
-    found = {}
-    for name, cls in PROJECTORS.items():
+    cone = isinstance(geometry, ConeGeometry)
+    found = {"fan by slice": fan_by_slice(geometry, device)} if cone else {}
+    for name, cls in (CONE_PROJECTORS if cone else PROJECTORS).items():
         if cls.version() and cls.obstacle(geometry) is None:
             projector = choose(geometry, name).to(device)
             found[name] = (projector.project, projector.backproject)
-    other = deepinv_tomography(geometry)
+    other = None if cone else deepinv_tomography(geometry)
     return found | ({"deepinv": other} if other else {})
 
 
 @torch.inference_mode()
-def measure(geometry: Geometry, batch: int, device: str, count: int) -> dict[str, dict[str, list[float]]]:
+def measure(geometry: Geometry | ConeGeometry, batch: int, device: str, count: int) -> dict[str, dict[str, list[float]]]:
     """Seconds an image of each backend, forward and adjoint, in rounds that take each once."""
     x = torch.rand(batch, *geometry.size, generator=seeded(0)).to(device)
     pairs = candidates(geometry, device)
@@ -71,11 +81,15 @@ def measure(geometry: Geometry, batch: int, device: str, count: int) -> dict[str
     return times
 
 
-def table(name: str, geometry: Geometry, batches: list[int], device: str, count: int) -> dict[str, dict[str, dict[str, float]]]:
+def table(
+    name: str, geometry: Geometry | ConeGeometry, batches: list[int], device: str, count: int
+) -> dict[str, dict[str, dict[str, float]]]:
     """Print a scan's lines and return its figures."""
     size = "x".join(map(str, geometry.size))
-    print(f"\n{name}, {size}, {len(geometry.angles)} views of {geometry.bins} bins, on the {device}")
-    print(f"the matrix and its transpose take {matrix_bytes(geometry) / 2**20:.0f} MiB")
+    views, *detector = geometry.shape
+    print(f"\n{name}, {size}, {views} views of {' x '.join(map(str, detector))} bins, on the {device}")
+    if not isinstance(geometry, ConeGeometry):
+        print(f"the matrix and its transpose take {matrix_bytes(geometry) / 2**20:.0f} MiB")
     print(f"{'batch':>5} {'backend':<12}{'forward ms':>12}{'adjoint ms':>12}   default's time over it: forward, adjoint [range]")
     default, figures = choose(geometry).name, {}
     for batch in batches:
@@ -111,6 +125,12 @@ def main() -> None:
         "fan 60": FanBeam(args.size, 60),
     }
     figures = {name: table(name, scan.geometry, args.batches, args.device, args.count) for name, scan in scans.items()}
+    cone = ConeBeam(args.size // 4, 60).geometry
+    figures["cone 60"] = table("cone 60", cone, args.batches[:1], args.device, args.count)
+    work = math.prod(cone.size) * len(cone.angles)
+    for name, row in figures["cone 60"][str(args.batches[0])].items():
+        rates = (f"{work / (1e3 * row[kind]):.3g}" for kind in ("forward", "adjoint"))
+        print(f"million voxels times views a second, {name}: {', '.join(rates)}")
     if args.output:
         write_text(args.output, json.dumps(figures, indent=1) + "\n")
 

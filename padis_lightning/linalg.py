@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from padis_lightning.random import seeded
@@ -69,6 +71,26 @@ def largest_eigenvalue(apply: Linear, like: Tensor, iterations: int = 500, toler
             break
         x = y
     return value
+
+
+def lanczos_eigenvalue(apply: Linear, like: Tensor, tolerance: float = 1e-3) -> float:
+    """What :func:`largest_eigenvalue` finds, for maps that cost more than a few vectors do: a fifth of the products.
+
+    ARPACK's Lanczos iteration from a constant, which a map with values of one sign does not take to zero.
+
+    Args:
+        apply: a symmetric positive semi-definite map.
+        like: ``(1, ...)``, whose shape, type and device it takes.
+        tolerance: relative residual of the vector; the value's error is about its square.
+    """
+    kind = torch.zeros((), dtype=like.dtype).numpy().dtype
+
+    def product(v: np.ndarray) -> np.ndarray:
+        return apply(torch.from_numpy(v.reshape(like.shape)).to(like)).numpy(force=True).ravel()
+
+    linear = LinearOperator((like.numel(),) * 2, matvec=product, dtype=kind)
+    options = {"k": 1, "which": "LA", "ncv": min(10, like.numel()), "tol": tolerance, "return_eigenvectors": False}
+    return float(eigsh(linear, v0=np.ones(like.numel(), kind), **options)[0])
 
 
 def damped_inverse(values: Tensor, weight: float | Tensor, largest: float) -> Tensor:

@@ -49,6 +49,8 @@ def test_the_benchmark_of_operators_times_every_backend_that_is_here(tmp_path, m
     monkeypatch.setattr("sys.argv", arguments)
     operators.main()
     figures = json.loads(output.read_text())
+    cone = figures.pop("cone 60")["1"]
+    assert cone["joseph"]["forward_ratio"] == 1 and cone["fan by slice"]["adjoint"] > 0
     installed = {name for name, cls in PROJECTORS.items() if cls.version() and cls.obstacle(FanBeam(24).geometry) is None}
     for rows in figures.values():
         assert set(rows) == {"1", "3"} and installed <= set(rows["3"])

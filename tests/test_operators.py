@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from padis_lightning import operators
-from padis_lightning.ct import Geometry
+from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.errors import InputError
 from padis_lightning.linalg import conjugate_gradient, dot, largest_eigenvalue, norm
 from padis_lightning.operators import Stack
 from padis_lightning.operators.blur import Blur, GaussianBlur, MotionBlur, UniformBlur
+from padis_lightning.operators.cone import ConeBeam, ConeScan
 from padis_lightning.operators.crop import Crop
 from padis_lightning.operators.ct import FanBeam, FinerScan, ParallelBeam, Scan
 from padis_lightning.operators.identity import Identity
@@ -29,7 +30,17 @@ EXAMPLES = {
     ],
     "FanBeam": [lambda: FanBeam((9, 6), views=7, bins=14), lambda: FanBeam(8, views=5, curved=True, arc="short")],
     "Scan": [lambda: Scan(Geometry((5, 8), (0.1, 1.2, 2.9, 4.0), 11, 0.7, 0.9))],
-    "FinerScan": [lambda: FinerScan(ParallelBeam((6, 5), views=4), 3)],
+    "FinerScan": [
+        lambda: FinerScan(ParallelBeam((6, 5), views=4), 3),
+        lambda: FinerScan(ConeBeam((2, 4, 3), views=3, rows=2, bins=5), 2),
+    ],
+    "ConeBeam": [
+        lambda: ConeBeam((3, 5, 4), views=4, rows=3, bins=7, slice_spacing=11.0, bin_offset=1.5),
+        lambda: ConeBeam((2, 3, 4), views=5, rows=3, bins=6, pitch=8.0, arc=9.0, channels=2),
+    ],
+    "ConeScan": [
+        lambda: ConeScan(ConeGeometry((2, 3, 5), (0.1, 1.2, 2.9), (-1.0, 0.0, 2.0), 3, 5, 1.0, 1.5, 1.8, 1.7, 9.0, 4.0))
+    ],
     "Crop": [lambda: Crop((2, 5, 7), (3, 1))],
     "Identity": [lambda: Identity((1, 5, 7))],
     "Blur": [
@@ -99,12 +110,14 @@ def test_prox_solves_its_equations(operator, rng, weight, weighted):
     """Against a dense solve; without a weight, what is nearest to v among all least-squares solutions."""
     v, y = draw(operator.image_shape, rng), operator(draw(operator.image_shape, rng))
     precision = draw(operator.measurement_shape, rng).abs() + 0.5 if weighted else None
-    weight = torch.tensor([0.1, 0.5, 2.0], dtype=torch.float64).reshape(3, 1, 1, 1) if weight == "per image" else weight
+    weight = (
+        torch.tensor([0.1, 0.5, 2.0], dtype=torch.float64).reshape(3, *[1] * (v.ndim - 1)) if weight == "per image" else weight
+    )
     found = operator.prox(v, y, weight, precision, iterations=500, tolerance=1e-12)
     dense = matrix(operator)
     for k in range(3):
         root = torch.ones(len(dense), dtype=torch.float64) if precision is None else precision[k].flatten().sqrt()
-        w = float(torch.as_tensor(weight).expand(3, 1, 1, 1)[k])
+        w = float(torch.as_tensor(weight).flatten().expand(3)[k])
         a, b = root[:, None] * dense, root * (y[k].flatten() - dense @ v[k].flatten())
         if w == 0:
             step = torch.linalg.pinv(a) @ b

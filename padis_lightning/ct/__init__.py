@@ -1,7 +1,8 @@
 """Computed tomography below the operators: the scan, its rays, projectors and filtered back-projection."""
 
-from padis_lightning.ct.backends import PROJECTORS, choose
+from padis_lightning.ct.backends import CONE_PROJECTORS, PROJECTORS, choose
+from padis_lightning.ct.cone import ConeGeometry
 from padis_lightning.ct.geometry import Geometry
 from padis_lightning.ct.projectors import Projector
 
-__all__ = ["PROJECTORS", "Geometry", "Projector", "choose"]
+__all__ = ["CONE_PROJECTORS", "PROJECTORS", "ConeGeometry", "Geometry", "Projector", "choose"]

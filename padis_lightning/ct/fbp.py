@@ -24,6 +24,16 @@ WINDOWS = {  # of the frequency as a share of the highest
 }
 
 
+def check_window(window: str) -> None:
+    """Refuse a window that there is not.
+
+    Raises:
+        InputError: with those that there are.
+    """
+    if window not in WINDOWS:
+        raise InputError(f"filter is {window!r}; wanted one of {', '.join(get_args(Filter))}")
+
+
 def ramp_filter(bins: int, spacing: float, window: str = "ram-lak", curved: bool = False) -> Array:
     r"""Spectrum of the band-limited ramp, ``(length / 2 + 1,)``, from its samples in space, which keeps the mean right.
 
@@ -44,7 +54,7 @@ def ramp_filter(bins: int, spacing: float, window: str = "ram-lak", curved: bool
     return np.fft.rfft(kernel).real * WINDOWS[window](np.linspace(0, 1, length // 2 + 1))
 
 
-def _gaps(angles: Array, period: float) -> tuple[Array, bool]:
+def view_shares(angles: Array, period: float) -> tuple[Array, bool]:
     """The angle that each view stands for, half-way to its neighbours modulo ``period``, and whether they go all round.
 
     A gap of more than twice the median is a part that was not scanned. Views at the same angle share what is theirs.
@@ -72,7 +82,7 @@ def redundancy(geometry: Geometry) -> Array:
     Source: Parker, Optimal short scan convolution reconstruction for fanbeam CT, Medical Physics 1982.
     """
     angles = np.asarray(geometry.angles)
-    shares, whole = _gaps(angles, 2 * math.pi)
+    shares, whole = view_shares(angles, 2 * math.pi)
     if whole:
         return np.full((len(angles), geometry.bins), 0.5)
     turns = np.sort(np.mod(angles, 2 * math.pi))
@@ -110,12 +120,11 @@ class FilteredBackProjection(nn.Module):
 
     def __init__(self, projector: Projector, window: Filter = "ram-lak") -> None:
         super().__init__()
-        if window not in WINDOWS:
-            raise InputError(f"filter is {window!r}; wanted one of {', '.join(get_args(Filter))}")
+        check_window(window)
         g = projector.geometry
         self.geometry, self.projector = g, projector
         period = 2 * math.pi if g.fan else math.pi
-        views, _ = _gaps(np.asarray(g.angles), period)
+        views, _ = view_shares(np.asarray(g.angles), period)
         if not g.fan:
             views = views * math.pi / views.sum()
             spacing, rays = g.bin_spacing, np.ones(g.bins)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from padis_lightning.ct.described import Described
 from padis_lightning.errors import InputError
-from padis_lightning.files import write_text
 
-FORMAT = "padis_lightning geometry 1"
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Geometry:
+class Geometry(Described):
     r"""A scan of one slice: image and detector are centred on the axis of rotation; lengths share one unit.
 
     The image lies in the plane with row 0 at the top and y pointing up. At angle :math:`\theta` the detector's axis is
@@ -45,6 +41,8 @@ class Geometry:
     Raises:
         InputError: a length is not positive, there are no views, or the source is inside the image.
     """
+
+    FORMAT: ClassVar[str] = "padis_lightning geometry 1"
 
     size: tuple[int, int]
     angles: tuple[float, ...]
@@ -81,6 +79,11 @@ class Geometry:
             raise InputError("curved is true for parallel rays; wanted source_distance and detector_distance with it")
         if self.fan and self.curved and not self.fan_angle < math.pi / 2:
             raise InputError(f"the curved detector spans {2 * self.fan_angle:.3g} radians; wanted below pi")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Views and bins."""
+        return len(self.angles), self.bins
 
     @property
     def fan(self) -> bool:
@@ -130,67 +133,3 @@ class Geometry:
             bins=factor * self.bins,
             bin_spacing=self.bin_spacing / factor,
         )
-
-    def describe(self) -> dict[str, Any]:
-        """Plain values for a file."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def read(cls, described: dict[str, Any]) -> Geometry:
-        """The inverse of :meth:`describe`; ``size`` may be one number.
-
-        Raises:
-            InputError: a key is missing, unknown or not of its kind.
-        """
-        needed, known = {"size", "angles", "bins", "pixel_spacing", "bin_spacing"}, set(cls.__dataclass_fields__)
-        missing, unknown = sorted(needed - described.keys()), sorted(described.keys() - known)
-        if missing or unknown:
-            seen = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)}"
-            raise InputError(f"the geometry {seen}; wanted the keys {', '.join(cls.__dataclass_fields__)}")
-        try:
-            size = described["size"]
-            height, width = size if isinstance(size, Sequence) else (size, size)
-            optional = {k: described.get(k) for k in ("source_distance", "detector_distance")}
-            return cls(
-                size=(_whole(height, "size"), _whole(width, "size")),
-                angles=tuple(float(a) for a in described["angles"]),
-                bins=_whole(described["bins"], "bins"),
-                pixel_spacing=float(described["pixel_spacing"]),
-                bin_spacing=float(described["bin_spacing"]),
-                curved=bool(described.get("curved", False)),
-                **{k: None if v is None else float(v) for k, v in optional.items()},
-            )
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"the geometry cannot be used ({error}); wanted numbers, and whole ones of pixels and bins"
-            ) from error
-
-    def save(self, path: str | Path) -> None:
-        """Write a JSON file whole."""
-        write_text(Path(path), json.dumps({"format": FORMAT, **self.describe()}, indent=1) + "\n")
-
-    @classmethod
-    def load(cls, path: str | Path) -> Geometry:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            InputError: there is no such file, or it holds something else.
-        """
-        try:
-            described = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"there is no file {str(path)!r}; wanted a geometry in .json") from None
-        except (ValueError, OSError) as error:
-            raise InputError(f"{path} cannot be read ({error}); wanted a geometry in .json") from error
-        if not isinstance(described, dict) or described.pop("format", None) != FORMAT:
-            raise InputError(f"{path} is not a geometry; wanted a .json file with the format {FORMAT!r}")
-        try:
-            return cls.read(described)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-
-
-def _whole(value: float, name: str) -> int:
-    if float(value) % 1:
-        raise InputError(f"the geometry has {name} {float(value):g}; wanted a whole number")
-    return int(value)

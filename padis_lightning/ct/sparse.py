@@ -19,9 +19,9 @@ SHARE = 0.5  # of the free memory that the matrix and its transpose may take
 CHUNK = 1 << 21  # samples of rays at once, while building
 
 
-def _samples(geometry: Geometry, theta: Array, s: Array, steep: bool) -> tuple[Array, Array]:
-    """Where rays cross the lines of pixels, as ``start + slope * line`` in pixels along a line: rows if steep, else columns."""
-    h, (height, width) = geometry.pixel_spacing, geometry.size
+def crossings(size: tuple[int, int], h: float, theta: Array, s: Array, steep: bool) -> tuple[Array, Array]:
+    """Where rays cross the lines of pixels (rows if steep, else columns), as ``start + slope * line`` in pixels of side h."""
+    height, width = size
     cos, sin = np.cos(theta), np.sin(theta)
     if steep:  # x = (s - y sin) / cos with y = ((height - 1) / 2 - row) h
         slope = sin / cos
@@ -36,7 +36,7 @@ def entries(geometry: Geometry) -> int:
     is_steep, total = np.abs(np.cos(theta)) >= np.abs(np.sin(theta)), 0
     for steep in (True, False):
         lines, across = geometry.size if steep else geometry.size[::-1]
-        start, slope = _samples(geometry, theta[is_steep == steep], s[is_steep == steep], steep)
+        start, slope = crossings(geometry.size, geometry.pixel_spacing, theta[is_steep == steep], s[is_steep == steep], steep)
         with np.errstate(divide="ignore", invalid="ignore"):
             ends = np.stack([(-1 - start) / slope, (across - start) / slope])
         level = np.abs(slope) < 1e-12
@@ -78,7 +78,7 @@ def _block(geometry: Geometry, theta: Array, s: Array) -> sparse.csr_array:
     for steep in (True, False):
         rays = np.flatnonzero(is_steep == steep)
         lines, across = geometry.size if steep else geometry.size[::-1]
-        start, slope = _samples(geometry, theta[rays], s[rays], steep)
+        start, slope = crossings(geometry.size, geometry.pixel_spacing, theta[rays], s[rays], steep)
         place = start[:, None] + slope[:, None] * np.arange(lines)
         near = np.floor(place)
         share = place - near

@@ -37,9 +37,13 @@ class Scan(LinearOperator):
         self.geometry, self.backend, self.filter = geometry, backend, filter
         self.projector = choose(geometry, backend)
         self.exact_adjoint = self.projector.exact_adjoint
-        self.fbp_module = FilteredBackProjection(self.projector, filter)
+        self.fbp_module = self._filtered()
         self.image_shape = (channels, *geometry.size)
-        self.measurement_shape = (channels, len(geometry.angles), geometry.bins)
+        self.measurement_shape = (channels, *geometry.shape)
+
+    def _filtered(self) -> torch.nn.Module | None:
+        """What computes :meth:`fbp`."""
+        return FilteredBackProjection(self.projector, self.filter)
 
     def _each(self, x: Tensor, compute: torch.nn.Module) -> Tensor:
         return rearrange(compute(rearrange(x, "b c ... -> (b c) ...")), "(b c) ... -> b c ...", c=self.image_shape[0])
@@ -67,6 +71,10 @@ class Scan(LinearOperator):
         """Pixels cut into ``factor`` by ``factor``, and bins into ``factor`` rays of which the mean is taken."""
         return FinerScan(self, factor) if factor > 1 else self
 
+    def refined(self, factor: int) -> Scan:
+        """The scan on that grid, each ray for itself."""
+        return Scan(self.geometry.finer(factor), self.backend, self.filter, self.image_shape[0])
+
 
 class FinerScan(LinearOperator):
     """A scan that is simulated on a finer grid than it is solved on: pixels are squares, bins have a width.
@@ -79,23 +87,29 @@ class FinerScan(LinearOperator):
     def __init__(self, scan: Scan, factor: int) -> None:
         super().__init__()
         self.factor = factor
-        channels = scan.image_shape[0]
-        self.fine = Scan(scan.geometry.finer(factor), scan.backend, scan.filter, channels)
+        self.fine = scan.refined(factor)
         self.exact_adjoint = self.fine.exact_adjoint
         self.image_shape, self.measurement_shape = scan.image_shape, scan.measurement_shape
+        self.image_axes, self.detector_axes = len(scan.geometry.size), len(scan.geometry.shape) - 1
 
-    def _repeat(self, x: Tensor) -> Tensor:
-        return x.repeat_interleave(self.factor, -1)
+    def _repeat(self, x: Tensor, axes: int) -> Tensor:
+        for axis in range(-axes, 0):
+            x = x.repeat_interleave(self.factor, axis)
+        return x
+
+    def _pool(self, x: Tensor, axes: int) -> Tensor:
+        for axis in range(-axes, 0):
+            x = x.unflatten(axis, (-1, self.factor)).sum(axis)
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W) -> (B, C, views, bins)``."""
-        y = self.fine(self._repeat(x.repeat_interleave(self.factor, -2)))
-        return y.unflatten(-1, (-1, self.factor)).mean(-1)
+        """``(B, C, H, W) -> (B, C, views, bins)``, or what a scan of volumes takes and yields."""
+        return self._pool(self.fine(self._repeat(x, self.image_axes)), self.detector_axes) / self.factor**self.detector_axes
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The transpose, ``(B, C, views, bins) -> (B, C, H, W)``."""
-        x = self.fine.adjoint(self._repeat(y) / self.factor)
-        return rearrange(x, "b c (h m) (w n) -> b c h w m n", m=self.factor, n=self.factor).sum((-2, -1))
+        """The transpose of :meth:`forward`."""
+        spread = self._repeat(y, self.detector_axes) / self.factor**self.detector_axes
+        return self._pool(self.fine.adjoint(spread), self.image_axes)
 
 
 def _size(size: int | Sequence[int]) -> tuple[int, int]:
@@ -105,7 +119,7 @@ def _size(size: int | Sequence[int]) -> tuple[int, int]:
     return sides
 
 
-def _angles(angles: Sequence[float] | None, views: int, arc: float) -> tuple[float, ...]:
+def view_angles(angles: Sequence[float] | None, views: int, arc: float) -> tuple[float, ...]:
     """The angles as given, or the centres of ``views`` cells of ``arc``."""
     if views < 1:
         raise InputError(f"views is {views}; wanted at least 1")
@@ -152,7 +166,7 @@ class ParallelBeam(Scan):
         spacing = SIDE / max(sides) if pixel_spacing is None else pixel_spacing
         geometry = Geometry(
             size=sides,
-            angles=_angles(angles, views, arc),
+            angles=view_angles(angles, views, arc),
             bins=2 * max(sides) if bins is None else bins,
             pixel_spacing=spacing,
             bin_spacing=spacing if bin_spacing is None else bin_spacing,
@@ -216,4 +230,4 @@ class FanBeam(Scan):
             curved=curved,
         )
         covered = math.pi + 2 * geometry.fan_angle if arc == "short" else arc
-        super().__init__(replace(geometry, angles=_angles(angles, views, covered)), backend, filter, channels)
+        super().__init__(replace(geometry, angles=view_angles(angles, views, covered)), backend, filter, channels)

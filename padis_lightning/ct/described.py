@@ -1,0 +1,94 @@
+"""Geometries as plain values and as JSON files."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from padis_lightning.errors import InputError
+from padis_lightning.files import write_text
+
+
+def _whole(value: float, name: str) -> int:
+    if float(value) % 1:
+        raise InputError(f"the geometry has {name} {float(value):g}; wanted a whole number")
+    return int(value)
+
+
+def _sides(values: float | Sequence[float], name: str, count: int) -> tuple[int, ...]:
+    """One number stands for all sides."""
+    sides = tuple(_whole(v, name) for v in (values if isinstance(values, Sequence) else [values] * count))
+    if len(sides) != count:
+        raise InputError(f"the geometry has {name} {list(sides)}; wanted {count} numbers")
+    return sides
+
+
+READERS: dict[str, Callable[[Any, str], Any]] = {  # by the type that a field is annotated with
+    "int": _whole,
+    "float": lambda value, name: float(value),
+    "float | None": lambda value, name: None if value is None else float(value),
+    "bool": lambda value, name: bool(value),
+    "tuple[float, ...]": lambda values, name: tuple(float(v) for v in values),
+    "tuple[int, int]": lambda values, name: _sides(values, name, 2),
+    "tuple[int, int, int]": lambda values, name: _sides(values, name, 3),
+}
+
+
+class Described(ABC):
+    """A frozen dataclass that is kept as plain values: numbers, and tuples of them."""
+
+    FORMAT: ClassVar[str]
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for a file."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def read(cls, described: dict[str, Any]) -> Self:
+        """The inverse of :meth:`describe`.
+
+        Raises:
+            InputError: a key is missing, unknown or not of its kind.
+        """
+        known = {field.name: field for field in fields(cls)}
+        missing = sorted(name for name, field in known.items() if field.default is MISSING and name not in described)
+        unknown = sorted(described.keys() - known)
+        if missing or unknown:
+            seen = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)}"
+            raise InputError(f"the geometry {seen}; wanted the keys {', '.join(known)}")
+        try:
+            return cls(**{name: READERS[known[name].type](value, name) for name, value in described.items()})
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the geometry cannot be used ({error}); wanted numbers, and whole ones of pixels and bins"
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file whole."""
+        write_text(Path(path), json.dumps({"format": self.FORMAT, **self.describe()}, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: there is no such file, or it holds something else.
+        """
+        try:
+            described = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"there is no file {str(path)!r}; wanted a geometry in .json") from None
+        except (ValueError, OSError) as error:
+            raise InputError(f"{path} cannot be read ({error}); wanted a geometry in .json") from error
+        if not isinstance(described, dict) or described.pop("format", None) != cls.FORMAT:
+            raise InputError(f"{path} is not a geometry; wanted a .json file with the format {cls.FORMAT!r}")
+        try:
+            return cls.read(described)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error

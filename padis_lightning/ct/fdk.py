@@ -1,0 +1,113 @@
+"""Filtered back-projection of a circular cone beam."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from padis_lightning.ct.cone import ConeGeometry
+from padis_lightning.ct.fbp import Filter, check_window, ramp_filter, redundancy, view_shares
+from padis_lightning.ct.geometry import Array
+from padis_lightning.ct.resampling import pad, places, take
+from padis_lightning.errors import InputError
+
+CHUNK = 1 << 17  # values along z at once: what a processor's cache holds
+
+
+def obstacle(geometry: ConeGeometry) -> str | None:
+    """Why there is no such reconstruction of a scan, or None."""
+    if not geometry.circular:
+        return "the source does not move on a circle"
+    if geometry.bin_offset and not view_shares(np.asarray(geometry.angles), 2 * math.pi)[1]:
+        return "the detector is shifted and the views do not go all round"
+    if abs(geometry.bin_offset) >= geometry.bins * geometry.bin_spacing / 2:
+        return "the detector does not see the axis"
+    return None
+
+
+def _redundancy(geometry: ConeGeometry) -> Array:
+    r"""Weights of the columns, ``(views, bins)``, that sum to 1 over all measurements of the same line of the middle slice.
+
+    Those of the fan; a detector that is shifted sees twice what lies up to :math:`\gamma_0`, where its shorter side ends, with
+
+    .. math:: \tfrac12 \Big(1 + \sin\frac{\pi \gamma}{2 \gamma_0}\Big)
+
+    towards its longer side, and once what lies beyond.
+
+    Source: Wang, X-ray micro-CT with a displaced detector array, Medical Physics 2002.
+    """
+    g = geometry
+    if not g.bin_offset:
+        return redundancy(g.fan)
+    short = math.atan((g.bins * g.bin_spacing / 2 - abs(g.bin_offset)) / g.reach)
+    towards = np.clip(math.copysign(1, g.bin_offset) * g.gamma / short, -1, 1)
+    return np.broadcast_to((1 + np.sin(np.pi / 2 * towards)) / 2, (len(g.angles), g.bins))
+
+
+class FDK(nn.Module):
+    r"""Weigh by the cosine of a ray to the central one, filter the rows, and spread back over the square of the distance.
+
+    In the middle slice it is the filtered back-projection of a fan. Elsewhere it is approximate, the more the wider the cone.
+
+    Source: Feldkamp, Davis and Kress, Practical cone-beam algorithm, JOSA A 1984; Kak and Slaney, 1988, section 3.6.
+
+    Args:
+        geometry: the scan.
+        window: on the ramp.
+
+    Raises:
+        InputError: the scan is not a circle, or there is no such window.
+    """
+
+    def __init__(self, geometry: ConeGeometry, window: Filter = "ram-lak") -> None:
+        super().__init__()
+        check_window(window)
+        reason = obstacle(geometry)
+        if reason:
+            raise InputError(f"{reason}; wanted a circular scan for filtered back-projection")
+        g = self.geometry = geometry
+        views, _ = view_shares(np.asarray(g.angles), 2 * math.pi)
+        views = views * math.pi / min(math.pi, views.sum())
+        cosine = g.reach / np.sqrt(g.reach**2 + g.detector**2 + g.detector_rows[:, None] ** 2)
+        self.spacing = g.bin_spacing * g.source_distance / g.reach  # of the bins, seen at the axis
+        for name, values in {
+            "response": ramp_filter(g.bins, self.spacing, window),
+            "columns": views[:, None] * _redundancy(g),
+            "cosine": cosine,
+        }.items():
+            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """``(B, views, rows, bins) -> (B, D, H, W)``."""
+        g, length = self.geometry, 2 * (self.response.shape[0] - 1)
+        pillars = y.new_zeros(len(y), g.size[1] * g.size[2], g.size[0])
+        for view, angle in enumerate(g.angles):
+            weighted = y[:, view] * (self.columns[view] * self.cosine).to(y)
+            spectrum = torch.fft.rfft(weighted, length) * self.response.to(y)
+            filtered = torch.fft.irfft(spectrum, length)[..., : g.bins]
+            self._spread(nn.functional.pad(pad(filtered.mT), (0, 0, 1, 2)), angle, pillars)
+        return pillars.mT.unflatten(2, g.size[1:]).contiguous()
+
+    def _spread(self, tables: Tensor, angle: float, pillars: Tensor) -> None:
+        """Add what the detector of a view, ``(B, bins + 3, rows + 3)``, has at the places of all voxels."""
+        g, (depth, height, width) = self.geometry, self.geometry.size
+        like = {"dtype": self.cosine.dtype, "device": tables.device}
+        x = (torch.arange(width, **like) - (width - 1) / 2) * g.pixel_spacing
+        up = ((height - 1) / 2 - torch.arange(height, **like))[:, None] * g.pixel_spacing
+        cos, sin = math.cos(angle), math.sin(angle)
+        away = (g.source_distance + up * cos - x * sin).flatten()  # from the source, along the central ray
+        larger = g.reach / away
+        u = ((larger * (x * cos + up * sin).flatten() - g.bin_offset) / g.bin_spacing + (g.bins + 1) / 2).clamp(0, g.bins + 1)
+        low = u.long()
+        share = (u - low)[:, None].to(tables)
+        shrink = (g.source_distance / away).square()[:, None].to(tables)
+        step = larger * g.slice_spacing / g.row_spacing
+        first = (g.rows - 1) / 2 - g.row_offset / g.row_spacing - step * (depth - 1) / 2
+        count = max(1, CHUNK // depth)
+        for part in (slice(start, start + count) for start in range(0, height * width, count)):
+            at = places(first[part], step[part], depth, g.rows, tables.dtype)
+            for table, out in zip(tables, pillars, strict=True):
+                out[part] += shrink[part] * take(torch.lerp(table[low[part]], table[low[part] + 1], share[part]), at)
