@@ -369,7 +369,7 @@ def test_a_cone_can_be_written_in_a_config(tmp_path):
 
     shipped = Path(padis_lightning.__file__).parents[1] / "configs" / "operator" / "cone30.yaml"
     operator = build(shipped)
-    assert operator.image_shape == (1, 32, 128, 128) and len(operator.geometry.angles) == 30 and operator.geometry.circular
+    assert operator.image_shape == (1, 8, 128, 128) and len(operator.geometry.angles) == 30 and operator.geometry.circular
     again = {"class_path": "ConeScan", "init_args": {"geometry": operator.geometry.describe(), "filter": "hann"}}
     assert build(json.dumps(again)).geometry == operator.geometry
 
