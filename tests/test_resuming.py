@@ -232,6 +232,7 @@ def test_a_run_with_an_image_that_diverges_ends_with_exit_code_1_and_tries_it_ag
     assert summary["n"] == 5 and list(summary["failed"]) == failed
     assert summary["psnr"] == pytest.approx(np.mean([float(row["psnr"]) for row in whole[::2]]))
     assert not list((tmp_path / "out").glob(f"*/{failed[0]}.np*"))
+    assert f"In out 4 failed: {', '.join(failed)}." in (tmp_path / "out" / "report.html").read_text()
     monkeypatch.setattr(PatchPrior, "forward", forward)
     command(tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole") and scores(tmp_path / "out") == whole

@@ -41,7 +41,7 @@ def report_page(runs: Sequence[Run]) -> str:
         title=html.escape(title),
         style=(TEMPLATE / "style.css").read_text(encoding="utf-8"),
         script=(TEMPLATE / "script.js").read_text(encoding="utf-8"),
-        lead=f"{first.summary['n']} images of {first.summary['groups']} groups; brackets: 95 % bootstrap intervals over groups.",
+        lead=html.escape(_lead(runs)),
         overview=_overview(runs),
         histogram=_histogram(runs),
         options="".join(f"<option>{html.escape(p['name'])}</option>" for p in pictures),
@@ -50,6 +50,19 @@ def report_page(runs: Sequence[Run]) -> str:
         provenance=_provenance(runs),
         data=json.dumps({**_shown(first), "images": pictures}, allow_nan=False).replace("<", "\\u003c"),
     )
+
+
+def _lead(runs: Sequence[Run]) -> str:
+    """How many images there are, and which are not because they failed or are missing."""
+    first, lacking = runs[0], []
+    for run in runs:
+        for kind in ("failed", "missing"):
+            names = list(run.summary.get(kind, ()))
+            if names:
+                said = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+                lacking.append(f" In {run.name} {len(names)} {kind}: {said}.")
+    said = f"{first.summary['n']} images of {first.summary['groups']} groups; brackets: 95 % bootstrap intervals over groups."
+    return said + "".join(lacking)
 
 
 def _shown(run: Run) -> dict[str, Any]:
