@@ -103,7 +103,7 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
     "a format": (lambda: [*P, "--results.formats", "[x]"], "results.formats is ['x']; wanted nifti, dicom, png16, tiff"),
     "a solver": (lambda: [*P, "--model", "Magic"], f"model is 'Magic'; wanted one of {ANY}DAPS, DDNM, DDS, {ANY}"),
     "an operator": (lambda: [*P, "--operator", "Magic"], f"operator is 'Magic'; wanted one of {ANY}ParallelBeam{ANY}"),
-    "a prior's class": (lambda: [*P, "--prior", "Magic"], "prior is 'Magic'; wanted one of GaussianPrior, GroupPrior, PatchPrior, SlicePrior"),
+    "a prior's class": (lambda: [*P, "--prior", "Magic"], f"prior is 'Magic'; wanted one of {ANY}PatchPrior{ANY}"),
     "a network": (lambda: [*F, "--model.network", "Magic"], "model.network is 'Magic'; wanted one of DDPMpp, UNet"),
     "a noise": (lambda: [*P, "--model.noise", "x"], "model.noise is 'x'; wanted one of GaussianNoise, PoissonNoise"),
     "a logger": (lambda: [*P, "--trainer.logger", "Magic"], f"trainer.logger is 'Magic'; wanted true or false or one of {ANY}"),
