@@ -173,7 +173,7 @@ def study(prior: str, data: str | None, values: dict[str, str]) -> dict[str, Any
     patches, count = PatchPrior(prior).to(device), min(6, int(values["COUNT"]))
     source = ImageData(data, size=int(values["SIZE"]), count=count)
     source.setup("predict")
-    part = source.predict_dataloader().dataset
+    part = source.predict_dataloader().dataset.items
     batch = collate([part[k] for k in range(len(part))])
     batch = batch._replace(image=batch.image.to(device))
     levels = [decompose(patches, batch.image, sigma, int(values["OVERLAP"])) for sigma in SIGMAS]
