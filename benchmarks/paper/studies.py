@@ -67,7 +67,7 @@ def parts(studies: tuple[str, ...]) -> list[Part]:
     for study in studies:
         needed = tuple(prior for prior in PRIORS[study] if prior not in trained)
         trained.update(needed)
-        tuned = [Part(f"tuning/{name}", "tuning", name, _tried(name)) for name in TUNED.get(study, ())]
+        tuned = [Part(f"tuning/{name}", "tuning", name, tried(name)) for name in TUNED.get(study, ())]
         found += [Part("priors", "priors", only=needed)] if needed else []
         found += [part for part in tuned if part not in found] + _own(study)
     return found
@@ -83,7 +83,7 @@ def _own(study: str) -> list[Part]:
     return [] if study in ("partitions", "costs") else [Part(study, study)]
 
 
-def _tried(task: str) -> tuple[str, ...] | None:
+def tried(task: str) -> tuple[str, ...] | None:
     """The rows of tuning that a task needs: those of its methods."""
     return None if task in MAIN else ("tv-1", "tv-2", "tv-3", "tv-4", "zeta-1", "zeta-2")
 
