@@ -16,7 +16,7 @@ setup: .venv/ready
 
 demo: setup
 	$(RUN) fit --config demo.yaml --output results/demo-prior
-	$(RUN) predict --config ct20.yaml --prior.checkpoint results/demo-prior/prior.safetensors --output results/demo
+	$(RUN) predict --config ct20.yaml --prior.checkpoint results/demo-prior/prior.safetensors --output results/demo --results.overwrite true
 
 test: setup
 	$(BIN)/python -m pytest
