@@ -3,6 +3,7 @@ PYTHON ?= python3
 EXTRAS ?= test,dev
 BIN := .venv/bin
 RUN := $(BIN)/python -m padis_lightning
+ALONE := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}  # threads that wait for each other cost small tests more than they bring
 
 .PHONY: setup demo test slow lint benchmark prior clean
 
@@ -19,10 +20,10 @@ demo: setup
 	$(RUN) predict --config ct20.yaml --prior.checkpoint results/demo-prior/prior.safetensors --output results/demo --results.overwrite true
 
 test: setup
-	$(BIN)/python -m pytest
+	$(ALONE) $(BIN)/python -m pytest
 
 slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(ALONE) $(BIN)/python -m pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check .
