@@ -19,7 +19,7 @@ from padis_lightning.diffusion import PatchModel
 from tests.chaos.runner import Forker, wait_for
 
 pytestmark = pytest.mark.slow
-STEPS, EVERY, VALIDATED = 200, 5, 50
+STEPS, EVERY, VALIDATED = 300, 5, 50
 
 
 def command(images, output, *extra):

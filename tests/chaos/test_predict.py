@@ -22,7 +22,7 @@ from tests.chaos.runner import Child, Forker, wait_for
 from tests.conftest import random_network
 
 pytestmark = pytest.mark.slow
-COUNT, STEPS = 22, 12
+COUNT, STEPS = 22, 150
 
 
 def command(folder, output, *extra, steps=STEPS):
