@@ -3,7 +3,6 @@ PYTHON ?= python3
 EXTRAS ?= test,dev
 BIN := .venv/bin
 RUN := $(BIN)/python -m padis_lightning
-ALONE := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}  # threads that wait for each other cost small tests more than they bring
 
 .PHONY: setup demo test slow lint benchmark prior clean
 
@@ -19,11 +18,12 @@ demo: setup
 	$(RUN) fit --config demo.yaml --output results/demo-prior
 	$(RUN) predict --config ct20.yaml --prior.checkpoint results/demo-prior/prior.safetensors --output results/demo --results.overwrite true
 
+# On one thread: threads that wait for each other cost small tests more than they bring.
 test: setup
-	$(ALONE) $(BIN)/python -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 
 slow: setup
-	$(ALONE) $(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check .
