@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError
 from safetensors import SafetensorError
 
 from padis_lightning.allowing import refused
-from padis_lightning.errors import InputError, RunError
+from padis_lightning.errors import InputError, RunError, one_line
 from padis_lightning.memory import is_out_of_memory
 from padis_lightning.parsing import parser_sentence
 
@@ -43,15 +43,11 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
 def _own(error: BaseException) -> tuple[str, int] | None:
     for kind, code in ((InputError, UNUSABLE), (RunError, FAILED)):
         if isinstance(error, kind):  # from a worker process it comes with the traceback there
             return str(error).strip().splitlines()[-1].removeprefix(f"{kind.__module__}.{kind.__name__}: "), code
-    return (_line(error), FAILED) if isinstance(error, FloatingPointError) else None
+    return (one_line(error), FAILED) if isinstance(error, FloatingPointError) else None
 
 
 def _memory(error: BaseException) -> tuple[str, int] | None:
@@ -77,7 +73,7 @@ def _disk(error: BaseException) -> tuple[str, int] | None:
 def _worker(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, BrokenProcessPool) or (isinstance(error, RuntimeError) and WORKER.search(str(error))):
         wanted = "more memory, or fewer workers (data.num_workers, prepare --workers)"
-        return f"a worker process was killed ({_line(error)}); wanted {wanted}, {AGAIN}", FAILED
+        return f"a worker process was killed ({one_line(error)}); wanted {wanted}, {AGAIN}", FAILED
     return None
 
 
@@ -95,7 +91,7 @@ def _folder(error: BaseException) -> tuple[str, int] | None:
         return f"{path} is a file or lies in one; wanted a folder, see --output", UNUSABLE
     if isinstance(error, IsADirectoryError):
         return f"{path} is a folder; wanted a file", UNUSABLE
-    return f"{path}: {(error.strerror or _line(error)).lower()}; wanted a path that can be used", UNUSABLE
+    return f"{path}: {(error.strerror or one_line(error)).lower()}; wanted a path that can be used", UNUSABLE
 
 
 def _path(error: BaseException) -> str:
@@ -109,7 +105,7 @@ def _path(error: BaseException) -> str:
 def _lightnings(error: BaseException) -> tuple[str, int] | None:
     kind = type(error)
     if kind.__name__ == "MisconfigurationException" and kind.__module__.startswith("lightning."):
-        return f"{_line(error).rstrip('.')}; wanted another setting, see --help", UNUSABLE
+        return f"{one_line(error).rstrip('.')}; wanted another setting, see --help", UNUSABLE
     return None
 
 

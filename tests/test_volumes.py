@@ -10,7 +10,6 @@ from torch import nn
 from padis_lightning.diffusion import Coordinates, Denoiser, PatchModel, coordinates, padding
 from padis_lightning.errors import InputError
 from padis_lightning.networks.unet import UNet
-from padis_lightning.operators import LinearOperator
 from padis_lightning.operators import slices as slicewise
 from padis_lightning.operators.blur import UniformBlur
 from padis_lightning.operators.ct import ParallelBeam
@@ -29,6 +28,7 @@ from padis_lightning.solvers.tv import TotalVariation, gradient, gradient_adjoin
 from padis_lightning.types import Batch, Normalisation
 
 from .conftest import random_network
+from .test_solvers import Matrix
 
 
 def test_a_volume_is_measured_and_fitted_as_its_slices_are(rng):
@@ -267,20 +267,10 @@ def test_a_network_of_volumes_sees_all_three_axes_and_its_file_keeps_it(tmp_path
     assert network.operations(8) - embedding - modulation == 2 * (network.operations(4, 8, 8) - embedding - modulation)
 
 
-class Dense(LinearOperator):
+class Dense(Matrix):
     """A dense operator on volumes of four slices of two pixels."""
 
     image_shape, measurement_shape = (1, 4, 1, 2), (5,)
-
-    def __init__(self, values):
-        super().__init__()
-        self.register_buffer("values", values)
-
-    def forward(self, x):
-        return x.flatten(1) @ self.values.t().to(x)
-
-    def adjoint(self, y):
-        return (y @ self.values.to(y)).reshape(-1, *self.image_shape)
 
 
 @pytest.mark.parametrize("weight", [1e-4, 0.02, 0.1, 10.0])

@@ -12,7 +12,7 @@ from padis_lightning.callbacks.records import Records
 from padis_lightning.callbacks.report import report_page
 from padis_lightning.callbacks.runs import keep_run, read_run
 from padis_lightning.callbacks.scores import summarise, to_csv
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, some
 from padis_lightning.files import write_text
 
 
@@ -21,12 +21,14 @@ class Gathered:
     """What a folder holds.
 
     Attributes:
+        run: what it is of, as :meth:`Records.run` reads it.
         rows: scores of the images that were solved, in the order of the data set.
         failed: why images were not, by name.
         missing: names of those that nobody has solved yet.
         summary: means, intervals and provenance; None where there are no rows.
     """
 
+    run: dict[str, Any]
     rows: list[dict[str, Any]]
     failed: dict[str, str]
     missing: list[str]
@@ -48,16 +50,17 @@ def read(folder: Path) -> Gathered:
     failed = {name: row["failed"] for name, row in found.items() if row is not None and "failed" in row}
     missing = [name for name, row in found.items() if row is None]
     if not rows:
-        return Gathered(rows, failed, missing, None)
+        return Gathered(run, rows, failed, missing, None)
     finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     summary = {**summarise(rows), "failed": failed, "missing": missing, **run["made"], **finished}
-    return Gathered(rows, failed, missing, summary)
+    return Gathered(run, rows, failed, missing, summary)
 
 
 def write(folder: Path, gathered: Gathered) -> None:
     """Write ``metrics.csv``, ``summary.json``, ``report.json`` and ``report.html``."""
-    run, rows = Records(folder).run(), gathered.rows
-    every = sorted([*rows, *_failures(run, gathered)], key=lambda row: row["index"])
+    run, rows = gathered.run, gathered.rows
+    failures = [{"index": index, "name": name} for index, name, _ in run["images"] if name in gathered.failed]
+    every = sorted([*rows, *failures], key=lambda row: row["index"])
     write_text(folder / "metrics.csv", to_csv(every))
     write_text(folder / "summary.json", json.dumps(gathered.summary, indent=2) + "\n")
     solved = {row["name"] for row in rows}
@@ -65,20 +68,12 @@ def write(folder: Path, gathered: Gathered) -> None:
     write_text(folder / "report.html", report_page([read_run(folder)]))
 
 
-def _failures(run: dict[str, Any], gathered: Gathered) -> list[dict[str, Any]]:
-    return [{"index": index, "name": name} for index, name, _ in run["images"] if name in gathered.failed]
-
-
 def told(gathered: Gathered) -> str:
     """What is lacking, in one sentence; empty where nothing is."""
     parts = []
     if gathered.failed:
         name, reason = next(iter(gathered.failed.items()))
-        parts.append(f"{len(gathered.failed)} images failed ({_some(list(gathered.failed))}; {name}: {reason})")
+        parts.append(f"{len(gathered.failed)} images failed ({some(list(gathered.failed))}; {name}: {reason})")
     if gathered.missing:
-        parts.append(f"{len(gathered.missing)} images are missing ({_some(gathered.missing)})")
+        parts.append(f"{len(gathered.missing)} images are missing ({some(gathered.missing)})")
     return " and ".join(parts)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

@@ -73,7 +73,7 @@ class Records:
             )
 
     def begin(self, run: dict[str, Any]) -> None:
-        """Say what the folder is of; what was made of the records of an unfinished run is no longer true."""
+        """Say what the folder is of."""
         write_text(self.folder / "run.json", json.dumps(run, indent=1) + "\n")
 
     def forget(self) -> None:

@@ -13,23 +13,13 @@ from padis_lightning.callbacks.histogram import histogram
 from padis_lightning.callbacks.panels import Panel, to_png
 from padis_lightning.callbacks.runs import Run, changed, differences, flat, shared_pictures
 from padis_lightning.callbacks.scores import MEANS, SAMPLED, VOLUMES
+from padis_lightning.errors import some
 
 TEMPLATE = Path(__file__).parent.parent / "assets" / "report"
 LARGEST = 64_000_000  # characters of pictures on a page
 PRESETS = {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800)}  # level and width in HU
-SCORED = {
-    *MEANS,
-    *SAMPLED,
-    *VOLUMES,
-    "seconds_per_image",
-    "baselines",
-    "gain",
-    "intervals",
-    "n",
-    "groups",
-    "failed",
-    "missing",
-}  # what a summary has besides
+MADE = {"seconds_per_image", "baselines", "gain", "intervals", "n", "groups", "failed", "missing"}
+SCORED = {*MEANS, *SAMPLED, *VOLUMES, *MADE}  # what a summary has besides
 
 
 def report_page(runs: Sequence[Run]) -> str:
@@ -59,8 +49,7 @@ def _lead(runs: Sequence[Run]) -> str:
         for kind in ("failed", "missing"):
             names = list(run.summary.get(kind, ()))
             if names:
-                said = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-                lacking.append(f" In {run.name} {len(names)} {kind}: {said}.")
+                lacking.append(f" In {run.name} {len(names)} {kind}: {some(names)}.")
     said = f"{first.summary['n']} images of {first.summary['groups']} groups; brackets: 95 % bootstrap intervals over groups."
     return said + "".join(lacking)
 

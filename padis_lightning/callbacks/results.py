@@ -22,7 +22,7 @@ from padis_lightning.callbacks.provenance import origin, provenance, settings_of
 from padis_lightning.callbacks.records import Records
 from padis_lightning.callbacks.scores import score, table
 from padis_lightning.ct.picture import draw_scan
-from padis_lightning.data.batches import STOPPING
+from padis_lightning.data.batches import STOPPING, Listed
 from padis_lightning.errors import InputError
 from padis_lightning.files import sweep_up, whole
 from padis_lightning.operators import LinearOperator
@@ -101,25 +101,26 @@ class Results(BasePredictionWriter):
         folder, data = Path(trainer.default_root_dir), trainer.datamodule
         self.check(folder, pl_module, data)
         self._records, self._normalisation = Records(folder), data.normalisation or pl_module.prior.normalisation
-        kept = min(len(data.listed), self.report_images)
-        self._pictured = {data.listed[k * len(data.listed) // kept].name for k in range(kept)}
-        done = self._begin(pl_module, data) if trainer.is_global_zero else None
+        listed = data.listed
+        kept = min(len(listed), self.report_images)
+        self._pictured = {listed[k * len(listed) // kept].name for k in range(kept)}
+        done = self._begin(pl_module, listed) if trainer.is_global_zero else None
         data.done = trainer.strategy.broadcast(done)
-        self._done = {data.listed[place].name for place in data.done}
+        self._done = {listed[place].name for place in data.done}
         pl_module.unfinished = Unfinished(folder / "unfinished", self.keep_every)
 
-    def _begin(self, solver: Solver, data: LightningDataModule) -> set[int]:
+    def _begin(self, solver: Solver, listed: list[Listed]) -> set[int]:
         """Write what the folder is of; the places of items that are done."""
         records, settings = self._records, settings_of(solver, self.config)
         sweep_up(records.folder)
         try:
-            records.refuse_other(settings, data.listed)
+            records.refuse_other(settings, listed)
         except InputError:  # with overwrite; without it the check has refused
             records.forget()
-        done = {place for place, item in enumerate(data.listed) if records.is_whole(item.name)}
-        pictures = [item.name for item in data.listed if item.name in self._pictured]
+        done = {place for place, item in enumerate(listed) if records.is_whole(item.name)}
+        pictures = [item.name for item in listed if item.name in self._pictured]
         made = {key: value for key, value in provenance(solver).items() if key != "finished"}
-        records.begin({"settings": settings, "made": made, "shown": self._shown(), "pictures": pictures, "images": data.listed})
+        records.begin({"settings": settings, "made": made, "shown": self._shown(), "pictures": pictures, "images": listed})
         return done
 
     def on_predict_start(self, trainer: Trainer, pl_module: Solver) -> None:
@@ -222,8 +223,8 @@ class Results(BasePredictionWriter):
                 save_picture(folder / "geometry.png", draw_scan(scan))
         gathered = read(folder)
         if data.shards > 1 and gathered.missing:
-            there = len(data.listed) - len(gathered.missing)
-            print(f"{there} of {len(data.listed)} images are in {folder}; when all shards are done: gather {folder}")
+            count = len(gathered.run["images"])
+            print(f"{count - len(gathered.missing)} of {count} images are in {folder}; when all shards are done: gather {folder}")
             return
         self.lacking = told(gathered)
         if gathered.summary is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -61,6 +61,23 @@ def leave_signals(worker: int) -> None:
     """Let a signal to the whole group of processes be the trainer's business, which still needs its workers."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+
+
+class Shared(Protocol):
+    """A data module whose items are shared out: ``batch_size``, ``done``, ``shard`` and ``shards`` are as in :func:`share`."""
+
+    batch_size: int
+    done: set[int]
+    shard: int
+    shards: int
+    trainer: Any
+
+
+def left_loader(data: Shared, items: Sequence[Item], num_workers: int = 0) -> DataLoader:
+    """The batches that a data module has left for this device."""
+    device = (data.trainer.global_rank, data.trainer.world_size) if data.trainer else (0, 1)
+    places = share(len(items), data.batch_size, data.done, data.shard, data.shards, *device)
+    return Batches(items, places).loader(num_workers)
 
 
 class Batches(Dataset):

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from padis_lightning.data.batches import Batches, Listed, check_shard, leave_signals, share
+from padis_lightning.data.batches import Listed, check_shard, leave_signals, left_loader
 from padis_lightning.data.opening import open_source
 from padis_lightning.data.sources import LeavesSource, PhantomSource, Source, collate, photographs
 from padis_lightning.data.volumes import PhantomVolumes, VolumeSource
@@ -57,11 +57,6 @@ class StepBatches(Sampler[list[int]]):
 
     def _shuffle(self, number: int) -> list[int]:
         return torch.randperm(self.count, generator=seeded(self.seed, number, SHUFFLE)).tolist()
-
-
-def device_of(trainer: Trainer | None) -> tuple[int, int]:
-    """The number of this device and how many there are."""
-    return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
 def numbers(part: Dataset) -> list[int]:
@@ -297,9 +292,7 @@ class ImageData(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """What this device has left to reconstruct."""
-        part, device = self._parts["predict"], device_of(self.trainer)
-        places = share(len(part), self.batch_size, self.done, self.shard, self.shards, *device)
-        return Batches(part, places).loader(self.num_workers)
+        return left_loader(self, self._parts["predict"], self.num_workers)
 
     def _loader(self, data: Dataset, **batches: Any) -> DataLoader:  # noqa: ANN401 - how the items make batches
         workers = {"num_workers": self.num_workers, "worker_init_fn": leave_signals}

@@ -5,8 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from padis_lightning.data.batches import Batches, Listed, check_shard, share
-from padis_lightning.data.datamodule import device_of
+from padis_lightning.data.batches import Listed, check_shard, left_loader
 from padis_lightning.data.sources import Item
 from padis_lightning.errors import InputError
 
@@ -43,5 +42,4 @@ class Draws(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         """What this device has left to draw."""
         items = [Item(*listed, None, None) for listed in self.listed]
-        places = share(self.count, self.batch_size, self.done, self.shard, self.shards, *device_of(self.trainer))
-        return Batches(items, places).loader()
+        return left_loader(self, items)

@@ -14,7 +14,7 @@ from padis_lightning.data.readers.stacks import UNEVEN
 from padis_lightning.data.sections import ChestVolumes
 from padis_lightning.data.series import Series, SeriesSource
 from padis_lightning.data.sources import GeneratedSource, Item, Source
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, some
 from padis_lightning.types import Normalisation
 
 
@@ -82,8 +82,7 @@ class VolumeSource(Source):
         self.slices, found = source, stacks(source)
         heights = sorted({len(stack.items) for stack in found})
         if depth is None and len(heights) > 1:
-            seen = ", ".join(map(str, heights[:8])) + (", ..." if len(heights) > 8 else "")
-            raise InputError(f"{source.description} make volumes of {seen} slices; wanted one number, or --data.depth")
+            raise InputError(f"{source.description} make volumes of {some(heights)} slices; wanted one number, or --data.depth")
         depth = heights[0] if depth is None else depth
         self.stacks = [part for stack in found for part in _cut(stack, depth)]
         if not self.stacks:

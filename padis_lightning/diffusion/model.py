@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from padis_lightning.diffusion.denoiser import Denoiser
 from padis_lightning.diffusion.positions import Positions
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, one_line
 from padis_lightning.files import whole
 from padis_lightning.networks import PatchNetwork
 from padis_lightning.types import Normalisation
@@ -151,7 +151,7 @@ class PatchModel:
         except InputError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            said = " ".join(str(error).split())[:160]
+            said = one_line(error)[:160]
             raise InputError(
                 f"{file} does not fit together ({type(error).__name__}: {said}); wanted a prior written by fit"
             ) from error

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from padis_lightning.errors import one_line
+
 State = Literal["ok", "absent", "broken"]
 LONGEST = 300  # characters of another library's message
 
@@ -64,5 +66,5 @@ class Check:
         except Broken as fault:
             return Finding(self.name, "broken", str(fault), fault.remedy or self.remedy)
         except Exception as error:
-            text = " ".join(f"{type(error).__name__}: {error}".split())
+            text = one_line(f"{type(error).__name__}: {error}")
             return Finding(self.name, "broken", text[:LONGEST], self.remedy)

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from padis_lightning.errors import InputError
+import yaml
+
+from padis_lightning.errors import InputError, one_line
 
 # ruff: noqa: ANN401 - parts are whatever YAML holds
 KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 OWN = ("config", "output")  # what the sweep gives to each row
+
+
+def read_yaml(path: Path, wanted: str) -> Any:
+    """What a file holds.
+
+    Raises:
+        InputError: it is not YAML; ``wanted`` is what it should be.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML ({one_line(error)}); wanted {wanted}") from None
 
 
 def mapping(raw: Any, where: str, keys: tuple[str, ...] | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import yaml
 
 from padis_lightning.errors import InputError
 from padis_lightning.finding import find_config, find_sweep
-from padis_lightning.sweeping.checks import count, dotted, first_double, flag, mapping, number, several
+from padis_lightning.sweeping.checks import count, dotted, first_double, flag, mapping, number, read_yaml, several
 from padis_lightning.sweeping.model import Metric, Row, Sweep
 from padis_lightning.sweeping.naming import row_name, short_keys
 from padis_lightning.sweeping.points import Choice, Draws, Point, Range, drawn_points, grid_points
@@ -37,7 +37,7 @@ def read_sweep(path: str | Path, variables: Mapping[str, str] | None = None, set
         InputError: the file cannot be read or a part of it cannot be used.
     """
     found, used = Path(find_sweep(str(path))), set()
-    raw = _filled(mapping(_yaml(found), str(found), KEYS), dict(variables or {}), used)
+    raw = _filled(mapping(read_yaml(found, "a sweep"), str(found), KEYS), dict(variables or {}), used)
     command = raw.get("command")
     if command not in METRICS:
         raise InputError(f"command is {command!r} in {found}; wanted {' or '.join(METRICS)}")
@@ -83,13 +83,6 @@ def plain(text: str) -> Any:
     except yaml.YAMLError:
         return text
     return text if value is None and text not in ("null", "~") else value
-
-
-def _yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML ({' '.join(str(error).split())}); wanted a sweep") from None
 
 
 def _filled(value: Any, variables: dict[str, str], used: set[str]) -> Any:

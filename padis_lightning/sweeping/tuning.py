@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from padis_lightning.errors import InputError
 from padis_lightning.finding import find_config
+from padis_lightning.sweeping.checks import read_yaml
 from padis_lightning.sweeping.model import Row
 
 PARTS = ("train", "validation")
@@ -54,8 +53,5 @@ def _named(data: Any, folder: Path) -> str | None:  # noqa: ANN401 - whatever YA
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML ({' '.join(str(error).split())}); wanted a config") from None
+    raw = read_yaml(path, "a config")
     return raw if isinstance(raw, dict) else {}

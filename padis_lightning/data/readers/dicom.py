@@ -15,7 +15,7 @@ import numpy as np
 from padis_lightning.data.readers.names import natural, needed, safe
 from padis_lightning.data.readers.stacks import stack
 from padis_lightning.data.series import Series
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -98,7 +98,7 @@ def _one_sentence(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise anything
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise InputError(f"{path} cannot be read ({reason}); wanted DICOM that is whole") from error
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from padis_lightning.data.contents import hdf5
 from padis_lightning.data.readers.names import safe
 from padis_lightning.data.series import Series
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, one_line
 
 TYPES = {"double": np.float64, "single": np.float32, "logical": np.bool_} | {
     name: np.dtype(name).type for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
@@ -80,7 +80,7 @@ def _one_sentence(path: Path) -> Iterator[None]:
     try:
         yield
     except (MatReadError, ValueError, TypeError, OSError, EOFError, NotImplementedError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())}); wanted a whole file of MATLAB") from error
+        raise InputError(f"{path} cannot be read ({one_line(error)}); wanted a whole file of MATLAB") from error
 
 
 @lru_cache(maxsize=1)

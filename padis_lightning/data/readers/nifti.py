@@ -14,7 +14,7 @@ import numpy as np
 
 from padis_lightning.data.readers.names import needed, safe
 from padis_lightning.data.series import Series
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Image
@@ -68,7 +68,7 @@ def _one_sentence(path: Path) -> Iterator[None]:
     try:
         yield
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())}); wanted NIfTI that is whole") from error
+        raise InputError(f"{path} cannot be read ({one_line(error)}); wanted NIfTI that is whole") from error
 
 
 @lru_cache(maxsize=1)

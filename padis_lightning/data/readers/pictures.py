@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from padis_lightning.data.readers.archives import fetch, members
 from padis_lightning.data.readers.names import common, natural, safe
 from padis_lightning.data.series import Series
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
@@ -100,7 +100,7 @@ def _opened(picture: Picture) -> Iterator[BinaryIO]:
     except InputError:
         raise
     except BROKEN as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise InputError(f"{picture} cannot be read ({reason}); wanted a picture that is whole") from error
 
 
