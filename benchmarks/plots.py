@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from types import ModuleType
 from typing import Any
 
 from padis_lightning.files import whole
@@ -122,15 +123,23 @@ def show(figures: dict[str, Any]) -> None:
     show_speed(figures["speed"], machine["device"] == "cuda")
 
 
-def plot(memory: dict[str, Any], path: Path) -> None:
-    """Memory and time of a step against the side of what it trains on."""
+def drawing() -> ModuleType | None:
+    """``matplotlib.pyplot`` without a screen, or None."""
     try:
         import matplotlib
     except ImportError:
         print("matplotlib is not installed (pip install matplotlib): the picture is left out")
-        return
+        return None
     matplotlib.use("Agg")
     from matplotlib import pyplot
+
+    return pyplot
+
+
+def plot(memory: dict[str, Any], path: Path) -> None:
+    """Memory and time of a step against the side of what it trains on."""
+    if (pyplot := drawing()) is None:
+        return
 
     setup, steps = memory["setup"], [row for row in memory["steps"] if row["bytes"] is not None]
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
@@ -157,6 +166,23 @@ def plot(memory: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
+def memory_of_slices(memory: dict[str, dict[str, int]], size: int, path: Path) -> None:
+    """Peak memory against the number of slices of a volume, slices in turn and all at once."""
+    if (pyplot := drawing()) is None:
+        return
+
+    figure, axis = pyplot.subplots(figsize=(5.5, 4), layout="constrained")
+    for (way, found), style in zip(memory.items(), ("o-", "s--"), strict=True):
+        depths, peaks = zip(*sorted((int(depth), value / 2**30) for depth, value in found.items()), strict=True)
+        axis.plot(depths, peaks, style, label=f"slices {way}")
+    axis.set(xlabel=f"slices of {size}x{size}", ylabel="peak memory of the process, GiB", ylim=(0, None))
+    axis.grid(alpha=0.3)
+    axis.legend()
+    with whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    pyplot.close(figure)
+
+
 def labels(points: Sequence[tuple[str, float, float]], gap: float) -> list[tuple[str, float, float, float]]:
     """Points with heights for their names, which keep ``gap`` from the names of points that are about as far to the right."""
     placed: list[tuple[str, float, float, float]] = []
@@ -171,13 +197,8 @@ def labels(points: Sequence[tuple[str, float, float]], gap: float) -> list[tuple
 
 def quality_against_evaluations(figures: dict[str, Any], path: Path) -> None:
     """PSNR of every solver against its network evaluations, a panel for each number of views."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("matplotlib is not installed: no plot")
+    if (pyplot := drawing()) is None:
         return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(figures), figsize=(6 * len(figures), 4.5), squeeze=False)
     for axis, (views, rows) in zip(axes[0], figures.items(), strict=True):

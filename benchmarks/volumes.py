@@ -22,15 +22,18 @@ from typing import Any
 
 import torch
 
+from benchmarks.plots import memory_of_slices
 from benchmarks.solvers import BUDGETS
 from benchmarks.training import resident
 from padis_lightning import metrics
 from padis_lightning.data import ImageData
 from padis_lightning.data.sources import collate
 from padis_lightning.files import write_text
+from padis_lightning.operators import slices as slicewise
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.slices import Slices
 from padis_lightning.priors import GroupPrior, PatchPrior, Prior, SlicePrior
+from padis_lightning.priors import slices as of_slices
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.plug_and_play import PnPADMM
 from padis_lightning.solvers.plug_and_play_slices import PnPSlices
@@ -109,7 +112,10 @@ def data_of(args: argparse.Namespace) -> list:
 def peak(args: argparse.Namespace, depth: int, steps: int = 2) -> int:
     """Bytes that a volume of so many slices took at most, on the device, and of a processor the whole process."""
     operator = Slices(ParallelBeam(args.size, args.views[0]), depth)
-    solver = plain("slices")({"slices": args.slices}, operator, {}).to(args.device)
+    solver = across("slices")({"slices": args.slices}, operator, {}).to(args.device)
+    if args.at_once:
+        slicewise.TOGETHER = of_slices.TOGETHER = depth
+        solver.prior.prior.chunk_size = sys.maxsize
     solver.sigmas = solver.sigmas[:steps]
     y = torch.rand(1, *operator.measurement_shape, device=args.device)
     with torch.no_grad():
@@ -117,11 +123,12 @@ def peak(args: argparse.Namespace, depth: int, steps: int = 2) -> int:
     return torch.cuda.max_memory_allocated() if args.device == "cuda" else resident("VmHWM")
 
 
-def memory(arguments: Sequence[str], depths: Sequence[int]) -> dict[str, int]:
+def memory(arguments: Sequence[str], depths: Sequence[int], known: dict[str, int]) -> dict[str, int]:
     """The peak of each number of slices, each in a process of its own."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.volumes", *arguments, "--peak"]
-    runs = {depth: subprocess.run([*command, str(depth)], capture_output=True, text=True, check=True) for depth in depths}
-    return {str(depth): int(run.stdout.split()[-1]) for depth, run in runs.items()}
+    missing = [depth for depth in depths if str(depth) not in known]
+    runs = {depth: subprocess.run([*command, str(depth)], capture_output=True, text=True, check=True) for depth in missing}
+    return known | {str(depth): int(run.stdout.split()[-1]) for depth, run in runs.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -138,8 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=4)
     parser.add_argument("--only", nargs="+", choices=list(METHODS), help="these methods (default: all)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the solvers with priors, to tune")
-    parser.add_argument("--depths", type=int, nargs="*", default=[16, 32, 64], help="to measure memory with")
+    parser.add_argument("--depths", type=int, nargs="*", default=[8, 16, 32, 64, 128], help="to measure memory with")
     parser.add_argument("--peak", type=int, help="only print the peak memory of a volume of so many slices")
+    parser.add_argument("--at-once", action="store_true", help="for --peak: all slices at once")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=Path("results/volumes"))
     args = parser.parse_args(arguments)
@@ -171,9 +179,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{name:<22}{row['psnr']:>10.2f}{row['consistency']:>13.3f}  {similar}{row['seconds']:>9.2f}", flush=True)
     if args.depths:
         words = ["--slices", args.slices, "--size", str(args.size), "--views", str(args.views[0]), "--device", args.device]
-        figures["memory"] |= memory(words, [depth for depth in args.depths if str(depth) not in figures["memory"]])
-        write_text(path, json.dumps(figures, indent=1) + "\n")
-        print("\npeak memory (GiB) of slices: " + ", ".join(f"{k}: {v / 2**30:.3f}" for k, v in figures["memory"].items()))
+        for way, flag in (("in turn", []), ("at once", ["--at-once"])):
+            found = figures["memory"][way] = memory([*words, *flag], args.depths, figures["memory"].get(way, {}))
+            write_text(path, json.dumps(figures, indent=1) + "\n")
+            print(f"\npeak memory (GiB), slices {way}: " + ", ".join(f"{k}: {v / 2**30:.3f}" for k, v in found.items()))
+        memory_of_slices(figures["memory"], args.size, path.with_name("memory.png"))
 
 
 if __name__ == "__main__":
