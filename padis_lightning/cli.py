@@ -32,7 +32,7 @@ from padis_lightning.callbacks import EMA, Checkpoints, PriorExport, Results, Sa
 from padis_lightning.callbacks.checkpoints import newest
 from padis_lightning.callbacks.log import Log
 from padis_lightning.callbacks.tracking import settle
-from padis_lightning.ct import Projector
+from padis_lightning.ct import ConeGeometry, Projector
 from padis_lightning.data import Draws, ImageData, read_geometry
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError, RunError
@@ -197,16 +197,21 @@ class PadisCLI(LightningCLI):
         if geometry is None:
             return
         given = config.operator.init_args if config.operator else {}
-        stacked = config.data.init_args.get("volumes") and "depth" in given
+        cone = isinstance(geometry, ConeGeometry)
+        stacked = not cone and config.data.init_args.get("volumes") and "depth" in given
         own = given.operator.init_args if stacked else given
         kept = {k: own[k] for k in ("backend", "filter") if k in own}
-        scan = Namespace(geometry=Namespace(geometry.describe()), **kept)
-        config.operator = Namespace(class_path="padis_lightning.operators.ct.Scan", init_args=scan)
+        described = Namespace(
+            class_path=f"padis_lightning.ct.{type(geometry).__name__}", init_args=Namespace(geometry.describe())
+        )
+        scan = Namespace(geometry=described, **kept)
+        kind = "cone.ConeScan" if cone else "ct.Scan"
+        config.operator = Namespace(class_path=f"padis_lightning.operators.{kind}", init_args=scan)
         if stacked:
             slices = Namespace(operator=config.operator, depth=given.depth)
             config.operator = Namespace(class_path="padis_lightning.operators.slices.Slices", init_args=slices)
-        kind = "fan" if geometry.fan else "parallel"
-        tell(f"{path} is a measurement of {len(geometry.angles)} {kind} views; its geometry is used")
+        rays = "cone" if cone else "fan" if geometry.fan else "parallel"
+        tell(f"{path} is a measurement of {len(geometry.angles)} {rays} views; its geometry is used")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
         """A trainer that logs to files in the run's folder and shows one kind of progress bar."""

@@ -157,7 +157,10 @@ def test_raw_counts_in_hdf5_are_solved_from_the_command_line(tmp_path):
           "--results.baselines", "{}", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"])  # fmt: skip
     (row,) = csv.DictReader((out / "metrics.csv").open())
     assert row["psnr"] == "" and float(row["residual"]) < 0.1
-    assert np.abs(np.load(out / "arrays" / "0000.npy") - image).mean() < 0.05 * image.max()
+    found = np.load(out / "arrays" / "0000.npy")
+    assert np.abs(found - image).mean() < 0.05 * image.max()
+    main(["predict", "--config", str(out / "config.yaml"), "--output", str(tmp_path / "again")])  # which names the scan
+    assert np.array_equal(np.load(tmp_path / "again" / "arrays" / "0000.npy"), found)
 
 
 def test_measurements_are_not_images_of_a_folder(tmp_path):

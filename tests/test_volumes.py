@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from scipy.optimize import lsq_linear
@@ -9,10 +13,12 @@ from torch import nn
 
 from padis_lightning.diffusion import Coordinates, Denoiser, PatchModel, coordinates, padding
 from padis_lightning.errors import InputError
+from padis_lightning.linalg import dot, norm
 from padis_lightning.networks.unet import UNet
 from padis_lightning.operators import slices as slicewise
 from padis_lightning.operators.blur import UniformBlur
-from padis_lightning.operators.ct import ParallelBeam
+from padis_lightning.operators.cone import ConeBeam
+from padis_lightning.operators.ct import FanBeam, ParallelBeam
 from padis_lightning.operators.slices import Slices
 from padis_lightning.priors import GaussianPrior, GroupPrior, OverlapTiling, PatchPrior, RandomTiling, SlicePrior
 from padis_lightning.priors.groups import partition, spacing_channel
@@ -27,6 +33,7 @@ from padis_lightning.solvers.predictor_corrector import PredictorCorrector
 from padis_lightning.solvers.tv import TotalVariation, gradient, gradient_adjoint
 from padis_lightning.types import Batch, Normalisation
 
+from . import test_cone, test_ct
 from .conftest import random_network
 from .test_solvers import Matrix
 
@@ -43,6 +50,80 @@ def test_a_volume_is_measured_and_fitted_as_its_slices_are(rng):
                 torch.testing.assert_close(y[b, z], inner(x[b, None, :, z])[0], rtol=1e-12, atol=1e-12)
                 parts = v[b, None, :, z], y[b, z, None], float(weight[b]), precision[b, z, None]
                 torch.testing.assert_close(near[b, :, z], inner.prox(*parts, iterations=12)[0], rtol=1e-9, atol=1e-9)
+
+
+def section(part, z):
+    """The ellipse that an ellipsoid (centre, half axes, turned by, value) has in the plane at z, or None."""
+    centre, axes, turned, value = part
+    root = np.diag(1 / np.array(axes)) @ test_cone.turn(*turned)
+    form = root.T @ root  # the ellipsoid is d' form d < 1, with d from its centre
+    plane, across, up = form[:2, :2], form[:2, 2], z - centre[2]
+    shift = -np.linalg.solve(plane, across) * up
+    left = 1 - form[2, 2] * up**2 + shift @ plane @ shift
+    if left <= 0:
+        return None
+    values, vectors = np.linalg.eigh(plane)
+    x, y = np.array(centre[:2]) + shift
+    return (x, y), tuple(np.sqrt(left / values)), math.atan2(vectors[1, 0], vectors[0, 0]), value
+
+
+def ellipsoid_slices(operator, thickness):
+    """Ellipsoids as a volume, and the closed form of the line integrals through each of its slices."""
+    inner = operator.operator.geometry
+    size = operator.image_shape[1:]
+    grid = ConeBeam(size, views=3, rows=1, pixel_spacing=inner.pixel_spacing, slice_spacing=thickness).geometry
+    sinograms = []
+    for z in test_cone.places(grid)[2].flatten():
+        parts = [ellipse for part in test_cone.ELLIPSOIDS if (ellipse := section(part, z))]
+        empty = torch.zeros(1, 1, *inner.shape, dtype=torch.float64)
+        sinograms.append(test_ct.ellipses(inner, parts)[1] if parts else empty)
+    return test_cone.ellipsoids(grid)[0], torch.stack(sinograms, 1)
+
+
+BEAMS = {"parallel": ParallelBeam, "fan": FanBeam}
+
+
+@pytest.mark.parametrize("beam", BEAMS)
+def test_slices_of_ellipsoids_are_measured_as_the_ellipses_that_they_are(beam):
+    errors = []
+    for n in (24, 48, 96):
+        operator = Slices(BEAMS[beam]((n, 3 * n // 4), views=9), n // 2)
+        volume, sinograms = ellipsoid_slices(operator, thickness=36 / n)
+        errors.append(float((operator(volume) - sinograms).norm() / sinograms.norm()))
+    assert errors[-1] < 0.03 and errors[0] > 1.6 * errors[1] > 1.6**2 * errors[2], errors
+
+
+def test_the_closed_form_of_a_slice_is_that_of_the_volume_in_its_plane():
+    """A cone of one row around a source at the height of a slice is the fan of that slice."""
+    operator, thickness = Slices(FanBeam((24, 18), views=9), 12), 1.5
+    inner = operator.operator.geometry
+    _, sinograms = ellipsoid_slices(operator, thickness)
+    cone = ConeBeam(
+        (12, 24, 18), angles=inner.angles, rows=1, bins=inner.bins, pixel_spacing=inner.pixel_spacing, slice_spacing=thickness,
+        bin_spacing=inner.bin_spacing, source_distance=inner.source_distance, detector_distance=inner.detector_distance,
+    ).geometry  # fmt: skip
+    for k, z in enumerate(test_cone.places(cone)[2].flatten()):
+        _, expected = test_cone.ellipsoids(replace(cone, heights=(float(z),) * 9))
+        torch.testing.assert_close(sinograms[:, k], expected[:, :, :, 0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [ParallelBeam((9, 7), views=5, bins=14), FanBeam((7, 9), views=6, bins=13), UniformBlur((2, 5, 7), 3)],
+    ids=["parallel", "fan", "blur"],
+)
+def test_slices_are_the_blocks_of_a_matrix_and_the_adjoint_its_transpose(inner, rng):
+    depth, pixels = 3, math.prod(inner.image_shape)
+    operator, eye = Slices(inner, depth), torch.eye(pixels, dtype=torch.float64)
+    block = inner(eye.reshape(-1, *inner.image_shape)).flatten(1).t()
+    x = torch.randn(2, *operator.image_shape, generator=rng, dtype=torch.float64)
+    y = torch.randn(2, *operator.measurement_shape, generator=rng, dtype=torch.float64)
+    forward, back = operator(x), operator.adjoint(y)
+    expected = torch.einsum("mn,bdn->bdm", block, x.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(forward.flatten(2), expected, rtol=1e-12, atol=1e-12)
+    expected = torch.einsum("mn,bdm->bdn", block, y.flatten(2))
+    torch.testing.assert_close(back.transpose(1, 2).flatten(2), expected, rtol=1e-12, atol=1e-12)
+    assert ((dot(forward, y) - dot(x, back)).abs() / (norm(forward) * norm(y))).max() < 1e-12
 
 
 def test_slices_together_are_slices_alone_however_many_at_a_time(model, rng, monkeypatch):

@@ -179,9 +179,10 @@ class Results(BasePredictionWriter):
         estimate = channels_last(restore(one.estimate.float()))
         files = [save_array(folder / "arrays" / f"{name}.npy", estimate)]
         if self.formats:
-            place = place_of(trainer.datamodule.whole, row["index"])
+            source = trainer.datamodule.whole
+            place, affine = place_of(source, row["index"]), getattr(source, "affine", None)
             volume = one.estimate.ndim == 4
-            files += write_image(self.formats, folder, name, estimate, self._normalisation, place, self._origin, volume)
+            files += write_image(self.formats, folder, name, estimate, self._normalisation, place, self._origin, volume, affine)
         if self.measurements and one.measurement is not None:
             files.append(self._keep(folder / "measurements" / f"{name}.npz", solver.operator, one.measurement))
         if samples is not None:

@@ -3,8 +3,7 @@
 from padis_lightning.data.arrays import read_arrays
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.draws import Draws
-from padis_lightning.data.measurements import read_geometry
-from padis_lightning.data.opening import open_source
+from padis_lightning.data.opening import open_source, read_geometry
 from padis_lightning.data.readers import open_series
 from padis_lightning.data.sources import ArraySource, PhantomSource, Source
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from padis_lightning.data.contents import UNREADABLE, check_axes, load_keys, read_pair
+from padis_lightning.data.contents import UNREADABLE, check_axes, load_keys, read_header, read_pair
 from padis_lightning.data.readers.names import safe, unique
 from padis_lightning.data.series import Series
 from padis_lightning.errors import InputError
@@ -91,24 +90,16 @@ class Stack:
         return np.frombuffer(self.stream.read(self.offset + i * size, size), self.dtype).reshape(self.shape[1:])
 
 
-def _read_header(handle: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(handle)
-    if version not in readers:
-        raise ValueError(f"format {version} is not one of numbers")
-    return readers[version](handle)
-
-
 def _find(path: Path) -> Stack:
     """Where the images lie; only headers are read."""
     if path.suffix == ".npy":
         with open(path, "rb") as handle:
-            shape, columns, dtype = _read_header(handle)
+            shape, columns, dtype = read_header(handle)
             return Stack(path, shape, dtype, columns, handle.tell(), None)
     with zipfile.ZipFile(path) as archive:
         member = archive.getinfo("images.npy")
         with archive.open(member) as handle:
-            shape, columns, dtype = _read_header(handle)
+            shape, columns, dtype = read_header(handle)
             offset = handle.tell()
     if member.compress_type != zipfile.ZIP_STORED:
         return Stack(path, shape, dtype, columns, offset, Stream(path, member.filename))

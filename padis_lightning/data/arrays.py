@@ -9,17 +9,28 @@ import numpy as np
 import torch
 
 from padis_lightning.data.contents import check_axes, numbers, read_pair
-from padis_lightning.data.measurements import SINOGRAMS, geometry_of, load_measured, sinograms
+from padis_lightning.data.measurements import SINOGRAMS, geometry_of, line_integrals, load_measured
 from padis_lightning.data.sources import ArraySource, resize
 from padis_lightning.errors import InputError
 from padis_lightning.types import Normalisation
 
 
-def _normalisation(arrays: dict[str, np.ndarray], data_range: Sequence[float] | None, path: Path) -> Normalisation:
-    """The file's range: as asked for, as the file says, or what its type of numbers implies."""
+def normalisation_of(
+    arrays: dict[str, np.ndarray], measured: str | None, data_range: Sequence[float] | None, path: Path
+) -> Normalisation:
+    """The file's range: as asked for, as the file says, or what its type of numbers implies.
+
+    Args:
+        arrays: what the file says, with its images where it holds no measurement.
+        measured: the key of its measurement, or None.
+        data_range: in place of the file's ``range``.
+        path: the file.
+
+    Raises:
+        InputError: nothing says what becomes 0 and 1, or it is no range of a measurement.
+    """
     window, named = read_pair(arrays, "hu_window", path), read_pair(arrays, "range", path)
     named = tuple(float(v) for v in data_range) if data_range is not None else named
-    measured = next((key for key in SINOGRAMS if key in arrays), None)
     if measured and (named is None or named[0] != 0):
         seen = "no 'range'" if named is None else f"a range from {named[0]:g}"
         raise InputError(
@@ -53,8 +64,8 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
     """Read a ``.npz`` or ``.npy`` file, or measurements in HDF5.
 
     Keys: ``images`` ``(n, H, W)`` or ``(n, H, W, C)``; or measured sinograms, ``y`` ``(n, views, bins)`` or raw ``counts`` with
-    ``flat`` and perhaps ``dark`` (see :func:`padis_lightning.data.measurements.sinograms`), with their geometry (see
-    :func:`padis_lightning.data.measurements.read_geometry`); or both. ``patient`` ``(n,)`` labels groups,
+    ``flat`` and perhaps ``dark`` (see :func:`padis_lightning.data.measurements.line_integrals`), with their geometry (see
+    :func:`padis_lightning.data.read_geometry`); or both. ``patient`` ``(n,)`` labels groups,
     and ``z`` ``(n,)`` is where in them slices lie. ``range`` (2,) names
     the values that become 0 and 1; ``hu_window`` (2,) says that values are HU above the window's lower end.
 
@@ -70,7 +81,8 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
     arrays = load_measured(path, ("images", "patient", "z", "range", "hu_window"))
     geometry = geometry_of(arrays, path)
     raw = _images(arrays, path) if "images" in arrays else None
-    normalisation = _normalisation(arrays, data_range, path)
+    measured = next((key for key in SINOGRAMS if key in arrays), None)
+    normalisation = normalisation_of(arrays, measured, data_range, path)
     images = measurements = None
     if raw is not None:
         images = normalisation.normalise(torch.from_numpy(raw.astype(np.float32)))
@@ -78,7 +90,7 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
         if geometry and tuple(images.shape[-2:]) != geometry.size:
             images = resize(images, geometry.size[0])
     if geometry:
-        measurements = torch.from_numpy(sinograms(arrays, path))[:, None] / normalisation.upper
+        measurements = torch.from_numpy(line_integrals(arrays, path))[:, None] / normalisation.upper
     count = len(images if images is not None else measurements)
     for key in ("y", "counts", "patient"):
         if key in arrays and np.shape(arrays[key])[:1] != (count,):

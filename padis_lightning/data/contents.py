@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -78,6 +78,42 @@ def load_hdf5(path: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, np.
                 text = h5py.check_string_dtype(file[key].dtype) is not None
                 arrays[key] = np.asarray((file[key].asstr() if text else file[key])[()])
         return [*file], arrays
+
+
+def read_header(handle: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether the first index runs fastest, and type of the array that begins there.
+
+    Raises:
+        ValueError: it is none of numbers.
+    """
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(handle)
+    if version not in readers:
+        raise ValueError(f"format {version} is not one of numbers")
+    return readers[version](handle)
+
+
+def outline(path: Path, keys: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of those of the arrays ``keys`` that a ``.npz`` or HDF5 file has, attributes among them; only headers are read.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if path.suffix in HDF5:
+        with hdf5(path) as file:
+            held = [(key, file.attrs[key] if key in file.attrs else file.get(key)) for key in keys]
+            return {key: getattr(value, "shape", None) or () for key, value in held if value is not None}
+    if not zipfile.is_zipfile(path):
+        return {}
+    shapes = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for key in {*keys} & {name.removesuffix(".npy") for name in archive.namelist()}:
+                with archive.open(f"{key}.npy") as handle:
+                    shapes[key] = read_header(handle)[0]
+    except UNREADABLE as error:
+        raise InputError(f"{path} cannot be read ({error}); wanted arrays of numbers in .npz or .npy") from error
+    return shapes
 
 
 def numbers(arrays: dict[str, np.ndarray], key: str, shape: tuple[int | None, ...], path: Path) -> np.ndarray:

@@ -188,7 +188,7 @@ class ImageData(LightningDataModule):
 
     def _open(self) -> Source:
         source = open_source(self.path, self.size, self.range)
-        return VolumeSource(source, self.depth) if self.volumes else source
+        return VolumeSource(source, self.depth) if self.volumes and len(source.image_shape) == 3 else source
 
     def _generate(self, count: int, purpose: int, keep: bool = True) -> Source:
         seed, size = PURPOSES * self.seed + purpose, self.size or 128

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.data.arrays import read_arrays
+from padis_lightning.data.cone_scans import ConeSource, cone_files, cone_geometry
 from padis_lightning.data.contents import HDF5, NUMPY
-from padis_lightning.data.measurements import is_measured
+from padis_lightning.data.measurements import geometry_of, is_measured, load_measured
 from padis_lightning.data.readers import PreparedSource, open_series
 from padis_lightning.data.readers.prepared import is_prepared
 from padis_lightning.data.series import SeriesSource
@@ -19,6 +21,7 @@ def open_source(path: str | Path, size: int | None = None, data_range: Sequence[
 
     ``.npz`` and ``.npy`` hold images or measurements (:func:`padis_lightning.data.arrays.read_arrays`), HDF5 what ``prepare``
     wrote, measurements or images, and everything else is read as :func:`padis_lightning.data.readers.open_series` does.
+    Cone-beam scans may be a folder of files (:class:`padis_lightning.data.cone_scans.ConeSource`).
 
     Args:
         path: the file or the folder.
@@ -30,6 +33,9 @@ def open_source(path: str | Path, size: int | None = None, data_range: Sequence[
     """
     path = Path(path)
     bounds = None if data_range is None else (float(data_range[0]), float(data_range[1]))
+    scans = cone_files(path)
+    if scans:
+        return ConeSource(scans, bounds, f"{len(scans)} cone-beam scans of {path.name}")
     if path.suffix in NUMPY:
         return read_arrays(path, size, bounds)
     if path.suffix in HDF5 and path.is_file():
@@ -39,3 +45,24 @@ def open_source(path: str | Path, size: int | None = None, data_range: Sequence[
             return read_arrays(path, size, bounds)
     series = open_series(path)
     return SeriesSource(series, size, bounds, f"{sum(one.count for one in series)} slices of {path.name}")
+
+
+def read_geometry(path: str | Path) -> Geometry | ConeGeometry | None:
+    """The scan that a file's projections were measured with, that of a folder of cone-beam scans; None where there are none.
+
+    Keys of the file: ``angles`` (views,) in radians, ``size`` of the image in pixels (or height and width), ``pixel_spacing``,
+    ``bin_spacing``; for a fan ``source_distance``, ``detector_distance`` and perhaps ``curved``; for a cone also
+    ``slice_spacing``, ``row_spacing``, and perhaps ``heights`` (views,), ``row_offset``, ``bin_offset``. Without them, the
+    geometry is read from the file of the same name that ends in ``.json``; see :class:`padis_lightning.ct.Geometry` and
+    :class:`padis_lightning.ct.ConeGeometry`. LoDoPaB's is known.
+
+    Raises:
+        InputError: there is no geometry, a key is missing, or the geometry does not fit the projections.
+    """
+    path = Path(path)
+    scans = cone_files(path)
+    if scans:
+        return cone_geometry(scans[0])
+    if path.suffix in NUMPY or (path.suffix in HDF5 and path.is_file() and is_measured(path)):
+        return geometry_of(load_measured(path), path)
+    return None

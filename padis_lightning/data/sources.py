@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -74,6 +75,7 @@ class Source(Dataset, ABC):
         description: a line for a checkpoint's provenance.
         has_images: False for measurements alone.
         parts: ``train``, ``validation`` or ``test`` for each item, where the data says so.
+        affine: ``(4, 4)``, from (row, column, slice, 1) of every volume to LPS millimetres, where a scan says so.
     """
 
     image_shape: tuple[int, ...]
@@ -84,6 +86,7 @@ class Source(Dataset, ABC):
     labels: list[str] | None = None
     has_images: bool = True
     parts: list[str] | None = None
+    affine: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.groups)

@@ -67,6 +67,7 @@ def write_image(
     place: tuple[Series, int] | None,
     origin: Origin,
     volume: bool = False,
+    affine: np.ndarray | None = None,
 ) -> list[Path]:
     """Write one estimate in every format of single images, or of volumes; the files.
 
@@ -79,12 +80,13 @@ def write_image(
         place: see :func:`place_of`.
         origin: what made the estimate.
         volume: whether it is one.
+        affine: of a volume without a series, from (row, column, slice, 1) to LPS millimetres, where known.
     """
     files = []
     if volume and "nifti" in formats:
         series, first = place or (None, 0)
         numbers = range(first, first + len(values))
-        affine = None if series is None else nifti.volume_affine(series, values.shape[1:], numbers)
+        affine = affine if series is None else nifti.volume_affine(series, values.shape[1:], numbers)
         files.append(folder / "volumes" / f"{name}.nii.gz")
         nifti.write_volume(files[-1], np.moveaxis(values, 0, -1), affine, origin.solver)
     if "png16" in formats:
