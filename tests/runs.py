@@ -46,8 +46,9 @@ def write_run(
     config: str = "seed_everything: 0\n",
     names: list[str] | None = None,
     pictured: int | None = None,
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> None:
-    """What ``predict`` leaves for the page, of images ``(B, C, H, W)`` in [0, 1]."""
+    """What ``predict`` leaves for the page, of images ``(B, C, H, W)`` or volumes ``(B, C, D, H, W)`` in [0, 1]."""
     operator = Identity(truth.shape[1:]) if operator is None else operator
     measured, names = operator(truth), names or [f"{k:04d}" for k in range(len(truth))]
 
@@ -63,7 +64,7 @@ def write_run(
     for k, name in enumerate(names[:pictured]):
         spread = None if deviation is None else deviation[k]
         one = Shown(estimate[k], truth[k], {b: images[k] for b, images in baselines.items()}, spread, measured[k])
-        save_panels(folder / "panels" / f"{name}.npz", panels(one, solver, operator, scale.shown))
+        save_panels(folder / "panels" / f"{name}.npz", panels(one, solver, operator, scale.shown, spacing))
     folder.mkdir(parents=True, exist_ok=True)
     made = {"solver": solver, "operator": {"name": type(operator).__name__}, "versions": {"padis_lightning": "1.2.3"}}
     (folder / "summary.json").write_text(json.dumps({**summarise(rows), **made}))

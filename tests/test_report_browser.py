@@ -13,7 +13,9 @@ from padis_lightning.callbacks.pictures import error_pixels, to_pixels
 from padis_lightning.callbacks.report import report_page
 from padis_lightning.callbacks.runs import read_runs
 from padis_lightning.operators.ct import ParallelBeam
+from padis_lightning.operators.slices import Slices
 from padis_lightning.operators.super_resolution import AveragePooling
+from padis_lightning.random import seeded
 from padis_lightning.types import Normalisation
 from tests.browser import Browser
 from tests.runs import noisy, smooth, write_run
@@ -311,3 +313,137 @@ def test_two_runs_side_by_side(browser, tmp_path, known):
     seen = drawn(browser)
     same(seen["estimate"], to_pixels(known["baselines"]["tv"][0]).astype(int))
     same(seen["error"], error_pixels(known["baselines"]["tv"][0] - known["truth"][0], 0.1).astype(int))
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    """Two volumes of 7 slices of 24x20 that are three pixels apart, and a page of them."""
+    folder, operator = tmp_path_factory.mktemp("volumes"), Slices(ParallelBeam((24, 20), views=5), 7)
+    truth = torch.rand(2, 1, 7, 24, 20, generator=seeded(0))
+    known = {"truth": truth, "estimate": noisy(truth, 0.03, 1), "baseline": noisy(truth, 0.1, 2)}
+    rest = {"deviation": 0.1 * truth.flip(2), "operator": operator, "spacing": (3.0, 1.0, 1.0)}
+    write_run(folder / "a", truth, known["estimate"], {"tv": known["baseline"]}, ["x", "y"], **rest)
+    (folder / "page.html").write_text(report_page(read_runs([folder / "a"])))
+    return folder / "page.html", known
+
+
+VIEWS = {"axial": 2, "coronal": 3, "sagittal": 4}
+
+
+def plane(volume, view, k):
+    """``(1, H, W)``, the last slice on top."""
+    cut = volume[:1].select(VIEWS[view], k)[0]
+    return cut if view == "axial" else cut.flip(1)
+
+
+def seen_views(browser):
+    """Pixels of every panel of a volume, by kind and view."""
+    kinds = browser.evaluate("""[...document.querySelectorAll('#panels canvas')].map((canvas) =>
+      canvas.parentNode.classList.contains('linked') ? canvas.parentNode.classList[2] : '')""")
+    out = {}
+    for (width, height, text, kind), view in zip(browser.evaluate(PIXELS), kinds, strict=True):
+        rgba = np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)
+        out[kind, view] = rgba[..., :3].astype(int)
+    return out
+
+
+def same_planes(browser, known, numbers):
+    """All panels show these planes, to the rounding of their 256 steps."""
+    seen = seen_views(browser)
+    for view, k in numbers.items():
+        stored = {kind: (255 * v.clamp(0, 1)).round() / 255 for kind, v in known.items()}
+        for kind in ("truth", "baseline", "estimate"):
+            same(seen[kind, view], to_pixels(plane(stored[kind], view, k)).astype(int))
+        error = plane(stored["estimate"], view, k) - plane(stored["truth"], view, k)
+        same(seen["error", view], error_pixels(error, 0.1).astype(int))
+        spread = plane(0.1 * known["truth"].flip(2), view, k)
+        assert np.abs(seen["deviation", view] - to_pixels(spread, (0.0, 0.1)).astype(int)).max() <= 2
+
+
+def test_sliders_show_every_plane_of_a_volume_in_all_panels(browser, volumes):
+    page, known = volumes
+    show(browser, page, height=1400)
+    numbers = {"axial": 3, "coronal": 12, "sagittal": 10}
+    same_planes(browser, known, numbers)
+    for view, key, change in (("axial", "ArrowRight", 1), ("coronal", "ArrowLeft", -1), ("sagittal", "ArrowUp", 1)):
+        browser.evaluate(f"document.getElementById('{view}').focus()")
+        for _ in range(2):
+            browser.press(key)
+        numbers[view] += 2 * change
+        assert browser.evaluate(f"document.getElementById('{view}').nextElementSibling.value") == str(numbers[view])
+        same_planes(browser, known, numbers)
+    for view, last in (("axial", 6), ("coronal", 23), ("sagittal", 19)):
+        slider = f"document.getElementById('{view}')"
+        assert browser.evaluate(f"[{slider}.min, {slider}.max]") == ["0", str(last)]
+        for k in (0, last):
+            number = f"{slider}.nextElementSibling"
+            browser.evaluate(f"{number}.value = {k}, {number}.dispatchEvent(new Event('input', {{bubbles: true}}))")
+            numbers[view] = k
+            assert browser.evaluate(f"{slider}.value") == str(k)
+            same_planes(browser, known, numbers)
+    browser.evaluate("document.activeElement.blur()")
+    browser.press("ArrowRight")  # the next volume, at the same planes
+    browser.wait("document.querySelector('#panels').dataset.image === '0001'")
+    same_planes(browser, {kind: v[1:] for kind, v in known.items()}, numbers)
+
+
+def frames(browser, kind="estimate"):
+    """Left, top, width and height of the visible views of a panel."""
+    places = browser.evaluate(
+        f"[...document.querySelectorAll('#panels .{kind} .frame:not([hidden])')].map((frame) => {{"
+        "const box = frame.getBoundingClientRect(); return [frame.classList[2], box.x, box.y, box.width, box.height]; })"
+    )
+    return {view: place for view, *place in places}
+
+
+def test_views_lie_beside_each_other_in_the_proportions_of_the_patient(browser, volumes):
+    show(browser, volumes[0], height=1400)
+    places = frames(browser)
+    assert list(places) == list(VIEWS) and len({round(top) for _, top, _, _ in places.values()}) == 1
+    sides = {"axial": (20, 24), "coronal": (20, 21), "sagittal": (24, 21)}
+    scale = places["axial"][2] / 20
+    for view, (width, height) in sides.items():
+        assert places[view][2:] == pytest.approx([scale * width, scale * height], rel=5e-3)  # a ball is round in all of them
+    assert places["axial"][0] + places["axial"][2] < places["coronal"][0] < places["sagittal"][0]
+    for view in VIEWS:
+        browser.evaluate(f"[...document.querySelectorAll('#views button')].find((b) => b.textContent === '{view}').click()")
+        places = frames(browser)
+        assert list(places) == [view]
+        width, height = sides[view]
+        assert places[view][2] / places[view][3] == pytest.approx(width / height, rel=5e-3)
+        assert len(browser.evaluate("[...document.querySelectorAll('.frame:not([hidden])')].map(() => 0)")) == 6
+    browser.evaluate("document.querySelector('#views button').click()")
+    assert list(frames(browser)) == list(VIEWS)
+
+
+def test_voxels_under_the_pointer_and_their_zoom_are_those_of_the_view(browser, volumes):
+    page, known = volumes
+    show(browser, page, height=1400)
+    x, y, width, height = frames(browser)["coronal"]
+    at = round(x + 0.33 * width), round(y + 0.2 * height)
+    browser.mouse("mouseMoved", *at)
+    column, from_top = int((at[0] - x) / width * 20), int((at[1] - y) / height * 7)
+    assert browser.evaluate("document.getElementById('pointer').textContent") == f"slice {6 - from_top}, row 12, column {column}"
+    told = browser.evaluate("document.querySelector('#panels .estimate .read').textContent")
+    value = 2000 * float(known["estimate"][0, 0, 6 - from_top, 12, column].clamp(0, 1)) - 1000
+    assert float(told.removesuffix(" HU").replace("\u2212", "-")) == pytest.approx(value, abs=2000 / 255 / 2 + 0.51)
+    assert browser.evaluate("document.querySelectorAll('.pointed').length") == 5  # the coronal views of all panels
+    browser.mouse("mouseWheel", *at, deltaX=0, deltaY=-120)
+    browser.wait("document.querySelector('#panels').classList.contains('zoomed')")
+    shown = browser.evaluate(REGIONS.replace("frame.parentNode.className.split(' ')[0]", "frame.classList[2]"))
+    parts = {view: place for view, *place in shown if view}
+    across = np.exp(-120 / 300)
+    shares = (at[0] - x) / width, (at[1] - y) / height
+    left, top, middle = *((1 - across) * s for s in shares), (1 - across) / 2
+    expected = {"axial": (left, middle), "coronal": (left, top), "sagittal": (middle, top)}
+    for view, corner in expected.items():
+        np.testing.assert_allclose(parts[view], [*corner, across, across], atol=1e-3)
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_pages_of_volumes_fit_and_keep_to_themselves(browser, volumes, width):
+    show(browser, volumes[0], width=width)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    urls = [told["request"]["url"] for told in browser.told("Network.requestWillBeSent")]
+    assert urls and all(url.startswith("data:image/png;base64,") or url == volumes[0].as_uri() for url in urls)
+    assert not browser.told("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")

@@ -8,9 +8,11 @@ from statistics import fmean
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from padis_lightning import metrics
-from padis_lightning.callbacks.pictures import planes
+from padis_lightning.callbacks.panels import read_panels
+from padis_lightning.callbacks.pictures import CAPTION, GAP, planes
 from padis_lightning.cli import main
 from padis_lightning.data import ImageData, read_arrays
 from padis_lightning.data.readers import PreparedSource, open_series
@@ -355,6 +357,13 @@ def test_a_volume_lies_where_its_slices_lay_in_the_patient(tmp_path):
         column, row, k = voxel
         place = affine @ [row, column, k + 1, 1]
         np.testing.assert_allclose(written.affine @ [column, row, k, 1], place * [-1, -1, 1, 1], atol=1e-4)
+    (shown,) = (out / "panels").glob("*.npz")
+    panels = {panel.kind: panel for panel in read_panels(shown)}
+    assert panels["estimate"].extent == pytest.approx((4 * 2.5, 16, 16)) and panels["estimate"].voxels == (4, 32, 32)
+    assert np.abs(panels["estimate"].values[..., 0] - array.clip(-1000, 1000)).max() <= 2000 / 255 / 2 + 1e-3
+    (picture,) = (out / "images").glob("*.png")
+    side = 32 + 4 * 5  # slices are five pixels apart
+    assert Image.open(picture).size == (3 * (side + GAP) - GAP, side + CAPTION)  # truth, estimate, error
     slices = sorted((out / "dicom").rglob("*.dcm"))
     for k, file in enumerate(slices, 1):
         one, source = pydicom.dcmread(file), pydicom.dcmread(paths[k])

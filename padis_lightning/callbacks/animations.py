@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from padis_lightning.callbacks.pictures import planes, to_pixels
+from padis_lightning.callbacks.voxels import spacing_of
 from padis_lightning.errors import InputError
 from padis_lightning.files import whole
 from padis_lightning.solvers import Solver
@@ -63,7 +64,9 @@ class Animation(Callback):
         last = len(self._seen) - 1
         shown = [images for k, images in enumerate(self._seen) if k % self.every == 0 or k == last]
         for i, name in enumerate(batch.name):
-            frames = [Image.fromarray(to_pixels(planes(images[i * pl_module.samples]), self.window)) for images in shown]
+            spacing = spacing_of(getattr(trainer.datamodule, "whole", None), int(batch.index[i]), pl_module.operator)
+            pictures = (planes(images[i * pl_module.samples], spacing) for images in shown)
+            frames = [Image.fromarray(to_pixels(picture, self.window)) for picture in pictures]
             save_animation(Path(trainer.default_root_dir) / "animations" / f"{name}.gif", frames, self.milliseconds)
 
     def on_predict_end(self, trainer: Trainer, pl_module: Solver) -> None:

@@ -6,34 +6,44 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch.nn.functional as F  # noqa: N812
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from padis_lightning.callbacks.voxels import CUBES, Spacing
 from padis_lightning.files import whole
 
 GAP, CAPTION = 4, 14
 
 
-def planes(image: Tensor) -> Tensor:
+def planes(image: Tensor, spacing: Spacing = CUBES) -> Tensor:
     """The middle planes of a volume ``(C, D, H, W)`` as one picture: axial, sagittal right of it, coronal below.
 
-    ``(C, H + D, W + D)``, each seen at the scale of its voxels, the last slice on top; an image ``(C, H, W)`` is itself.
+    ``(C, H + D, W + D)`` for cubes; others are stretched to their proportions, the smaller side of a pixel being one pixel of
+    the picture. The last slice is on top; an image ``(C, H, W)`` is itself.
     """
     if image.ndim == 3:
         return image
-    channels, depth, height, width = image.shape
-    out = image.new_zeros(channels, height + depth, width + depth)
-    out[:, :height, :width] = image[:, depth // 2]
-    out[:, :height, width:] = image[..., width // 2].flip(1).transpose(1, 2)
-    out[:, height:, :width] = image[:, :, height // 2].flip(1)
+    pixel, voxels = min(spacing[1:]), image.shape[1:]
+    depth, height, width = (max(1, round(n * step / pixel)) for n, step in zip(voxels, spacing, strict=True))
+    out = image.new_zeros(len(image), height + depth, width + depth)
+    out[:, :height, :width] = _stretched(image[:, voxels[0] // 2], (height, width))
+    out[:, :height, width:] = _stretched(image[..., voxels[2] // 2].flip(1).transpose(1, 2), (height, depth))
+    out[:, height:, :width] = _stretched(image[:, :, voxels[1] // 2].flip(1), (depth, width))
     return out
+
+
+def _stretched(plane: Tensor, size: tuple[int, int]) -> Tensor:
+    if plane.shape[1:] == size:
+        return plane
+    return F.interpolate(plane[None].float(), size, mode="bilinear", antialias=True)[0]
 
 
 class Shown(NamedTuple):
     """One image with what stands beside it, normalised.
 
     Attributes:
-        estimate: ``(C, H, W)``.
+        estimate: ``(C, H, W)``, of a volume ``(C, D, H, W)`` like the others.
         truth: ``(C, H, W)``, or None where there is none.
         baselines: ``(C, H, W)`` each.
         deviation: ``(C, H, W)``, that of the samples, or None for one.
@@ -46,13 +56,11 @@ class Shown(NamedTuple):
     deviation: Tensor | None
     measurement: Tensor | None
 
-    def flat(self) -> Shown:
-        """The same with the middle planes of volumes, and the measurement of the middle slice."""
-        if self.estimate.ndim == 3:
-            return self
-        truth, deviation = (None if volume is None else planes(volume) for volume in (self.truth, self.deviation))
-        measured = None if self.measurement is None else self.measurement[len(self.measurement) // 2]
-        return Shown(planes(self.estimate), truth, {k: planes(v) for k, v in self.baselines.items()}, deviation, measured)
+    def flat(self, spacing: Spacing = CUBES) -> Shown:
+        """The same with the middle planes of volumes."""
+        truth, deviation = (None if volume is None else planes(volume, spacing) for volume in (self.truth, self.deviation))
+        baselines = {name: planes(volume, spacing) for name, volume in self.baselines.items()}
+        return Shown(planes(self.estimate, spacing), truth, baselines, deviation, self.measurement)
 
 
 def to_pixels(image: Tensor, window: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:

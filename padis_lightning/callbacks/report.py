@@ -35,7 +35,7 @@ def report_page(runs: Sequence[Run]) -> str:
         overview=_overview(runs),
         histogram=_histogram(runs),
         options="".join(f"<option>{html.escape(p['name'])}</option>" for p in pictures),
-        told=html.escape(_told(len(pictures), first.summary["n"])),
+        told=html.escape(_told(pictures, first.summary["n"])),
         scores=_scores(runs, {p["name"] for p in pictures}),
         provenance=_provenance(runs),
         data=json.dumps({**_shown(first), "images": pictures}, allow_nan=False).replace("<", "\\u003c"),
@@ -85,22 +85,39 @@ def _picture(runs: Sequence[Run], name: str) -> dict[str, Any]:
 def _embedded(panel: Panel, psnr: float | None) -> dict[str, Any]:
     note = "" if psnr is None else f"{psnr:.2f} dB"
     ends = {"lower": panel.lower, "upper": panel.upper}
-    colour = panel.codes.ndim == 3
-    return {"title": panel.title, "kind": panel.kind, "note": note, **ends, "colour": colour, "png": to_png(panel.codes)}
+    colour = panel.codes.ndim > 2 and panel.codes.shape[-1] > 1
+    about = {"shape": panel.codes.shape[:3], "extent": panel.extent, "voxels": panel.voxels} if panel.extent else {}
+    return {"title": panel.title, "kind": panel.kind, "note": note, **ends, "colour": colour, **about, "png": to_png(panel.codes)}
 
 
 def _pictures(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Those of all images that have panels, or of so many, evenly spread, that a browser can hold the page."""
     names = shared_pictures(runs)
-    size = sum(len(p.get("png", "")) for p in _picture(runs, names[0])["panels"]) if names else 1
+    if not names:
+        return []
+    first = _picture(runs, names[0])
+    size = sum(len(p.get("png", "")) for p in first["panels"])
     count = min(len(names), max(1, LARGEST // size))
-    return [_picture(runs, names[k * len(names) // count]) for k in range(count)]
+    return [first, *(_picture(runs, names[k * len(names) // count]) for k in range(1, count))]
 
 
-def _told(count: int, total: int) -> str:
-    if count == total:
-        return ""
-    return f"{count} of {total} images are here with their pixels; the others are in the table only."
+def _told(pictures: Sequence[dict[str, Any]], total: int) -> str:
+    """What of the images is not here."""
+    said = []
+    if len(pictures) != total:
+        said.append(f"{len(pictures)} of {total} images are here with their pixels; the others are in the table only.")
+    found = [next((panel for panel in image["panels"] if "voxels" in panel), None) for image in pictures]
+    volumes = {image["name"]: panel for image, panel in zip(pictures, found, strict=True) if panel}
+    if volumes:
+        said.append("Volumes are here in 256 steps between the ends of the data.")
+    averaged = [
+        f"{name} from {' × '.join(map(str, panel['voxels']))} to {' × '.join(map(str, panel['shape']))} voxels"
+        for name, panel in volumes.items()
+        if panel["shape"] != panel["voxels"]
+    ]
+    if averaged:
+        said.append(f"To fit on the page they are averaged: {some(averaged)}.")
+    return " ".join(said)
 
 
 def _cell(value: Any, digits: str = ".3g") -> str:  # noqa: ANN401 - a number, a text, or nothing

@@ -21,6 +21,7 @@ from padis_lightning.callbacks.pictures import Shown, beside, save_picture
 from padis_lightning.callbacks.provenance import origin, provenance, settings_of
 from padis_lightning.callbacks.records import Records
 from padis_lightning.callbacks.scores import score, table
+from padis_lightning.callbacks.voxels import spacing_of
 from padis_lightning.ct.picture import draw_scan
 from padis_lightning.data.batches import STOPPING, Listed
 from padis_lightning.errors import InputError
@@ -189,11 +190,11 @@ class Results(BasePredictionWriter):
             samples = restore(samples.float())
             files.append(save_array(folder / "samples" / f"{name}.npy", channels_last(samples, 1)))
             files.append(save_array(folder / "deviation" / f"{name}.npy", channels_last(samples.std(0))))
-        one = one.flat()
+        spacing = spacing_of(getattr(trainer.datamodule, "whole", None), row["index"], solver.operator)
         files.append(folder / "images" / f"{name}.png")
-        save_picture(files[-1], beside(one, self.window, self.error_scale))
+        save_picture(files[-1], beside(one.flat(spacing), self.window, self.error_scale))
         if name in self._pictured:
-            shown = panels(one, type(solver).__name__, solver.operator, self._normalisation.shown)
+            shown = panels(one, type(solver).__name__, solver.operator, self._normalisation.shown, spacing)
             files.append(folder / "panels" / f"{name}.npz")
             save_panels(files[-1], shown)
         return files

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from padis_lightning.data.readers.names import safe, unique
+from padis_lightning.data.readers.prepared import PreparedSource
 from padis_lightning.data.readers.stacks import UNEVEN
 from padis_lightning.data.sections import ChestVolumes
-from padis_lightning.data.series import Series, SeriesSource
+from padis_lightning.data.series import Series, SeriesSource, resized_affine
 from padis_lightning.data.sources import GeneratedSource, Item, Source
 from padis_lightning.errors import InputError, some
 from padis_lightning.types import Normalisation
@@ -102,6 +103,22 @@ class VolumeSource(Source):
         """The series that a volume is of and the number of its first slice, where the data has series."""
         first = self.stacks[index].items[0]
         return self.slices.places[first] if isinstance(self.slices, SeriesSource) else None
+
+    def spacing(self, index: int) -> tuple[float, float, float] | None:
+        """mm from slice to slice, from row to row and from column to column of a volume, where the data says."""
+        first, *others = self.stacks[index].items
+        affine, shape, apart = None, (), 1
+        if isinstance(self.slices, SeriesSource):
+            series, _ = self.slices.places[first]
+            affine, shape = series.affine, series.shape
+        elif isinstance(self.slices, PreparedSource):
+            affine, shape = self.slices.affines[first], self.slices.stored_shape[1:]
+            apart = self.slices.heights[others[0]] - self.slices.heights[first] if others else 1
+        if affine is None or not np.isfinite(affine).all():
+            return None
+        placed = resized_affine(affine, shape[:2], self.image_shape[-2:])
+        rows, columns, slices = np.linalg.norm(placed[:3, :3], axis=0).tolist()
+        return apart * slices, rows, columns
 
     def __getitem__(self, index: int) -> Item:
         stack = self.stacks[index]

@@ -5,15 +5,23 @@
   const grid = find("panels"), list = find("list");
   const [BLUE, WHITE, ORANGE] = [[0, 90, 181], [255, 255, 255], [220, 90, 0]];
   const LARGEST = 32; // zoom
+  const VIEWS = { axial: [0, 1, 2], coronal: [1, 0, 2], sagittal: [2, 0, 1] }; // axes: of the plane's number, down, across
+  const names = Object.keys(VIEWS);
+  const isVolume = (panel) => "extent" in panel;
   const span = data.upper - data.lower;
   const step = 10 ** Math.floor(Math.log10(span / 500));
-  const digits = Math.max(0, 1 - Math.round(Math.log10(step))); // of a value that is read
+  const coarse = data.images.some((image) => image.panels.some(isVolume)); // in 256 steps
+  const digits = Math.max(0, coarse ? Math.ceil(-Math.log10(span / 255)) : 1 - Math.round(Math.log10(step))); // of a value
   const limits = { level: [data.lower, data.upper], width: [step, 2 * span] };
-  const state = { current: -1, level: 0, width: 1, scale: data.error_scale, all: false, zoom: 1, left: 0, top: 0 };
-  let shown = []; // panels of the current image
-  let pointed = null; // where the pointer is: a panel's number and shares of its width and height
+  const state = {
+    current: -1, level: 0, width: 1, scale: data.error_scale, all: false, zoom: 1,
+    corner: [0, 0, 0], // what is visible begins at these shares of the axes, from the last slice on
+    planes: [0, 0, 0], size: [1, 1, 1], view: "all",
+  };
+  let shown = []; // what is drawn: planes of the panels of the current image
+  let pointed = null; // where the pointer is: a number in shown and shares of its width and height
 
-  // A panel's values, channel by channel: 16-bit codes lie in red and green, colours are 8-bit.
+  // A panel with its codes, channel by channel: those of 16 bits lie in red and green, slices of a volume in rows.
   async function decode(panel) {
     const image = new Image();
     image.src = panel.png;
@@ -23,22 +31,60 @@
     const context = canvas.getContext("2d", { willReadFrequently: true });
     context.drawImage(image, 0, 0);
     const bytes = context.getImageData(0, 0, width, height).data;
-    const count = width * height, range = panel.upper - panel.lower;
-    const channel = (read, top) => Float64Array.from({ length: count }, (_, i) => panel.lower + (read(4 * i) / top) * range);
-    const values = panel.colour
-      ? [0, 1, 2].map((c) => channel((i) => bytes[i + c], 255))
-      : [channel((i) => 256 * bytes[i] + bytes[i + 1], 65535)];
-    const grey = values.length > 1 ? values[0].map((_, i) => (values[0][i] + values[1][i] + values[2][i]) / 3) : values[0];
-    return { ...panel, width, height, values, grey };
+    const size = panel.shape || [1, height, width], [depth, rows, columns] = size;
+    const fine = !panel.colour && !panel.shape, beside = width / columns;
+    const channels = (panel.colour ? [0, 1, 2] : [0]).map((c) => {
+      const codes = new (fine ? Uint16Array : Uint8Array)(depth * rows * columns);
+      for (let z = 0, k = 0; z < depth; z++)
+        for (let y = 0; y < rows; y++) {
+          let i = 4 * ((Math.floor(z / beside) * rows + y) * width + (z % beside) * columns);
+          for (let x = 0; x < columns; x++, i += 4) codes[k++] = fine ? 256 * bytes[i] + bytes[i + 1] : bytes[i + c];
+        }
+      return codes;
+    });
+    return { ...panel, size, channels, top: fine ? 65535 : 255, extent: panel.extent || size };
   }
 
-  // Panels with what they show: methods get their error where there is a truth, an error panel that of its subject.
+  // A plane of a panel, channel by channel and their mean; the last slice is on top.
+  function cut(panel, view) {
+    const { size, lower, top } = panel, range = panel.upper - lower;
+    const [fixed, down, across] = VIEWS[view], steps = [size[1] * size[2], size[2], 1];
+    const first = Math.min(state.planes[fixed], size[fixed] - 1) * steps[fixed];
+    const values = panel.channels.map((codes) => {
+      const out = new Float64Array(size[down] * size[across]);
+      for (let row = 0, k = 0; row < size[down]; row++) {
+        const start = first + flipped(size, down, row) * steps[down];
+        for (let column = 0; column < size[across]; column++)
+          out[k++] = lower + (codes[start + column * steps[across]] / top) * range;
+      }
+      return out;
+    });
+    const grey = values.length > 1 ? values[0].map((_, i) => (values[0][i] + values[1][i] + values[2][i]) / 3) : values[0];
+    return { values, grey };
+  }
+  const flipped = (size, axis, place) => (axis === 0 ? size[0] - 1 - place : place);
+
+  // Cut what is drawn out of its volume: methods get their error where there is a truth.
+  function refresh(tile) {
+    Object.assign(tile, cut(tile, tile.view));
+    if (!tile.truth) return;
+    const truth = cut(tile.truth, tile.view).grey;
+    tile.error = tile.grey.map((x, i) => x - truth[i]);
+  }
+
+  // What is drawn of an image: a plane of each panel, of volumes three; an error panel is drawn from its subject.
   async function prepare(image) {
-    const panels = await Promise.all(image.panels.map((panel) => (panel.png ? decode(panel) : { ...panel })));
+    const panels = await Promise.all(image.panels.map((panel) => (panel.png ? decode(panel) : panel)));
     const truth = panels.find((panel) => panel.kind === "truth");
-    for (const panel of panels)
-      if (truth && isMethod(panel)) panel.error = panel.grey.map((x, i) => x - truth.grey[i]);
-    return panels.map((panel) => (panel.kind === "error" ? { ...panels[panel.of], note: "", ...panel } : panel));
+    return panels.map((panel) => {
+      const full = panel.kind === "error" ? { ...panels[panel.of], note: "", ...panel } : panel;
+      const views = full.shape ? names : names.slice(0, 1);
+      return views.map((view) => {
+        const [, down, across] = VIEWS[view];
+        const compared = truth && (isMethod(full) || full.kind === "error") ? { truth } : {};
+        return { ...full, ...compared, view, height: full.size[down], width: full.size[across] };
+      });
+    });
   }
 
   const isMethod = (panel) => panel.kind === "baseline" || panel.kind === "estimate";
@@ -78,6 +124,7 @@
   const short = (x) => String(Number(x.toPrecision(3))).replace("-", "\u2212");
   const unit = (panel) => (panel.kind === "measurement" || !data.units ? "" : " " + data.units);
 
+  const inputs = (key) => [find(key), find(key).nextElementSibling]; // a slider and its number
   function element(tag, name, ...children) {
     const made = document.createElement(tag);
     if (name) made.className = name;
@@ -94,15 +141,18 @@
     else panel.legend.replaceChildren();
   }
 
-  function figure(panel, name) {
-    panel.canvas = Object.assign(document.createElement("canvas"), { width: panel.width, height: panel.height });
-    panel.canvas.setAttribute("role", "img");
-    panel.canvas.setAttribute("aria-label", `${panel.title} of image ${name}`);
-    panel.frame = element("div", isLinked(panel) ? "frame linked" : "frame", panel.canvas, element("i", "mark"));
-    panel.legend = element("span");
-    panel.read = element("span", "read");
-    const caption = element("figcaption", "", panel.title, element("span", "", panel.note || ""));
-    return element("figure", panel.kind, caption, panel.frame, element("div", "below", panel.legend, panel.read));
+  function figure(tiles, name) {
+    const [{ kind, title, note }] = tiles, legend = element("span"), read = element("span", "read");
+    for (const tile of tiles) {
+      tile.canvas = Object.assign(document.createElement("canvas"), { width: tile.width, height: tile.height });
+      tile.canvas.setAttribute("role", "img");
+      tile.canvas.setAttribute("aria-label", `${title} of image ${name}${tile.shape ? ", " + tile.view : ""}`);
+      const kinds = isLinked(tile) ? `frame linked ${tile.view}` : "frame";
+      Object.assign(tile, { legend, read, frame: element("div", kinds, tile.canvas, element("i", "mark")) });
+      if (tile.shape) tile.frame.append(element("span", "view", tile.view));
+    }
+    const caption = element("figcaption", "", title, element("span", "", note || ""));
+    return element("figure", kind, caption, ...tiles.map((tile) => tile.frame), element("div", "below", legend, read));
   }
 
   function repaint() {
@@ -117,21 +167,71 @@
     const image = data.images[index];
     const prepared = await prepare(image);
     if (state.current !== index) return; // another was chosen meanwhile
-    shown = prepared;
+    shown = prepared.flat();
     const whole = shown.find(isLinked);
-    const figures = shown.map((panel) => figure(panel, image.name));
-    for (const panel of shown) panel.frame.style.aspectRatio = `${whole.width} / ${whole.height}`;
+    begin(whole.size);
+    const figures = prepared.map((tiles) => figure(tiles, image.name));
+    for (const tile of shown) {
+      const [, down, across] = VIEWS[tile.view];
+      tile.frame.style.aspectRatio = `${whole.extent[across]} / ${whole.extent[down]}`;
+    }
     const errors = figures.filter((f) => f.className === "error");
     if (errors.length) errors[0].classList.add("first");
-    grid.classList.toggle("columns", errors.length > 1 && errors.length < 5); // each error under its estimate
     grid.style.setProperty("--columns", errors.length + 1);
     grid.replaceChildren(...figures);
+    arrange();
+    shown.forEach(refresh);
     repaint();
     grid.dataset.image = image.name;
     find("position").textContent = `${index + 1} of ${data.images.length}`;
     for (const row of document.querySelectorAll("#scores tbody tr"))
       row.dataset.name === image.name ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current");
   }
+
+  // Volumes: every plane of a view in all panels, and the views beside each other or one of them.
+  function begin(size) {
+    const other = String(size) !== String(state.size);
+    Object.assign(state, { size, planes: other ? size.map((n) => Math.floor(n / 2)) : state.planes });
+    names.forEach((view, axis) => {
+      for (const input of inputs(view)) Object.assign(input, { min: 0, max: size[axis] - 1, step: 1, value: state.planes[axis] });
+    });
+  }
+  function arrange() {
+    const whole = shown.find(isLinked), volume = Boolean(whole.shape), stacked = volume && state.view === "all";
+    const errors = grid.querySelectorAll("figure.error").length;
+    const widths = names.map((view) => whole.extent[VIEWS[view][2]]), narrow = Math.min(...widths);
+    grid.classList.toggle("stacked", stacked);
+    grid.classList.toggle("columns", !stacked && errors > 1 && errors < 5); // each error under its estimate
+    grid.style.setProperty("--views", widths.map((width) => `minmax(0, ${width / narrow}fr)`).join(" "));
+    for (const tile of shown) tile.frame.hidden = volume && !stacked && isLinked(tile) && tile.view !== state.view;
+    for (const button of find("views").children)
+      button.setAttribute("aria-pressed", String(button.textContent === state.view));
+    find("planes").hidden = !volume;
+  }
+  for (const view of ["all", ...names]) {
+    const button = element("button", "", view);
+    button.type = "button";
+    button.addEventListener("click", () => {
+      state.view = view;
+      arrange();
+      readAgain();
+    });
+    find("views").append(button);
+  }
+  function turn(view, number) {
+    const axis = VIEWS[view][0];
+    if (!Number.isFinite(number)) return;
+    state.planes[axis] = clamp(Math.round(number), 0, state.size[axis] - 1);
+    for (const input of inputs(view))
+      if (input !== document.activeElement || input.type === "range") input.value = state.planes[axis]; // typing goes on
+    for (const tile of shown.filter((tile) => tile.view === view && tile.shape)) {
+      refresh(tile);
+      paint(tile);
+    }
+    readAgain();
+  }
+  for (const view of names)
+    for (const input of inputs(view)) input.addEventListener("input", () => turn(view, input.valueAsNumber));
 
   const place = Object.fromEntries(data.images.map((image, k) => [image.name, k]));
   list.addEventListener("change", () => choose(list.selectedIndex));
@@ -144,7 +244,6 @@
   }
 
   // Window and level.
-  const inputs = (key) => [find(key), find(key).nextElementSibling];
   function setWindow(level, width) {
     if (!Number.isFinite(level) || !Number.isFinite(width)) return;
     Object.assign(state, { level, width: Math.max(width, step) });
@@ -183,87 +282,95 @@
     repaint();
   });
 
-  // Zoom: one part of the field is visible in all panels, given by its left and top as shares of the whole.
-  function look(zoom, left, top) {
+  // Zoom: one part of the field is visible in all panels and views, given by its corner in shares of the axes.
+  function look(zoom, corner) {
     state.zoom = clamp(zoom, 1, LARGEST);
-    const most = 1 - 1 / state.zoom;
-    Object.assign(state, { left: clamp(left, 0, most), top: clamp(top, 0, most) });
+    state.corner = corner.map((share) => clamp(share, 0, 1 - 1 / state.zoom));
     grid.style.setProperty("--zoom", state.zoom);
-    grid.style.setProperty("--x", `${-100 * state.left * state.zoom}%`);
-    grid.style.setProperty("--y", `${-100 * state.top * state.zoom}%`);
+    state.corner.forEach((share, axis) => grid.style.setProperty(`--axis${axis}`, `${-100 * share * state.zoom}%`));
     grid.classList.toggle("zoomed", state.zoom > 1);
     find("zoom").textContent = `${Math.round(100 * state.zoom)}\u2009%`;
     readAgain();
   }
-  // The point at shares (across, down) of a panel stays where it is.
-  function zoomAt(factor, across = 0.5, down = 0.5) {
-    const zoom = clamp(state.zoom * factor, 1, LARGEST), change = 1 / state.zoom - 1 / zoom;
-    look(zoom, state.left + across * change, state.top + down * change);
+  // Shares across and down a view as shares of the axes; of the third a given one.
+  function along(view, [right, low], other) {
+    const [, down, across] = VIEWS[view];
+    return state.size.map((_, axis) => ({ [down]: low, [across]: right })[axis] ?? other);
   }
-  const pan = (across, down) => look(state.zoom, state.left + across / state.zoom, state.top + down / state.zoom);
+  // What is at these shares of the visible part stays where it is.
+  function zoomAt(factor, shares = [0.5, 0.5, 0.5]) {
+    const zoom = clamp(state.zoom * factor, 1, LARGEST), change = 1 / state.zoom - 1 / zoom;
+    look(zoom, state.corner.map((share, axis) => share + shares[axis] * change));
+  }
+  function pan(view, by) {
+    const moved = along(view, by, 0);
+    look(state.zoom, state.corner.map((share, axis) => share + moved[axis] / state.zoom));
+  }
   find("in").addEventListener("click", () => zoomAt(2));
   find("out").addEventListener("click", () => zoomAt(0.5));
-  find("whole").addEventListener("click", () => look(1, 0, 0));
+  find("whole").addEventListener("click", () => look(1, [0, 0, 0]));
 
   const shares = (event, frame) => {
     const box = frame.getBoundingClientRect();
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   };
-  const linkedFrame = (event) => event.target.closest && event.target.closest(".linked");
+  const under = (event) => shown.find((tile) => tile.frame.contains(event.target));
   grid.addEventListener("wheel", (event) => {
-    const frame = linkedFrame(event);
-    if (!frame || (event.deltaY > 0 && state.zoom === 1)) return; // at the end of zooming out the page scrolls
+    const tile = under(event);
+    if (!tile || !isLinked(tile) || (event.deltaY > 0 && state.zoom === 1)) return; // at the end of zooming out the page scrolls
     event.preventDefault();
-    zoomAt(Math.exp(-clamp(event.deltaY, -120, 120) / 300), ...shares(event, frame));
+    zoomAt(Math.exp(-clamp(event.deltaY, -120, 120) / 300), along(tile.view, shares(event, tile.frame), 0.5));
   }, { passive: false });
 
   let dragged = null;
   grid.addEventListener("pointerdown", (event) => {
-    const frame = linkedFrame(event);
-    if (!frame || state.zoom === 1 || event.button !== 0) return;
-    dragged = { frame, from: shares(event, frame) };
-    frame.setPointerCapture(event.pointerId);
+    const tile = under(event);
+    if (!tile || !isLinked(tile) || state.zoom === 1 || event.button !== 0) return;
+    dragged = { tile, from: shares(event, tile.frame) };
+    tile.frame.setPointerCapture(event.pointerId);
   });
   for (const kind of ["pointerup", "pointercancel"]) grid.addEventListener(kind, () => { dragged = null; });
   grid.addEventListener("pointermove", (event) => {
     if (dragged) {
-      const to = shares(event, dragged.frame);
-      pan(dragged.from[0] - to[0], dragged.from[1] - to[1]);
+      const to = shares(event, dragged.tile.frame);
+      pan(dragged.tile.view, [dragged.from[0] - to[0], dragged.from[1] - to[1]]);
       dragged.from = to;
     }
-    const panel = shown.find((p) => p.frame.contains(event.target));
-    if (panel) read(panel, ...shares(event, panel.frame)); else unread();
+    const tile = under(event);
+    if (tile) read(tile, ...shares(event, tile.frame)); else unread();
   });
   grid.addEventListener("pointerleave", unread);
 
   // Values under the pointer, in all panels that show the same place.
   function readAgain() {
     const [over, ...place] = pointed || [];
-    if (shown[over]) read(shown[over], ...place);
+    if (shown[over] && !shown[over].frame.hidden) read(shown[over], ...place);
   }
   function unread() {
     pointed = null;
-    grid.classList.remove("pointing");
-    for (const panel of shown) panel.read.textContent = "";
+    for (const tile of shown) {
+      tile.frame.classList.remove("pointed");
+      tile.read.textContent = "";
+    }
     find("pointer").textContent = "";
   }
-  function read(over, across, down) {
+  function read(over, right, low) {
     unread();
-    pointed = [shown.indexOf(over), across, down];
-    const linked = isLinked(over);
-    const [right, low] = linked ? [state.left + across / state.zoom, state.top + down / state.zoom] : [across, down];
-    if (!(right >= 0 && right < 1 && low >= 0 && low < 1)) return;
-    const pixel = (panel) => [Math.floor(low * panel.height), Math.floor(right * panel.width)];
-    for (const panel of linked ? shown.filter(isLinked) : [over]) {
-      const [row, column] = pixel(panel), i = row * panel.width + column;
-      const x = visible(panel)[i];
-      panel.read.textContent = isLinked(panel) ? said(x, isError(panel)) + unit(panel) : x.toPrecision(3);
+    pointed = [shown.indexOf(over), right, low];
+    const linked = isLinked(over), [fixed, down, across] = VIEWS[over.view];
+    const seen = (share, axis) => (linked ? state.corner[axis] + share / state.zoom : share);
+    const [x, y] = [seen(right, across), seen(low, down)];
+    if (!(x >= 0 && x < 1 && y >= 0 && y < 1)) return;
+    const pixel = (tile) => [Math.floor(y * tile.height), Math.floor(x * tile.width)];
+    for (const tile of linked ? shown.filter((one) => isLinked(one) && one.view === over.view) : [over]) {
+      const [row, column] = pixel(tile), value = visible(tile)[row * tile.width + column];
+      tile.read.textContent = isLinked(tile) ? said(value, isError(tile)) + unit(tile) : value.toPrecision(3);
+      tile.frame.classList.toggle("pointed", linked);
     }
-    const [row, column] = pixel(over);
-    find("pointer").textContent = `row ${row}, column ${column}`;
-    grid.classList.toggle("pointing", linked);
-    grid.style.setProperty("--across", `${100 * across}%`);
-    grid.style.setProperty("--down", `${100 * down}%`);
+    const [row, column] = pixel(over), at = { [fixed]: state.planes[fixed], [down]: flipped(over.size, down, row), [across]: column };
+    find("pointer").textContent = `${over.shape ? `slice ${at[0]}, ` : ""}row ${at[1]}, column ${at[2]}`;
+    grid.style.setProperty("--across", `${100 * right}%`);
+    grid.style.setProperty("--down", `${100 * low}%`);
   }
 
   // The table.
@@ -289,11 +396,11 @@
     if (event.ctrlKey || event.metaKey || event.altKey || on.type === "number") return;
     const arrow = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (arrow && (on === list || on.type === "range")) return; // they move there
-    if (arrow && event.shiftKey && state.zoom > 1) pan(arrow[0] / 8, arrow[1] / 8);
+    if (arrow && event.shiftKey && state.zoom > 1) pan(state.view in VIEWS ? state.view : "axial", arrow.map((x) => x / 8));
     else if (arrow && !event.shiftKey && arrow[0]) choose(state.current + arrow[0]);
     else if (event.key === "+" || event.key === "=") zoomAt(2);
     else if (event.key === "-") zoomAt(0.5);
-    else if (event.key === "0") look(1, 0, 0);
+    else if (event.key === "0") look(1, [0, 0, 0]);
     else if (event.key === "e") find("all").click();
     else return;
     event.preventDefault();
