@@ -43,6 +43,8 @@ class GroupPatchDiffusion(PatchDiffusion):
         spacings: Sequence[int] = (1, 2),
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
+        if options.get("context"):
+            raise InputError("context is true; wanted false, groups of slices are trained without it")
         super().__init__(network, positions or Coordinates(3), **options)
         if not spacings or min(spacings) < 1:
             raise InputError(f"spacings is {list(spacings)}; wanted some of at least 1")

@@ -15,9 +15,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from padis_lightning import __version__
 from padis_lightning.data import ImageData
-from padis_lightning.diffusion import Denoiser, PatchModel, Positions, padding
+from padis_lightning.diffusion import Denoiser, PatchModel, Positions, context_of, padding
+from padis_lightning.diffusion.context import context_of_noise
 from padis_lightning.diffusion.coordinates import sides
 from padis_lightning.errors import InputError
+from padis_lightning.linalg import each
 from padis_lightning.networks import PatchNetwork
 from padis_lightning.operators.crop import surround
 from padis_lightning.random import seed_dropout, seeded
@@ -33,11 +35,13 @@ class Patches(NamedTuple):
         corners: ``(n, 2)``, row and column on the padded canvas; of volumes ``(n, 3)``, slice, row and column.
         sigma: ``(n,)``.
         noise: ``(n, C, P, P)``; of volumes with a further axis.
+        rest: noise of the context besides, of the same shape; of no channels without a context.
     """
 
     corners: Tensor
     sigma: Tensor
     noise: Tensor
+    rest: Tensor
 
 
 class PatchDiffusion(LightningModule):
@@ -49,13 +53,15 @@ class PatchDiffusion(LightningModule):
     A step draws one patch size, the same on all devices, and cuts patches out of the images of the batch in turn, about
     as many pixels whatever the size. A network of three axes is trained on patches of volumes, cubes but for volumes of fewer
     slices, which they take whole. What is drawn depends on (seed, step) and the place of a patch in the whole step, so
-    a resumed run draws it again, and n devices of batches of b train like one of batches of n b.
+    a resumed run draws it again, and n devices of batches of b train like one of batches of n b. With ``context`` the network
+    also sees the noisy whole image, averaged down to the sides of the patch.
 
     Source: Hu et al., PaDIS, NeurIPS 2024, section 3.2 and appendix; Karras et al., EDM, NeurIPS 2022, table 1.
 
     Args:
         network: the patch network.
         positions: what it is told of a patch's place (default: coordinates).
+        context: show the network the whole image, too; its ``positions`` then counts the image's channels besides.
         patch_sizes: sides of the training patches; solvers use the largest.
         patch_odds: probability of each size (default: all alike).
         pad: least padding of the images (default: one pixel; 0 with one patch size as large as the image trains a
@@ -85,6 +91,7 @@ class PatchDiffusion(LightningModule):
         self,
         network: PatchNetwork,
         positions: Positions | None = None,
+        context: bool = False,
         patch_sizes: Sequence[int] = (16, 32),
         patch_odds: Sequence[float] | None = None,
         pad: int = 1,
@@ -107,7 +114,7 @@ class PatchDiffusion(LightningModule):
         for name, value in {"patches": patches, "lr": lr, "log_sigma_std": log_sigma_std}.items():
             if not value > 0:
                 raise InputError(f"{name} is {value:g}; wanted a value above 0")
-        self.denoiser = Denoiser(network, sigma_data, positions)
+        self.denoiser = Denoiser(network, sigma_data, positions, context=context)
         self.patch_sizes, self.patch_odds = self._check_sizes(network, patch_sizes, patch_odds)
         if not 0 < sigma_range[0] < sigma_range[1]:
             raise InputError(f"sigma_range is {tuple(sigma_range)}; wanted two values above 0, the lower first")
@@ -199,15 +206,17 @@ class PatchDiffusion(LightningModule):
         return round(self.patches * largest / own)
 
     def draw(self, size: int, n: int, generator: torch.Generator) -> Patches:
-        """Corners of patches that touch the image, noise levels, noise."""
+        """Corners of patches that touch the image, noise levels, noise, and noise of the context where there is one."""
         device, corners = generator.device, []
         patch = sides(self.image_shape[1:], size)
         for length, pad, side in zip(self.image_shape[1:], self.pad, patch, strict=True):
             low, high = max(0, pad - side + 1), min(length + 2 * pad - side, pad + length - 1)
             corners.append(torch.randint(low, high + 1, (n,), generator=generator, device=device))
         sigma = self.draw_sigma(n, generator)
-        shape = n, self.image_shape[0], *patch
-        return Patches(torch.stack(corners, 1), sigma, torch.randn(shape, generator=generator, device=device))
+        channels = self.image_shape[0]
+        shapes = (n, channels, *patch), (n, channels * self.denoiser.context, *patch)
+        noise, rest = (torch.randn(shape, generator=generator, device=device) for shape in shapes)
+        return Patches(torch.stack(corners, 1), sigma, noise, rest)
 
     def draw_sigma(self, n: int, generator: torch.Generator) -> Tensor:
         """Log-normal noise levels ``(n,)``, truncated to ``sigma_range`` by inverting the distribution function."""
@@ -233,10 +242,19 @@ class PatchDiffusion(LightningModule):
         places = [scale[places].expand(-1, *patch) for scale, places in zip(scales, index, strict=True)]
         return patches, torch.stack(places[::-1], 1)
 
+    def contexts(self, images: Tensor, draws: Patches) -> Tensor:
+        """Of each patch, the noisy image that it is cut from, averaged down to its sides: ``(n, C, size, size)``."""
+        size, sigma = self.image_shape[1:], draws.sigma
+        clean = context_of(images, draws.noise.shape[2:])
+        corners = draws.corners - torch.tensor(self.pad, device=images.device)
+        noise = context_of_noise(draws.noise, draws.rest, corners, size)
+        return clean[torch.arange(len(sigma), device=images.device) % len(images)] + each(sigma, noise) * noise
+
     def losses(self, images: Tensor, size: int, draws: Patches) -> Tensor:
         """The loss of each patch, ``(n,)``."""
         clean, positions = self.cut(images, draws.corners, size)
-        return self.denoiser.loss(clean, draws.sigma, draws.noise, positions)
+        context = self.contexts(images, draws) if self.denoiser.context else None
+        return self.denoiser.loss(clean, draws.sigma, draws.noise, positions, context)
 
     def own(self, draws: Callable[[int], Patches], n: int, images: int, part: int) -> Patches:
         """This device's n patches out of those of the whole step, each of which belongs to one image of one device."""

@@ -1,5 +1,6 @@
 """The diffusion model of patches: preconditioned denoiser, noise levels, positions."""
 
+from padis_lightning.diffusion.context import context_of
 from padis_lightning.diffusion.coordinates import coordinates, padding
 from padis_lightning.diffusion.denoiser import Denoiser
 from padis_lightning.diffusion.model import PatchModel
@@ -14,6 +15,7 @@ __all__ = [
     "NoPositions",
     "PatchModel",
     "Positions",
+    "context_of",
     "coordinates",
     "geometric_sigmas",
     "karras_sigmas",

@@ -15,17 +15,19 @@ class Denoiser(nn.Module):
 
     .. math:: D(x; \sigma) = c_{skip} x + c_{out} F(c_{in} x, \tfrac{1}{4} \ln \sigma, \text{position})
 
-    The position channels carry no noise and are not scaled by :math:`c_{in}`. Published networks may have been trained on
+    The position channels carry no noise and are not scaled by :math:`c_{in}`. With ``context`` F is also given the noisy whole
+    image, averaged down to the patch's sides and scaled by :math:`c_{in}`. Published networks may have been trained on
     other values than 0 to 1; with ``span`` = (low, high) the equation holds for :math:`low + (high - low) x` and
     :math:`(high - low) \sigma`, while images go in and out in [0, 1].
 
     Source: Karras et al., EDM, NeurIPS 2022, table 1 and equation 7; Hu et al., PaDIS, NeurIPS 2024, section 3.2.
 
     Args:
-        network: F, from ``(B, C + K, P, P)`` and ``(B,)`` to ``(B, C, P, P)``.
+        network: F, from ``(B, C + K, P, P)`` and ``(B,)`` to ``(B, C, P, P)``; with context from ``(B, C + K + C, P, P)``.
         sigma_data: root mean square of the clean images, in the units of the network.
         positions: from coordinates to K position channels (default: the coordinates themselves, one an axis of the network).
         span: the network's values of 0 and 1.
+        context: whether the network sees the whole image, too.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Denoiser(nn.Module):
         sigma_data: float = 0.5,
         positions: Positions | None = None,
         span: tuple[float, float] = (0.0, 1.0),
+        context: bool = False,
     ) -> None:
         super().__init__()
         if not sigma_data > 0:
@@ -41,12 +44,12 @@ class Denoiser(nn.Module):
         if not span[1] > span[0]:
             raise InputError(f"span is {tuple(span)}; wanted the lower value first")
         positions = positions or Coordinates(getattr(network, "axes", 2))
-        taken = getattr(network, "positions", positions.channels)
-        if taken != positions.channels:
-            raise InputError(
-                f"the network's positions is {taken}; wanted {positions.channels}, the channels of {type(positions).__name__}"
-            )
-        self.network, self.positions = network, positions
+        wanted = positions.channels + (network.channels if context else 0)
+        taken = getattr(network, "positions", wanted)
+        if taken != wanted:
+            known = f"{type(positions).__name__}{' and the context' if context else ''}"
+            raise InputError(f"the network's positions is {taken}; wanted {wanted}, the channels of {known}")
+        self.network, self.positions, self.context = network, positions, context
         self.sigma_data, self.span = sigma_data, (float(span[0]), float(span[1]))
 
     @property
@@ -59,28 +62,32 @@ class Denoiser(nn.Module):
         total = sigma**2 + self.sigma_data**2
         return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), 1 / total.sqrt()
 
-    def forward(self, x: Tensor, sigma: Tensor, position: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, position: Tensor, context: Tensor | None = None) -> Tensor:
         """``(B, C, P, P), (B,), (B, 2, P, P) -> (B, C, P, P)``: the posterior mean of the clean patch at these coordinates.
 
-        Of volumes ``(B, C, P, P, P)`` and ``(B, 3, P, P, P)``.
+        Of volumes ``(B, C, P, P, P)`` and ``(B, 3, P, P, P)``. A context is of the shape of ``x``, the means over boxes of the
+        noisy whole image (:func:`padis_lightning.diffusion.context_of`).
         """
         own = self.span == (0.0, 1.0)
         if not own:
             x, sigma = self.span[0] + self.gain * x, self.gain * sigma
+            context = None if context is None else self.span[0] + self.gain * context
         level = each(sigma.to(x.dtype), x)
         c_skip, c_out, c_in = self.scalings(level)
-        channels = self.positions(position.to(x.dtype))
+        channels = [c_in * x, self.positions(position.to(x.dtype))]
+        if context is not None:
+            channels.append(c_in * context)
         layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-        inputs = torch.cat([c_in * x, channels], 1).contiguous(memory_format=layout)
+        inputs = torch.cat(channels, 1).contiguous(memory_format=layout)
         output = self.network(inputs, sigma.to(x.dtype).log() / 4)
         denoised = c_skip * x + c_out * output.to(x.dtype)
         return denoised if own else (denoised - self.span[0]) / self.gain
 
-    def loss(self, clean: Tensor, sigma: Tensor, noise: Tensor, position: Tensor) -> Tensor:
+    def loss(self, clean: Tensor, sigma: Tensor, noise: Tensor, position: Tensor, context: Tensor | None = None) -> Tensor:
         r"""EDM's weighted denoising loss, the mean over pixels of each patch, ``(B,)``.
 
         .. math:: \frac{\sigma^2 + \sigma_{data}^2}{(\sigma \sigma_{data})^2} \, \|D(x_0 + \sigma z; \sigma) - x_0\|^2 / n
         """
-        denoised = self(clean + each(sigma, clean) * noise, sigma, position)
+        denoised = self(clean + each(sigma, clean) * noise, sigma, position, context)
         weight = ((self.gain * sigma) ** 2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
         return weight * (denoised - clean).square().flatten(1).mean(1)

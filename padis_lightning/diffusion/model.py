@@ -51,6 +51,7 @@ class PatchModel:
             "network_config": network.plain_config,
             "positions": type(positions).__name__,
             "positions_config": positions.plain_config,
+            **({"context": True} if self.denoiser.context else {}),
             "sigma_data": self.denoiser.sigma_data,
             "span": list(self.denoiser.span),
             "image_shape": list(self.image_shape),
@@ -69,7 +70,8 @@ class PatchModel:
         """The inverse of :meth:`describe` and :meth:`weights`."""
         network = PatchNetwork.build(described["network"], described["network_config"])
         positions = Positions.build(described.get("positions", "Coordinates"), described.get("positions_config", {}))
-        denoiser = Denoiser(network, described["sigma_data"], positions, tuple(described.get("span", (0.0, 1.0))))
+        span, context = tuple(described.get("span", (0.0, 1.0))), described.get("context", False)
+        denoiser = Denoiser(network, described["sigma_data"], positions, span, context)
         owned = {k if k.startswith("positions.") else f"network.{k}": v for k, v in state.items()}
         denoiser.load_state_dict({k: v.to(torch.get_default_dtype()) for k, v in owned.items()})
         return cls(

@@ -18,7 +18,7 @@ class PatchNetwork(Configured, ABC):
 
     Attributes:
         channels: image channels.
-        positions: position channels, which follow the image's in the input.
+        positions: channels that follow the image's in the input: those of positions, then those of a context.
         axes: of a patch: 2, or 3 for volumes.
         recompute: activation checkpointing: blocks called by :meth:`run` are computed again in the backward pass.
     """

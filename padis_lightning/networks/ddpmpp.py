@@ -87,7 +87,7 @@ class DDPMpp(PatchNetwork):
 
     Args:
         channels: image channels.
-        positions: position channels, which follow the image's.
+        positions: position channels, which follow the image's; with a context as many more as the image has.
         base: channels of the first level.
         multipliers: one a level, each level at half the resolution of the one before.
         blocks: residual blocks a level on the way down; one more on the way up.

@@ -82,7 +82,7 @@ class UNet(PatchNetwork):
         multipliers: one a level, each level at half the resolution of the one before.
         blocks: residual blocks a level, down and up.
         fold: side of the square of pixels that becomes one place (1: none); of volumes a cube.
-        positions: position channels, which follow the image's.
+        positions: position channels, which follow the image's; with a context as many more as the image has.
         axes: of a patch: 2, or 3 for volumes.
     """
 

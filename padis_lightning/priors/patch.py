@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from einops import repeat
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from padis_lightning.diffusion import PatchModel, coordinates, padding
+from padis_lightning.diffusion import PatchModel, context_of, coordinates, padding
 from padis_lightning.diffusion.coordinates import sides
 from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError
 from padis_lightning.linalg import each
 from padis_lightning.memory import bytes_written, free_memory, is_out_of_memory
+from padis_lightning.operators.crop import window
 from padis_lightning.priors.base import Prior
 from padis_lightning.priors.tiling import RandomTiling, Tiling
 from padis_lightning.random import Generators
@@ -34,7 +36,8 @@ class PatchPrior(Prior):
     .. math:: D(x; \sigma) = \mathrm{join}(D_\theta(\mathrm{split}(x); \sigma, \mathrm{split}(\text{coordinates})))
 
     A model of whole images is the case of one patch without padding. A model without positions serves images of any size.
-    A model of volumes has patches along all three axes.
+    A model of volumes has patches along all three axes. One with ``context`` sees the whole image, too, averaged down to the
+    sides of a patch.
 
     Source: Hu et al., PaDIS, NeurIPS 2024, sections 3.1 to 3.3.
 
@@ -76,8 +79,14 @@ class PatchPrior(Prior):
     def _bytes_of_a_pixel(self) -> float:
         like, shape = next(self.denoiser.parameters(), torch.empty(0)), sides(self.image_shape[1:], self.patch)
         axes = max(self._told(), len(shape))
-        inputs = like.new_empty(1, self.image_shape[0], *shape), like.new_ones(1), like.new_empty(1, axes, *shape)
-        return bytes_written(self.denoiser, *inputs) / math.prod(shape)
+        patch, positions = (like.new_empty(1, channels, *shape) for channels in (self.image_shape[0], axes))
+        seen = [patch] if self.context else []
+        return bytes_written(self.denoiser, patch, like.new_ones(1), positions, *seen) / math.prod(shape)
+
+    @property
+    def context(self) -> bool:
+        """Whether the network sees the whole image with each patch."""
+        return getattr(self.denoiser, "context", False)
 
     def _told(self) -> int:
         """Coordinates that the network is told."""
@@ -89,8 +98,8 @@ class PatchPrior(Prior):
         self.register_buffer("positions", torch.cat([places, told])[None], persistent=False)
 
     def resize(self, image_shape: tuple[int, ...]) -> None:
-        """Serve images of another size, with the least padding that tiles them at any offset; only without positions."""
-        stationary = isinstance(self.denoiser.positions, NoPositions) and max(self.pad) > 0
+        """Serve images of another size, with the least padding that tiles them at any offset: without positions and context."""
+        stationary = isinstance(self.denoiser.positions, NoPositions) and not self.context and max(self.pad) > 0
         if not stationary or (image_shape[0], len(image_shape)) != (self.image_shape[0], len(self.image_shape)):
             super().resize(image_shape)
             return
@@ -117,14 +126,18 @@ class PatchPrior(Prior):
             places = torch.cat([places[:, :-1], each(told.to(places), places).expand_as(places[:, -1:])], 1)
         positions = tiles.split(places)
         levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
-        levels = levels.repeat_interleave(len(patches) // len(x))
+        count = len(patches) // len(x)
+        parts = [patches, levels.repeat_interleave(count), positions]
+        if self.context:
+            seen = context_of(x[window(self.pad, self.image_shape[1:])], patches.shape[2:])
+            parts.append(repeat(seen, "b ... -> (b t) ...", t=count))
         size = patches[0, 0].numel() * self.pixel_bytes
         denoise = self.denoiser
         if x.requires_grad and self.crowded(len(patches), size, x.device):
             denoise = partial(recomputed, self.denoiser, use_reentrant=False)
 
         def denoised(chunk: int) -> Tensor:
-            chunks = zip(*(part.split(chunk) for part in (patches, levels, positions)), strict=True)
+            chunks = zip(*(part.split(chunk) for part in parts), strict=True)
             with torch.autocast(x.device.type, self.precision) if self.precision else nullcontext():
                 return torch.cat([denoise(*chunk) for chunk in chunks])
 
