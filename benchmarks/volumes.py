@@ -156,11 +156,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     priors = {kind: path for kind in ("slices", "groups", "cubes") if (path := getattr(args, kind))}
     given = {key: float(value) for key, _, value in (word.partition("=") for word in args.set)}
-    settings = {key: str(getattr(args, key)) for key in ("data", "subset", "size", "depth", "count", "set")} | priors
+    settings = {key: str(getattr(args, key)) for key in ("data", "subset", "size", "depth", "count", "set")}
     path = args.output / "volumes.json"
-    figures = json.loads(path.read_text()) if path.exists() else {"settings": settings, "scores": {}, "memory": {}}
-    if figures["settings"] != settings:
-        parser.error(f"{path} was measured with {figures['settings']}; wanted {settings}, or another --output")
+    figures = json.loads(path.read_text()) if path.exists() else {"settings": settings, "priors": {}, "scores": {}, "memory": {}}
+    if figures["settings"] != settings or priors | figures["priors"] != figures["priors"] | priors:
+        known = figures["settings"] | figures["priors"]
+        parser.error(f"{path} was measured with {known}; wanted {settings | priors}, or another --output")
+    figures["priors"] |= priors
     items = data_of(args)
     for views in args.views:
         rows = figures["scores"].setdefault(str(views), {})
