@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
+from tqdm.auto import tqdm
 
 import padis_lightning.networks
 import padis_lightning.noise
@@ -73,8 +74,8 @@ HARMLESS = (  # warnings about choices that were made on purpose
 
 @rank_zero_only
 def tell(line: str) -> None:
-    """Say what was decided, once, beside the progress bar."""
-    print(f"padis_lightning: {line}", file=sys.stderr)
+    """Say what was decided, once, above the progress bar."""
+    tqdm.write(f"padis_lightning: {line}", file=sys.stderr)
 
 
 def quieten() -> None:
@@ -278,6 +279,7 @@ class PadisCLI(LightningCLI):
             raise InputError(
                 f"trainer.inference_mode is true; wanted false, since {type(self.model).__name__} takes gradients in its steps"
             )
+        self.model.announce = tell
         self.datamodule.setup("predict")
         check_together(self.model, self.datamodule)
         results = self._get(self.config_init, "results")

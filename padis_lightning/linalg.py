@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -30,6 +30,22 @@ def norm(a: Tensor) -> Tensor:
     return dot(a, a).sqrt()
 
 
+def joined(parts: Iterator[Tensor], count: int) -> Tensor:
+    """Tensors one behind the other along their first axis, ``count`` entries in all; each is let go before the next is made."""
+    first = next(parts)
+    if len(first) == count:
+        return first
+    if first.requires_grad:
+        return torch.cat([first, *parts])
+    out, end = first.new_empty(count, *first.shape[1:]), len(first)
+    out[:end] = first
+    del first
+    for part in parts:
+        out[end : end + len(part)] = part
+        end += len(part)
+    return out
+
+
 def conjugate_gradient(apply: Linear, b: Tensor, x: Tensor, iterations: int, tolerance: float = 0.0) -> Tensor:
     r"""Solve :math:`H x = b` for a symmetric positive semi-definite :math:`H`, image by image, from the start ``x``.
 
@@ -38,10 +54,11 @@ def conjugate_gradient(apply: Linear, b: Tensor, x: Tensor, iterations: int, tol
 
     Source: Hestenes and Stiefel, Methods of conjugate gradients for solving linear systems, 1952.
     """
-    r = b - apply(x)
-    p, rho = r, dot(r, r)
     precision = torch.finfo(x.dtype)
     limit = max(tolerance, 8 * precision.eps) ** 2 * dot(b, b)
+    r = b - apply(x)
+    del b
+    p, rho = r, dot(r, r)
     for _ in range(iterations):
         active = rho > limit
         if tolerance > 0 and not bool(active.any()):
@@ -50,6 +67,7 @@ def conjugate_gradient(apply: Linear, b: Tensor, x: Tensor, iterations: int, tol
         alpha = torch.where(active, rho / dot(p, q).clamp_min(precision.tiny), 0)
         x = x + alpha * p
         r = r - alpha * q
+        del q
         rho_next = dot(r, r)
         p = r + rho_next / rho.clamp_min(precision.tiny) * p
         rho = rho_next

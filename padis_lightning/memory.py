@@ -5,6 +5,10 @@ from __future__ import annotations
 import copy
 import os
 import re
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -40,6 +44,68 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(said)
 
 
+def home(module: nn.Module) -> torch.device | None:
+    """Where the parameters and buffers of a module are; None where it has none and computes anywhere."""
+    first = next(chain(module.parameters(), module.buffers()), None)
+    return None if first is None else first.device
+
+
+def beside(module: nn.Module, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``compute`` where a module is: tensors go there, and the result comes back to where the first of them was."""
+    there = home(module)
+
+    def computed(*parts: Tensor) -> Tensor:
+        here = parts[0].device
+        if there is None or there == here:
+            return compute(*parts)
+        return compute(*(part.to(there) for part in parts)).to(here)
+
+    return computed
+
+
+def bytes_of(module: nn.Module) -> dict[torch.device, int]:
+    """Bytes of parameters and buffers, by the device that they are on."""
+    found: dict[torch.device, int] = {}
+    for tensor in chain(module.parameters(), module.buffers()):
+        found[tensor.device] = found.get(tensor.device, 0) + tensor.nbytes
+    return found
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes of tensors that are made in its block, by device, while anything holds them.
+
+    Attributes:
+        now: of those that are held.
+        most: the most that were held at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now: Counter[torch.device] = Counter()
+        self.most: Counter[torch.device] = Counter()
+        self._storages: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        out = func(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(out):
+            if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
+                self._take(tensor.untyped_storage(), tensor.device)
+        return out
+
+    def _take(self, storage: torch.UntypedStorage, device: torch.device) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._storages:
+            return
+
+        def gone(_: weakref.ref) -> None:
+            del self._storages[key]
+            self.now[device] -= size
+
+        self._storages[key] = weakref.ref(storage, gone)
+        self.now[device] += size
+        self.most[device] = max(self.most[device], self.now[device])
+
+
 class _Written(TorchDispatchMode):
     """Counts the bytes of all new tensors."""
 
@@ -52,6 +118,14 @@ class _Written(TorchDispatchMode):
         if not any(value.alias_info for value in func._schema.returns):
             self.bytes += sum(t.nbytes for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, Tensor))
         return out
+
+
+def bytes_held(network: nn.Module, *inputs: Tensor) -> int:
+    """Bytes that one call of a network without gradients holds at most, its result included; nothing is computed for it."""
+    shadow, inputs = copy.deepcopy(network).to("meta"), [value.to("meta") for value in inputs]
+    with torch.no_grad(), Held() as held:
+        shadow(*inputs)
+    return held.most.total()
 
 
 def bytes_written(network: nn.Module, *inputs: Tensor) -> int:

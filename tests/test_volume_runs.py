@@ -284,7 +284,8 @@ def test_predict_writes_volumes_with_scores_of_all_planes(tmp_path, capsys):
         assert float(row["psnr"]) == pytest.approx(float(metrics.psnr(estimate, image)), abs=1e-3)
         assert float(row["consistency"]) == pytest.approx(float(metrics.consistency(estimate, image)), rel=1e-4)
     page = (out / "report.html").read_text()
-    assert f"{fmean(float(row['consistency']) for row in rows):.3f}" in page and "fbp" in capsys.readouterr().out
+    assert f"{fmean(float(row['consistency']) for row in rows):.3f}" in page and "fbp" in (told := capsys.readouterr()).out
+    assert told.err.count(" evaluations of ") == 1 and "padis_lightning: a volume of " in told.err
     # What was measured is read again, slice by slice and as volumes.
     again = tmp_path / "again"
     measured = out / "measurements" / f"{rows[0]['name']}.npz"

@@ -22,7 +22,7 @@ from padis_lightning.solvers import Solver
 ELSEWHERE = ("output", "results", "tracking")  # settings that change no pixel
 FREE = (  # settings that a run may change and go on with the same results
     r"output|tracking.*|trainer(?!\.(precision|deterministic)).*|results\.(overwrite|keep_every)"
-    r"|data\.init_args\.(num_workers|batch_size|shards?)|(prior\.init_args\.)+(checkpoint|chunk_size)"
+    r"|data\.init_args\.(num_workers|batch_size|shards?)|model\.init_args\.state|(prior\.init_args\.)+(checkpoint|chunk_size)"
 )
 
 

@@ -94,6 +94,12 @@ class LinearOperator(nn.Module, ABC):
 
         return conjugate_gradient(lambda u: weighted(self(u)) + weight * u, weighted(y) + weight * v, v, iterations, tolerance)
 
+    def double_prox(
+        self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None = None, iterations: int = 100
+    ) -> Tensor:
+        """:meth:`prox` computed in float64, of the type of ``v``."""
+        return self.prox(v.double(), y.double(), weight, precision, iterations).to(v.dtype)
+
     def direct(self, y: Tensor) -> Tensor:
         """The reconstruction that the field uses as its plain baseline; the pseudo-inverse where there is no better."""
         return self.pinv(y)

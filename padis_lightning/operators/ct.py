@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from padis_lightning.ct import Geometry, choose
 from padis_lightning.ct.fbp import Filter, FilteredBackProjection
 from padis_lightning.errors import InputError
+from padis_lightning.memory import beside
 from padis_lightning.operators.base import LinearOperator
 
 Backend = Literal["auto", "sparse", "torch_radon", "astra"]
@@ -41,22 +41,23 @@ class Scan(LinearOperator):
         self.image_shape = (channels, *geometry.size)
         self.measurement_shape = (channels, *geometry.shape)
 
-    def _filtered(self) -> torch.nn.Module | None:
+    def _filtered(self) -> nn.Module | None:
         """What computes :meth:`fbp`."""
         return FilteredBackProjection(self.projector, self.filter)
 
-    def _each(self, x: Tensor, compute: torch.nn.Module) -> Tensor:
-        return rearrange(compute(rearrange(x, "b c ... -> (b c) ...")), "(b c) ... -> b c ...", c=self.image_shape[0])
+    def _each(self, x: Tensor, module: nn.Module, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        images = rearrange(x, "b c ... -> (b c) ...")
+        return rearrange(beside(module, compute)(images), "(b c) ... -> b c ...", c=self.image_shape[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, views, bins)``."""
         self.check(x, self.image_shape, "image")
-        return self._each(x, self.projector)
+        return self._each(x, self.projector, self.projector)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Back-projection, ``(B, C, views, bins) -> (B, C, H, W)``."""
         self.check(y, self.measurement_shape, "sinogram")
-        return self._each(y, self.projector.adjoint)
+        return self._each(y, self.projector, self.projector.adjoint)
 
     def direct(self, y: Tensor) -> Tensor:
         """Filtered back-projection."""
@@ -65,7 +66,7 @@ class Scan(LinearOperator):
     def fbp(self, y: Tensor) -> Tensor:
         """Filtered back-projection with the weights of the scan, ``(B, C, views, bins) -> (B, C, H, W)``."""
         self.check(y, self.measurement_shape, "sinogram")
-        return self._each(y, self.fbp_module)
+        return self._each(y, self.fbp_module, self.fbp_module)
 
     def finer(self, factor: int) -> LinearOperator:
         """Pixels cut into ``factor`` by ``factor``, and bins into ``factor`` rays of which the mean is taken."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import each
+from padis_lightning.linalg import each, joined
+from padis_lightning.memory import beside
 from padis_lightning.operators.base import LinearOperator
 
 TOGETHER = 32  #: slices that are computed at once, which bounds memory and changes no result
@@ -29,14 +30,15 @@ def volumes(x: Tensor, depth: int) -> Tensor:
 def in_turn(compute: Callable[..., Tensor], *parts: Tensor) -> Tensor:
     """``compute`` of tensors of equal length, :data:`TOGETHER` entries at a time."""
     chunks = zip(*(part.split(TOGETHER) for part in parts), strict=True)
-    return torch.cat([compute(*chunk) for chunk in chunks])
+    return joined((compute(*chunk) for chunk in chunks), len(parts[0]))
 
 
 class Slices(LinearOperator):
     """An operator on each slice of volumes, ``(B, C, D, H, W)`` to ``(B, D, ...)``.
 
     Slices are a batch of the operator's: its own adjoint, pseudo-inverse and proximal step serve, and where it has none of
-    its own conjugate gradients run slice by slice.
+    its own conjugate gradients run slice by slice. They are computed where the operator is, and come back to where the volume
+    is: a volume on the host needs no more of a GPU's memory than so many slices.
 
     Args:
         operator: on images ``(B, C, H, W)``.
@@ -63,11 +65,11 @@ class Slices(LinearOperator):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, D, H, W) -> (B, D, ...)``."""
         self.check(x, self.image_shape, "volume")
-        return in_turn(self.operator, slices(x)).unflatten(0, (-1, self.depth))
+        return in_turn(beside(self.operator, self.operator), slices(x)).unflatten(0, (-1, self.depth))
 
     def _back(self, compute: Callable[..., Tensor], y: Tensor) -> Tensor:
         self.check(y, self.measurement_shape, "measurement")
-        return volumes(in_turn(compute, y.flatten(0, 1)), self.depth)
+        return volumes(in_turn(beside(self.operator, compute), y.flatten(0, 1)), self.depth)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``(B, D, ...) -> (B, C, D, H, W)``."""
@@ -87,15 +89,33 @@ class Slices(LinearOperator):
         tolerance: float = 0.0,
     ) -> Tensor:
         """That of each slice, with the weight of its volume."""
+        return self._near(self.operator.prox, v, y, weight, precision, v.dtype, iterations, tolerance)
+
+    def double_prox(
+        self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None = None, iterations: int = 100
+    ) -> Tensor:
+        """That of each slice: so many at a time are in float64."""
+        return self._near(self.operator.double_prox, v, y, weight, precision, torch.float64, iterations)
+
+    def _near(
+        self,
+        prox: Callable[..., Tensor],
+        v: Tensor,
+        y: Tensor,
+        weight: float | Tensor,
+        precision: Tensor | None,
+        kind: torch.dtype,
+        *limits: float,
+    ) -> Tensor:
         images, measurements = slices(v), y.flatten(0, 1)
-        weights = torch.as_tensor(weight, dtype=v.dtype, device=v.device).flatten().expand(len(v))
+        weights = torch.as_tensor(weight, dtype=kind, device=v.device).flatten().expand(len(v))
         parts = [images, measurements, each(weights.repeat_interleave(self.depth), images)]
         parts += [] if precision is None else [precision.flatten(0, 1)]
 
         def near(v: Tensor, y: Tensor, weight: Tensor, precision: Tensor | None = None) -> Tensor:
-            return self.operator.prox(v, y, weight, precision, iterations, tolerance)
+            return prox(v, y, weight, precision, *limits)
 
-        return volumes(in_turn(near, *parts), self.depth)
+        return volumes(in_turn(beside(self.operator, near), *parts), self.depth)
 
     def direct(self, y: Tensor) -> Tensor:
         """That of each slice, such as filtered back-projection."""

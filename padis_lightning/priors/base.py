@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from padis_lightning.errors import InputError
 from padis_lightning.linalg import each
+from padis_lightning.operators.crop import surround, window
 from padis_lightning.random import Generators
 from padis_lightning.types import Normalisation
 
@@ -28,6 +29,7 @@ class Prior(nn.Module, ABC):
         sigma_data: root mean square of clean images.
         normalisation: the stored values that its 0 and 1 stand for, or None where it does not matter.
         precision: in which a network computes, None for that of its input; what comes in and goes out keeps its own.
+        arrays: float32 arrays of the size of the canvas that an evaluation holds at most, beside its argument and its result.
     """
 
     image_shape: tuple[int, ...]
@@ -35,6 +37,7 @@ class Prior(nn.Module, ABC):
     sigma_data: float
     normalisation: Normalisation | None = None
     precision: torch.dtype | None = None
+    arrays: float = 0.0
 
     @property
     def canvas_shape(self) -> tuple[int, ...]:
@@ -57,6 +60,11 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         r""":math:`E[x_0 \mid x_0 + \sigma z = x]` for a canvas ``(B, C, H, W)`` and sigma a number or ``(B,)``."""
+
+    def inside(self, x: Tensor, sigma: float | Tensor, generator: Generators, *told: Tensor) -> Tensor:
+        """:meth:`forward` of images ``(B, C, H, W)`` with zeros around, without what is around."""
+        canvas = self(surround(x, self.pad), sigma, generator, *told)
+        return canvas[window(self.pad, x.shape[2:])].contiguous()
 
     def score(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         r"""Tweedie: :math:`\nabla \ln p_\sigma(x) = (D(x; \sigma) - x) / \sigma^2`, of the shape of ``x``."""

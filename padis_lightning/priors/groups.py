@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -59,18 +59,21 @@ class GroupPrior(SlicePrior):
         depth: slices of a volume; a solver sets that of its operator.
     """
 
+    arrays = 1.0  # the groups, gathered
+
     def __init__(self, prior: PatchPrior, spacings: Sequence[int] = (1, 2), depth: int = 32) -> None:
         if prior.image_shape[0] != GROUP:
             raise InputError(f"the prior has {prior.image_shape[0]} channels; wanted {GROUP}, the slices of a group")
         if not spacings or min(spacings) < 1:
             raise InputError(f"spacings is {list(spacings)}; wanted some of at least 1")
-        self.spacings = tuple(spacings)
+        self.spacings, self.least = tuple(spacings), GROUP * max(spacings)
         super().__init__(prior, depth)
 
     def _serve(self, channels: int, depth: int) -> None:
-        widest = max(self.spacings)
-        if depth < GROUP * widest:
-            raise InputError(f"the volumes have {depth} slices; wanted at least {GROUP * widest} for groups {widest} apart")
+        if depth < self.least:
+            raise InputError(
+                f"the volumes have {depth} slices; wanted at least {self.least} for groups {max(self.spacings)} apart"
+            )
         super()._serve(1, depth)
 
     def _resize_slices(self, channels: int, size: tuple[int, ...]) -> None:
@@ -78,8 +81,8 @@ class GroupPrior(SlicePrior):
             raise InputError(f"the operator takes volumes of {channels} channels; wanted 1, grouped slices are grey")
         self.prior.resize((GROUP, *size))
 
-    def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
-        """The posterior mean of canvases ``(B, 1, D, H, W)``, their border zero."""
+    def denoise(self, compute: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
+        """``compute`` on groups of the slices of volumes."""
         count, depth = len(x), x.shape[2]
         drawn = zip(generator.integers(len(self.spacings)), generator.integers(GROUP), strict=True)
         streams, every = generator.split(depth), torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(count)
@@ -91,10 +94,10 @@ class GroupPrior(SlicePrior):
             volume += [b] * len(own)
             used += streams[b * depth : b * depth + len(own)].generators
             told += [spacing_channel(self.spacings[choice])] * len(own)
-        index = torch.tensor(groups, device=x.device)
-        images = x.flatten(0, 2)[index]
+        images = x.flatten(0, 2)[torch.tensor(groups, device=x.device)]
         spacing = (x.new_tensor(told),) if self.conditioned else ()
-        denoised = self.denoise(images, every[torch.tensor(volume, device=x.device)], Generators(used), *spacing)
+        levels = every[torch.tensor(volume, device=x.device)]
+        denoised = self.in_turn(compute, images, levels, Generators(used), *spacing)
         return denoised.flatten(0, 1)[torch.tensor(places, device=x.device)].unflatten(0, (count, 1, depth))
 
     @property

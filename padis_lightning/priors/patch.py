@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,11 @@ from padis_lightning.diffusion import PatchModel, context_of, coordinates, paddi
 from padis_lightning.diffusion.coordinates import sides
 from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import each
-from padis_lightning.memory import bytes_written, free_memory, is_out_of_memory
+from padis_lightning.linalg import each, joined
+from padis_lightning.memory import beside, bytes_held, bytes_written, free_memory, home, is_out_of_memory
 from padis_lightning.operators.crop import window
 from padis_lightning.priors.base import Prior
-from padis_lightning.priors.tiling import RandomTiling, Tiling
+from padis_lightning.priors.tiling import RandomTiling, Tiles, Tiling
 from padis_lightning.random import Generators
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class PatchPrior(Prior):
 
     A model of whole images is the case of one patch without padding. A model without positions serves images of any size.
     A model of volumes has patches along all three axes. One with ``context`` sees the whole image, too, averaged down to the
-    sides of a patch.
+    sides of a patch. Patches are denoised where the network is, and come back to where the canvas is.
 
     Source: Hu et al., PaDIS, NeurIPS 2024, sections 3.1 to 3.3.
 
@@ -71,22 +72,27 @@ class PatchPrior(Prior):
         self.tiling = tiling or RandomTiling()
         self.chunk_size, self._fitting = chunk_size, {}
         self.precision = None if precision == "float32" else getattr(torch, precision)
-        self.pixel_bytes = self._bytes_of_a_pixel()
+        self.pixel_bytes = bytes_written(self.denoiser, *self._one()) / self._pixels
         if compile_network:
             self.denoiser.network.compile()
         self._place()
 
-    def _bytes_of_a_pixel(self) -> float:
+    def _one(self) -> tuple[Tensor, ...]:
+        """What the network is called with for one patch, without its values."""
         like, shape = next(self.denoiser.parameters(), torch.empty(0)), sides(self.image_shape[1:], self.patch)
         axes = max(self._told(), len(shape))
         patch, positions = (like.new_empty(1, channels, *shape) for channels in (self.image_shape[0], axes))
-        seen = [patch] if self.context else []
-        return bytes_written(self.denoiser, patch, like.new_ones(1), positions, *seen) / math.prod(shape)
+        return patch, like.new_ones(1), positions, *([patch] if self.context else [])
 
     @property
     def context(self) -> bool:
         """Whether the network sees the whole image with each patch."""
         return getattr(self.denoiser, "context", False)
+
+    @property
+    def _pixels(self) -> int:
+        """Of a patch."""
+        return math.prod(sides(self.image_shape[1:], self.patch))
 
     def _told(self) -> int:
         """Coordinates that the network is told."""
@@ -119,36 +125,67 @@ class PatchPrior(Prior):
             generator: a stream an image.
             told: ``(B,)``, the last of the coordinates where it is a number an image rather than a place.
         """
+        tiles, parts = self._cut(x, sigma, generator, told)
+        size, device = parts[0][0, 0].numel() * self.pixel_bytes, home(self.denoiser) or x.device
+        recompute = x.requires_grad and self.crowded(len(parts[0]), size, device)
+        try:
+            return tiles.join(self._denoised(parts, self.chunk(size, device), device, recompute))
+        except (RuntimeError, MemoryError) as error:
+            chunk = min(self.chunk(size, device), len(parts[0]))
+            if chunk == 1 or not is_out_of_memory(error):
+                raise
+        self._halve(chunk, size, device)
+        return tiles.join(self._denoised(parts, chunk // 2, device, recompute))
+
+    def _denoised(self, parts: Sequence[Tensor], chunk: int, device: torch.device, recompute: bool = False) -> Tensor:
+        """Patches of their parts, so many in one call on the network's device."""
+        denoise = beside(self.denoiser, partial(recomputed, self.denoiser, use_reentrant=False) if recompute else self.denoiser)
+        chunks = zip(*(part.split(chunk) for part in parts), strict=True)
+        with torch.autocast(device.type, self.precision) if self.precision else nullcontext():
+            return joined((denoise(*chunk) for chunk in chunks), len(parts[0]))
+
+    def _cut(
+        self, x: Tensor, sigma: float | Tensor, generator: Generators, told: Tensor | None = None
+    ) -> tuple[Tiles, list[Tensor]]:
+        """A partition, and its patches with their levels, positions and, where the network sees it, the context."""
         tiles = self.tiling.draw(self.image_shape[1:], self.pad, self.patch, generator)
         patches = tiles.split(x)
-        places = self.positions.expand(len(x), *self.positions.shape[1:])
+        places = self.positions.to(x.device).expand(len(x), *self.positions.shape[1:])
         if told is not None:
             places = torch.cat([places[:, :-1], each(told.to(places), places).expand_as(places[:, -1:])], 1)
-        positions = tiles.split(places)
-        levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
-        count = len(patches) // len(x)
-        parts = [patches, levels.repeat_interleave(count), positions]
+        levels, count = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)), len(patches) // len(x)
+        parts = [patches, levels.repeat_interleave(count), tiles.split(places)]
         if self.context:
             seen = context_of(x[window(self.pad, self.image_shape[1:])], patches.shape[2:])
             parts.append(repeat(seen, "b ... -> (b t) ...", t=count))
-        size = patches[0, 0].numel() * self.pixel_bytes
-        denoise = self.denoiser
-        if x.requires_grad and self.crowded(len(patches), size, x.device):
-            denoise = partial(recomputed, self.denoiser, use_reentrant=False)
+        return tiles, parts
 
-        def denoised(chunk: int) -> Tensor:
-            chunks = zip(*(part.split(chunk) for part in parts), strict=True)
-            with torch.autocast(x.device.type, self.precision) if self.precision else nullcontext():
-                return torch.cat([denoise(*chunk) for chunk in chunks])
+    @property
+    def arrays(self) -> float:
+        """Patches and their positions, in two orders, and what has become of them."""
+        return 3 + 2 * self.positions.shape[1] / self.image_shape[0]
 
-        try:
-            return tiles.join(denoised(self.chunk(size, x.device)))
-        except (RuntimeError, MemoryError) as error:
-            chunk = min(self.chunk(size, x.device), len(patches))
-            if chunk == 1 or not is_out_of_memory(error):
-                raise
-        self._halve(chunk, size, x.device)
-        return tiles.join(denoised(chunk // 2))
+    def some(self, x: Tensor) -> tuple[Callable[[], Tensor], float]:
+        """What denoises as many patches of a canvas as one call takes, for a clock, and how many times that is all of them."""
+        _, parts = self._cut(x, 1.0, Generators.keyed(0, range(len(x))))
+        total, device = len(parts[0]), home(self.denoiser) or x.device
+        chunk = min(self.chunk(self._pixels * self.pixel_bytes, device), total)
+        parts = [part[:chunk].clone() for part in parts]
+        return lambda: self._denoised(parts, chunk, device), total / chunk
+
+    def call_bytes(self, images: int, device: torch.device, gradient: bool = False) -> int:
+        """Memory that the network works in for so many canvases, as far as one call takes them; with gradients all it keeps."""
+        tiles = self.tiling.draw(self.image_shape[1:], self.pad, self.patch, Generators.keyed(0, [0]))
+        patches = images * len(tiles.split(torch.empty(1, *self.canvas_shape, device="meta")))
+        size = self._pixels * self.pixel_bytes
+        if gradient and not self.crowded(patches, size, device):
+            return round(patches * size)
+        held = size if gradient else bytes_held(self.denoiser, *self._one())
+        return round(min(self.chunk(size, device), patches) * held)
+
+    def forget(self) -> None:
+        """Find out anew at the next call how many patches the memory takes."""
+        self._fitting.clear()
 
     def _halve(self, chunk: int, size: float, device: torch.device) -> None:
         """From now on half as many patches in a call."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from padis_lightning.errors import InputError
+from padis_lightning.linalg import joined
+from padis_lightning.memory import beside
 from padis_lightning.operators.slices import TOGETHER, slices, volumes
 from padis_lightning.priors.base import Prior
 from padis_lightning.priors.patch import PatchPrior
@@ -15,12 +19,15 @@ from padis_lightning.random import Generators
 class SlicePrior(Prior):
     """Every slice of a volume on its own, each with a partition of its own; nothing holds neighbours together.
 
-    It takes volumes of any number of slices, as many at once as :data:`padis_lightning.operators.slices.TOGETHER`.
+    It takes volumes of any number of slices, as many at once as :data:`padis_lightning.operators.slices.TOGETHER`. They are
+    denoised where the slices' prior is, and come back to where the volume is.
 
     Args:
         prior: denoiser of slices.
         depth: slices of a volume; a solver sets that of its operator.
     """
+
+    least = 1  #: slices that it takes
 
     def __init__(self, prior: PatchPrior, depth: int = 32) -> None:
         super().__init__()
@@ -61,11 +68,28 @@ class SlicePrior(Prior):
 
     def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         """The posterior mean of canvases ``(B, C, D, H, W)``, their border zero."""
+        return self.denoise(self.prior, x, sigma, generator)
+
+    def inside(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
+        """The posterior mean of volumes ``(B, C, D, H, W)``; so many slices at a time have canvases."""
+        return self.denoise(self.prior.inside, x, sigma, generator)
+
+    def denoise(self, compute: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
+        """``compute`` on the slices of volumes."""
         depth = x.shape[2]
         levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)).repeat_interleave(depth)
-        return volumes(self.denoise(slices(x), levels, generator.split(depth)), depth)
+        return volumes(self.in_turn(compute, slices(x), levels, generator.split(depth)), depth)
 
-    def denoise(self, images: Tensor, levels: Tensor, streams: Generators, *told: Tensor) -> Tensor:
-        """The slices' prior on ``(n, C, H, W)`` with ``(n,)`` levels, so many of them at a time that memory is bounded."""
-        cuts = [slice(first, first + TOGETHER) for first in range(0, len(images), TOGETHER)]
-        return torch.cat([self.prior(images[k], levels[k], streams[k], *(value[k] for value in told)) for k in cuts])
+    def in_turn(
+        self, compute: Callable[..., Tensor], images: Tensor, levels: Tensor, streams: Generators, *told: Tensor
+    ) -> Tensor:
+        """``compute`` on ``(n, C, H, W)`` with ``(n,)`` levels, so many of them at a time that memory is bounded."""
+
+        def part(cut: slice) -> Tensor:
+            def denoised(x: Tensor, levels: Tensor, *told: Tensor) -> Tensor:
+                return compute(x, levels, streams[cut], *told)
+
+            return beside(self.prior, denoised)(images[cut], levels[cut], *(value[cut] for value in told))
+
+        cuts = (slice(first, first + TOGETHER) for first in range(0, len(images), TOGETHER))
+        return joined(map(part, cuts), len(images))

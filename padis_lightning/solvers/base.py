@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from abc import ABC, abstractmethod
@@ -17,16 +18,21 @@ from tqdm.auto import tqdm
 from padis_lightning.diffusion import geometric_sigmas, karras_sigmas
 from padis_lightning.errors import InputError
 from padis_lightning.linalg import each, norm
+from padis_lightning.memory import free_memory
 from padis_lightning.noise import GaussianNoise, Noise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
 from padis_lightning.priors import Prior
 from padis_lightning.random import Generators, seeded
+from padis_lightning.solvers.estimate import estimate_of, state_bytes
 from padis_lightning.solvers.unfinished import Unfinished
 from padis_lightning.types import Batch, Reconstruction
 
 MEASURE, SOLVE = 0, 1  # purposes of an image's random streams
 WATCHED = 16  # steps between two looks at whether images are finite
+SHARE = 0.5  # of a device's free memory that the state of a solve may take; the rest is for the network
+
+log = logging.getLogger(__name__)
 
 
 class Solver(LightningModule, ABC):
@@ -43,6 +49,9 @@ class Solver(LightningModule, ABC):
             model is not its own truth (1: the same operator, as in the paper).
         samples: reconstructions of each image, in one batch with streams of their own; the estimate is their mean.
         seed: with an image's index in the data set, the key of its random streams.
+        state: where a solve keeps what is as large as its volumes: on the device, or on the host, from which slices travel to
+            the network and the operator and back. By default volumes whose state would take more than half of the device's
+            free memory are on the host.
     """
 
     def __init__(
@@ -53,6 +62,7 @@ class Solver(LightningModule, ABC):
         simulation: int = 1,
         samples: int = 1,
         seed: int = 0,
+        state: Literal["auto", "device", "host"] = "auto",
     ) -> None:
         super().__init__()
         if not (noise_std >= 0 and math.isfinite(noise_std)):
@@ -69,20 +79,46 @@ class Solver(LightningModule, ABC):
         self.simulation = simulation
         self.simulator = operator.finer(simulation) if simulation > 1 else operator
         self.seed = seed
+        self._on_host = {"auto": None, "device": False, "host": True}[state]
         #: called with the images ``(B, C, H, W)`` after every step
         self.observers: list[Callable[[Tensor], None]] = []
         #: where a long solve keeps its state, or None
         self.unfinished: Unfinished | None = None
         #: of the images of the last solve that are not finite, by their place in it: why
         self.diverged: dict[int, str] = {}
+        #: is told, once, what volumes will take
+        self.announce: Callable[[str], None] | None = None
 
     #: whether a step differentiates the prior, which inference mode forbids
     needs_gradients: bool = False
+    #: float32 arrays of :attr:`state_shape` that a solve holds at most, beside what the network and the operator work in
+    arrays: float = 10.0
+    #: what the products with the operator belong to: tensors in float32 or float64, or proximal steps
+    products_in: Literal["float32", "float64", "proximal steps"] = "float32"
 
     @property
     def evaluations(self) -> int:
         """Network evaluations of the whole image that one reconstruction takes."""
         return 0
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of the network that take as long as an evaluation with its derivatives, if it has any."""
+        return 3 if self.needs_gradients else 1
+
+    @property
+    def products(self) -> int:
+        """Products with the operator or its adjoint that one reconstruction takes, a plain reconstruction counted as one."""
+        return 0
+
+    def proximal(self, iterations: int) -> int:
+        """The products of a proximal step."""
+        return 2 if self.operator.closed_form else 2 * iterations + 3
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Of what a solve keeps."""
+        return self.operator.image_shape
 
     @abstractmethod
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
@@ -92,9 +128,30 @@ class Solver(LightningModule, ABC):
         """Simulate the measurement of ``(B, C, H, W)``."""
         return self.operator.observed(self.noise.simulate(self.simulator(image), generator))
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Leave the batch on the host where the solve shall keep its state there; everything of a solve is where its batch is."""
+        if self._on_host is None:
+            self._on_host = self._crowds(len(batch.index) * self.samples, device)
+        return batch if self._on_host else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def _crowds(self, count: int, device: torch.device) -> bool:
+        """Whether the state of so many volumes leaves too little of a device's memory."""
+        if len(self.operator.image_shape) != 4 or device.type == "cpu":
+            return False
+        needed, free = state_bytes(self, count), free_memory(device)
+        if needed <= SHARE * free:
+            return False
+        log.warning(
+            "padis_lightning: the state of a solve takes %.2g GiB, of %.2g GiB that are free on %s: it is kept on the host",
+            needed / 2**30,
+            free / 2**30,
+            device,
+        )
+        return True
+
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Reconstruction:
         """Measure where no measurement is given, and solve; a trainer's half precision is the network's alone."""
-        kind = batch.index.device.type
+        kind = self.device.type
         if torch.is_autocast_enabled(kind) and hasattr(self, "prior"):
             self.prior.precision = torch.get_autocast_dtype(kind)
         with torch.autocast(kind, enabled=False):
@@ -116,6 +173,9 @@ class Solver(LightningModule, ABC):
 
     def timed(self, y: Tensor, indices: list[int]) -> tuple[Tensor, float]:
         """Solve every sample of every image, and the wall-clock seconds an image; those that diverge are not finite."""
+        if self.announce is not None and len(self.operator.image_shape) == 4:
+            self.announce(estimate_of(self, y).sentence(self.operator.image_shape))
+            self.announce = None
         start = time.perf_counter()
         purposes = [SOLVE + 2 * k for k in range(self.samples)]  # the first sample's stream is that of a run with one
         generator = Generators(seeded(self.seed, index, purpose) for index in indices for purpose in purposes)
@@ -242,6 +302,11 @@ class DiffusionSolver(Solver):
         """One a level."""
         return len(self.sigmas) - 1
 
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """That of the canvas."""
+        return self.prior.canvas_shape
+
     def fit(self, v: Tensor, y: Tensor, variance: float, iterations: int) -> Tensor:
         r"""The mean of a Gaussian image :math:`N(v, r^2 I)` given y, as a proximal step.
 
@@ -256,10 +321,8 @@ class DiffusionSolver(Solver):
             variance: :math:`r^2`.
             iterations: conjugate-gradient steps, where there is no closed form.
         """
-        y = y.double()
-        noise, precision = self.noise.data_term(y)
-        weight = each(noise, v) / variance
-        return self.canvas_operator.prox(v.double(), y, weight, precision, iterations).to(v.dtype)
+        noise, precision = self.noise.data_term(y.double())
+        return self.canvas_operator.double_prox(v, y, each(noise, v) / variance, precision, iterations)
 
     def draw(self, v: Tensor, y: Tensor, variance: float, iterations: int, generator: Generators) -> Tensor:
         """A draw of what :meth:`fit` is the mean of: the same step after ``v`` and ``y`` were perturbed by their variances.

@@ -38,6 +38,9 @@ class DAPS(DiffusionSolver):
         options: those of :class:`DiffusionSolver`.
     """
 
+    products_in = "proximal steps"
+    arrays = 11.0
+
     def __init__(
         self,
         prior: Prior,
@@ -55,6 +58,11 @@ class DAPS(DiffusionSolver):
     def evaluations(self) -> int:
         """``ode_steps`` a level."""
         return self.ode_steps * super().evaluations
+
+    @property
+    def products(self) -> int:
+        """A proximal step a level."""
+        return self.evaluations // self.ode_steps * self.proximal(self.iterations)
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """``ode_steps`` evaluations."""

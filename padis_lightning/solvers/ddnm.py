@@ -42,6 +42,8 @@ class DDNM(DiffusionSolver):
         options: those of :class:`DiffusionSolver`.
     """
 
+    products_in = "proximal steps"
+
     def __init__(
         self,
         prior: Prior,
@@ -64,6 +66,11 @@ class DDNM(DiffusionSolver):
     def evaluations(self) -> int:
         """One a level, ``inner`` as published."""
         return (self.inner if self.paper else 1) * super().evaluations
+
+    @property
+    def products(self) -> int:
+        """A proximal step an evaluation."""
+        return self.evaluations * self.proximal(self.iterations)
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """One evaluation, or ``inner``."""

@@ -45,6 +45,8 @@ class DDS(DiffusionSolver):
         options: those of :class:`DiffusionSolver`; ``steps`` is the number of network evaluations.
     """
 
+    products_in = "proximal steps"
+
     def __init__(
         self,
         prior: Prior,
@@ -61,6 +63,11 @@ class DDS(DiffusionSolver):
         if not 0 <= eta <= 1:
             raise InputError(f"eta is {eta:g}; wanted a value between 0 and 1")
         self.iterations, self.eta, self.clip, self.sample = iterations, eta, clip, sample
+
+    @property
+    def products(self) -> int:
+        """A proximal step a level."""
+        return self.evaluations * self.proximal(self.iterations)
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """One network evaluation and ``iterations`` of the operator with its adjoint."""

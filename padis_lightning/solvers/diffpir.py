@@ -36,6 +36,8 @@ class DiffPIR(DiffusionSolver):
         options: those of :class:`DiffusionSolver`.
     """
 
+    products_in = "proximal steps"
+
     def __init__(
         self,
         prior: Prior,
@@ -54,6 +56,11 @@ class DiffPIR(DiffusionSolver):
         if iterations < 1:
             raise InputError(f"iterations is {iterations}; wanted at least 1")
         self.confidence, self.zeta, self.iterations, self.clip = confidence, zeta, iterations, clip
+
+    @property
+    def products(self) -> int:
+        """A proximal step a level."""
+        return self.evaluations * self.proximal(self.iterations)
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """One evaluation."""

@@ -50,6 +50,7 @@ class DPS(DiffusionSolver):
     """
 
     needs_gradients = True
+    arrays = 12.0
 
     def __init__(
         self,
@@ -74,6 +75,11 @@ class DPS(DiffusionSolver):
     def evaluations(self) -> int:
         """``inner`` a level."""
         return self.inner * super().evaluations
+
+    @property
+    def products(self) -> int:
+        """Two an evaluation."""
+        return 2 * self.evaluations
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """``inner`` updates at ``sigma``."""

@@ -36,6 +36,8 @@ class Langevin(DiffusionSolver):
         options: those of :class:`DiffusionSolver`.
     """
 
+    arrays = 8.0
+
     def __init__(
         self,
         prior: Prior,
@@ -56,6 +58,11 @@ class Langevin(DiffusionSolver):
     def evaluations(self) -> int:
         """``inner`` a level."""
         return self.inner * super().evaluations
+
+    @property
+    def products(self) -> int:
+        """Two an evaluation."""
+        return 2 * self.evaluations
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """``inner`` updates at ``sigma``; the last level ends with its estimate."""

@@ -52,6 +52,16 @@ class MMPS(DiffusionSolver):
             raise InputError(f"iterations is {iterations}; wanted at least 1")
         self.iterations, self.clip = iterations, clip
 
+    @property
+    def products(self) -> int:
+        """Two an iteration, and for the residuals before and after."""
+        return self.evaluations * (2 * self.iterations + 4)
+
+    @property
+    def passes(self) -> int:
+        """An evaluation, and derivatives, each of which takes as long as two."""
+        return 1 + 2 * (self.iterations + 2)
+
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """One evaluation and ``iterations + 1`` derivatives."""
         with torch.enable_grad():

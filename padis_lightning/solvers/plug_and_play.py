@@ -11,7 +11,6 @@ from torch import Tensor
 from padis_lightning.diffusion import geometric_sigmas
 from padis_lightning.errors import InputError
 from padis_lightning.operators import LinearOperator
-from padis_lightning.operators.crop import Crop
 from padis_lightning.priors import Prior
 from padis_lightning.random import Generators
 from padis_lightning.solvers.base import Solver
@@ -30,6 +29,8 @@ class PlugAndPlay(Solver):
         iterations: conjugate-gradient steps of each proximal step, where there is no closed form.
         options: those of :class:`Solver`.
     """
+
+    products_in = "proximal steps"
 
     def __init__(
         self,
@@ -50,7 +51,6 @@ class PlugAndPlay(Solver):
         prior.resize(operator.image_shape)
         self.prior, self.penalty, self.iterations = prior, penalty, iterations
         self.sigmas = tuple(geometric_sigmas(sigma_max, sigma_min, steps).tolist())
-        self.crop = Crop(prior.image_shape, prior.pad)
 
     @property
     def evaluations(self) -> int:
@@ -59,14 +59,18 @@ class PlugAndPlay(Solver):
 
     def denoise(self, x: Tensor, sigma: float, generator: Generators) -> Tensor:
         """The prior on images ``(B, C, H, W)``."""
-        return self.crop(self.prior(self.crop.adjoint(x), sigma, generator))
+        return self.prior.inside(x, sigma, generator)
+
+    @property
+    def products(self) -> int:
+        """A proximal step a step, and the start."""
+        return 1 + self.evaluations * self.proximal(self.iterations)
 
     def fit(self, v: Tensor, y: Tensor) -> Tensor:
         r""":math:`\arg\min_u \|A u - y\|_P^2 / \|A\|^2 + \rho \|u - v\|^2`, in float64."""
-        y = y.double()
-        _, precision = self.noise.data_term(y)
+        _, precision = self.noise.data_term(y.double())
         weight = self.penalty * self.operator.norm_squared
-        return self.operator.prox(v.double(), y, weight, precision, self.iterations).to(v.dtype)
+        return self.operator.double_prox(v, y, weight, precision, self.iterations)
 
 
 class PnPADMM(PlugAndPlay):
@@ -80,6 +84,8 @@ class PnPADMM(PlugAndPlay):
     al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, section 4.2, for the falling level.
     """
 
+    arrays = 6.0
+
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``."""
         v = self.operator.direct(y).clamp(0, 1)
@@ -88,7 +94,7 @@ class PnPADMM(PlugAndPlay):
             v, u = state["v"], state["u"]
             x = self.fit(v - u, y)
             v = self.denoise(x + u, sigma, generator)
-            state.update(x=x, v=v, u=u + x - v)
+            state.update(x=x, v=v, u=(u + x).sub_(v))
             self.require_finite(v, sigma)
         return state["x"]
 
@@ -103,6 +109,8 @@ class RED(PlugAndPlay):
 
     Source: Romano, Elad and Milanfar, The little engine that could, SIAM Journal on Imaging Sciences 2017, section 4.2.
     """
+
+    arrays = 5.0
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``."""

@@ -23,8 +23,10 @@ def steps(x: Tensor) -> Tensor:
 
 def steps_adjoint(p: Tensor) -> Tensor:
     """The transpose of :func:`steps`."""
-    zero = torch.zeros_like(p[:, :, :1])
-    return torch.cat([zero, p], 2) - torch.cat([p, zero], 2)
+    out = p.new_zeros(*p.shape[:2], p.shape[2] + 1, *p.shape[3:])
+    out[:, :, 1:] = p
+    out[:, :, :-1].sub_(p)
+    return out
 
 
 class PnPSlices(PlugAndPlay):
@@ -50,6 +52,9 @@ class PnPSlices(PlugAndPlay):
         options: those of :class:`PlugAndPlay`.
     """
 
+    arrays = 19.5
+    products_in = "float64"
+
     def __init__(
         self,
         prior: Prior,
@@ -62,26 +67,33 @@ class PnPSlices(PlugAndPlay):
             raise InputError(f"weight is {weight:g}; wanted a value above 0")
         self.weight = weight
 
+    @property
+    def products(self) -> int:
+        """Two an iteration and two at its start, of every step, and twice the start."""
+        return 2 + 2 * self.evaluations * (self.iterations + 1)
+
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, D, H, W)``."""
-        start, wide, square = self.operator.direct(y).clamp(0, 1), y.double(), self.operator.norm_squared
+        x, wide, square = self.operator.direct(y).clamp(0, 1), y.double(), self.operator.norm_squared
         _, precision = self.noise.data_term(wide)
 
         def back(r: Tensor) -> Tensor:
             return self.operator.adjoint(r if precision is None else precision * r) / square
 
         def normal(x: Tensor) -> Tensor:
-            return back(self.operator(x)) + self.penalty * (x + steps_adjoint(steps(x)))
+            return steps_adjoint(steps(x)).add_(x).mul_(self.penalty).add_(back(self.operator(x)))
 
-        data, slope = back(wide), steps(start)
-        state = {"x": start, "v": start, "u": torch.zeros_like(start), "d": slope, "b": torch.zeros_like(slope)}
+        def target(v: Tensor, u: Tensor, d: Tensor, b: Tensor) -> Tensor:
+            return (v - u).add_(steps_adjoint(d - b)).double().mul_(self.penalty).add_(data)
+
+        data, d = back(wide), steps(x)
+        state = {"x": x, "v": x, "u": torch.zeros_like(x), "d": d, "b": torch.zeros_like(d)}
         for sigma in self.progress(self.sigmas, state, generator):
             x, v, u, d, b = (state[key] for key in "xvudb")
-            target = data + self.penalty * (v - u + steps_adjoint(d - b)).double()
-            x = conjugate_gradient(normal, target, x.double(), self.iterations).to(v.dtype)
-            moved = steps(x) + b
+            x = conjugate_gradient(normal, target(v, u, d, b), x.double(), self.iterations).to(v.dtype)
+            moved = steps(x).add_(b)
             d = moved.sign() * (moved.abs() - self.weight / (2 * self.penalty)).clamp_min(0)
             v = self.denoise(x + u, sigma, generator)
-            state.update(x=x, v=v, u=u + x - v, d=d, b=moved - d)
+            state.update(x=x, v=v, u=(u + x).sub_(v), d=d, b=moved.sub_(d))
             self.require_finite(v, sigma)
         return state["x"]

@@ -36,6 +36,8 @@ class PnPDM(DiffusionSolver):
         options: those of :class:`DiffusionSolver`.
     """
 
+    products_in = "proximal steps"
+
     def __init__(
         self,
         prior: Prior,
@@ -53,6 +55,11 @@ class PnPDM(DiffusionSolver):
     def evaluations(self) -> int:
         """``prior_steps`` a level."""
         return self.prior_steps * super().evaluations
+
+    @property
+    def products(self) -> int:
+        """A proximal step a level."""
+        return self.evaluations // self.prior_steps * self.proximal(self.iterations)
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """``prior_steps`` evaluations; the first level starts from noise alone, which is as good as any x."""

@@ -39,6 +39,8 @@ class PredictorCorrector(DiffusionSolver):
         options: those of :class:`DiffusionSolver`.
     """
 
+    products_in = "proximal steps"
+
     def __init__(
         self,
         prior: Prior,
@@ -60,6 +62,11 @@ class PredictorCorrector(DiffusionSolver):
         """One prediction a level and the corrections of all but the last."""
         levels = super().evaluations
         return levels + self.corrections * (levels - 1)
+
+    @property
+    def products(self) -> int:
+        """A proximal step a level, and the noise of all but the last is measured."""
+        return len(self.sigmas) - 2 + (len(self.sigmas) - 1) * self.proximal(self.iterations)
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """A prediction, the data, the corrections."""

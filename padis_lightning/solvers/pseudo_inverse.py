@@ -20,6 +20,8 @@ class PseudoInverse(Solver):
         options: those of :class:`Solver`.
     """
 
+    arrays = 1.0
+
     def __init__(
         self,
         operator: LinearOperator,
@@ -28,6 +30,11 @@ class PseudoInverse(Solver):
     ) -> None:
         super().__init__(operator, **options)
         self.exact = exact
+
+    @property
+    def products(self) -> int:
+        """One; of the exact one at most those of its iterations."""
+        return 2 * (100 + 1) + 1 if self.exact else 1
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``; nothing random."""

@@ -35,6 +35,8 @@ class REDDiff(DiffusionSolver):
         options: those of :class:`DiffusionSolver`.
     """
 
+    arrays = 11.0
+
     def __init__(
         self,
         prior: Prior,
@@ -48,6 +50,11 @@ class REDDiff(DiffusionSolver):
             if not (value > 0 and math.isfinite(value)):
                 raise InputError(f"{name} is {value:g}; wanted a value above 0")
         self.weight, self.lr = weight, lr
+
+    @property
+    def products(self) -> int:
+        """Two a level, and the start."""
+        return 2 * self.evaluations + 1
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """From the plain reconstruction, one update a level."""

@@ -39,6 +39,12 @@ def gradient_adjoint(p: Tensor) -> Tensor:
     return out
 
 
+def shrunk(p: Tensor, weight: float, rho: float) -> Tensor:
+    """Gradients ``(B, axes, C, H, W)`` of a length reduced by ``weight / rho``; those that are not as long become zero."""
+    length = p.square().sum((1, 2), keepdim=True).sqrt().clamp_min(weight / rho)
+    return p * (1 - weight / (rho * length))
+
+
 class TotalVariation(Solver):
     r"""Isotropic total variation with values kept in [0, 1]; of volumes along all three axes.
 
@@ -61,6 +67,8 @@ class TotalVariation(Solver):
         options: those of :class:`Solver`.
     """
 
+    arrays = 17.5
+
     def __init__(
         self,
         operator: LinearOperator,
@@ -73,6 +81,11 @@ class TotalVariation(Solver):
         if not weight > 0:
             raise InputError(f"weight is {weight:g}; wanted a value above 0")
         self.weight, self.iterations, self.inner = weight, iterations, inner
+
+    @property
+    def products(self) -> int:
+        """Two an iteration and two at its start, of every outer one, and twice the start."""
+        return 2 + 2 * self.iterations * (self.inner + 1)
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``; nothing random."""
@@ -88,16 +101,16 @@ class TotalVariation(Solver):
         slope_dual, box_dual = torch.zeros_like(slope), torch.zeros_like(box)
 
         def normal(u: Tensor) -> Tensor:
-            return back(self.operator(u)) + rho * (gradient_adjoint(gradient(u)) + u)
+            return gradient_adjoint(gradient(u)).add_(u).mul_(rho).add_(back(self.operator(u)))
 
         for _ in range(self.iterations):
-            target = data + rho * (gradient_adjoint(slope - slope_dual) + box - box_dual)
+            target = gradient_adjoint(slope - slope_dual).add_(box).sub_(box_dual).mul_(rho).add_(data)
             x = conjugate_gradient(normal, target, x, self.inner)
-            moved = relax * gradient(x) + (1 - relax) * slope + slope_dual
-            length = moved.square().sum((1, 2), keepdim=True).sqrt().clamp_min(self.weight / rho)
-            slope = moved * (1 - self.weight / (rho * length))
-            slope_dual = moved - slope
+            slope_dual = slope.mul_(1 - relax).add_(gradient(x).mul_(relax)).add_(slope_dual)
+            slope = shrunk(slope_dual, self.weight, rho)
+            slope_dual.sub_(slope)
             moved = relax * x + (1 - relax) * box + box_dual
             box = moved.clamp(0, 1)
-            box_dual = moved - box
+            box_dual = moved.sub_(box)
+            del moved
         return box
