@@ -68,6 +68,7 @@ HARMLESS = (  # warnings about choices that were made on purpose
     ".*`use_distributed_sampler`",
     ".*couldn't infer the indices fetched for your dataloader",
     ".*Total length of .* across ranks is zero",
+    ".*have overridden `transfer_batch_to_device` in `LightningModule`",
     ".*`srun` command is available on your system but is not used",
 )
 

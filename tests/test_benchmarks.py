@@ -132,12 +132,12 @@ def test_the_benchmark_of_volumes_ranks_what_it_has_priors_of_and_measures_memor
         "--output",
         str(tmp_path),
     ]
-    volumes.main([*arguments, "--only", "FBP", "slice by slice", "slices and TV across", "cubes"])
+    volumes.main([*arguments, "--only", "FBP", "slice by slice", "slices, TV in the prior", "cubes"])
     figures = json.loads((tmp_path / "volumes.json").read_text())
     rows = figures["scores"]["20"]
-    assert set(rows) == {"FBP", "slice by slice", "slices and TV across"}  # there is no prior of cubes
+    assert set(rows) == {"FBP", "slice by slice", "slices, TV in the prior"}  # there is no prior of cubes
     assert all(rows["FBP"]["psnr"] + 8 < rows[name]["psnr"] for name in rows if name != "FBP")
-    assert rows["FBP"]["consistency"] > rows["slice by slice"]["consistency"] > rows["slices and TV across"]["consistency"]
+    assert rows["FBP"]["consistency"] > rows["slice by slice"]["consistency"] > rows["slices, TV in the prior"]["consistency"]
     assert set(figures["memory"]) == {"in turn", "at once"}
     assert all(set(found) == {"1", "2"} and min(found.values()) > 1e8 for found in figures["memory"].values())
     assert "peak memory" in capsys.readouterr().out

@@ -21,6 +21,7 @@ from padis_lightning.operators.cone import ConeBeam
 from padis_lightning.operators.ct import FanBeam, ParallelBeam
 from padis_lightning.operators.slices import Slices
 from padis_lightning.priors import GaussianPrior, GroupPrior, OverlapTiling, PatchPrior, RandomTiling, SlicePrior
+from padis_lightning.priors.across import smoothed, steps, steps_adjoint
 from padis_lightning.priors.groups import partition, spacing_channel
 from padis_lightning.random import Generators, seeded
 from padis_lightning.solvers.ancestral import Ancestral
@@ -28,7 +29,7 @@ from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.dps import DPS
 from padis_lightning.solvers.langevin import Langevin
 from padis_lightning.solvers.plug_and_play import PnPADMM
-from padis_lightning.solvers.plug_and_play_slices import PnPSlices, steps, steps_adjoint
+from padis_lightning.solvers.plug_and_play_slices import PnPSlices
 from padis_lightning.solvers.predictor_corrector import PredictorCorrector
 from padis_lightning.solvers.tv import TotalVariation, gradient, gradient_adjoint
 from padis_lightning.types import Batch, Normalisation
@@ -378,3 +379,31 @@ def test_variation_across_slices_is_the_least_of_its_objective(weight, rng):
 def test_steps_across_slices_have_their_adjoint(rng):
     x, p = (torch.randn(2, 1, n, 3, 4, generator=rng, dtype=torch.float64) for n in (5, 4))
     assert float((steps(x) * p).sum()) == pytest.approx(float((x * steps_adjoint(p)).sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("depth", [2, 5, 12])
+def test_smoothing_across_slices_is_the_least_of_its_objective(depth, rng):
+    """The dual problem is least squares in a box; volumes have weights of their own."""
+    v = torch.randn(2, 1, depth, 2, 1, generator=rng, dtype=torch.float64)
+    weights = torch.tensor([0.05, 0.6], dtype=torch.float64).reshape(2, 1, 1, 1, 1)
+    found = smoothed(v, weights, 2000)
+    across = np.diff(np.eye(depth), axis=0)
+    for b, row in np.ndindex(2, 2):
+        column, weight = v[b, 0, :, row, 0].numpy(), float(weights[b])
+        dual = lsq_linear(weight * across.T, column, (-1, 1), tol=1e-14).x
+        np.testing.assert_allclose(found[b, 0, :, row, 0].numpy(), column - weight * across.T @ dual, atol=1e-6)
+    soon = smoothed(v, weights)
+    assert ((soon - found).square().mean((1, 2, 3, 4)).sqrt() < weights.flatten() / 30).all()
+
+
+def test_a_prior_of_slices_held_together_is_the_prior_and_then_the_smoothing(model, rng, monkeypatch):
+    patches, volumes_of = PatchPrior(model), lambda prior: torch.rand(2, *prior.canvas_shape, generator=rng)
+    alone, together = SlicePrior(patches, 5), SlicePrior(patches, 5, across=0.1)
+    x, sigma = volumes_of(alone), torch.tensor([0.1, 0.5])
+    expected = smoothed(alone(x, sigma, Generators.keyed(0, [0, 1])), 0.1 * sigma.reshape(2, 1, 1, 1, 1))
+    assert torch.equal(together(x, sigma, Generators.keyed(0, [0, 1])), expected)
+    assert steps(expected).abs().sum() < 0.9 * steps(alone(x, sigma, Generators.keyed(0, [0, 1]))).abs().sum()
+    monkeypatch.setattr("padis_lightning.priors.slices.TOGETHER", 2)
+    torch.testing.assert_close(together(x, sigma, Generators.keyed(0, [0, 1])), expected, rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="across is -1; wanted at least 0"):
+        SlicePrior(patches, 5, across=-1)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import joined
+from padis_lightning.linalg import each, joined
 from padis_lightning.memory import beside
 from padis_lightning.operators.slices import TOGETHER, slices, volumes
+from padis_lightning.priors.across import smoothed
 from padis_lightning.priors.base import Prior
 from padis_lightning.priors.patch import PatchPrior
 from padis_lightning.random import Generators
 
+SMOOTHED = 2.0  # arrays of the size of a volume that are held when its slices have been brought together
+
 
 class SlicePrior(Prior):
-    """Every slice of a volume on its own, each with a partition of its own; nothing holds neighbours together.
+    r"""Every slice of a volume on its own, each with a partition of its own, held together by total variation if asked.
+
+    .. math:: D(x; \sigma) = \arg\min_v \tfrac{1}{2} \|v - D_\theta(x; \sigma)\|^2 + w \sigma \|\nabla_z v\|_1
 
     It takes volumes of any number of slices, as many at once as :data:`padis_lightning.operators.slices.TOGETHER`. They are
     denoised where the slices' prior is, and come back to where the volume is.
@@ -25,13 +31,18 @@ class SlicePrior(Prior):
     Args:
         prior: denoiser of slices.
         depth: slices of a volume; a solver sets that of its operator.
+        across: w; 0 leaves slices as they are, so that D is a posterior mean.
     """
 
     least = 1  #: slices that it takes
 
-    def __init__(self, prior: PatchPrior, depth: int = 32) -> None:
+    def __init__(self, prior: PatchPrior, depth: int = 32, across: float = 0.0) -> None:
         super().__init__()
-        self.prior = prior
+        if not (across >= 0 and math.isfinite(across)):
+            raise InputError(f"across is {across:g}; wanted at least 0")
+        self.prior, self.across = prior, across
+        if across > 0:
+            self.arrays = max(self.arrays, SMOOTHED)
         self.sigma_data, self.normalisation = prior.sigma_data, prior.normalisation
         self._serve(prior.image_shape[0], depth)
 
@@ -68,11 +79,20 @@ class SlicePrior(Prior):
 
     def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         """The posterior mean of canvases ``(B, C, D, H, W)``, their border zero."""
-        return self.denoise(self.prior, x, sigma, generator)
+        return self.together(self.denoise(self.prior, x, sigma, generator), sigma)
 
     def inside(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         """The posterior mean of volumes ``(B, C, D, H, W)``; so many slices at a time have canvases."""
-        return self.denoise(self.prior.inside, x, sigma, generator)
+        return self.together(self.denoise(self.prior.inside, x, sigma, generator), sigma)
+
+    def together(self, v: Tensor, sigma: float | Tensor) -> Tensor:
+        """Volumes with less variation across slices, so many rows at a time as have the voxels of the slices of one call."""
+        if self.across == 0:
+            return v
+        count, _, depth, height, _ = v.shape
+        weights = self.across * each(torch.as_tensor(sigma, dtype=v.dtype, device=v.device).expand(count), v)
+        rows = max(1, TOGETHER * height // (count * depth))
+        return torch.cat([beside(self.prior, smoothed)(part, weights) for part in v.split(rows, 3)], 3)
 
     def denoise(self, compute: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         """``compute`` on the slices of volumes."""

@@ -12,21 +12,9 @@ from padis_lightning.errors import InputError
 from padis_lightning.linalg import conjugate_gradient
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
+from padis_lightning.priors.across import steps, steps_adjoint
 from padis_lightning.random import Generators
 from padis_lightning.solvers.plug_and_play import PlugAndPlay
-
-
-def steps(x: Tensor) -> Tensor:
-    """Differences of neighbouring slices, ``(B, C, D, H, W) -> (B, C, D - 1, H, W)``."""
-    return x.diff(dim=2)
-
-
-def steps_adjoint(p: Tensor) -> Tensor:
-    """The transpose of :func:`steps`."""
-    out = p.new_zeros(*p.shape[:2], p.shape[2] + 1, *p.shape[3:])
-    out[:, :, 1:] = p
-    out[:, :, :-1].sub_(p)
-    return out
 
 
 class PnPSlices(PlugAndPlay):
