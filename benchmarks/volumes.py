@@ -28,6 +28,7 @@ from benchmarks.training import resident
 from padis_lightning import metrics
 from padis_lightning.data import ImageData
 from padis_lightning.data.sources import collate
+from padis_lightning.diffusion import PatchModel, padding
 from padis_lightning.files import write_text
 from padis_lightning.operators import slices as slicewise
 from padis_lightning.operators.ct import ParallelBeam
@@ -35,6 +36,7 @@ from padis_lightning.operators.slices import Slices
 from padis_lightning.priors import GroupPrior, PatchPrior, Prior, SlicePrior
 from padis_lightning.priors import slices as of_slices
 from padis_lightning.solvers import Solver
+from padis_lightning.solvers.estimate import estimate_of
 from padis_lightning.solvers.plug_and_play import PnPADMM
 from padis_lightning.solvers.plug_and_play_slices import PnPSlices
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
@@ -137,6 +139,23 @@ def memory(arguments: Sequence[str], depths: Sequence[int], known: dict[str, int
     return known | {str(depth): int(run.stdout.split()[-1]) for depth, run in runs.items()}
 
 
+def large(args: argparse.Namespace, depth: int, size: int) -> None:
+    """What is said before one step on a volume of ``depth`` slices of ``size``, and what it then took; of weights that were
+    trained on another size."""
+    model = PatchModel.load(args.slices)
+    pad = padding((size, size), max(model.patch_sizes))
+    model = PatchModel(model.denoiser, (1, size, size), model.patch_sizes, pad, model.normalisation)
+    operator = Slices(ParallelBeam(size, args.views[0]), depth)
+    solver = PnPADMM(SlicePrior(PatchPrior(model), across=IN_PRIOR), operator, steps=1, iterations=2).to(args.device)
+    y = torch.rand(1, *operator.measurement_shape, device=args.device)
+    before = 0 if args.device == "cuda" else resident("VmRSS")
+    print("said:", estimate_of(solver, y).sentence(operator.image_shape), flush=True)
+    with torch.no_grad():
+        _, seconds = solver.timed(y, [0])
+    most = torch.cuda.max_memory_allocated() if args.device == "cuda" else resident("VmHWM") - before
+    print(f"took: {seconds:.0f} s, {most / 2**30:.2f} GiB beside what was loaded before")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables; write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -153,12 +172,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the solvers with priors, to tune")
     parser.add_argument("--depths", type=int, nargs="*", default=[8, 16, 32, 64, 128], help="to measure memory with")
     parser.add_argument("--peak", type=int, help="only print the peak memory of a volume of so many slices")
+    parser.add_argument("--large", type=int, nargs=2, metavar=("DEPTH", "SIZE"), help="only one step on a volume so large")
     parser.add_argument("--at-once", action="store_true", help="for --peak: all slices at once")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=Path("results/volumes"))
     args = parser.parse_args(arguments)
     if args.peak:
         print(peak(args, args.peak))
+        return
+    if args.large:
+        large(args, *args.large)
         return
     priors = {kind: path for kind in ("slices", "groups", "cubes") if (path := getattr(args, kind))}
     given = {key: float(value) for key, _, value in (word.partition("=") for word in args.set)}
