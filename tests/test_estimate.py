@@ -143,6 +143,7 @@ def volume_solver(name, kind="slices", depth=14, side=24):
         "slices": lambda: SlicePrior(PatchPrior(slices_model(side), chunk_size=8)),
         "groups": lambda: GroupPrior(PatchPrior(slices_model(side, channels=3), chunk_size=8), depth=depth),
         "cubes": lambda: PatchPrior(cubes_model(depth, side), chunk_size=8),
+        "held together": lambda: SlicePrior(PatchPrior(slices_model(side), chunk_size=8), across=0.1),
         "cone": lambda: SlicePrior(PatchPrior(slices_model(side), chunk_size=8)),
     }[kind]()
     operator = ConeBeam((depth, side, side), views=6) if kind == "cone" else Slices(ParallelBeam(side, views=5), depth)
@@ -154,13 +155,14 @@ def measured(solver, count=1):
 
 
 STATES = [(name, "slices") for name in SOLVERS if " " not in name and name not in ("Ancestral", "PseudoInverse")]
-STATES += [("PnPADMM", "cone"), ("PnPSlices", "cone"), ("DDS", "cone"), ("PnPADMM", "groups"), ("PnPADMM", "cubes")]
+STATES += [("PnPADMM", kind) for kind in ("cone", "groups", "cubes", "held together")] + [("PnPSlices", "cone"), ("DDS", "cone")]
+DEAR = {("MMPS", "slices"), ("DPS", "slices"), *((name, kind) for name, kind in STATES if kind == "cone")}
 
 
-@pytest.mark.parametrize(("name", "kind"), STATES)
+@pytest.mark.parametrize(("name", "kind"), [pytest.param(*state, marks=[pytest.mark.slow] * (state in DEAR)) for state in STATES])
 def test_the_memory_is_what_a_solve_holds_at_most(name, kind, thin):
     """Within a quarter; what is held is counted tensor by tensor."""
-    solver = volume_solver(name, kind, 60 if kind == "groups" else 14)
+    solver = volume_solver(name, kind, 60 if kind in ("groups", "held together") else 14)
     y = measured(solver)
     expected = estimate.estimate_of(solver, y)
     with Held() as held, torch.no_grad():

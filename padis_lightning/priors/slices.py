@@ -17,7 +17,7 @@ from padis_lightning.priors.base import Prior
 from padis_lightning.priors.patch import PatchPrior
 from padis_lightning.random import Generators
 
-SMOOTHED = 2.0  # arrays of the size of a volume that are held when its slices have been brought together
+SMOOTHED = 1.0  # arrays of the size of the canvas that are held where slices are brought together
 
 
 class SlicePrior(Prior):
