@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -140,11 +141,9 @@ def memory(arguments: Sequence[str], depths: Sequence[int], known: dict[str, int
 
 
 def large(args: argparse.Namespace, depth: int, size: int) -> None:
-    """What is said before one step on a volume of ``depth`` slices of ``size``, and what it then took; of weights that were
-    trained on another size."""
+    """What is said before one step on a volume, and what it then took; weights may have been trained on another size."""
     model = PatchModel.load(args.slices)
-    pad = padding((size, size), max(model.patch_sizes))
-    model = PatchModel(model.denoiser, (1, size, size), model.patch_sizes, pad, model.normalisation)
+    model = replace(model, image_shape=(1, size, size), pad=padding((size, size), max(model.patch_sizes)))
     operator = Slices(ParallelBeam(size, args.views[0]), depth)
     solver = PnPADMM(SlicePrior(PatchPrior(model), across=IN_PRIOR), operator, steps=1, iterations=2).to(args.device)
     y = torch.rand(1, *operator.measurement_shape, device=args.device)

@@ -7,13 +7,15 @@ import os
 import re
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+Mode = TypeVar("Mode", bound=TorchDispatchMode)
 
 
 def free_memory(device: torch.device | str = "cpu") -> int:
@@ -120,17 +122,19 @@ class _Written(TorchDispatchMode):
         return out
 
 
+def _watched(mode: Mode, network: nn.Module, inputs: Sequence[Tensor]) -> Mode:
+    """A mode that has seen one call of a network on tensors without values."""
+    shadow, inputs = copy.deepcopy(network).to("meta"), [value.to("meta") for value in inputs]
+    with torch.no_grad(), mode:
+        shadow(*inputs)
+    return mode
+
+
 def bytes_held(network: nn.Module, *inputs: Tensor) -> int:
     """Bytes that one call of a network without gradients holds at most, its result included; nothing is computed for it."""
-    shadow, inputs = copy.deepcopy(network).to("meta"), [value.to("meta") for value in inputs]
-    with torch.no_grad(), Held() as held:
-        shadow(*inputs)
-    return held.most.total()
+    return _watched(Held(), network, inputs).most.total()
 
 
 def bytes_written(network: nn.Module, *inputs: Tensor) -> int:
     """Bytes of all that one call of a network computes, a bound of what it holds at once; nothing is computed for it."""
-    shadow, inputs = copy.deepcopy(network).to("meta"), [value.to("meta") for value in inputs]
-    with torch.no_grad(), _Written() as written:
-        shadow(*inputs)
-    return written.bytes
+    return _watched(_Written(), network, inputs).bytes

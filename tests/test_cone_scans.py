@@ -247,13 +247,18 @@ def refused(capsys, *words):
     return lines[0]
 
 
+def refused_file(capsys, changes):
+    """The sentence about ``s.npz`` in this folder, a good scan but for ``changes``; what they make None is left out."""
+    np.savez("s.npz", **{k: v for k, v in {**GOOD, **changes}.items() if v is not None})
+    command = ("predict", "--config", "cone.yaml", "--model", "PseudoInverse", "--data.path", "s.npz", "--output", "out", *QUIET)
+    return refused(capsys, *command)
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_file_is_one_sentence_and_nothing_is_written(name, tmp_path, monkeypatch, capsys):
     changes, sentence = WRONG[name]
     monkeypatch.chdir(tmp_path)
-    np.savez("s.npz", **{k: v for k, v in {**GOOD, **changes}.items() if v is not None})
-    command = ("predict", "--config", "cone.yaml", "--model", "PseudoInverse", "--data.path", "s.npz", "--output", "out", *QUIET)
-    assert refused(capsys, *command) == sentence
+    assert refused_file(capsys, changes) == sentence
     assert [path.name for path in tmp_path.iterdir()] == ["s.npz"]
 
 
@@ -274,9 +279,7 @@ VALUES = {
 def test_wrong_values_are_one_sentence_when_they_are_read(name, tmp_path, monkeypatch, capsys):
     changes, sentence = VALUES[name]
     monkeypatch.chdir(tmp_path)
-    np.savez("s.npz", **{k: v for k, v in {**GOOD, **changes}.items() if v is not None})
-    command = ("predict", "--config", "cone.yaml", "--model", "PseudoInverse", "--data.path", "s.npz", "--output", "out", *QUIET)
-    assert refused(capsys, *command) == sentence
+    assert refused_file(capsys, changes) == sentence
     assert not [*tmp_path.rglob("*.npy")]
 
 

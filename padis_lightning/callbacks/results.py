@@ -179,8 +179,8 @@ class Results(BasePredictionWriter):
         folder, name, restore = Path(trainer.default_root_dir), row["name"], self._normalisation.restore
         estimate = channels_last(restore(one.estimate.float()))
         files = [save_array(folder / "arrays" / f"{name}.npy", estimate)]
+        source = getattr(trainer.datamodule, "whole", None)
         if self.formats:
-            source = trainer.datamodule.whole
             place, affine = place_of(source, row["index"]), getattr(source, "affine", None)
             volume = one.estimate.ndim == 4
             files += write_image(self.formats, folder, name, estimate, self._normalisation, place, self._origin, volume, affine)
@@ -190,7 +190,7 @@ class Results(BasePredictionWriter):
             samples = restore(samples.float())
             files.append(save_array(folder / "samples" / f"{name}.npy", channels_last(samples, 1)))
             files.append(save_array(folder / "deviation" / f"{name}.npy", channels_last(samples.std(0))))
-        spacing = spacing_of(getattr(trainer.datamodule, "whole", None), row["index"], solver.operator)
+        spacing = spacing_of(source, row["index"], solver.operator)
         files.append(folder / "images" / f"{name}.png")
         save_picture(files[-1], beside(one.flat(spacing), self.window, self.error_scale))
         if name in self._pictured:

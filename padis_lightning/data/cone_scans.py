@@ -65,7 +65,7 @@ class ConeFile:
         return cls(
             path,
             count,
-            cone_geometry(path),
+            read_scan(CONE, load_keys(path, CONE.keys), key, shape, path),
             normalisation_of(arrays, key, data_range, path),
             None if groups is None else tuple(map(str, groups)),
             MILLIMETRES.get(unit),

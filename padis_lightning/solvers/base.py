@@ -303,6 +303,11 @@ class DiffusionSolver(Solver):
         return len(self.sigmas) - 1
 
     @property
+    def products(self) -> int:
+        """A proximal step a level, of solvers that take them."""
+        return (len(self.sigmas) - 1) * self.proximal(self.iterations) if self.products_in == "proximal steps" else 0
+
+    @property
     def state_shape(self) -> tuple[int, ...]:
         """That of the canvas."""
         return self.prior.canvas_shape

@@ -59,11 +59,6 @@ class DAPS(DiffusionSolver):
         """``ode_steps`` a level."""
         return self.ode_steps * super().evaluations
 
-    @property
-    def products(self) -> int:
-        """A proximal step a level."""
-        return self.evaluations // self.ode_steps * self.proximal(self.iterations)
-
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """``ode_steps`` evaluations."""
         levels = geometric_sigmas(sigma, sigma / 10, self.ode_steps).tolist() if self.ode_steps > 1 else [sigma]

@@ -64,11 +64,6 @@ class DDS(DiffusionSolver):
             raise InputError(f"eta is {eta:g}; wanted a value between 0 and 1")
         self.iterations, self.eta, self.clip, self.sample = iterations, eta, clip, sample
 
-    @property
-    def products(self) -> int:
-        """A proximal step a level."""
-        return self.evaluations * self.proximal(self.iterations)
-
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """One network evaluation and ``iterations`` of the operator with its adjoint."""
         denoised = self.prior(x, sigma, generator)

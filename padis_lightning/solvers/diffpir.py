@@ -57,11 +57,6 @@ class DiffPIR(DiffusionSolver):
             raise InputError(f"iterations is {iterations}; wanted at least 1")
         self.confidence, self.zeta, self.iterations, self.clip = confidence, zeta, iterations, clip
 
-    @property
-    def products(self) -> int:
-        """A proximal step a level."""
-        return self.evaluations * self.proximal(self.iterations)
-
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """One evaluation."""
         x_0 = self.fit(self.prior(x, sigma, generator), y, sigma**2 / self.confidence, self.iterations)

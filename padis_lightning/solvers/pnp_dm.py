@@ -56,11 +56,6 @@ class PnPDM(DiffusionSolver):
         """``prior_steps`` a level."""
         return self.prior_steps * super().evaluations
 
-    @property
-    def products(self) -> int:
-        """A proximal step a level."""
-        return self.evaluations // self.prior_steps * self.proximal(self.iterations)
-
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """``prior_steps`` evaluations; the first level starts from noise alone, which is as good as any x."""
         z = self.draw(x, y, sigma**2, self.iterations, generator)

@@ -66,7 +66,7 @@ class PredictorCorrector(DiffusionSolver):
     @property
     def products(self) -> int:
         """A proximal step a level, and the noise of all but the last is measured."""
-        return len(self.sigmas) - 2 + (len(self.sigmas) - 1) * self.proximal(self.iterations)
+        return len(self.sigmas) - 2 + super().products
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """A prediction, the data, the corrections."""
