@@ -28,8 +28,8 @@ from statistics import median
 import h5py
 import numpy as np
 
+from padis_lightning.commands.prepare.journal import Journal
 from padis_lightning.files import write_text
-from padis_lightning.preparing.journal import Journal
 
 PLAIN = """
 import sys

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from padis_lightning.callbacks.pictures import save_picture, sheet
 from padis_lightning.metrics import seam
 from padis_lightning.priors import FixedTiling, PatchPrior, RandomTiling
 from padis_lightning.priors.tiling import GridTiles, Tiling
 from padis_lightning.random import Generators
+from padis_lightning.results.pictures import save_picture, sheet
 from padis_lightning.solvers.ancestral import Ancestral
 
 

@@ -21,8 +21,8 @@ import torch
 
 from benchmarks.plots import quality_against_evaluations
 from padis_lightning import metrics
-from padis_lightning.data import ImageData
-from padis_lightning.data.sources import collate
+from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.sources.base import collate
 from padis_lightning.files import write_text
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.priors import OverlapTiling, PatchPrior, RandomTiling, Tiling

@@ -173,7 +173,7 @@ def worker(setup: Setup, step: Step) -> int:
 def peak_on_cpu(setup: Setup, step: Step) -> int | None:
     """The peak of a process of its own, as no process can forget its peak; None where it ran out of memory."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["padis_lightning.cli", "padis_lightning.training"])
+    context.set_forkserver_preload(["padis_lightning.cli", "padis_lightning.training.patch_diffusion"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(worker, setup, step).result()

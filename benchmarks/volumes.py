@@ -27,8 +27,8 @@ from benchmarks.plots import memory_of_slices
 from benchmarks.solvers import BUDGETS
 from benchmarks.training import resident
 from padis_lightning import metrics
-from padis_lightning.data import ImageData
-from padis_lightning.data.sources import collate
+from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.sources.base import collate
 from padis_lightning.diffusion import PatchModel, padding
 from padis_lightning.files import write_text
 from padis_lightning.operators import slices as slicewise
@@ -63,15 +63,15 @@ def _levels(operator: Slices) -> dict[str, float]:
     return BUDGETS[EVALUATIONS][_views(operator)]
 
 
-def _prior(priors: dict[str, str], kind: str, across: float) -> Prior:
+def _prior(priors: dict[str, str], kind: str, slice_tv: float) -> Prior:
     model = PatchPrior(priors[kind])
-    return model if kind == "cubes" else {"slices": SlicePrior, "groups": GroupPrior}[kind](model, across=across)
+    return model if kind == "cubes" else {"slices": SlicePrior, "groups": GroupPrior}[kind](model, slice_tv=slice_tv)
 
 
-def plain(kind: str, across: float = 0.0) -> Make:
+def plain(kind: str, slice_tv: float = 0.0) -> Make:
     """``PnPADMM`` with a prior of one kind."""
     return lambda priors, operator, given: PnPADMM(
-        _prior(priors, kind, across), operator, steps=EVALUATIONS, **_levels(operator) | given
+        _prior(priors, kind, slice_tv), operator, steps=EVALUATIONS, **_levels(operator) | given
     )
 
 
@@ -145,7 +145,7 @@ def large(args: argparse.Namespace, depth: int, size: int) -> None:
     model = PatchModel.load(args.slices)
     model = replace(model, image_shape=(1, size, size), pad=padding((size, size), max(model.patch_sizes)))
     operator = Slices(ParallelBeam(size, args.views[0]), depth)
-    solver = PnPADMM(SlicePrior(PatchPrior(model), across=IN_PRIOR), operator, steps=1, iterations=2).to(args.device)
+    solver = PnPADMM(SlicePrior(PatchPrior(model), slice_tv=IN_PRIOR), operator, steps=1, iterations=2).to(args.device)
     y = torch.rand(1, *operator.measurement_shape, device=args.device)
     before = 0 if args.device == "cuda" else resident("VmRSS")
     print("said:", estimate_of(solver, y).sentence(operator.image_shape), flush=True)

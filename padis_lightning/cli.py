@@ -25,37 +25,38 @@ from tqdm.auto import tqdm
 
 import padis_lightning.networks
 import padis_lightning.noise
-import padis_lightning.slice_groups
 import padis_lightning.solvers  # noqa: F401 - importing makes short class names known
-from padis_lightning import doctor, importing, preparing, reporting, sweeping
-from padis_lightning.allowing import FLAG, VARIABLE, only, split_allowed
 from padis_lightning.callbacks import EMA, Checkpoints, PriorExport, Results, Samples, Throughput, Tracking, WholeCheckpoints
-from padis_lightning.callbacks.checkpoints import newest
-from padis_lightning.callbacks.log import Log
+from padis_lightning.callbacks.checkpoint_io import newest
+from padis_lightning.callbacks.csv_log import Log
 from padis_lightning.callbacks.tracking import settle
+from padis_lightning.canvas import axis_names
+from padis_lightning.commands import doctor, prepare, report, snapshots, sweep
 from padis_lightning.ct import ConeGeometry, Projector
-from padis_lightning.data import Draws, ImageData, read_geometry
+from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.draws import Draws
+from padis_lightning.data.sources.open import read_geometry
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError, RunError
-from padis_lightning.explaining import explain
 from padis_lightning.files import sweep_up, write_text
-from padis_lightning.finding import find_configs, own_settings
 from padis_lightning.machine import has_bfloat16
+from padis_lightning.messages.allowed import FLAG, VARIABLE, only, split_allowed
+from padis_lightning.messages.configs import find_configs, own_settings
+from padis_lightning.messages.parser import check_numbers, flat
+from padis_lightning.messages.sentences import explain
 from padis_lightning.operators import LinearOperator
-from padis_lightning.parsing import check_numbers, flat
 from padis_lightning.priors import Prior
-from padis_lightning.priors.base import axes_of
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.ancestral import Ancestral
 from padis_lightning.training import PatchDiffusion
 
 COMMANDS = {  # those that are not Lightning's
     "doctor": doctor.run,
-    "gather": reporting.gather,
-    "import": importing.run,
-    "prepare": preparing.run,
-    "report": reporting.run,
-    "sweep": sweeping.run,
+    "gather": report.gather,
+    "import": snapshots.run,
+    "prepare": prepare.run,
+    "report": report.run,
+    "sweep": sweep.run,
 }
 GROUPS = ("trainer", "results", "ema", "export", "samples", "throughput", "checkpoint", "tracking")  # keys that hold keys
 
@@ -353,7 +354,7 @@ def check_together(solver: Solver, data: ImageData) -> None:
         return
     if tuple(data.image_shape) != tuple(solver.operator.image_shape):
         raise InputError(
-            f"the data's images are {tuple(data.image_shape)} ({axes_of(data.image_shape)}); "
+            f"the data's images are {tuple(data.image_shape)} ({axis_names(data.image_shape)}); "
             f"wanted {tuple(solver.operator.image_shape)}, what the operator takes"
         )
     prior = getattr(solver, "prior", None)

@@ -15,14 +15,14 @@ Linear = Callable[[Tensor], Tensor]
 CUTOFF = 1e-4  # singular values up to this share of the largest count as 0; those above may amplify noise 10 000 times
 
 
-def each(values: Tensor, like: Tensor) -> Tensor:
+def per_image(values: Tensor, like: Tensor) -> Tensor:
     """One number an image, ``(B,)`` or ``(B, 1, ...)``, ready to be broadcast against ``like`` ``(B, ...)``."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each image, ``(B, ...), (B, ...) -> (B, 1, ...)``, ready to be broadcast."""
-    return each((a * b).flatten(1).sum(1), a)
+    return per_image((a * b).flatten(1).sum(1), a)
 
 
 def norm(a: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def norm(a: Tensor) -> Tensor:
     return dot(a, a).sqrt()
 
 
-def joined(parts: Iterator[Tensor], count: int) -> Tensor:
+def concatenated(parts: Iterator[Tensor], count: int) -> Tensor:
     """Tensors one behind the other along their first axis, ``count`` entries in all; each is let go before the next is made."""
     first = next(parts)
     if len(first) == count:

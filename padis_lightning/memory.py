@@ -46,15 +46,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(said)
 
 
-def home(module: nn.Module) -> torch.device | None:
+def device_of(module: nn.Module) -> torch.device | None:
     """Where the parameters and buffers of a module are; None where it has none and computes anywhere."""
     first = next(chain(module.parameters(), module.buffers()), None)
     return None if first is None else first.device
 
 
-def beside(module: nn.Module, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def on_device_of(module: nn.Module, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``compute`` where a module is: tensors go there, and the result comes back to where the first of them was."""
-    there = home(module)
+    there = device_of(module)
 
     def computed(*parts: Tensor) -> Tensor:
         here = parts[0].device

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from padis_lightning import metrics
-from padis_lightning.callbacks.panels import panels, save_panels
-from padis_lightning.callbacks.pictures import Shown
-from padis_lightning.callbacks.runs import keep_run
-from padis_lightning.callbacks.scores import summarise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.identity import Identity
 from padis_lightning.random import seeded
+from padis_lightning.results.panels import panels, save_panels
+from padis_lightning.results.pictures import Shown
+from padis_lightning.results.runs import keep_run
+from padis_lightning.results.scores import summarise
 from padis_lightning.types import Normalisation
 
 HU = Normalisation(-1000.0, 1000.0, (-1000.0, 1000.0))

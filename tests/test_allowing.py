@@ -9,9 +9,9 @@ from contextlib import redirect_stdout
 import pytest
 import yaml
 
-from padis_lightning.allowing import split_allowed
 from padis_lightning.cli import main
 from padis_lightning.errors import InputError
+from padis_lightning.messages.allowed import split_allowed
 
 OWN = """
 import pathlib

@@ -20,7 +20,7 @@ from pydicom.uid import JPEG2000Lossless
 
 from padis_lightning.cli import main
 from padis_lightning.ct import Geometry
-from padis_lightning.data import ImageData
+from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.readers import archives
 from padis_lightning.errors import InputError
 from tests.making import dicom, enhanced, lps, prepared, write_stack

@@ -10,8 +10,8 @@ import torch
 
 from benchmarks.samples import draw
 from padis_lightning.cli import main
-from padis_lightning.data.sources import PhantomSource
-from padis_lightning.finding import CONFIGS
+from padis_lightning.data.sources.base import PhantomSource
+from padis_lightning.messages.configs import CONFIGS
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.priors import FixedTiling, PatchPrior, RandomTiling
 from padis_lightning.random import Generators

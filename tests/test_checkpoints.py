@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from padis_lightning.callbacks import WholeCheckpoints
-from padis_lightning.callbacks import log as log_module
-from padis_lightning.callbacks.checkpoints import newest
-from padis_lightning.callbacks.log import Log
+from padis_lightning.callbacks import csv_log as log_module
+from padis_lightning.callbacks.checkpoint_io import newest
+from padis_lightning.callbacks.csv_log import Log
 from padis_lightning.data.batches import STOPPING
 from padis_lightning.files import sweep_up, whole
 from padis_lightning.training import PatchDiffusion

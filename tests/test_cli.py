@@ -22,9 +22,9 @@ from PIL import Image
 from padis_lightning import solvers
 from padis_lightning.cli import main
 from padis_lightning.ct import Geometry
-from padis_lightning.data import read_geometry
+from padis_lightning.data.sources.open import read_geometry
 from padis_lightning.diffusion import PatchModel
-from padis_lightning.finding import CONFIGS, find_config
+from padis_lightning.messages.configs import CONFIGS, find_config
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.solvers import Solver
 
@@ -126,12 +126,12 @@ def test_a_fan_measurement_is_kept_with_its_scan_and_solved_from_the_file(images
     """Photon noise, a finer grid to simulate on, and a second run that needs nothing but what the first one kept."""
     kept, out = tmp_path / "kept", tmp_path / "out"
     fan = ["--operator", "FanBeam", "--operator.size", "16", "--operator.views", "30", "--operator.curved", "true"]
-    noise = ["--model.noise", "PoissonNoise", "--model.noise.photons", "1e6", "--model.simulation", "2"]
+    noise = ["--model.noise", "PoissonNoise", "--model.noise.photons", "1e6", "--model.oversampling", "2"]
     main(["predict", "--config", "ct20.yaml", "--output", str(kept), "--model", "TotalVariation",
           "--data.path", str(images), "--data.size", "null", "--data.count", "2", *fan, *noise, *QUIET,
           "--results.measurements", "true", "--results.geometry", "true"])  # fmt: skip
     summary = json.loads((kept / "summary.json").read_text())
-    assert summary["noise"]["name"] == "PoissonNoise" and summary["simulation"] == 2
+    assert summary["noise"]["name"] == "PoissonNoise" and summary["oversampling"] == 2
     assert "projections by a sparse matrix of" in capsys.readouterr().err
     measured = sorted((kept / "measurements").glob("*.npz"))
     assert len(measured) == 2 and Image.open(kept / "geometry.png").size == (640, 680)

@@ -13,8 +13,9 @@ import torch
 
 from padis_lightning.cli import main
 from padis_lightning.ct import ConeGeometry
-from padis_lightning.data import ImageData, open_source, read_geometry
-from padis_lightning.data.volumes import PhantomVolumes
+from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.sources.open import open_source, read_geometry
+from padis_lightning.data.sources.volumes import PhantomVolumes
 from padis_lightning.errors import InputError
 from padis_lightning.operators.cone import ConeBeam
 
@@ -41,7 +42,7 @@ def projections(operator, turn=0):
 
 def solved(operator, y):
     """What the operator makes of a file's projections, called as it is."""
-    return WATER * operator.direct(torch.from_numpy(y)[None, None] / WATER)[0, 0]
+    return WATER * operator.approximate_inverse(torch.from_numpy(y)[None, None] / WATER)[0, 0]
 
 
 def predict(path, out, *words):
@@ -114,7 +115,7 @@ def test_a_folder_of_helices_is_solved_volume_by_volume(tmp_path):
     found = predict(folder, tmp_path / "out", "--data.count", "null", "--data.batch_size", "2")
     listed = json.loads((tmp_path / "out" / "run.json").read_text())["images"]
     assert listed == [[0, "foot_9", "a"], [1, "foot_10", "a"]]
-    both = WATER * HELIX.direct(torch.from_numpy(np.stack(measured[::-1]))[:, None] / WATER)[:, 0]
+    both = WATER * HELIX.approximate_inverse(torch.from_numpy(np.stack(measured[::-1]))[:, None] / WATER)[:, 0]
     assert np.array_equal(found["foot_9"], both[0].numpy()) and np.array_equal(found["foot_10"], both[1].numpy())
 
 

@@ -11,20 +11,19 @@ from safetensors import safe_open
 from torch import nn
 from torch.nn import functional
 
+from padis_lightning.canvas import patch_shape, zero_pad
 from padis_lightning.cli import main
 from padis_lightning.diffusion import Denoiser, PatchModel, context_of, padding
 from padis_lightning.diffusion.context import context_of_noise
-from padis_lightning.diffusion.coordinates import sides
 from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError
 from padis_lightning.networks.unet import UNet
-from padis_lightning.operators.crop import surround
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import OverlapTiling, PatchPrior, RandomTiling
 from padis_lightning.random import Generators, seeded
-from padis_lightning.slice_groups import GroupPatchDiffusion
 from padis_lightning.solvers.dps import DPS
 from padis_lightning.training import PatchDiffusion
+from padis_lightning.training.slice_groups import GroupPatchDiffusion
 from padis_lightning.types import Normalisation
 
 from .conftest import random_network
@@ -49,10 +48,12 @@ def basis(*size):
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_boxes_are_torchs_where_sides_divide(size, rng):
     images = torch.randn(3, 2, *size, generator=rng)
-    torch.testing.assert_close(context_of(images, sides(size, 8)), pooled(images, sides(size, 8)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        context_of(images, patch_shape(size, 8)), pooled(images, patch_shape(size, 8)), rtol=1e-5, atol=1e-6
+    )
     assert torch.equal(context_of(images, size), images)
-    alone = torch.cat([context_of(image[None], sides(size, 8)) for image in images])
-    assert torch.equal(context_of(images, sides(size, 8)), alone)
+    alone = torch.cat([context_of(image[None], patch_shape(size, 8)) for image in images])
+    assert torch.equal(context_of(images, patch_shape(size, 8)), alone)
 
 
 def test_every_pixel_is_in_one_box_and_boxes_are_nearly_alike():
@@ -87,7 +88,7 @@ def test_noise_of_a_context_and_of_its_patch_are_those_of_one_image(size, patch,
 
     from_patch, from_rest = matrix(basis(*patch), 0 * basis(*patch)), matrix(0 * basis(*patch), basis(*patch))
     torch.testing.assert_close(from_patch @ from_patch.t() + from_rest @ from_rest.t(), means @ means.t())
-    canvas = surround(torch.eye(means.shape[1]).double().reshape(*size, -1).movedim(-1, 0), [8] * len(size))
+    canvas = zero_pad(torch.eye(means.shape[1]).double().reshape(*size, -1).movedim(-1, 0), [8] * len(size))
     window = tuple(slice(8 + c, 8 + c + p) for c, p in zip(corner, patch, strict=True))
     seen = canvas[(slice(None), *window)].flatten(1)  # pixels of the image by those of the patch
     torch.testing.assert_close(from_patch, means @ seen)
@@ -105,7 +106,7 @@ class Echo(nn.Module):
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("tiling", [RandomTiling(), RandomTiling(2), OverlapTiling(3)], ids=["random", "two", "overlap"])
 def test_a_prior_shows_every_patch_the_whole_noisy_image(size, tiling, rng):
-    patch, pad = sides(size, 8), padding(size, 8)
+    patch, pad = patch_shape(size, 8), padding(size, 8)
     prior = PatchPrior(PatchModel(Echo(), (2, *size), [8], pad, PLAIN), tiling)
     x = torch.randn(3, *prior.canvas_shape, generator=rng)
     found = prior(x, 0.4, Generators.keyed(0, range(3)))
@@ -182,7 +183,7 @@ def test_images_of_one_value_have_the_posterior_mean_of_all_their_pixels(span, r
     prior = PatchPrior(PatchModel(denoiser, (1, 16, 24), [8], padding((16, 24), 8), PLAIN)).double()
     sigma = torch.tensor([0.1, 3.0, 40.0], dtype=torch.float64)
     value = torch.tensor([0.9, -0.4, 0.3], dtype=torch.float64)
-    clean = surround(value.reshape(3, 1, 1, 1).expand(3, 1, 16, 24), prior.pad)
+    clean = zero_pad(value.reshape(3, 1, 1, 1).expand(3, 1, 16, 24), prior.pad)
     noise = torch.randn(clean.shape, generator=rng, dtype=torch.float64)
     x = clean + sigma.reshape(3, 1, 1, 1) * noise
     found = prior(x, sigma, Generators.keyed(0, range(3)))[..., 8:24, 8:32]

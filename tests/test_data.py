@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from padis_lightning.ct import Geometry
-from padis_lightning.data import ImageData, read_arrays, read_geometry
-from padis_lightning.data.arrays import resize
-from padis_lightning.data.datamodule import spread
+from padis_lightning.data.datamodule import ImageData, spread
+from padis_lightning.data.sources.npz import read_arrays, resize
+from padis_lightning.data.sources.open import read_geometry
 from padis_lightning.errors import InputError
 from padis_lightning.metrics import coverage, interval, psnr, ssim
 from padis_lightning.types import Normalisation

@@ -13,7 +13,7 @@ import torch
 
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.random import seeded
-from padis_lightning.training import SIZE
+from padis_lightning.training.patch_diffusion import SIZE
 
 pytestmark = pytest.mark.slow
 ODDS = torch.tensor([0.3, 0.7], dtype=torch.float64)

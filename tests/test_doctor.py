@@ -20,11 +20,11 @@ from safetensors.torch import load_file, save_file
 
 import padis_lightning
 from padis_lightning.cli import main
+from padis_lightning.commands.doctor import devices, libraries, surroundings, trials
+from padis_lightning.commands.doctor.checks import Absent, Check, Finding
 from padis_lightning.ct import PROJECTORS
 from padis_lightning.ct.sparse import SparseMatrix
 from padis_lightning.diffusion import model
-from padis_lightning.doctor import devices, libraries, surroundings, trials
-from padis_lightning.doctor.checks import Absent, Check, Finding
 
 
 def requirements():

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from padis_lightning.ct.sparse import SparseMatrix
 from padis_lightning.diffusion import Coordinates, Denoiser, PatchModel, padding
-from padis_lightning.linalg import joined
-from padis_lightning.memory import Held, beside, home
+from padis_lightning.linalg import concatenated
+from padis_lightning.memory import Held, device_of, on_device_of
 from padis_lightning.networks.unet import UNet
 from padis_lightning.operators.cone import ConeBeam
 from padis_lightning.operators.crop import Crop
@@ -143,7 +143,7 @@ def volume_solver(name, kind="slices", depth=14, side=24):
         "slices": lambda: SlicePrior(PatchPrior(slices_model(side), chunk_size=8)),
         "groups": lambda: GroupPrior(PatchPrior(slices_model(side, channels=3), chunk_size=8), depth=depth),
         "cubes": lambda: PatchPrior(cubes_model(depth, side), chunk_size=8),
-        "held together": lambda: SlicePrior(PatchPrior(slices_model(side), chunk_size=8), across=0.1),
+        "held together": lambda: SlicePrior(PatchPrior(slices_model(side), chunk_size=8), slice_tv=0.1),
         "cone": lambda: SlicePrior(PatchPrior(slices_model(side), chunk_size=8)),
     }[kind]()
     operator = ConeBeam((depth, side, side), views=6) if kind == "cone" else Slices(ParallelBeam(side, views=5), depth)
@@ -292,13 +292,13 @@ def test_slices_are_fitted_in_double_precision_as_the_volume_is():
 
 def test_parts_are_joined_as_by_cat_and_let_go():
     parts = [torch.rand(n, 3, generator=seeded(n)) for n in (4, 4, 1)]
-    assert torch.equal(joined(iter(parts), 9), torch.cat(parts))
-    assert joined(iter(parts[:1]), 4) is parts[0]
+    assert torch.equal(concatenated(iter(parts), 9), torch.cat(parts))
+    assert concatenated(iter(parts[:1]), 4) is parts[0]
     points = [part.clone().requires_grad_() for part in parts]
-    (gradient,) = torch.autograd.grad(joined(iter(points), 9).square().sum(), points[1])
+    (gradient,) = torch.autograd.grad(concatenated(iter(points), 9).square().sum(), points[1])
     assert torch.equal(gradient, 2 * parts[1])
     with Held() as held:
-        joined((torch.ones(1, 1000) for _ in range(50)), 50)
+        concatenated((torch.ones(1, 1000) for _ in range(50)), 50)
     assert held.most[HOST] <= 4 * 1000 * (50 + 2)
     assert held.now[HOST] == 0
 
@@ -306,8 +306,8 @@ def test_parts_are_joined_as_by_cat_and_let_go():
 def test_what_is_beside_a_module_comes_back():
     module, seen = nn.Linear(2, 2), []
     with FakeTensorMode() as mode:
-        compute = beside(on_a_gpu(module, mode), lambda *parts: seen.extend(part.device for part in parts) or parts[0])
-        assert home(module) == GPU and home(nn.ReLU()) is None
+        compute = on_device_of(on_a_gpu(module, mode), lambda *parts: seen.extend(part.device for part in parts) or parts[0])
+        assert device_of(module) == GPU and device_of(nn.ReLU()) is None
         assert compute(torch.ones(2), torch.ones(2)).device == HOST and seen == [GPU, GPU]
         assert compute(torch.ones(2, device=GPU)).device == GPU
-    assert beside(nn.ReLU(), torch.neg)(torch.ones(2)).tolist() == [-1.0, -1.0]
+    assert on_device_of(nn.ReLU(), torch.neg)(torch.ones(2)).tolist() == [-1.0, -1.0]

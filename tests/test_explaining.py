@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 
 from padis_lightning import cli
 from padis_lightning.errors import InputError, RunError
-from padis_lightning.explaining import explain
 from padis_lightning.files import whole
+from padis_lightning.messages.sentences import explain
 
 AGAIN = "then the same command again (fit: with --ckpt_path auto), which goes on where this one stopped"
 MEMORY = f"wanted a lower data.batch_size, prior.chunk_size (predict) or model.patches (fit), {AGAIN}"

@@ -20,15 +20,15 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from padis_lightning.callbacks import Results
-from padis_lightning.callbacks.formats import Origin, check_formats, dicom, nifti, pictures16, write_volumes
-from padis_lightning.callbacks.provenance import settings_key
 from padis_lightning.cli import main
 from padis_lightning.data.batches import Batches, Listed, share
-from padis_lightning.data.series import Series, SeriesSource
-from padis_lightning.data.sources import PhantomSource
+from padis_lightning.data.sources.base import PhantomSource
+from padis_lightning.data.sources.series import Series, SeriesSource
 from padis_lightning.errors import InputError
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import PatchPrior
+from padis_lightning.results.formats import Origin, check_formats, dicom, nifti, pictures16, write_volumes
+from padis_lightning.results.provenance import settings_key
 from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 
@@ -357,7 +357,7 @@ def test_formats_that_cannot_be_written_are_refused_before_anything_is_solved(tm
 
 
 def test_a_missing_library_is_named_with_what_installs_it(monkeypatch):
-    monkeypatch.setattr("padis_lightning.callbacks.formats.find_spec", lambda name: None)
+    monkeypatch.setattr("padis_lightning.results.formats.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs nibabel, which is not installed; wanted pip install 'padis_lightning\[nifti\]'"):
         check_formats(["nifti"], None, None)
 

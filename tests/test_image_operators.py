@@ -93,7 +93,7 @@ def test_bicubic_is_the_anti_aliased_resize(shape, factor, rng):
 def test_upsampling_puts_a_ramp_back_in_its_place(kind):
     rows, columns = torch.meshgrid(torch.arange(48.0), torch.arange(64.0), indexing="ij")
     ramp, operator = (rows - 2 * columns).expand(1, 3, -1, -1), kind((3, 48, 64), 4)
-    gap = (operator.direct(operator(ramp)) - ramp)[..., 16:-16, 16:-16]  # away from the border
+    gap = (operator.approximate_inverse(operator(ramp)) - ramp)[..., 16:-16, 16:-16]  # away from the border
     assert gap.abs().max() < 0.5 and gap.mean().abs() < 1e-3  # PyTorch's bicubic is not exact on ramps; a shift would stay
 
 
@@ -165,7 +165,7 @@ def test_dtypes_follow_and_autocast_changes_nothing(operator, dtype, tolerance, 
     calls = [
         lambda x, y: operator(x),
         lambda x, y: operator.adjoint(y),
-        lambda x, y: operator.direct(y),
+        lambda x, y: operator.approximate_inverse(y),
         lambda x, y: operator.prox(x, y, weight),
         lambda x, y: operator.prox(x, y, 0.5),
     ]
@@ -200,7 +200,7 @@ def test_channels_are_independent(make, rng):
     v, y = draw(colour.image_shape, rng), draw(colour.measurement_shape, rng)
     parts = [(v[:, c : c + 1], y[:, c : c + 1]) for c in range(3)]
     torch.testing.assert_close(colour(v), torch.cat([grey(a) for a, _ in parts], 1))
-    torch.testing.assert_close(colour.direct(y), torch.cat([grey.direct(b) for _, b in parts], 1))
+    torch.testing.assert_close(colour.approximate_inverse(y), torch.cat([grey.approximate_inverse(b) for _, b in parts], 1))
     expected = torch.cat([grey.prox(a, b, 0.3, iterations=200) for a, b in parts], 1)
     torch.testing.assert_close(colour.prox(v, y, 0.3, iterations=200), expected)
 
@@ -211,7 +211,7 @@ def test_blurs_keep_the_mean_of_a_flat_image_and_show_themselves_as_baseline(rng
         for make in (UniformBlur, GaussianBlur, MotionBlur):
             operator = make((1, 40, 30), border=border)
             torch.testing.assert_close(operator(flat), flat)
-            assert operator.direct(flat) is flat
+            assert operator.approximate_inverse(flat) is flat
 
 
 def moments(kernel):
@@ -279,7 +279,7 @@ def test_strokes_have_the_width_of_their_brush():
 
 def test_the_baseline_of_inpainting_takes_the_nearest_known_pixel():
     operator = RandomInpainting((1, 9, 11), 0.8, seed=3)
-    taken = operator.direct(torch.arange(99.0).reshape(1, 1, 9, 11)).long().flatten()
+    taken = operator.approximate_inverse(torch.arange(99.0).reshape(1, 1, 9, 11)).long().flatten()
     places = torch.cartesian_prod(torch.arange(9), torch.arange(11)).double()
     distances = torch.cdist(places, places[operator.mask.flatten()]).amin(1)
     assert operator.mask.flatten()[taken].all()

@@ -21,11 +21,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from padis_lightning.commands.pickles import Record, read
+from padis_lightning.commands.snapshots import architecture, build_network, collect, load, run, settle
 from padis_lightning.diffusion import Denoiser, NoPositions, PatchModel
 from padis_lightning.errors import InputError
-from padis_lightning.importing import architecture, build_network, collect, load, run, settle
 from padis_lightning.networks.ddpmpp import DDPMpp
-from padis_lightning.unpickling import Record, read
 
 PARITY = load_file(Path(__file__).parent / "data" / "ddpmpp.safetensors")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from padis_lightning.data import ImageData
+from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.leaves import DeadLeaves, dead_leaves
-from padis_lightning.data.sources import photographs
+from padis_lightning.data.sources.base import photographs
 from padis_lightning.errors import InputError
 
 

@@ -13,10 +13,10 @@ import yaml
 
 from padis_lightning.cli import main
 from padis_lightning.ct import Geometry
-from padis_lightning.data import open_source, read_geometry
-from padis_lightning.data.measurements import is_measured
+from padis_lightning.data.sources.measurements import is_measured
+from padis_lightning.data.sources.open import open_source, read_geometry
 from padis_lightning.errors import InputError
-from padis_lightning.finding import CONFIGS
+from padis_lightning.messages.configs import CONFIGS
 from padis_lightning.operators.ct import ParallelBeam, Scan
 from tests.making import prepared
 

@@ -112,7 +112,7 @@ def test_simulation_on_a_finer_grid_is_another_measurement_of_the_same_image(rng
     operator = ParallelBeam(24, views=6)
     image = torch.rand(2, 1, 24, 24, generator=rng)
     generator = Generators.keyed(0, [0, 1])
-    same, finer = (PseudoInverse(operator, simulation=k).measure(image, generator) for k in (1, 3))
+    same, finer = (PseudoInverse(operator, oversampling=k).measure(image, generator) for k in (1, 3))
     assert torch.equal(same, operator(image)) and finer.shape == same.shape
     gap = float((finer - same).norm() / same.norm())
     assert 1e-3 < gap < 0.1
@@ -130,10 +130,10 @@ def test_noise_that_cannot_be_is_refused():
             lambda: PseudoInverse(Identity((1, 4, 4)), noise_std=0.1, noise=PoissonNoise()),
             "noise_std is 0.1 and noise is PoissonNoise; wanted one",
         ),
-        (lambda: PseudoInverse(Identity((1, 4, 4)), simulation=0), "simulation is 0; wanted at least 1"),
+        (lambda: PseudoInverse(Identity((1, 4, 4)), oversampling=0), "oversampling is 0; wanted at least 1"),
         (
-            lambda: PseudoInverse(Identity((1, 4, 4)), simulation=2),
-            "Identity has no finer grid to simulate on; wanted simulation: 1",
+            lambda: PseudoInverse(Identity((1, 4, 4)), oversampling=2),
+            "Identity has no finer grid to simulate on; wanted oversampling: 1",
         ),
     ):
         with pytest.raises(InputError, match=sentence):

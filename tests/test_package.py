@@ -14,20 +14,24 @@ import padis_lightning
 
 ROOT = Path(padis_lightning.__file__).parent
 LAYERS = [
-    {"errors", "files", "machine", "random"},
-    {"allowing", "arguments", "finding", "modules", "types"},
-    {"parsing", "linalg", "ct"},
-    {"explaining", "networks", "operators", "metrics", "noise"},
-    {"diffusion"},
-    {"priors", "data", "unpickling"},
-    {"solvers", "training", "importing", "preparing"},
-    {"callbacks", "slice_groups"},
-    {"doctor", "reporting", "sweeping"},
+    {"errors"},
+    {"files", "machine", "memory", "random", "registry"},
+    {"canvas", "linalg", "types"},
+    {"ct", "metrics", "networks", "noise"},
+    {"operators"},
+    {"diffusion", "problem"},
+    {"priors"},
+    {"data"},
+    {"solvers", "training"},
+    {"results"},
+    {"callbacks"},
+    {"messages"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]
 RANK = {name: k for k, layer in enumerate(LAYERS) for name in layer}
-LIGHTNING = ("solvers/base.py", "training.py", "callbacks/", "data/datamodule.py", "data/draws.py", "cli.py")
+LIGHTNING = ("solvers/base.py", "training/", "callbacks/", "data/datamodule.py", "data/draws.py", "cli.py")
 
 
 def sources():

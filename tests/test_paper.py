@@ -19,9 +19,9 @@ from benchmarks.paper.reading import difference, mean, read_scores
 from benchmarks.paper.scales import SCALES, task, variables
 from benchmarks.paper.studies import CHOICES, PRIORS, Part, chosen, parts
 from padis_lightning.cli import PadisCLI
-from padis_lightning.data.opening import open_source
-from padis_lightning.finding import find_configs as found_configs
-from padis_lightning.finding import own_settings
+from padis_lightning.data.sources.open import open_source
+from padis_lightning.messages.configs import find_configs as found_configs
+from padis_lightning.messages.configs import own_settings
 from padis_lightning.metrics import interval
 from padis_lightning.priors import PatchPrior
 from padis_lightning.random import Generators, seeded

@@ -24,15 +24,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from padis_lightning.cli import main
-from padis_lightning.data.array_series import open_arrays
-from padis_lightning.data.arrays import read_arrays
-from padis_lightning.data.series import Series, SeriesSource
+from padis_lightning.commands.prepare import container, run, work
+from padis_lightning.commands.prepare import plan as planning
+from padis_lightning.commands.prepare.fitting import fit, fitted_affine, frame
+from padis_lightning.commands.prepare.journal import Journal, missing
+from padis_lightning.commands.prepare.settings import PARTS, split
+from padis_lightning.data.sources.array_series import open_arrays
+from padis_lightning.data.sources.npz import read_arrays
+from padis_lightning.data.sources.series import Series, SeriesSource
 from padis_lightning.errors import InputError
-from padis_lightning.preparing import container, run, work
-from padis_lightning.preparing import plan as planning
-from padis_lightning.preparing.fitting import fit, fitted_affine, frame
-from padis_lightning.preparing.journal import Journal, missing
-from padis_lightning.preparing.settings import PARTS, split
 
 ALL = ("--split", "1", "0", "0")
 
@@ -400,7 +400,7 @@ def test_nothing_is_said_where_nobody_looks(images, tmp_path, capsys):
 
 SLOW = """
 import sys, time
-from padis_lightning.preparing import plan, run, work
+from padis_lightning.commands.prepare import plan, run, work
 work.INTERVAL, work.BATCH, stored = 0.05, 1, plan.Plan.stored
 def slow(self, i):
     time.sleep(0.02)

@@ -24,12 +24,13 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from padis_lightning.cli import main
-from padis_lightning.data import ImageData, open_series, open_source
-from padis_lightning.data.readers import PreparedSource
-from padis_lightning.data.series import SeriesSource
-from padis_lightning.data.sources import collate
+from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.readers import PreparedSource, open_series
+from padis_lightning.data.sources.base import collate
+from padis_lightning.data.sources.open import open_source
+from padis_lightning.data.sources.series import SeriesSource
 from padis_lightning.errors import InputError
-from padis_lightning.explaining import explain
+from padis_lightning.messages.sentences import explain
 from padis_lightning.types import Normalisation
 from tests.making import RAS_TO_LPS, dicom, enhanced, lps, prepared, rotation, write_stack
 

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from padis_lightning import metrics
-from padis_lightning.callbacks.histogram import histogram
-from padis_lightning.callbacks.panels import Panel, quantise, read_panels, save_panels, to_png
-from padis_lightning.callbacks.report import LARGEST, report_page
-from padis_lightning.callbacks.runs import changed, differences, read_run, read_runs
 from padis_lightning.cli import main
+from padis_lightning.results.histogram import histogram
+from padis_lightning.results.page import LARGEST, report_page
+from padis_lightning.results.panels import Panel, quantise, read_panels, save_panels, to_png
+from padis_lightning.results.runs import changed, differences, read_run, read_runs
 from padis_lightning.types import Normalisation
 from tests.runs import HU, noisy, smooth, write_run
 
@@ -137,7 +137,7 @@ def test_a_page_is_never_larger_than_a_browser_holds(tmp_path, monkeypatch):
     truth = smooth(5)
     write_run(tmp_path, truth, noisy(truth, 0.05, 1), {}, list("abcde"))
     size = max(len(json.dumps(image)) for image in data(report_page([read_run(tmp_path)]))["images"])
-    monkeypatch.setattr("padis_lightning.callbacks.report.LARGEST", 3 * size)
+    monkeypatch.setattr("padis_lightning.results.page.LARGEST", 3 * size)
     page = report_page([read_run(tmp_path)])
     assert len(data(page)["images"]) in (2, 3) and "of 5 images are here" in page and LARGEST <= 1e8
 

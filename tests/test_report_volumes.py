@@ -14,21 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
-from padis_lightning.callbacks.panels import quantise, read_panels, to_png
-from padis_lightning.callbacks.pictures import planes
-from padis_lightning.callbacks.report import report_page
-from padis_lightning.callbacks.runs import read_run, read_runs
-from padis_lightning.callbacks.voxels import CUBES, reduced, spacing_of
-from padis_lightning.data import read_arrays
 from padis_lightning.data.readers import PreparedSource, open_series
-from padis_lightning.data.series import SeriesSource
-from padis_lightning.data.volumes import VolumeSource
+from padis_lightning.data.sources.npz import read_arrays
+from padis_lightning.data.sources.series import SeriesSource
+from padis_lightning.data.sources.volumes import VolumeSource
 from padis_lightning.errors import InputError
 from padis_lightning.operators.cone import ConeBeam
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.slices import Slices
 from padis_lightning.random import seeded
+from padis_lightning.results.page import report_page
+from padis_lightning.results.panels import quantise, read_panels, to_png
+from padis_lightning.results.pictures import planes
+from padis_lightning.results.runs import read_run, read_runs
+from padis_lightning.results.voxels import CUBES, reduced, spacing_of
 from padis_lightning.types import Normalisation
 from tests.making import lps, prepared, rotation, write_stack
 from tests.runs import HU, noisy, write_run
@@ -101,7 +101,7 @@ def test_large_volumes_are_averaged_along_their_longest_axes_and_the_page_says_s
     torch.testing.assert_close(small.mean((2, 3)), volume.mean((2, 3)))
     page = report_page([read_run(folder)])
     assert "averaged" not in page and "Volumes are here in 256 steps between the ends of the data." in page
-    monkeypatch.setattr("padis_lightning.callbacks.panels.reduced", lambda volume: reduced(volume, 500))
+    monkeypatch.setattr("padis_lightning.results.panels.reduced", lambda volume: reduced(volume, 500))
     truth = volumes()
     write_run(folder, truth, truth, {}, ["p", "q"], spacing=(2.5, 1.0, 0.5))
     page = report_page([read_run(folder)])

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from padis_lightning.callbacks.records import Records
 from padis_lightning.cli import main
 from padis_lightning.data.batches import share
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import GaussianPrior, PatchPrior
 from padis_lightning.random import Generators
+from padis_lightning.results.records import Records
 from padis_lightning.solvers.dds import DDS
-from padis_lightning.solvers.unfinished import Unfinished
+from padis_lightning.solvers.kept_state import Unfinished
 from padis_lightning.types import Batch
 
 from .test_solvers import SOLVERS

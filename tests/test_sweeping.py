@@ -23,14 +23,14 @@ import pytest
 import yaml
 from scipy.stats import qmc
 
+from padis_lightning.commands.sweep import read_results, read_sweep, run, run_sweep
+from padis_lightning.commands.sweep.exporting import wandb_config
+from padis_lightning.commands.sweep.naming import LENGTH
+from padis_lightning.commands.sweep.points import Choice, Draws, Range, drawn_points
+from padis_lightning.commands.sweep.processes import Processes
+from padis_lightning.commands.sweep.values import read_values
 from padis_lightning.errors import InputError
-from padis_lightning.finding import CONFIGS
-from padis_lightning.sweeping import read_results, read_sweep, run, run_sweep
-from padis_lightning.sweeping.exporting import wandb_config
-from padis_lightning.sweeping.naming import LENGTH
-from padis_lightning.sweeping.points import Choice, Draws, Range, drawn_points
-from padis_lightning.sweeping.processes import Processes
-from padis_lightning.sweeping.values import read_values
+from padis_lightning.messages.configs import CONFIGS
 
 SHIPPED = sorted(path.name for path in (CONFIGS / "sweep").glob("*.yaml") if "${" not in path.read_text())
 BASE = {"command": "predict", "config": "ct20.yaml"}

@@ -11,21 +11,22 @@ import torch
 from PIL import Image
 
 from padis_lightning import metrics
-from padis_lightning.callbacks.panels import read_panels
-from padis_lightning.callbacks.pictures import CAPTION, GAP, planes
 from padis_lightning.cli import main
-from padis_lightning.data import ImageData, read_arrays
+from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.readers import PreparedSource, open_series
-from padis_lightning.data.sections import GRAIN, ChestVolumes, SmoothStream
-from padis_lightning.data.series import SeriesSource
-from padis_lightning.data.volumes import PhantomVolumes, VolumeSource
+from padis_lightning.data.sources.npz import read_arrays
+from padis_lightning.data.sources.sections import GRAIN, ChestVolumes, SmoothStream
+from padis_lightning.data.sources.series import SeriesSource
+from padis_lightning.data.sources.volumes import PhantomVolumes, VolumeSource
 from padis_lightning.diffusion import FourierFeatures, PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.networks.unet import UNet
 from padis_lightning.priors import GroupPrior, PatchPrior
 from padis_lightning.random import Generators, seeded
-from padis_lightning.slice_groups import GroupPatchDiffusion
+from padis_lightning.results.panels import read_panels
+from padis_lightning.results.pictures import CAPTION, GAP, planes
 from padis_lightning.training import PatchDiffusion
+from padis_lightning.training.slice_groups import GroupPatchDiffusion
 from padis_lightning.types import Normalisation
 
 from .making import lps, prepared, rotation, write_stack

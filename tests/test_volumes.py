@@ -21,8 +21,8 @@ from padis_lightning.operators.cone import ConeBeam
 from padis_lightning.operators.ct import FanBeam, ParallelBeam
 from padis_lightning.operators.slices import Slices
 from padis_lightning.priors import GaussianPrior, GroupPrior, OverlapTiling, PatchPrior, RandomTiling, SlicePrior
-from padis_lightning.priors.across import smoothed, steps, steps_adjoint
 from padis_lightning.priors.groups import partition, spacing_channel
+from padis_lightning.priors.slice_variation import smoothed, steps, steps_adjoint
 from padis_lightning.random import Generators, seeded
 from padis_lightning.solvers.ancestral import Ancestral
 from padis_lightning.solvers.dds import DDS
@@ -398,12 +398,12 @@ def test_smoothing_across_slices_is_the_least_of_its_objective(depth, rng):
 
 def test_a_prior_of_slices_held_together_is_the_prior_and_then_the_smoothing(model, rng, monkeypatch):
     patches, volumes_of = PatchPrior(model), lambda prior: torch.rand(2, *prior.canvas_shape, generator=rng)
-    alone, together = SlicePrior(patches, 5), SlicePrior(patches, 5, across=0.1)
+    alone, together = SlicePrior(patches, 5), SlicePrior(patches, 5, slice_tv=0.1)
     x, sigma = volumes_of(alone), torch.tensor([0.1, 0.5])
     expected = smoothed(alone(x, sigma, Generators.keyed(0, [0, 1])), 0.1 * sigma.reshape(2, 1, 1, 1, 1))
     assert torch.equal(together(x, sigma, Generators.keyed(0, [0, 1])), expected)
     assert steps(expected).abs().sum() < 0.9 * steps(alone(x, sigma, Generators.keyed(0, [0, 1]))).abs().sum()
     monkeypatch.setattr("padis_lightning.priors.slices.TOGETHER", 2)
     torch.testing.assert_close(together(x, sigma, Generators.keyed(0, [0, 1])), expected, rtol=0, atol=1e-6)
-    with pytest.raises(InputError, match="across is -1; wanted at least 0"):
-        SlicePrior(patches, 5, across=-1)
+    with pytest.raises(InputError, match="slice_tv is -1; wanted at least 0"):
+        SlicePrior(patches, 5, slice_tv=-1)

@@ -19,9 +19,9 @@ from benchmarks.paper.plan import seconds
 from benchmarks.paper.scales import SCALES, variables
 from benchmarks.paper.studies import Part, parts
 from benchmarks.training import machine
+from padis_lightning.commands.sweep import run_sweep
 from padis_lightning.errors import InputError
 from padis_lightning.files import write_text
-from padis_lightning.sweeping import run_sweep
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from padis_lightning.callbacks.runs import read_run
 from padis_lightning.metrics import interval
+from padis_lightning.results.runs import read_run
 
 
 @dataclass(frozen=True)

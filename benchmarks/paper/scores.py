@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from padis_lightning import metrics
-from padis_lightning.data import ImageData
-from padis_lightning.data.sources import collate
+from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.sources.base import collate
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.priors import FixedTiling, OverlapTiling, PatchPrior, RandomTiling
 from padis_lightning.priors.base import Prior

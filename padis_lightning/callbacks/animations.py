@@ -9,10 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from padis_lightning.callbacks.pictures import planes, to_pixels
-from padis_lightning.callbacks.voxels import spacing_of
 from padis_lightning.errors import InputError
 from padis_lightning.files import whole
+from padis_lightning.results.pictures import planes, to_pixels
+from padis_lightning.results.voxels import spacing_of
 from padis_lightning.solvers import Solver
 from padis_lightning.types import Batch
 

@@ -1,79 +1,80 @@
-"""Checkpoints that are whole on the disk, and the newest of a run."""
+"""Checkpoints at intervals, and wherever training stops."""
 
 from __future__ import annotations
 
-import io
-import zipfile
-from collections.abc import Callable, Iterable
-from pathlib import Path
+import signal
+import threading
+from types import FrameType
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from padis_lightning.files import whole
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Write local checkpoints whole or not at all, and read them without running code inside."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
-        """Write beside ``path``, then rename; addresses of other file systems are written as Lightning does.
-
-        Raises:
-            OSError: with ``path``, for example of a full disk; what was there stays.
-        """
-        if "://" in str(path) or storage_options is not None:
-            super().save_checkpoint(checkpoint, path, storage_options)
-            return
-        written = io.BytesIO()  # by itself torch.save hides the errors of the disk
-        torch.save(checkpoint, written)
-        with whole(Path(path)) as temporary:
-            temporary.write_bytes(written.getbuffer())
-
-    def load_checkpoint(
-        self,
-        path: str | Path,
-        map_location: Callable | None = lambda storage, place: storage,
-        weights_only: bool | None = None,
-    ) -> dict[str, Any]:
-        """Read tensors and plain values only, unless ``weights_only`` is false."""
-        return super().load_checkpoint(path, map_location, weights_only is not False)
+from padis_lightning.data.batches import STOPPING
+from padis_lightning.errors import RunError
 
 
-def newest(paths: Iterable[Path], tell: Callable[[str], None]) -> tuple[Path, int] | None:
-    """The whole checkpoint of the most steps and its steps; of several the last one written; None where there is none.
+class Checkpoints(ModelCheckpoint):
+    """Lightning's checkpoints, and ``last.ckpt`` after the last step and at a signal to stop.
 
-    Args:
-        paths: checkpoints; each one that is damaged costs a line.
-        tell: what takes such a line.
+    SIGTERM and SIGUSR1 stop training at the end of the step in progress, on all devices at once. Where another handler of
+    SIGUSR1 is there already, as Lightning's under SLURM, which requeues the job, it is called then and training goes on.
+
+    Raises:
+        RunError: training was stopped by a signal.
     """
-    readable = []
-    for path in paths:
-        steps = _steps(path)
-        if steps is None:
-            tell(f"{path} is damaged; it is skipped")
-        else:
-            readable.append((steps, path.stat().st_mtime_ns, path))
-    for steps, _, path in sorted(readable, reverse=True):
-        if _is_whole(path):
-            return path, steps
-        tell(f"{path} is damaged; it is skipped")
-    return None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen; Lightning brings back the handlers that were there before ``fit``."""
+        super().on_train_start(trainer, pl_module)
+        self._received, self._requeue = 0, None
+        if threading.current_thread() is threading.main_thread():
+            handlers = [signal.signal(number, self._receive) for number in STOPPING]
+            self._requeue = handlers[-1] if callable(handlers[-1]) else None
 
-def _is_whole(path: Path) -> bool:
-    """Whether all checksums are right."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except Exception:  # a damaged archive can ask for anything, such as a password
-        return False
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = max(self._received, number)
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """Note the step."""
+        self._step = trainer.global_step
 
-def _steps(path: Path) -> int | None:
-    """The steps behind a checkpoint, without reading its tensors; None if it cannot be read."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-    except Exception:  # a damaged file can make the unpickler raise anything
-        return None
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - Lightning's signature
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Save at intervals and where training stops, which it does only between two steps."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.global_step == self._step:
+            return  # gradients are being accumulated
+        if self.save_last and trainer.global_step == trainer.max_steps:
+            self._save_now(trainer)
+        received = self._received
+        if trainer.world_size > 1:
+            ours = torch.tensor(received, device=pl_module.device)
+            received = int(trainer.strategy.reduce(ours, reduce_op="max"))
+        if received:
+            self._received = 0
+            self._obey(trainer, received)
+
+    def _obey(self, trainer: Trainer, number: int) -> None:
+        if number == signal.SIGUSR1 and self._requeue:
+            self._requeue(number, None)
+            return
+        self._save_now(trainer)
+        if not trainer.is_global_zero:
+            raise SystemExit(0)  # at any other code Lightning's launcher would kill the first process before it speaks
+        raise RunError(
+            f"stopped by {signal.Signals(number).name} at step {trainer.global_step}; "
+            "run the same command with --ckpt_path auto to go on"
+        )
+
+    def _save_now(self, trainer: Trainer) -> None:
+        self.save_last = True  # a file even where it is to be a link
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))

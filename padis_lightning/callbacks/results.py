@@ -14,22 +14,22 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from padis_lightning.callbacks.formats import Format, check_formats, place_of, write_image, write_volumes
-from padis_lightning.callbacks.gathering import read, told, write
-from padis_lightning.callbacks.panels import panels, save_panels
-from padis_lightning.callbacks.pictures import Shown, beside, save_picture
-from padis_lightning.callbacks.provenance import origin, provenance, settings_of
-from padis_lightning.callbacks.records import Records
-from padis_lightning.callbacks.scores import score, table
-from padis_lightning.callbacks.voxels import spacing_of
 from padis_lightning.ct.picture import draw_scan
 from padis_lightning.data.batches import STOPPING, Listed
 from padis_lightning.errors import InputError
 from padis_lightning.files import sweep_up, whole
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.slices import Slices
+from padis_lightning.results.formats import Format, check_formats, place_of, write_image, write_volumes
+from padis_lightning.results.panels import panels, save_panels
+from padis_lightning.results.pictures import Shown, beside, save_picture
+from padis_lightning.results.provenance import origin, provenance, settings_of
+from padis_lightning.results.records import Records
+from padis_lightning.results.scores import score, table
+from padis_lightning.results.summary import read, told, write
+from padis_lightning.results.voxels import spacing_of
 from padis_lightning.solvers import Solver
-from padis_lightning.solvers.unfinished import Unfinished
+from padis_lightning.solvers.kept_state import Unfinished
 from padis_lightning.types import Batch, Reconstruction
 
 

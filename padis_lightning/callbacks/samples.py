@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from padis_lightning.callbacks.pictures import planes, save_picture, sheet
 from padis_lightning.errors import InputError
 from padis_lightning.priors import PatchPrior
 from padis_lightning.random import Generators
+from padis_lightning.results.pictures import planes, save_picture, sheet
 from padis_lightning.solvers.ancestral import Ancestral
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from padis_lightning.diffusion.coordinates import sides
+from padis_lightning.canvas import patch_shape
 
 BACKWARD = 3  # a step costs about three forward passes
 
@@ -45,7 +45,7 @@ class Throughput(Callback):
         """Count the operations of a patch of each size; measure the device."""
         network, sizes = pl_module.denoiser.network, pl_module.patch_sizes
         shape = pl_module.image_shape[1:]
-        self._operations = {size: BACKWARD * network.operations(*sides(shape, size)) for size in sizes}
+        self._operations = {size: BACKWARD * network.operations(*patch_shape(shape, size)) for size in sizes}
         dtype = torch.bfloat16 if str(trainer.precision).startswith("bf16") else torch.float32
         self._rate = matrix_rate(pl_module.device, dtype) if self.peak else None
         self._begin(pl_module)

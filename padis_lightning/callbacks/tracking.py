@@ -10,11 +10,11 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from padis_lightning.callbacks.records import digest
-from padis_lightning.callbacks.runs import Run, read_run
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.machine import has_wandb_account
+from padis_lightning.results.records import digest
+from padis_lightning.results.runs import Run, read_run
 
 
 class Tracking(Callback):

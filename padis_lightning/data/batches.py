@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from padis_lightning.data.sources import Item, collate
+from padis_lightning.data.sources.base import Item, collate
 from padis_lightning.errors import InputError
 from padis_lightning.types import Batch
 

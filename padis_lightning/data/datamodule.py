@@ -12,9 +12,9 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from padis_lightning.data.batches import Listed, check_shard, leave_signals, left_loader
-from padis_lightning.data.opening import open_source
-from padis_lightning.data.sources import LeavesSource, PhantomSource, Source, collate, photographs
-from padis_lightning.data.volumes import PhantomVolumes, VolumeSource
+from padis_lightning.data.sources.base import LeavesSource, PhantomSource, Source, collate, photographs
+from padis_lightning.data.sources.open import open_source
+from padis_lightning.data.sources.volumes import PhantomVolumes, VolumeSource
 from padis_lightning.errors import InputError
 from padis_lightning.random import seeded
 from padis_lightning.types import Normalisation
@@ -91,7 +91,7 @@ class ImageData(LightningDataModule):
     prediction then use different seeds), or photographs, for prediction only.
 
     Args:
-        path: a file or a folder; see :func:`padis_lightning.data.opening.open_source`.
+        path: a file or a folder; see :func:`padis_lightning.data.sources.open.open_source`.
         builtin: what there is without a path.
         size: side that images are brought to (generated ones: 128 by default; photographs: 256; files: as they are).
         batch_size: images a step and device.

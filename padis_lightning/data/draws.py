@@ -6,7 +6,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from padis_lightning.data.batches import Listed, check_shard, left_loader
-from padis_lightning.data.sources import Item
+from padis_lightning.data.sources.base import Item
 from padis_lightning.errors import InputError
 
 

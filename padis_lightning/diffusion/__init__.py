@@ -1,7 +1,7 @@
 """The diffusion model of patches: preconditioned denoiser, noise levels, positions."""
 
+from padis_lightning.canvas import coordinates, padding
 from padis_lightning.diffusion.context import context_of
-from padis_lightning.diffusion.coordinates import coordinates, padding
 from padis_lightning.diffusion.denoiser import Denoiser
 from padis_lightning.diffusion.model import PatchModel
 from padis_lightning.diffusion.positions import Coordinates, FourierFeatures, LearnedMap, NoPositions, Positions

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from padis_lightning.diffusion.positions import Coordinates, Positions
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import each
+from padis_lightning.linalg import per_image
 
 
 class Denoiser(nn.Module):
@@ -72,7 +72,7 @@ class Denoiser(nn.Module):
         if not own:
             x, sigma = self.span[0] + self.gain * x, self.gain * sigma
             context = None if context is None else self.span[0] + self.gain * context
-        level = each(sigma.to(x.dtype), x)
+        level = per_image(sigma.to(x.dtype), x)
         c_skip, c_out, c_in = self.scalings(level)
         channels = [c_in * x, self.positions(position.to(x.dtype))]
         if context is not None:
@@ -88,6 +88,6 @@ class Denoiser(nn.Module):
 
         .. math:: \frac{\sigma^2 + \sigma_{data}^2}{(\sigma \sigma_{data})^2} \, \|D(x_0 + \sigma z; \sigma) - x_0\|^2 / n
         """
-        denoised = self(clean + each(sigma, clean) * noise, sigma, position, context)
+        denoised = self(clean + per_image(sigma, clean) * noise, sigma, position, context)
         weight = ((self.gain * sigma) ** 2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
         return weight * (denoised - clean).square().flatten(1).mean(1)

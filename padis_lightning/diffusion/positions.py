@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from padis_lightning.errors import InputError
-from padis_lightning.modules import Configured
+from padis_lightning.registry import Configured
 
 
 class Positions(Configured, ABC):

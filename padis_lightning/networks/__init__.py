@@ -1,7 +1,7 @@
 """Patch networks. A new one is one file here: a subclass of PatchNetwork."""
 
-from padis_lightning.modules import import_submodules
 from padis_lightning.networks.base import PatchNetwork
+from padis_lightning.registry import import_submodules
 
 import_submodules(__name__, __path__)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from padis_lightning.modules import Configured
+from padis_lightning.registry import Configured
 
 
 class PatchNetwork(Configured, ABC):

@@ -1,7 +1,7 @@
 """Measurement operators. A new one is one file here: a subclass of LinearOperator."""
 
-from padis_lightning.modules import import_submodules
 from padis_lightning.operators.base import Composition, LinearOperator, Stack
+from padis_lightning.registry import import_submodules
 
 import_submodules(__name__, __path__)
 

@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.errors import InputError
 from padis_lightning.linalg import conjugate_gradient, largest_eigenvalue
 
@@ -47,6 +48,13 @@ class LinearOperator(nn.Module, ABC):
     exact_adjoint: bool = True
     closed_form: bool = False
     orthonormal: bool = False
+    #: the scan's geometry, of operators that have one
+    geometry: Geometry | ConeGeometry | None = None
+
+    @property
+    def volumetric(self) -> bool:
+        """Whether it measures volumes ``(B, C, D, H, W)`` rather than images."""
+        return len(self.image_shape) == 4
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -100,11 +108,11 @@ class LinearOperator(nn.Module, ABC):
         """:meth:`prox` computed in float64, of the type of ``v``."""
         return self.prox(v.double(), y.double(), weight, precision, iterations).to(v.dtype)
 
-    def direct(self, y: Tensor) -> Tensor:
+    def approximate_inverse(self, y: Tensor) -> Tensor:
         """The reconstruction that the field uses as its plain baseline; the pseudo-inverse where there is no better."""
         return self.pinv(y)
 
-    def observed(self, y: Tensor) -> Tensor:
+    def zero_unmeasured(self, y: Tensor) -> Tensor:
         """``y`` with 0 where nothing is measured, such as the missing pixels of an image: noise has no place there."""
         return y
 
@@ -114,7 +122,7 @@ class LinearOperator(nn.Module, ABC):
         Raises:
             InputError: this operator is defined on pixels and has no finer version.
         """
-        raise InputError(f"{type(self).__name__} has no finer grid to simulate on; wanted simulation: 1")
+        raise InputError(f"{type(self).__name__} has no finer grid to simulate on; wanted oversampling: 1")
 
     @cached_property
     def norm_squared(self) -> float:
@@ -192,9 +200,9 @@ class Composition(LinearOperator):
         inside = self.right(v)
         return v + self.right.adjoint(self.left.prox(inside, y, weight, precision, iterations, tolerance) - inside)
 
-    def observed(self, y: Tensor) -> Tensor:
+    def zero_unmeasured(self, y: Tensor) -> Tensor:
         """What the left operator measures."""
-        return self.left.observed(y)
+        return self.left.zero_unmeasured(y)
 
     def finer(self, factor: int) -> LinearOperator:
         """A finer left operator, where the right one stays as it is."""
@@ -244,6 +252,6 @@ class Stack(LinearOperator):
         self.check(y, self.measurement_shape, "measurement")
         return sum(o.adjoint(part) for o, part in zip(self.operators, self.split(y), strict=True))
 
-    def observed(self, y: Tensor) -> Tensor:
+    def zero_unmeasured(self, y: Tensor) -> Tensor:
         """What each operator measures."""
-        return torch.cat([o.observed(part).flatten(1) for o, part in zip(self.operators, self.split(y), strict=True)], 1)
+        return torch.cat([o.zero_unmeasured(part).flatten(1) for o, part in zip(self.operators, self.split(y), strict=True)], 1)

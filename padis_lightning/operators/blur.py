@@ -144,7 +144,7 @@ class Blur(LinearOperator):
         change = inverse * (self.transform(data) - transfer * self.transform(start))
         return (start + self.restore(change)).to(v.dtype)
 
-    def direct(self, y: Tensor) -> Tensor:
+    def approximate_inverse(self, y: Tensor) -> Tensor:
         """The blurred image."""
         return y
 

@@ -45,7 +45,7 @@ class ConeScan(Scan):
         check_window(self.filter)
         return None if obstacle(self.geometry) else FDK(self.geometry, self.filter)
 
-    def direct(self, y: Tensor) -> Tensor:
+    def approximate_inverse(self, y: Tensor) -> Tensor:
         """Feldkamp's filtered back-projection of a circular scan, else least squares by conjugate gradients."""
         return self.fbp(y) if self.fbp_module else self.pinv(y, iterations=20)
 

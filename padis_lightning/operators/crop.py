@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor
-from torch.nn import functional
 
+from padis_lightning.canvas import box, zero_pad
 from padis_lightning.operators.base import LinearOperator
-
-
-def surround(x: Tensor, pad: Sequence[int]) -> Tensor:
-    """Zeros on both sides of the last axes, ``pad`` of them on each side of each."""
-    return functional.pad(x, [margin for margin in reversed(pad) for _ in range(2)])
-
-
-def window(corner: Sequence[int], size: Sequence[int]) -> tuple:
-    """The index of a box of ``size`` at ``corner`` along the last axes."""
-    return ..., *(slice(first, first + length) for first, length in zip(corner, size, strict=True))
 
 
 class Crop(LinearOperator):
@@ -38,11 +28,11 @@ class Crop(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H + 2 p, W + 2 q) -> (B, C, H, W)``."""
-        return x[window(self.pad, self.measurement_shape[1:])]
+        return x[box(self.pad, self.measurement_shape[1:])]
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Zeros around, ``(B, C, H, W) -> (B, C, H + 2 p, W + 2 q)``."""
-        return surround(y, self.pad)
+        return zero_pad(y, self.pad)
 
     def pinv(self, y: Tensor, iterations: int = 0, tolerance: float = 0.0) -> Tensor:
         """Zeros around; nothing to iterate."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from padis_lightning.ct import Geometry, choose
 from padis_lightning.ct.fbp import Filter, FilteredBackProjection
 from padis_lightning.errors import InputError
-from padis_lightning.memory import beside
+from padis_lightning.memory import on_device_of
 from padis_lightning.operators.base import LinearOperator
 
 Backend = Literal["auto", "sparse", "torch_radon", "astra"]
@@ -47,7 +47,7 @@ class Scan(LinearOperator):
 
     def _each(self, x: Tensor, module: nn.Module, compute: Callable[[Tensor], Tensor]) -> Tensor:
         images = rearrange(x, "b c ... -> (b c) ...")
-        return rearrange(beside(module, compute)(images), "(b c) ... -> b c ...", c=self.image_shape[0])
+        return rearrange(on_device_of(module, compute)(images), "(b c) ... -> b c ...", c=self.image_shape[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, views, bins)``."""
@@ -59,7 +59,7 @@ class Scan(LinearOperator):
         self.check(y, self.measurement_shape, "sinogram")
         return self._each(y, self.projector, self.projector.adjoint)
 
-    def direct(self, y: Tensor) -> Tensor:
+    def approximate_inverse(self, y: Tensor) -> Tensor:
         """Filtered back-projection."""
         return self.fbp(y)
 

@@ -91,11 +91,11 @@ class Inpainting(LinearOperator):
         total = share + weight
         return torch.where(total > 0, (share * y + weight * v) / torch.where(total > 0, total, 1), v).to(v.dtype)
 
-    def observed(self, y: Tensor) -> Tensor:
+    def zero_unmeasured(self, y: Tensor) -> Tensor:
         """``m y``."""
         return self(y)
 
-    def direct(self, y: Tensor) -> Tensor:
+    def approximate_inverse(self, y: Tensor) -> Tensor:
         """Every unknown pixel takes the value of the nearest known one."""
         self.check(y, self.measurement_shape, "measurement")
         return y.flatten(2)[..., self.nearest].reshape(y.shape)

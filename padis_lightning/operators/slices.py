@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import each, joined
-from padis_lightning.memory import beside
+from padis_lightning.linalg import concatenated, per_image
+from padis_lightning.memory import on_device_of
 from padis_lightning.operators.base import LinearOperator
 
 TOGETHER = 32  #: slices that are computed at once, which bounds memory and changes no result
@@ -30,7 +30,7 @@ def volumes(x: Tensor, depth: int) -> Tensor:
 def in_turn(compute: Callable[..., Tensor], *parts: Tensor) -> Tensor:
     """``compute`` of tensors of equal length, :data:`TOGETHER` entries at a time."""
     chunks = zip(*(part.split(TOGETHER) for part in parts), strict=True)
-    return joined((compute(*chunk) for chunk in chunks), len(parts[0]))
+    return concatenated((compute(*chunk) for chunk in chunks), len(parts[0]))
 
 
 class Slices(LinearOperator):
@@ -65,11 +65,11 @@ class Slices(LinearOperator):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, D, H, W) -> (B, D, ...)``."""
         self.check(x, self.image_shape, "volume")
-        return in_turn(beside(self.operator, self.operator), slices(x)).unflatten(0, (-1, self.depth))
+        return in_turn(on_device_of(self.operator, self.operator), slices(x)).unflatten(0, (-1, self.depth))
 
     def _back(self, compute: Callable[..., Tensor], y: Tensor) -> Tensor:
         self.check(y, self.measurement_shape, "measurement")
-        return volumes(in_turn(beside(self.operator, compute), y.flatten(0, 1)), self.depth)
+        return volumes(in_turn(on_device_of(self.operator, compute), y.flatten(0, 1)), self.depth)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``(B, D, ...) -> (B, C, D, H, W)``."""
@@ -109,21 +109,21 @@ class Slices(LinearOperator):
     ) -> Tensor:
         images, measurements = slices(v), y.flatten(0, 1)
         weights = torch.as_tensor(weight, dtype=kind, device=v.device).flatten().expand(len(v))
-        parts = [images, measurements, each(weights.repeat_interleave(self.depth), images)]
+        parts = [images, measurements, per_image(weights.repeat_interleave(self.depth), images)]
         parts += [] if precision is None else [precision.flatten(0, 1)]
 
         def near(v: Tensor, y: Tensor, weight: Tensor, precision: Tensor | None = None) -> Tensor:
             return prox(v, y, weight, precision, *limits)
 
-        return volumes(in_turn(beside(self.operator, near), *parts), self.depth)
+        return volumes(in_turn(on_device_of(self.operator, near), *parts), self.depth)
 
-    def direct(self, y: Tensor) -> Tensor:
+    def approximate_inverse(self, y: Tensor) -> Tensor:
         """That of each slice, such as filtered back-projection."""
-        return self._back(self.operator.direct, y)
+        return self._back(self.operator.approximate_inverse, y)
 
-    def observed(self, y: Tensor) -> Tensor:
+    def zero_unmeasured(self, y: Tensor) -> Tensor:
         """What is measured of each slice."""
-        return self.operator.observed(y.flatten(0, 1)).unflatten(0, (-1, self.depth))
+        return self.operator.zero_unmeasured(y.flatten(0, 1)).unflatten(0, (-1, self.depth))
 
     def finer(self, factor: int) -> LinearOperator:
         """Slices on a finer grid; none in between."""

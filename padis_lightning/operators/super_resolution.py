@@ -77,7 +77,7 @@ class AveragePooling(LinearOperator):
         step = share * (y - self(v)) / torch.where(total > 0, total, 1)
         return (v + self.pinv(step)).to(v.dtype)
 
-    def direct(self, y: Tensor) -> Tensor:
+    def approximate_inverse(self, y: Tensor) -> Tensor:
         """Bicubic interpolation."""
         self.check(y, self.measurement_shape, "measurement")
         return upsample(y, self.image_shape)
@@ -158,7 +158,7 @@ class BicubicDownsampling(LinearOperator):
             wide = working(x)
             return (left.to(wide) @ wide @ right.to(wide).t()).to(x.dtype)
 
-    def direct(self, y: Tensor) -> Tensor:
+    def approximate_inverse(self, y: Tensor) -> Tensor:
         """Bicubic interpolation."""
         self.check(y, self.measurement_shape, "measurement")
         return upsample(y, self.image_shape)

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from padis_lightning.canvas import axis_names, box, zero_pad
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import each
-from padis_lightning.operators.crop import surround, window
+from padis_lightning.linalg import per_image
 from padis_lightning.random import Generators
 from padis_lightning.types import Normalisation
-
-
-def axes_of(image_shape: Sequence[int]) -> str:
-    """What the entries of an image's shape are."""
-    return "channels, slices, height, width" if len(image_shape) == 4 else "channels, height, width"
 
 
 class Prior(nn.Module, ABC):
@@ -53,7 +47,7 @@ class Prior(nn.Module, ABC):
         """
         if tuple(image_shape) != tuple(self.image_shape):
             raise InputError(
-                f"the prior was trained on images of {tuple(self.image_shape)} ({axes_of(self.image_shape)}); "
+                f"the prior was trained on images of {tuple(self.image_shape)} ({axis_names(self.image_shape)}); "
                 f"wanted {tuple(image_shape)}, what the operator takes"
             )
 
@@ -63,10 +57,10 @@ class Prior(nn.Module, ABC):
 
     def inside(self, x: Tensor, sigma: float | Tensor, generator: Generators, *told: Tensor) -> Tensor:
         """:meth:`forward` of images ``(B, C, H, W)`` with zeros around, without what is around."""
-        canvas = self(surround(x, self.pad), sigma, generator, *told)
-        return canvas[window(self.pad, x.shape[2:])].contiguous()
+        canvas = self(zero_pad(x, self.pad), sigma, generator, *told)
+        return canvas[box(self.pad, x.shape[2:])].contiguous()
 
     def score(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         r"""Tweedie: :math:`\nabla \ln p_\sigma(x) = (D(x; \sigma) - x) / \sigma^2`, of the shape of ``x``."""
-        level = each(sigma, x) if isinstance(sigma, Tensor) else sigma
+        level = per_image(sigma, x) if isinstance(sigma, Tensor) else sigma
         return (self(x, sigma, generator) - x) / level**2

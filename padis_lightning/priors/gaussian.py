@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from padis_lightning.linalg import each
+from padis_lightning.linalg import per_image
 from padis_lightning.priors.base import Prior
 from padis_lightning.random import Generators
 
@@ -32,5 +32,5 @@ class GaussianPrior(Prior):
 
     def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         """The posterior mean, ``(B, C, H, W) -> (B, C, H, W)``; nothing random."""
-        level = each(torch.as_tensor(sigma, dtype=x.dtype, device=x.device), x)
+        level = per_image(torch.as_tensor(sigma, dtype=x.dtype, device=x.device), x)
         return (self.std**2 * x + level**2 * self.mean) / (self.std**2 + level**2)

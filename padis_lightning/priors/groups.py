@@ -57,18 +57,18 @@ class GroupPrior(SlicePrior):
         prior: denoiser of three slices as the channels of an image, as ``GroupPatchDiffusion`` trains it.
         spacings: from a slice of a group to the next; each volume draws one in every call.
         depth: slices of a volume; a solver sets that of its operator.
-        across: see :class:`SlicePrior`.
+        slice_tv: see :class:`SlicePrior`.
     """
 
     arrays = 1.0  # the groups, gathered
 
-    def __init__(self, prior: PatchPrior, spacings: Sequence[int] = (1, 2), depth: int = 32, across: float = 0.0) -> None:
+    def __init__(self, prior: PatchPrior, spacings: Sequence[int] = (1, 2), depth: int = 32, slice_tv: float = 0.0) -> None:
         if prior.image_shape[0] != GROUP:
             raise InputError(f"the prior has {prior.image_shape[0]} channels; wanted {GROUP}, the slices of a group")
         if not spacings or min(spacings) < 1:
             raise InputError(f"spacings is {list(spacings)}; wanted some of at least 1")
         self.spacings, self.least = tuple(spacings), GROUP * max(spacings)
-        super().__init__(prior, depth, across)
+        super().__init__(prior, depth, slice_tv)
 
     def _serve(self, channels: int, depth: int) -> None:
         if depth < self.least:

@@ -15,13 +15,12 @@ from einops import repeat
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from padis_lightning.canvas import box, patch_shape
 from padis_lightning.diffusion import PatchModel, context_of, coordinates, padding
-from padis_lightning.diffusion.coordinates import sides
 from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import each, joined
-from padis_lightning.memory import beside, bytes_held, bytes_written, free_memory, home, is_out_of_memory
-from padis_lightning.operators.crop import window
+from padis_lightning.linalg import concatenated, per_image
+from padis_lightning.memory import bytes_held, bytes_written, device_of, free_memory, is_out_of_memory, on_device_of
 from padis_lightning.priors.base import Prior
 from padis_lightning.priors.tiling import RandomTiling, Tiles, Tiling
 from padis_lightning.random import Generators
@@ -79,7 +78,7 @@ class PatchPrior(Prior):
 
     def _one(self) -> tuple[Tensor, ...]:
         """What the network is called with for one patch, without its values."""
-        like, shape = next(self.denoiser.parameters(), torch.empty(0)), sides(self.image_shape[1:], self.patch)
+        like, shape = next(self.denoiser.parameters(), torch.empty(0)), patch_shape(self.image_shape[1:], self.patch)
         axes = max(self._told(), len(shape))
         patch, positions = (like.new_empty(1, channels, *shape) for channels in (self.image_shape[0], axes))
         return patch, like.new_ones(1), positions, *([patch] if self.context else [])
@@ -92,7 +91,7 @@ class PatchPrior(Prior):
     @property
     def _pixels(self) -> int:
         """Of a patch."""
-        return math.prod(sides(self.image_shape[1:], self.patch))
+        return math.prod(patch_shape(self.image_shape[1:], self.patch))
 
     def _told(self) -> int:
         """Coordinates that the network is told."""
@@ -126,7 +125,7 @@ class PatchPrior(Prior):
             told: ``(B,)``, the last of the coordinates where it is a number an image rather than a place.
         """
         tiles, parts = self._cut(x, sigma, generator, told)
-        size, device = parts[0][0, 0].numel() * self.pixel_bytes, home(self.denoiser) or x.device
+        size, device = parts[0][0, 0].numel() * self.pixel_bytes, device_of(self.denoiser) or x.device
         recompute = x.requires_grad and self.crowded(len(parts[0]), size, device)
         try:
             return tiles.join(self._denoised(parts, self.chunk(size, device), device, recompute))
@@ -139,10 +138,12 @@ class PatchPrior(Prior):
 
     def _denoised(self, parts: Sequence[Tensor], chunk: int, device: torch.device, recompute: bool = False) -> Tensor:
         """Patches of their parts, so many in one call on the network's device."""
-        denoise = beside(self.denoiser, partial(recomputed, self.denoiser, use_reentrant=False) if recompute else self.denoiser)
+        denoise = on_device_of(
+            self.denoiser, partial(recomputed, self.denoiser, use_reentrant=False) if recompute else self.denoiser
+        )
         chunks = zip(*(part.split(chunk) for part in parts), strict=True)
         with torch.autocast(device.type, self.precision) if self.precision else nullcontext():
-            return joined((denoise(*chunk) for chunk in chunks), len(parts[0]))
+            return concatenated((denoise(*chunk) for chunk in chunks), len(parts[0]))
 
     def _cut(
         self, x: Tensor, sigma: float | Tensor, generator: Generators, told: Tensor | None = None
@@ -152,11 +153,11 @@ class PatchPrior(Prior):
         patches = tiles.split(x)
         places = self.positions.to(x.device).expand(len(x), *self.positions.shape[1:])
         if told is not None:
-            places = torch.cat([places[:, :-1], each(told.to(places), places).expand_as(places[:, -1:])], 1)
+            places = torch.cat([places[:, :-1], per_image(told.to(places), places).expand_as(places[:, -1:])], 1)
         levels, count = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)), len(patches) // len(x)
         parts = [patches, levels.repeat_interleave(count), tiles.split(places)]
         if self.context:
-            seen = context_of(x[window(self.pad, self.image_shape[1:])], patches.shape[2:])
+            seen = context_of(x[box(self.pad, self.image_shape[1:])], patches.shape[2:])
             parts.append(repeat(seen, "b ... -> (b t) ...", t=count))
         return tiles, parts
 
@@ -168,7 +169,7 @@ class PatchPrior(Prior):
     def some(self, x: Tensor) -> tuple[Callable[[], Tensor], float]:
         """What denoises as many patches of a canvas as one call takes, for a clock, and how many times that is all of them."""
         _, parts = self._cut(x, 1.0, Generators.keyed(0, range(len(x))))
-        total, device = len(parts[0]), home(self.denoiser) or x.device
+        total, device = len(parts[0]), device_of(self.denoiser) or x.device
         chunk = min(self.chunk(self._pixels * self.pixel_bytes, device), total)
         parts = [part[:chunk].clone() for part in parts]
         return lambda: self._denoised(parts, chunk, device), total / chunk

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import each, joined
-from padis_lightning.memory import beside
+from padis_lightning.linalg import concatenated, per_image
+from padis_lightning.memory import on_device_of
 from padis_lightning.operators.slices import TOGETHER, slices, volumes
-from padis_lightning.priors.across import smoothed
 from padis_lightning.priors.base import Prior
 from padis_lightning.priors.patch import PatchPrior
+from padis_lightning.priors.slice_variation import smoothed
 from padis_lightning.random import Generators
 
 SMOOTHED = 1.0  # arrays of the size of the canvas that are held where slices are brought together
@@ -31,17 +31,17 @@ class SlicePrior(Prior):
     Args:
         prior: denoiser of slices.
         depth: slices of a volume; a solver sets that of its operator.
-        across: w; 0 leaves slices as they are, so that D is a posterior mean.
+        slice_tv: w; 0 leaves slices as they are, so that D is a posterior mean.
     """
 
     least = 1  #: slices that it takes
 
-    def __init__(self, prior: PatchPrior, depth: int = 32, across: float = 0.0) -> None:
+    def __init__(self, prior: PatchPrior, depth: int = 32, slice_tv: float = 0.0) -> None:
         super().__init__()
-        if not (across >= 0 and math.isfinite(across)):
-            raise InputError(f"across is {across:g}; wanted at least 0")
-        self.prior, self.across = prior, across
-        if across > 0:
+        if not (slice_tv >= 0 and math.isfinite(slice_tv)):
+            raise InputError(f"slice_tv is {slice_tv:g}; wanted at least 0")
+        self.prior, self.slice_tv = prior, slice_tv
+        if slice_tv > 0:
             self.arrays = max(self.arrays, SMOOTHED)
         self.sigma_data, self.normalisation = prior.sigma_data, prior.normalisation
         self._serve(prior.image_shape[0], depth)
@@ -87,12 +87,12 @@ class SlicePrior(Prior):
 
     def together(self, v: Tensor, sigma: float | Tensor) -> Tensor:
         """Volumes with less variation across slices, so many rows at a time as have the voxels of the slices of one call."""
-        if self.across == 0:
+        if self.slice_tv == 0:
             return v
         count, _, depth, height, _ = v.shape
-        weights = self.across * each(torch.as_tensor(sigma, dtype=v.dtype, device=v.device).expand(count), v)
+        weights = self.slice_tv * per_image(torch.as_tensor(sigma, dtype=v.dtype, device=v.device).expand(count), v)
         rows = max(1, TOGETHER * height // (count * depth))
-        return torch.cat([beside(self.prior, smoothed)(part, weights) for part in v.split(rows, 3)], 3)
+        return torch.cat([on_device_of(self.prior, smoothed)(part, weights) for part in v.split(rows, 3)], 3)
 
     def denoise(self, compute: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         """``compute`` on the slices of volumes."""
@@ -109,7 +109,7 @@ class SlicePrior(Prior):
             def denoised(x: Tensor, levels: Tensor, *told: Tensor) -> Tensor:
                 return compute(x, levels, streams[cut], *told)
 
-            return beside(self.prior, denoised)(images[cut], levels[cut], *(value[cut] for value in told))
+            return on_device_of(self.prior, denoised)(images[cut], levels[cut], *(value[cut] for value in told))
 
         cuts = (slice(first, first + TOGETHER) for first in range(0, len(images), TOGETHER))
-        return joined(map(part, cuts), len(images))
+        return concatenated(map(part, cuts), len(images))

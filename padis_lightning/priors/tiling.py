@@ -16,9 +16,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from padis_lightning.diffusion.coordinates import sides
+from padis_lightning.canvas import box, patch_shape, zero_pad
 from padis_lightning.errors import InputError
-from padis_lightning.operators.crop import surround, window
 from padis_lightning.random import Generators
 
 
@@ -74,7 +73,7 @@ class GridTiles(Tiles):
     def split(self, x: Tensor) -> Tensor:
         """Crop the grid of each image and cut it up."""
         covered = [n + m for n, m in zip(self.size, self.pad, strict=True)]
-        crops = torch.stack([image[window(corner, covered)] for image, corner in zip(x, self.offsets, strict=True)])
+        crops = torch.stack([image[box(corner, covered)] for image, corner in zip(x, self.offsets, strict=True)])
         grid, patches, axes = self._pattern()
         return rearrange(crops, f"{grid} -> {patches}", **axes)
 
@@ -83,8 +82,8 @@ class GridTiles(Tiles):
         grid, pattern, axes = self._pattern()
         grids = rearrange(patches, f"{pattern} -> {grid}", **axes)
         inside = [[m - i for m, i in zip(self.pad, corner, strict=True)] for corner in self.offsets]
-        images = torch.stack([grid[window(corner, self.size)] for grid, corner in zip(grids, inside, strict=True)])
-        return surround(images, self.pad)
+        images = torch.stack([grid[box(corner, self.size)] for grid, corner in zip(grids, inside, strict=True)])
+        return zero_pad(images, self.pad)
 
     def _pattern(self) -> tuple[str, str, dict[str, int]]:
         """A grid and its patches in the words of einops, and the lengths of their axes."""
@@ -123,7 +122,7 @@ class OverlapTiles(Tiles):
 
     def split(self, x: Tensor) -> Tensor:
         """Cut every patch out of every image."""
-        return torch.stack([x[window(corner, self.patch)] for corner in self.corners], 1).flatten(0, 1)
+        return torch.stack([x[box(corner, self.patch)] for corner in self.corners], 1).flatten(0, 1)
 
     def join(self, patches: Tensor) -> Tensor:
         """Sum the patches and divide by how many cover a pixel."""
@@ -132,10 +131,10 @@ class OverlapTiles(Tiles):
         canvas = [n + 2 * m for n, m in zip(self.size, self.pad, strict=True)]
         total, count = stacked.new_zeros(len(stacked), stacked.shape[2], *canvas), stacked.new_zeros(canvas)
         for k, corner in enumerate(corners):
-            place = window(corner, self.patch)
+            place = box(corner, self.patch)
             total[place] += stacked[:, k]
             count[place] += 1
-        return surround((total / count.clamp_min(1))[window(self.pad, self.size)], self.pad)
+        return zero_pad((total / count.clamp_min(1))[box(self.pad, self.size)], self.pad)
 
 
 class Tiling(ABC):
@@ -166,7 +165,7 @@ class RandomTiling(Tiling):
     def draw(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
         """Offsets uniform in ``0 .. pad``, an own one for every image."""
         offsets = [generator.integers(m + 1) for m in pad]
-        shape = sides(size, patch)
+        shape = patch_shape(size, patch)
         if self.tiles is not None:
             shape = *shape[:-2], *(self._side(n + m) for n, m in zip(size[-2:], pad[-2:], strict=True))
         return GridTiles(tuple(size), tuple(pad), shape, tuple(zip(*offsets, strict=True)))
@@ -182,7 +181,7 @@ class FixedTiling(Tiling):
 
     def draw(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
         """Offset ``pad // 2`` for every image."""
-        return GridTiles(tuple(size), tuple(pad), sides(size, patch), (tuple(m // 2 for m in pad),) * len(generator))
+        return GridTiles(tuple(size), tuple(pad), patch_shape(size, patch), (tuple(m // 2 for m in pad),) * len(generator))
 
 
 class OverlapTiling(Tiling):
@@ -201,4 +200,4 @@ class OverlapTiling(Tiling):
         """The same overlapping patches for every image."""
         if self.overlap >= patch:
             raise InputError(f"overlap is {self.overlap}; wanted less than the patch size {patch}")
-        return OverlapTiles(tuple(size), tuple(pad), sides(size, patch), patch - self.overlap)
+        return OverlapTiles(tuple(size), tuple(pad), patch_shape(size, patch), patch - self.overlap)

@@ -1,6 +1,6 @@
 """Solvers of inverse problems. A new one is one file here: a subclass of Solver or DiffusionSolver."""
 
-from padis_lightning.modules import import_submodules
+from padis_lightning.registry import import_submodules
 from padis_lightning.solvers.base import DiffusionSolver, Solver
 
 import_submodules(__name__, __path__)

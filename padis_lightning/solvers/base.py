@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from padis_lightning.diffusion import geometric_sigmas, karras_sigmas
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import each, norm
+from padis_lightning.linalg import norm, per_image
 from padis_lightning.memory import free_memory
 from padis_lightning.noise import GaussianNoise, Noise
 from padis_lightning.operators import LinearOperator
@@ -25,7 +25,7 @@ from padis_lightning.operators.crop import Crop
 from padis_lightning.priors import Prior
 from padis_lightning.random import Generators, seeded
 from padis_lightning.solvers.estimate import estimate_of, state_bytes
-from padis_lightning.solvers.unfinished import Unfinished
+from padis_lightning.solvers.kept_state import Unfinished
 from padis_lightning.types import Batch, Reconstruction
 
 MEASURE, SOLVE = 0, 1  # purposes of an image's random streams
@@ -45,7 +45,7 @@ class Solver(LightningModule, ABC):
         noise_std: s, in units of ``A x`` for x in [0, 1] (for measured data: of y over its range); simulated
             measurements carry it.
         noise: another noise than Gaussian of that deviation; simulated measurements carry it, and solvers weigh by it.
-        simulation: simulate measurements on a grid so many times finer than the one they are solved on, so that the
+        oversampling: simulate measurements on a grid so many times finer than the one they are solved on, so that the
             model is not its own truth (1: the same operator, as in the paper).
         samples: reconstructions of each image, in one batch with streams of their own; the estimate is their mean.
         seed: with an image's index in the data set, the key of its random streams.
@@ -59,7 +59,7 @@ class Solver(LightningModule, ABC):
         operator: LinearOperator,
         noise_std: float = 0.0,
         noise: Noise | None = None,
-        simulation: int = 1,
+        oversampling: int = 1,
         samples: int = 1,
         seed: int = 0,
         state: Literal["auto", "device", "host"] = "auto",
@@ -69,15 +69,15 @@ class Solver(LightningModule, ABC):
             raise InputError(f"noise_std is {noise_std:g}; wanted at least 0")
         if noise is not None and noise_std > 0:
             raise InputError(f"noise_std is {noise_std:g} and noise is {type(noise).__name__}; wanted one of them")
-        if simulation < 1:
-            raise InputError(f"simulation is {simulation}; wanted at least 1")
+        if oversampling < 1:
+            raise InputError(f"oversampling is {oversampling}; wanted at least 1")
         if samples < 1:
             raise InputError(f"samples is {samples}; wanted at least 1")
         self.operator = operator
         self.samples = samples
         self.noise = GaussianNoise(noise_std) if noise is None else noise
-        self.simulation = simulation
-        self.simulator = operator.finer(simulation) if simulation > 1 else operator
+        self.oversampling = oversampling
+        self.simulator = operator.finer(oversampling) if oversampling > 1 else operator
         self.seed = seed
         self._on_host = {"auto": None, "device": False, "host": True}[state]
         #: called with the images ``(B, C, H, W)`` after every step
@@ -126,7 +126,7 @@ class Solver(LightningModule, ABC):
 
     def measure(self, image: Tensor, generator: Generators) -> Tensor:
         """Simulate the measurement of ``(B, C, H, W)``."""
-        return self.operator.observed(self.noise.simulate(self.simulator(image), generator))
+        return self.operator.zero_unmeasured(self.noise.simulate(self.simulator(image), generator))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Leave the batch on the host where the solve shall keep its state there; everything of a solve is where its batch is."""
@@ -327,7 +327,7 @@ class DiffusionSolver(Solver):
             iterations: conjugate-gradient steps, where there is no closed form.
         """
         noise, precision = self.noise.data_term(y.double())
-        return self.canvas_operator.double_prox(v, y, each(noise, v) / variance, precision, iterations)
+        return self.canvas_operator.double_prox(v, y, per_image(noise, v) / variance, precision, iterations)
 
     def draw(self, v: Tensor, y: Tensor, variance: float, iterations: int, generator: Generators) -> Tensor:
         """A draw of what :meth:`fit` is the mean of: the same step after ``v`` and ``y`` were perturbed by their variances.
@@ -365,7 +365,7 @@ class DiffusionSolver(Solver):
         """Walk from ``sigma_max`` to 0 and crop."""
         x = self.sigmas[0] * generator.normal(y.new_empty(len(y), *self.prior.canvas_shape))
         if self.start == "direct":
-            x = x + self.canvas_operator.right.adjoint(self.operator.direct(y).clamp(0, 1))
+            x = x + self.canvas_operator.right.adjoint(self.operator.approximate_inverse(y).clamp(0, 1))
         state = {"x": x}
         for sigma, sigma_next in self.progress(list(pairwise(self.sigmas)), state, generator):
             state["x"] = self.step(state["x"], y, sigma, sigma_next, generator)

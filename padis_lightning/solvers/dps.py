@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import dot, each, norm
+from padis_lightning.linalg import dot, norm, per_image
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
 from padis_lightning.random import Generators
@@ -95,7 +95,7 @@ class DPS(DiffusionSolver):
         Residuals count by the noise model's weights, the largest of which is taken as 1.
         """
         _, precision = self.noise.data_term(y)
-        trust = 1.0 if precision is None else (precision / each(precision.flatten(1).amax(1), precision)).sqrt()
+        trust = 1.0 if precision is None else (precision / per_image(precision.flatten(1).amax(1), precision)).sqrt()
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             denoised = self.prior(x, sigma, generator)
@@ -103,7 +103,7 @@ class DPS(DiffusionSolver):
             (gradient,) = torch.autograd.grad(dot(residual, residual).sum() / 2, x)
         square = self.canvas_operator.norm_squared
         if self.guidance == "norm":
-            length = each(norm(residual.detach()), x).clamp_min(torch.finfo(x.dtype).tiny)
+            length = per_image(norm(residual.detach()), x).clamp_min(torch.finfo(x.dtype).tiny)
             unit = 2.0 if self.paper else 1 / math.sqrt(square)
             return denoised.detach(), -self.zeta * unit * gradient / length
         return denoised.detach(), -self.zeta / square * gradient

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from padis_lightning.linalg import conjugate_gradient
-from padis_lightning.memory import Held, beside, bytes_of, free_memory, home
+from padis_lightning.memory import Held, bytes_of, device_of, free_memory, on_device_of
 from padis_lightning.operators.slices import TOGETHER, Slices
 from padis_lightning.priors import PatchPrior, Prior, SlicePrior
 from padis_lightning.random import Generators
@@ -129,7 +129,7 @@ def _evaluation(prior: Prior, y: Tensor) -> float:
         warm = compute
     if warm is not None:
         warm()
-    seconds = share * _clock(compute, home(prior))
+    seconds = share * _clock(compute, device_of(prior))
     for part in prior.modules():
         if isinstance(part, PatchPrior):
             part.forget()
@@ -157,10 +157,10 @@ def _product(solver: Solver, y: Tensor) -> tuple[float, Memory]:
     if solver.products_in == "float64":
         x, y = x.double(), y.double()
     if isinstance(solver.operator, Slices):
-        timed, tracked = beside(operator, timed), beside(operator, tracked)
+        timed, tracked = on_device_of(operator, timed), on_device_of(operator, tracked)
     with Held() as held:
         tracked(x, y)
-    return share / number * _clock(lambda: timed(x, y), home(operator)), held.most
+    return share / number * _clock(lambda: timed(x, y), device_of(operator)), held.most
 
 
 def _network(prior: Prior, count: int, here: torch.device, gradient: bool) -> Memory:
@@ -168,7 +168,7 @@ def _network(prior: Prior, count: int, here: torch.device, gradient: bool) -> Me
     memory = Memory({here: round(4 * count * prior.arrays * math.prod(prior.canvas_shape))})
     of, images = (prior.prior, min(TOGETHER, count * prior.image_shape[1])) if isinstance(prior, SlicePrior) else (prior, count)
     if isinstance(of, PatchPrior):
-        there = home(of.denoiser) or here
+        there = device_of(of.denoiser) or here
         memory[there] += of.call_bytes(images, there, gradient)
         if of is not prior:
             memory[there] += round(4 * images * of.arrays * math.prod(of.canvas_shape))

@@ -88,7 +88,7 @@ class PnPADMM(PlugAndPlay):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``."""
-        v = self.operator.direct(y).clamp(0, 1)
+        v = self.operator.approximate_inverse(y).clamp(0, 1)
         state = {"x": v, "v": v, "u": torch.zeros_like(v)}
         for sigma in self.progress(self.sigmas, state, generator):
             v, u = state["v"], state["u"]
@@ -114,7 +114,7 @@ class RED(PlugAndPlay):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``."""
-        state = {"x": self.operator.direct(y).clamp(0, 1)}
+        state = {"x": self.operator.approximate_inverse(y).clamp(0, 1)}
         for sigma in self.progress(self.sigmas, state, generator):
             state["x"] = self.fit(self.denoise(state["x"], sigma, generator), y)
             self.require_finite(state["x"], sigma)

@@ -12,7 +12,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.linalg import conjugate_gradient
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
-from padis_lightning.priors.across import steps, steps_adjoint
+from padis_lightning.priors.slice_variation import steps, steps_adjoint
 from padis_lightning.random import Generators
 from padis_lightning.solvers.plug_and_play import PlugAndPlay
 
@@ -62,7 +62,7 @@ class PnPSlices(PlugAndPlay):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, D, H, W)``."""
-        x, wide, square = self.operator.direct(y).clamp(0, 1), y.double(), self.operator.norm_squared
+        x, wide, square = self.operator.approximate_inverse(y).clamp(0, 1), y.double(), self.operator.norm_squared
         _, precision = self.noise.data_term(wide)
 
         def back(r: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class REDDiff(DiffusionSolver):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """From the plain reconstruction, one update a level."""
-        mean = self.canvas_operator.right.adjoint(self.operator.direct(y).clamp(0, 1))
+        mean = self.canvas_operator.right.adjoint(self.operator.approximate_inverse(y).clamp(0, 1))
         state = {"mean": mean, "first": torch.zeros_like(mean), "second": torch.zeros_like(mean)}
         for count, sigma in self.progress(list(enumerate(self.sigmas[:-1], 1)), state, generator):
             gradient = self.step(state["mean"], y, sigma, 0.0, generator)

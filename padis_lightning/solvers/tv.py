@@ -90,7 +90,7 @@ class TotalVariation(Solver):
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``; nothing random."""
         square, rho, relax = self.operator.norm_squared, penalty(self.weight), 1.6
-        x = self.operator.direct(y).clamp(0, 1)
+        x = self.operator.approximate_inverse(y).clamp(0, 1)
         _, precision = self.noise.data_term(y)
 
         def back(r: Tensor) -> Tensor:

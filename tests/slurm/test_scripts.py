@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from padis_lightning.finding import find_configs
+from padis_lightning.messages.configs import find_configs
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "slurm").glob("*.sbatch"))

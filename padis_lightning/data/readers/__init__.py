@@ -9,7 +9,7 @@ from pathlib import Path
 from padis_lightning.data.readers import dicom, hdf5, mat, nifti, pictures
 from padis_lightning.data.readers.names import common, natural, safe, unique
 from padis_lightning.data.readers.prepared import PreparedSource
-from padis_lightning.data.series import Series
+from padis_lightning.data.sources.series import Series
 from padis_lightning.errors import InputError
 
 __all__ = ["PreparedSource", "open_series"]

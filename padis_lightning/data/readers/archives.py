@@ -9,7 +9,7 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path
 
-from padis_lightning.data.contents import UNREADABLE
+from padis_lightning.data.sources.contents import UNREADABLE
 from padis_lightning.errors import InputError
 
 MOST_BYTES, MOST_TIMES = 64 * 2**30, 1000  # what an archive may hold, and how many times its own size

@@ -14,7 +14,7 @@ import numpy as np
 
 from padis_lightning.data.readers.names import natural, needed, safe
 from padis_lightning.data.readers.stacks import stack
-from padis_lightning.data.series import Series
+from padis_lightning.data.sources.series import Series
 from padis_lightning.errors import InputError, one_line
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from padis_lightning.data.contents import check_axes, hdf5, load_hdf5, read_pair
-from padis_lightning.data.measurements import is_measured
 from padis_lightning.data.readers.names import safe
 from padis_lightning.data.readers.prepared import PreparedSource, is_prepared
-from padis_lightning.data.series import Series
+from padis_lightning.data.sources.contents import check_axes, hdf5, load_hdf5, read_pair
+from padis_lightning.data.sources.measurements import is_measured
+from padis_lightning.data.sources.series import Series
 from padis_lightning.errors import InputError
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from padis_lightning.data.contents import hdf5
 from padis_lightning.data.readers.names import safe
-from padis_lightning.data.series import Series
+from padis_lightning.data.sources.contents import hdf5
+from padis_lightning.data.sources.series import Series
 from padis_lightning.errors import InputError, one_line
 
 TYPES = {"double": np.float64, "single": np.float32, "logical": np.bool_} | {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from padis_lightning.data.readers.names import needed, safe
-from padis_lightning.data.series import Series
+from padis_lightning.data.sources.series import Series
 from padis_lightning.errors import InputError, one_line
 
 if TYPE_CHECKING:

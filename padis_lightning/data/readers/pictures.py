@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from padis_lightning.data.readers.archives import fetch, members
 from padis_lightning.data.readers.names import common, natural, safe
-from padis_lightning.data.series import Series
+from padis_lightning.data.sources.series import Series
 from padis_lightning.errors import InputError, one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")

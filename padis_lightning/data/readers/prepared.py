@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from padis_lightning.data.contents import hdf5, load_hdf5, numbers, read_pair
-from padis_lightning.data.series import Series
-from padis_lightning.data.sources import Item, Source, check_square, resize
+from padis_lightning.data.sources.base import Item, Source, check_square, resize
+from padis_lightning.data.sources.contents import hdf5, load_hdf5, numbers, read_pair
+from padis_lightning.data.sources.series import Series
 from padis_lightning.errors import InputError
 from padis_lightning.types import Normalisation
 

@@ -1,0 +1,139 @@
+"""Slices that belong together, with their place in the patient; what every reader yields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from padis_lightning.data.sources.base import Item, Source, check_square, resize
+from padis_lightning.errors import InputError
+from padis_lightning.types import Normalisation
+
+HU_WINDOW = (-1000.0, 1000.0)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Slices of one size from one patient, read when they are asked for.
+
+    Attributes:
+        name: unique among the series of a source, fit for a file's name.
+        group: the patient, or whatever must never be split between training and test.
+        count: slices.
+        shape: ``(H, W)`` or ``(H, W, C)`` of each.
+        read: the values of slice k, float32, in ``units``; raises InputError where they are not finite.
+        units: ``HU``, or empty where the file does not say.
+        range: values that become 0 and 1, where the file or the type of the stored numbers implies them (8 bits: 0 and 255).
+        spacing: mm from row to row and from column to column, where known.
+        affine: ``(4, 4)``, from (row, column, slice, 1) to millimetres towards the patient's left, back and head (LPS, as
+            DICOM has it), where known.
+        files: what was read: one file a slice in the order of the slices, or one for all.
+    """
+
+    name: str
+    group: str
+    count: int
+    shape: tuple[int, ...]
+    read: Callable[[int], np.ndarray]
+    units: str = ""
+    range: tuple[float, float] | None = None
+    spacing: tuple[float, float] | None = None
+    affine: np.ndarray | None = None
+    files: tuple[Path, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "read", partial(_finite, self.read, self.name))
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, C for ``(H, W, C)``."""
+        return self.shape[2] if len(self.shape) == 3 else 1
+
+
+def _finite(read: Callable[[int], np.ndarray], name: str, k: int) -> np.ndarray:
+    values = np.asarray(read(k), dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(f"{name} has values in slice {k} that are not finite; wanted finite numbers")
+    return values
+
+
+def resized_affine(affine: np.ndarray, before: Sequence[int], after: Sequence[int]) -> np.ndarray:
+    """The affine of an image of ``after`` (H, W) that covers the same field of view as one of ``before``; slices stay."""
+    out = np.array(affine, dtype=float)
+    for axis, (old, new) in enumerate(zip(before, after, strict=True)):
+        scale = old / new
+        out[:3, 3] += affine[:3, axis] * (scale - 1) / 2  # centres of the first pixels, old and new
+        out[:3, axis] = affine[:3, axis] * scale
+    return out
+
+
+class SeriesSource(Source):
+    """All slices of some series as images, read when they are asked for; Hounsfield units are clipped to their window.
+
+    An item is named after its series and its place in it; after the series alone where that is its only slice.
+
+    Args:
+        series: of one number of channels and, unless ``size`` is given, of one shape.
+        size: side that images are brought to (default: as they are).
+        data_range: values that become 0 and 1 (default: what the files say; ``-1000`` and ``1000`` for HU).
+        description: a line for a checkpoint's provenance.
+
+    Raises:
+        InputError: the series do not go together, or nothing says what becomes 0 and 1.
+    """
+
+    def __init__(
+        self, series: Sequence[Series], size: int | None, data_range: tuple[float, float] | None, description: str
+    ) -> None:
+        self.series, self.size, self.description = list(series), size, description
+        for kind, values in {"channels": {s.channels for s in series}, "units": {s.units for s in series}}.items():
+            if len(values) > 1:
+                raise InputError(f"{description} mix {kind} {' and '.join(sorted(map(str, values)))}; wanted one kind")
+        shapes = {s.shape[:2] for s in series}
+        if size is None and len(shapes) > 1:
+            seen = ", ".join(f"{h}x{w}" for h, w in sorted(shapes))
+            raise InputError(f"{description} have the sizes {seen}; wanted one, or --data.size")
+        for height, width in shapes if size else ():
+            check_square(height, width, size)
+        self.normalisation = self._normalisation(data_range)
+        self.places = [(s, k) for s in self.series for k in range(s.count)]
+        self.groups = [s.group for s, _ in self.places]
+        height, width = (size, size) if size else next(iter(shapes))
+        self.image_shape = self.series[0].channels, height, width
+
+    def _normalisation(self, data_range: tuple[float, float] | None) -> Normalisation:
+        hounsfield = self.series[0].units == "HU"
+        implied = {s.range for s in self.series}
+        if data_range is not None:
+            low, high = (float(v) for v in data_range)
+            return Normalisation(low, high, (low, high) if hounsfield else None)
+        if len(implied) > 1:
+            seen = " and ".join(sorted("unknown" if r is None else f"{r[0]:g} to {r[1]:g}" for r in implied))
+            raise InputError(f"{self.description} mix the ranges {seen}; wanted one kind, or --data.range '[LOWER, UPPER]'")
+        if implied != {None} or hounsfield:
+            low, high = next(iter(implied)) or HU_WINDOW
+            return Normalisation(low, high, (low, high) if hounsfield else None)
+        raise InputError(f"{self.description} have no range of values; wanted --data.range '[LOWER, UPPER]'")
+
+    def name(self, index: int) -> str:
+        """The series and the place in it, or the one of them that is enough."""
+        series, k = self.places[index]
+        if series.count == 1:
+            return series.name
+        return f"{series.name}_{k:04d}" if len(self.series) > 1 else f"{k:04d}"
+
+    def __getitem__(self, index: int) -> Item:
+        series, k = self.places[index]
+        values = np.array(series.read(k))  # a mapped file is read-only
+        image = torch.from_numpy(np.moveaxis(values, -1, 0) if values.ndim == 3 else values[None])
+        image = self.normalisation.normalise(image)
+        if series.units == "HU":  # metal and the scanner's padding lie outside of any window
+            image = image.clamp(0, 1)
+        if self.size:
+            image = resize(image[None], self.size)[0]
+        return Item(index, self.name(index), series.group, image, None)

@@ -1,0 +1,161 @@
+"""Volumes: slices of one patient that lie one above the other, as one item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from padis_lightning.data.readers.names import safe, unique
+from padis_lightning.data.readers.prepared import PreparedSource
+from padis_lightning.data.readers.stacks import UNEVEN
+from padis_lightning.data.sources.base import GeneratedSource, Item, Source
+from padis_lightning.data.sources.sections import ChestVolumes
+from padis_lightning.data.sources.series import Series, SeriesSource, resized_affine
+from padis_lightning.errors import InputError, first_few
+from padis_lightning.types import Normalisation
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Slices in the order in which they lie in the patient, evenly spaced.
+
+    Attributes:
+        name: unique, fit for a file's name.
+        group: the patient.
+        items: numbers of the slices in their source.
+    """
+
+    name: str
+    group: str
+    items: list[int]
+
+
+def _even_runs(heights: np.ndarray) -> list[slice]:
+    """Of rising heights, the parts that are spaced as most of them; two at one height are in no part together."""
+    gaps = np.diff(heights)
+    usual = np.median(gaps[gaps > 0]) if (gaps > 0).any() else 1.0
+    breaks = np.flatnonzero(np.abs(gaps / usual - 1) > UNEVEN) + 1
+    bounds = [0, *breaks, len(heights)]
+    return [slice(first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
+
+
+def stacks(source: Source) -> list[Stack]:
+    """The stacks of a source: its series, or the slices of one label by their heights, cut where these are not even.
+
+    Raises:
+        InputError: nothing says which slices lie on each other.
+    """
+    if isinstance(source, SeriesSource):
+        numbers = iter(range(len(source)))
+        return [Stack(one.name, one.group, [next(numbers) for _ in range(one.count)]) for one in source.series]
+    if source.heights is None:
+        raise InputError(
+            f"{source.description} have no heights; wanted series (DICOM, NIfTI), or 'patient' and 'z' in .npz for volumes"
+        )
+    out, labels, heights = [], np.array(source.labels or source.groups), np.array(source.heights, dtype=float)
+    for label in dict.fromkeys(labels.tolist()):
+        items = np.flatnonzero(labels == label)
+        items = items[np.argsort(heights[items], kind="stable")]
+        runs = _even_runs(heights[items])
+        names = [safe(label) if len(runs) == 1 else f"{safe(label)}_part{k}" for k in range(len(runs))]
+        group = source.groups[items[0]]
+        out += [Stack(name, group, items[run].tolist()) for name, run in zip(names, runs, strict=True)]
+    return unique(out)
+
+
+class VolumeSource(Source):
+    """Volumes ``(C, D, H, W)`` and measurements ``(D, ...)`` of the slices of a source.
+
+    Args:
+        source: of slices.
+        depth: cut stacks into volumes of so many consecutive slices; what is left over is not used (default: whole stacks,
+            which must be of one height).
+
+    Raises:
+        InputError: stacks are of several heights, or none is high enough.
+    """
+
+    def __init__(self, source: Source, depth: int | None = None) -> None:
+        self.slices, found = source, stacks(source)
+        heights = sorted({len(stack.items) for stack in found})
+        if depth is None and len(heights) > 1:
+            raise InputError(
+                f"{source.description} has stacks of {first_few(heights)} slices; wanted one number, or --data.depth"
+            )
+        depth = heights[0] if depth is None else depth
+        self.stacks = [part for stack in found for part in _cut(stack, depth)]
+        if not self.stacks:
+            raise InputError(f"the highest stack of {source.description} has {heights[-1]} slices; wanted at least {depth}")
+        channels, *size = source.image_shape
+        self.image_shape = (channels, depth, *size)
+        self.normalisation, self.has_images = source.normalisation, source.has_images
+        self.groups = [stack.group for stack in self.stacks]
+        self.parts = source.parts and [source.parts[stack.items[0]] for stack in self.stacks]
+        self.description = f"{len(self.stacks)} volumes of {depth} slices of {source.description}"
+
+    def name(self, index: int) -> str:
+        """That of the stack, and its first slice where there are several volumes of it."""
+        return self.stacks[index].name
+
+    def place(self, index: int) -> tuple[Series, int] | None:
+        """The series that a volume is of and the number of its first slice, where the data has series."""
+        first = self.stacks[index].items[0]
+        return self.slices.places[first] if isinstance(self.slices, SeriesSource) else None
+
+    def spacing(self, index: int) -> tuple[float, float, float] | None:
+        """mm from slice to slice, from row to row and from column to column of a volume, where the data says."""
+        first, *others = self.stacks[index].items
+        affine, shape, apart = None, (), 1
+        if isinstance(self.slices, SeriesSource):
+            series, _ = self.slices.places[first]
+            affine, shape = series.affine, series.shape
+        elif isinstance(self.slices, PreparedSource):
+            affine, shape = self.slices.affines[first], self.slices.stored_shape[1:]
+            apart = self.slices.heights[others[0]] - self.slices.heights[first] if others else 1
+        if affine is None or not np.isfinite(affine).all():
+            return None
+        placed = resized_affine(affine, shape[:2], self.image_shape[-2:])
+        rows, columns, slices = np.linalg.norm(placed[:3, :3], axis=0).tolist()
+        return apart * slices, rows, columns
+
+    def __getitem__(self, index: int) -> Item:
+        stack = self.stacks[index]
+        items = [self.slices[k] for k in stack.items]
+        image = None if items[0].image is None else torch.stack([item.image for item in items], 1)
+        measurement = None if items[0].measurement is None else torch.stack([item.measurement for item in items])
+        return Item(index, stack.name, stack.group, image, measurement)
+
+
+def _cut(stack: Stack, depth: int) -> list[Stack]:
+    """The volumes of a stack, those slices left out at both ends that fill none."""
+    count, rest = divmod(len(stack.items), depth)
+    starts: Sequence[int] = range(rest // 2, rest // 2 + count * depth, depth)
+    names = [stack.name] if count == 1 else [f"{stack.name}_from{first:04d}" for first in starts]
+    return [replace(stack, name=name, items=stack.items[k : k + depth]) for name, k in zip(names, starts, strict=True)]
+
+
+class PhantomVolumes(GeneratedSource):
+    """Chest-like CT phantoms whose anatomy changes slowly from slice to slice.
+
+    Args:
+        count: number of phantoms.
+        depth: slices of each.
+        size: pixels along a side.
+        seed: phantoms of different seeds are different.
+        keep: keep what was generated once.
+    """
+
+    def __init__(self, count: int, depth: int, size: int, seed: int, keep: bool = True) -> None:
+        super().__init__([f"phantom {index}" for index in range(count)], keep)
+        self.phantoms, self.image_shape = ChestVolumes(count, depth, seed), (1, depth, size, size)
+        lower, upper = self.phantoms.window
+        self.normalisation = Normalisation(lower, upper, (lower, upper))
+        self.description = f"{count} chest phantoms of {depth} slices, seed {seed}"
+
+    def generate(self, index: int) -> Tensor:
+        """Hounsfield units over their window, ``(1, depth, size, size)``."""
+        return self.normalisation.normalise(torch.from_numpy(self.phantoms.volume(index, self.image_shape[-1]))[None])

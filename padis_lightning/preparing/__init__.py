@@ -1,5 +1,0 @@
-"""The command ``prepare``: any readable source becomes one HDF5 file for training."""
-
-from padis_lightning.preparing.command import run
-
-__all__ = ["run"]

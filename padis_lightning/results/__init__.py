@@ -1,0 +1,1 @@
+"""What predict leaves behind: arrays, pictures, scores, records and pages."""

@@ -1,0 +1,129 @@
+"""Estimates in the formats of other programs; each is one small module, and its library is imported when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from padis_lightning.data.sources.base import Source
+from padis_lightning.data.sources.series import Series, SeriesSource
+from padis_lightning.data.sources.volumes import VolumeSource
+from padis_lightning.errors import InputError
+from padis_lightning.results.formats import dicom, nifti, pictures16
+from padis_lightning.results.formats.origin import Origin
+from padis_lightning.types import Normalisation
+
+__all__ = ["Format", "Origin", "check_formats", "place_of", "write_image", "write_volumes"]
+
+Format = Literal["nifti", "dicom", "png16", "tiff"]
+LIBRARIES = {"nifti": ("nibabel", "nifti"), "dicom": ("pydicom", "dicom")}  # and the extra that installs them
+
+
+def check_formats(formats: Sequence[str], source: Source | None, image_shape: Sequence[int] | None) -> None:
+    """Refuse formats that nothing can be written in, before anything is solved.
+
+    Args:
+        formats: what is asked for.
+        source: where the items come from, or None where they are drawn.
+        image_shape: channels, height and width, or None where the prior decides.
+
+    Raises:
+        InputError: a format is unknown, its library is missing, or the data cannot be written in it.
+    """
+    for name in formats:
+        if name not in get_args(Format):
+            raise InputError(f"formats has {name!r}; wanted some of {', '.join(get_args(Format))}")
+        library, extra = LIBRARIES.get(name, (None, None))
+        if library and find_spec(library) is None:
+            raise InputError(
+                f"writing {name.upper()} needs {library}, which is not installed; wanted pip install 'padis_lightning[{extra}]'"
+            )
+        if library and image_shape is not None and image_shape[0] != 1:
+            raise InputError(f"the images have {image_shape[0]} channels; wanted 1 to be written as {name}")
+    flat = [name for name in formats if name in ("png16", "tiff")]
+    if flat and image_shape is not None and len(image_shape) == 4:
+        raise InputError(f"formats has {flat[0]!r} and the data is volumes; wanted nifti or dicom")
+    if "dicom" in formats:
+        dicom.check_series(source.slices if isinstance(source, VolumeSource) else source)
+
+
+def place_of(source: Source | None, index: int) -> tuple[Series, int] | None:
+    """The series that item ``index`` is a slice of and its number in it, of a volume its first; None without series."""
+    if isinstance(source, VolumeSource):
+        return source.place(index)
+    return source.places[index] if isinstance(source, SeriesSource) else None
+
+
+def write_image(
+    formats: Sequence[str],
+    folder: Path,
+    name: str,
+    values: np.ndarray,
+    scale: Normalisation,
+    place: tuple[Series, int] | None,
+    origin: Origin,
+    volume: bool = False,
+    affine: np.ndarray | None = None,
+) -> list[Path]:
+    """Write one estimate in every format of single images, or of volumes; the files.
+
+    Args:
+        formats: what is asked for.
+        folder: that of the results.
+        name: the image's.
+        values: ``(H, W)`` or ``(H, W, 3)``, in the units of the data; of a volume ``(D, H, W)`` with ``volume``.
+        scale: whose ends are the darkest and the brightest 16-bit grey.
+        place: see :func:`place_of`.
+        origin: what made the estimate.
+        volume: whether it is one.
+        affine: of a volume without a series, from (row, column, slice, 1) to LPS millimetres, where known.
+    """
+    files = []
+    if volume and "nifti" in formats:
+        series, first = place or (None, 0)
+        numbers = range(first, first + len(values))
+        affine = affine if series is None else nifti.volume_affine(series, values.shape[1:], numbers)
+        files.append(folder / "volumes" / f"{name}.nii.gz")
+        nifti.write_volume(files[-1], np.moveaxis(values, 0, -1), affine, origin.solver)
+    if "png16" in formats:
+        files.append(folder / "pictures16" / f"{name}.png")
+        pictures16.write_png(files[-1], values, (scale.lower, scale.upper))
+    if "tiff" in formats:
+        spacing = None if place is None else resized_spacing(place[0], values.shape)
+        files.append(folder / "pictures16" / f"{name}.tiff")
+        pictures16.write_tiff(files[-1], values, spacing)
+    if "dicom" in formats:
+        series, first = place
+        for k, part in enumerate(values if volume else [values], first):
+            files.append(folder / "dicom" / series.name / f"{k:04d}.dcm")
+            dicom.write_slice(files[-1], series.files[k], part, (scale.lower, scale.upper), series.units, origin)
+    return files
+
+
+def resized_spacing(series: Series, shape: Sequence[int]) -> tuple[float, float] | None:
+    """mm from row to row and from column to column of an image of ``shape`` (H, W, ...) that covers a slice's field of view."""
+    if series.spacing is None:
+        return None
+    rows, columns = (s * old / new for s, old, new in zip(series.spacing, series.shape, shape, strict=False))
+    return rows, columns
+
+
+def write_volumes(folder: Path, rows: Sequence[dict[str, Any]], source: Source | None, origin: Origin) -> None:
+    """Write the estimates of each series as a NIfTI volume, those of data without series as one; say what cannot be."""
+    volumes: dict[str, tuple[Series | None, list[tuple[int, str]]]] = {}
+    for row in rows:
+        series, k = place_of(source, row["index"]) or (None, row["index"])
+        volumes.setdefault(series.name if series else "images", (series, []))[1].append((k, row["name"]))
+    for name, (series, places) in volumes.items():
+        numbers, names = zip(*sorted(places), strict=True)
+        if series is not None and not nifti.evenly_spaced(numbers):
+            seen = ", ".join(map(str, numbers[:8])) + (" ..." if len(numbers) > 8 else "")
+            print(f"no volume of {name} was written: its slices {seen} are not evenly spaced; wanted all, or every n-th")
+            continue
+        volume = np.stack([np.load(folder / "arrays" / f"{one}.npy", allow_pickle=False) for one in names], -1)
+        affine = None if series is None else nifti.volume_affine(series, volume.shape[:2], numbers)
+        nifti.write_volume(folder / "volumes" / f"{name}.nii.gz", volume, affine, origin.solver)

@@ -1,0 +1,154 @@
+"""What a page shows of an image: arrays in 16 bits between two ends, kept in one file an image."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from padis_lightning.ct import Projector
+from padis_lightning.errors import InputError
+from padis_lightning.files import whole
+from padis_lightning.operators import LinearOperator
+from padis_lightning.operators.slices import Slices
+from padis_lightning.results.pictures import Shown
+from padis_lightning.results.voxels import CUBES, Spacing, reduced
+from padis_lightning.types import Normalisation
+
+KINDS = ("truth", "measurement", "degraded", "baseline", "estimate", "deviation")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Values as whole numbers.
+
+    Attributes:
+        title: what it shows.
+        kind: one of :data:`KINDS`; a ``degraded`` image is a measurement that covers the field of the truth.
+        codes: uint16 ``(H, W)``, or uint8 ``(H, W, 3)`` for colours and ``(D, H, W, C)`` for volumes.
+        lower: the value of code 0.
+        upper: the value of the largest code.
+        extent: of a volume, its sides along D, H and W in one unit.
+        voxels: of a volume, how many there were along D, H and W before it was averaged to fit on a page.
+    """
+
+    title: str
+    kind: str
+    codes: np.ndarray
+    lower: float
+    upper: float
+    extent: tuple[float, ...] = ()
+    voxels: tuple[int, ...] = ()
+
+    @property
+    def values(self) -> np.ndarray:
+        """The values that the codes stand for, float64, of the shape of ``codes``."""
+        return self.lower + self.codes * ((self.upper - self.lower) / np.iinfo(self.codes.dtype).max)
+
+
+def quantise(title: str, kind: str, values: Tensor, ends: tuple[float, float], spacing: Spacing = CUBES) -> Panel:
+    """``(C, H, W)`` as a panel: grey between its least and its greatest value, three colours between ``ends``.
+
+    A volume ``(C, D, H, W)`` is one between ``ends``, with voxels of sides ``spacing``.
+    """
+    voxels = tuple(values.shape[1:]) if values.ndim == 4 else ()
+    array = (reduced(values) if voxels else values).detach().cpu().double().numpy()
+    fine = len(array) == 1 and not voxels
+    lower, upper = (float(array.min()), float(array.max())) if fine else ends
+    share = (array - lower) / (upper - lower) if upper > lower else np.zeros_like(array)
+    dtype = np.uint16 if fine else np.uint8
+    codes = (np.iinfo(dtype).max * share.clip(0, 1)).round().astype(dtype)
+    extent = tuple(n * step for n, step in zip(voxels, spacing, strict=bool(voxels)))
+    return Panel(title, kind, codes[0] if fine else np.moveaxis(codes, 0, -1), lower, upper, extent, voxels)
+
+
+def measured(operator: LinearOperator, y: Tensor, scale: Normalisation) -> Panel | None:
+    """A measurement ``measurement_shape`` as a panel: a degraded image in the units of images, or anything else of two axes.
+
+    Of measurements slice by slice it is that of the middle slice.
+    """
+    title, sliced = "measurement", any(isinstance(part, Slices) for part in operator.modules())
+    if sliced:
+        title, y = f"measurement of slice {len(y) // 2}", y[len(y) // 2]
+    if y.ndim != 3 or len(y) not in (1, 3):
+        return None
+    channels, height, width = operator.image_shape[0], *operator.image_shape[-2:]
+    projected = any(isinstance(part, Projector) for part in operator.modules())
+    if projected or sliced or len(y) != channels or y.shape[1] * width != y.shape[2] * height:
+        return quantise(title, "measurement", y.mean(0, keepdim=True), (0.0, 1.0))
+    return quantise(title, "degraded", scale.restore(y), (scale.lower, scale.upper))
+
+
+def panels(one: Shown, solver: str, operator: LinearOperator, scale: Normalisation, spacing: Spacing = CUBES) -> list[Panel]:
+    """Truth, measurement, baselines, estimate and deviation of one image, in the units of ``scale``; ``spacing`` is of voxels."""
+    ends = scale.lower, scale.upper
+    images = [] if one.truth is None else [("truth", "truth", one.truth)]
+    images += [(name, "baseline", image) for name, image in one.baselines.items()] + [(solver, "estimate", one.estimate)]
+    out = [quantise(title, kind, scale.restore(image), ends, spacing) for title, kind, image in images]
+    taken = None if one.measurement is None else measured(operator, one.measurement, scale)
+    out[one.truth is not None : one.truth is not None] = [] if taken is None else [taken]
+    if one.deviation is not None:
+        deviation = one.deviation.mean(0, keepdim=True) * (scale.upper - scale.lower)
+        out.append(quantise("deviation", "deviation", deviation, (0.0, float(deviation.max())), spacing))
+    return out
+
+
+def save_panels(path: Path, panels: Sequence[Panel]) -> None:
+    """Write panels whole."""
+    described = json.dumps([[p.title, p.kind, p.lower, p.upper, p.extent, p.voxels] for p in panels])
+    with whole(path) as temporary, open(temporary, "wb") as handle:
+        np.savez_compressed(handle, described=described, **{f"codes{k}": p.codes for k, p in enumerate(panels)})
+
+
+def read_panels(path: Path) -> list[Panel]:
+    """The inverse of :func:`save_panels`.
+
+    Raises:
+        InputError: there is no such file, or it is not one of panels.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            described = json.loads(str(content["described"]))
+            return [
+                Panel(title, kind, content[f"codes{k}"], lower, upper, *map(tuple, rest))
+                for k, (title, kind, lower, upper, *rest) in enumerate(described)
+            ]
+    except FileNotFoundError:
+        raise InputError(f"there is no file {str(path)!r}; wanted the panels that predict writes") from None
+    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({error}); wanted the panels that predict writes") from error
+
+
+def to_png(codes: np.ndarray) -> str:
+    """Codes as the data URI of a PNG: of 16 bits, the high byte is red and the low one green; 8-bit colours are as they are.
+
+    The slices of a volume lie in rows, the first on the left of the first.
+    """
+    if codes.dtype == np.uint16:
+        codes = np.stack([codes >> 8, codes & 255, np.zeros_like(codes)], -1).astype(np.uint8)
+    elif codes.ndim == 4:
+        codes = _atlas(codes)
+    data = io.BytesIO()
+    Image.fromarray(codes).save(data, "PNG")
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def _atlas(codes: np.ndarray) -> np.ndarray:
+    """The slices of ``(D, H, W, C)`` in about a square, ``(rows H, columns W)`` for one channel."""
+    depth, height, width, channels = codes.shape
+    columns = max(1, round(math.sqrt(depth * height / width)))
+    rows = -(-depth // columns)
+    full = np.zeros((rows * columns, height, width, channels), np.uint8)
+    full[:depth] = codes
+    placed = full.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return placed.reshape(rows * height, columns * width, *[channels] * (channels > 1))

@@ -1,0 +1,114 @@
+"""What made a result: its parts, its settings and its versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from padis_lightning.ct import Projector
+from padis_lightning.results.formats import Origin
+from padis_lightning.results.runs import flat
+from padis_lightning.solvers import Solver
+
+ELSEWHERE = ("output", "results", "tracking")  # settings that change no pixel
+FREE = (  # settings that a run may change and go on with the same results
+    r"output|tracking.*|trainer(?!\.(precision|deterministic)).*|results\.(overwrite|keep_every)"
+    r"|data\.init_args\.(num_workers|batch_size|shards?)|model\.init_args\.state|(prior\.init_args\.)+(checkpoint|chunk_size)"
+)
+
+
+def provenance(solver: Solver) -> dict[str, Any]:
+    """Solver, operator, prior, noise, seed and versions, as plain values."""
+    prior = getattr(solver, "prior", None)
+    return {
+        "solver": type(solver).__name__,
+        "operator": {
+            "name": type(solver.operator).__name__,
+            "measurement": list(solver.operator.measurement_shape),
+            "projections": [part.describe() for part in solver.operator.modules() if isinstance(part, Projector)],
+        },
+        "prior": None if prior is None else type(prior).__name__,
+        "noise": solver.noise.describe(),
+        "oversampling": solver.oversampling,
+        "seed": solver.seed,
+        "versions": {
+            "padis_lightning": version("padis_lightning"),
+            "torch": torch.__version__,
+            "lightning": version("lightning"),
+            "python": platform.python_version(),
+        },
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def sentence(made: dict[str, Any]) -> str:
+    """The parts and versions of :func:`provenance` as one line."""
+    versions = made["versions"]
+    prior = f", prior {made['prior']}" if made["prior"] else ""
+    return (
+        f"padis_lightning {versions['padis_lightning']}: solver {made['solver']}, operator {made['operator']['name']}{prior}, "
+        f"seed {made['seed']}; torch {versions['torch']}, lightning {versions['lightning']}, python {versions['python']}"
+    )
+
+
+def origin(folder: Path, solver: Solver) -> Origin:
+    """What the files of other programs say of a solver that writes into ``folder``."""
+    made = provenance(solver)
+    return Origin(made["solver"], made["versions"]["padis_lightning"], sentence(made), settings_key(folder, solver))
+
+
+def settings_key(folder: Path, solver: Solver) -> str:
+    """A digest that is the same for runs of the same settings, weights and versions, whenever and wherever they write.
+
+    Args:
+        folder: where ``config.yaml`` is, for a run of the command line.
+        solver: with its prior.
+    """
+    path = folder / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = {key: value for key, value in config.items() if key not in ELSEWHERE}
+    config.get("trainer", {}).pop("default_root_dir", None)
+    made = {key: value for key, value in provenance(solver).items() if key != "finished"}
+    numbers = {k: v for k, v in vars(solver).items() if isinstance(v, (bool, int, float, str, tuple)) and k[0] != "_"}
+    digest = hashlib.sha256(json.dumps([config, made, numbers], sort_keys=True, default=str).encode())
+    digest.update(weights_key(solver).encode())
+    return digest.hexdigest()
+
+
+def weights_key(solver: Solver) -> str:
+    """A digest of the prior's weights; empty without a prior."""
+    prior = getattr(solver, "prior", None)
+    if prior is None:
+        return ""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(prior.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def settings_of(solver: Solver, config: dict[str, Any] | None) -> dict[str, str]:
+    """All that decides the bits of a result and of its pictures, as dotted keys with values in words.
+
+    Where a result is written, how it is shared out and how much is computed at once are not among them; nor is the path of
+    the prior, whose weights are.
+
+    Args:
+        solver: with its prior.
+        config: the settings of a run of the command line; without them, the solver's own numbers.
+    """
+    if config is None:
+        numbers = {k: v for k, v in vars(solver).items() if isinstance(v, (bool, int, float, str, tuple)) and k[0] != "_"}
+        settings = {f"solver.{key}": str(value) for key, value in numbers.items()}
+    else:
+        settings = {key: value for key, value in flat(config).items() if not re.fullmatch(FREE, key)}
+    made = {key: value for key, value in provenance(solver).items() if key != "finished"}
+    return {**settings, **flat(made), "weights": weights_key(solver)}
