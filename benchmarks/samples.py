@@ -28,9 +28,9 @@ class Recorded(Tiling):
     def __init__(self, tiling: Tiling) -> None:
         self.tiling, self.borders = tiling, []
 
-    def draw(self, size: tuple[int, int], pad: tuple[int, int], patch: int, generator: Generators) -> GridTiles:
+    def partition(self, size: tuple[int, int], pad: tuple[int, int], patch: int, generator: Generators) -> GridTiles:
         """Draw and remember."""
-        tiles = self.tiling.draw(size, pad, patch, generator)
+        tiles = self.tiling.partition(size, pad, patch, generator)
         self.borders.append(tiles.borders)
         return tiles
 

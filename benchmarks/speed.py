@@ -15,8 +15,8 @@ import torch
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.priors import PatchPrior
 from padis_lightning.random import Generators, seeded
-from padis_lightning.solvers.base import WATCHED
 from padis_lightning.solvers.dds import DDS
+from padis_lightning.solvers.loop import WATCHED
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -42,7 +42,7 @@ def score_against_network(batch: int = 4) -> None:
     prior = PatchPrior("ct_phantoms")
     x = torch.rand(batch, *prior.canvas_shape, generator=seeded(0))
     generator = Generators.keyed(0, range(batch))
-    tiles = prior.tiling.draw(prior.image_shape[1:], prior.pad, prior.patch, generator)
+    tiles = prior.tiling.partition(prior.image_shape[1:], prior.pad, prior.patch, generator)
     patches, positions = tiles.split(x), tiles.split(prior.positions.expand(batch, -1, -1, -1))
     levels = torch.full((len(patches),), 0.1)
     chunk = prior.chunk(patches[0, 0].numel() * prior.pixel_bytes, x.device)
@@ -63,8 +63,8 @@ def guard_against_step(batch: int = 4) -> None:
     x = torch.rand(batch, *solver.prior.canvas_shape, generator=seeded(1))
 
     def guard() -> None:
-        for _ in solver.progress(range(WATCHED), {}, generator):
-            solver.require_finite(x, 0.1)
+        for _ in solver.loop(range(WATCHED), {"x": x}, generator):
+            pass
 
     def steps() -> None:
         for _ in range(WATCHED):

@@ -160,7 +160,8 @@ class PadisCLI(LightningCLI):
         parser.add_lightning_class_args(Tracking, "tracking")
         for key, base in (("prior", Prior), ("operator", LinearOperator)):
             parser.add_subclass_arguments(base, key, required=False)
-            parser.link_arguments(key, f"model.init_args.{key}", apply_on="instantiate")
+            target = "problem" if key == "operator" else key
+            parser.link_arguments(key, f"model.init_args.{target}", apply_on="instantiate")
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a setting that one of them cannot be built with is the input's fault."""
@@ -281,7 +282,6 @@ class PadisCLI(LightningCLI):
             raise InputError(
                 f"trainer.inference_mode is true; wanted false, since {type(self.model).__name__} takes gradients in its steps"
             )
-        self.model.announce = tell
         self.datamodule.setup("predict")
         check_together(self.model, self.datamodule)
         results = self._get(self.config_init, "results")

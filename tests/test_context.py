@@ -97,7 +97,7 @@ def test_noise_of_a_context_and_of_its_patch_are_those_of_one_image(size, patch,
 class Echo(nn.Module):
     """Shows what it is told of the whole image."""
 
-    sigma_data, gain, context = 0.3, 1.0, True
+    sigma_data, gain, context, positions = 0.3, 1.0, True, NoPositions()
 
     def forward(self, x, sigma, position, context):
         return context.clone()
@@ -110,7 +110,7 @@ def test_a_prior_shows_every_patch_the_whole_noisy_image(size, tiling, rng):
     prior = PatchPrior(PatchModel(Echo(), (2, *size), [8], pad, PLAIN), tiling)
     x = torch.randn(3, *prior.canvas_shape, generator=rng)
     found = prior(x, 0.4, Generators.keyed(0, range(3)))
-    tiles = tiling.draw(size, pad, 8, Generators.keyed(0, range(3)))
+    tiles = tiling.partition(size, pad, 8, Generators.keyed(0, range(3)))
     inside = x[(..., *(slice(m, m + n) for m, n in zip(pad, size, strict=True)))]
     patch = tiles.split(x).shape[2:]
     whole = pooled(inside, patch) if all(n % p == 0 for n, p in zip(size, patch, strict=True)) else context_of(inside, patch)
@@ -289,7 +289,7 @@ def test_a_network_sees_its_patch_then_its_place_then_the_whole(rng):
     prior = PatchPrior(model(channels=2), chunk_size=7)
     x, seen = torch.randn(2, *prior.canvas_shape, generator=rng), inputs_of(prior.denoiser.network)
     prior(x, 0.4, Generators.keyed(0, [0, 1]))
-    inputs, tiles = torch.cat(seen), prior.tiling.draw((16, 16), (8, 8), 8, Generators.keyed(0, [0, 1]))
+    inputs, tiles = torch.cat(seen), prior.tiling.partition((16, 16), (8, 8), 8, Generators.keyed(0, [0, 1]))
     assert len(seen) == 3 and inputs.shape == (18, 6, 8, 8)
     torch.testing.assert_close(inputs[:, :2], 2 * tiles.split(x))  # c_in = 1 / 0.5
     torch.testing.assert_close(inputs[:, 2:4], tiles.split(prior.positions.expand(2, -1, -1, -1)))
@@ -306,7 +306,7 @@ def test_what_does_not_go_with_a_context_is_refused():
         GroupPatchDiffusion(UNet(channels=3, positions=6), context=True)
     denoiser = Denoiser(random_network(positions=1), 0.3, NoPositions(), context=True)
     with pytest.raises(InputError, match=r"trained on images of \(1, 16, 16\) .* wanted \(1, 24, 24\)"):
-        PatchPrior(PatchModel(denoiser, (1, 16, 16), [8], (8, 8), PLAIN)).resize((1, 24, 24))
+        PatchPrior(PatchModel(denoiser, (1, 16, 16), [8], (8, 8), PLAIN)).for_shape((1, 24, 24))
 
 
 def test_the_command_line_trains_validates_samples_resumes_and_reconstructs_with_a_context(images, tmp_path):

@@ -10,6 +10,7 @@ from padis_lightning.noise import GaussianNoise, PoissonNoise
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import GaussianPrior
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
 from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
@@ -83,7 +84,7 @@ def test_dds_weighs_every_ray_by_its_variance(rng):
     solver = DDS(prior, operator, noise=Known(), steps=2, sigma_max=0.7, sigma_min=0.1, iterations=200, clip=False)
     y = torch.rand(2, *operator.measurement_shape, generator=rng, dtype=torch.float64)
     denoised = torch.rand(2, 1, 6, 6, generator=rng, dtype=torch.float64)
-    found = solver.fit(denoised, y, 1 / (1 / 0.7**2 + 1 / prior.sigma_data**2), 200)
+    found = solver.canvas.posterior_mean(denoised, y, 1 / (1 / 0.7**2 + 1 / prior.sigma_data**2), 200)
     basis = torch.eye(36, dtype=torch.float64).reshape(-1, 1, 6, 6)
     dense = operator(basis).flatten(1).t()
     weights = 1 / Known().variance(y)[0].flatten()
@@ -112,7 +113,7 @@ def test_simulation_on_a_finer_grid_is_another_measurement_of_the_same_image(rng
     operator = ParallelBeam(24, views=6)
     image = torch.rand(2, 1, 24, 24, generator=rng)
     generator = Generators.keyed(0, [0, 1])
-    same, finer = (PseudoInverse(operator, oversampling=k).measure(image, generator) for k in (1, 3))
+    same, finer = (Problem(operator, oversampling=k).measure(image, generator) for k in (1, 3))
     assert torch.equal(same, operator(image)) and finer.shape == same.shape
     gap = float((finer - same).norm() / same.norm())
     assert 1e-3 < gap < 0.1

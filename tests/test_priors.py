@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from padis_lightning.diffusion import Denoiser, PatchModel, coordinates, padding
+from padis_lightning.diffusion import Coordinates, Denoiser, PatchModel, coordinates, padding
 from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError
-from padis_lightning.memory import bytes_written, is_out_of_memory
+from padis_lightning.memory import is_out_of_memory
 from padis_lightning.priors import FixedTiling, GaussianPrior, OverlapTiling, PatchPrior, RandomTiling
 from padis_lightning.priors.patch import CHUNK
 from padis_lightning.random import Generators
@@ -22,7 +22,7 @@ from tests.conftest import random_network
 class PositionedGaussian(nn.Module):
     """Independent pixels whose mean follows their position: the exact denoiser of a patch of them."""
 
-    sigma_data, gain, std = 0.3, 1.0, 0.2
+    sigma_data, gain, std, positions, context = 0.3, 1.0, 0.2, Coordinates(), False
 
     def mean(self, position: torch.Tensor) -> torch.Tensor:
         return 0.4 + 0.3 * position[:, :1] - 0.2 * position[:, 1:]
@@ -74,27 +74,11 @@ def test_gradients_are_the_same_whether_kept_or_computed_again(model, chunk_size
     kept, once = gradient(PatchPrior(model))
     again = PatchPrior(copy.deepcopy(model), chunk_size=chunk_size)
     if chunk_size is None:
-        monkeypatch.setattr("padis_lightning.priors.patch.free_memory", lambda device: 8 * 64 * again.pixel_bytes)
+        monkeypatch.setattr("padis_lightning.priors.patch.KEPT", 17)
+        monkeypatch.setattr("padis_lightning.priors.patch.CHUNK", 4)
     found, calls = gradient(again)
     assert once == 1 and calls == 2 * math.ceil(18 / (chunk_size or 4))
     torch.testing.assert_close(found, kept, rtol=1e-5, atol=1e-6)
-
-
-def test_chunks_are_what_half_of_the_memory_takes(model, monkeypatch):
-    prior, host, gpu = PatchPrior(model), torch.device("cpu"), torch.device("cuda")
-    for share, expected in ((0.1, 1), (2.1, 1), (4.1, 2), (33, 16), (1e6, CHUNK)):
-        prior._fitting.clear()
-        monkeypatch.setattr("padis_lightning.priors.patch.free_memory", lambda device, s=share: int(1000 * s))
-        assert prior.chunk(1000.0, host) == expected
-    assert prior.chunk(1000.0, gpu) == 2 ** int(math.log2(1e6 / 2)) and prior.chunk(4000.0, gpu) == 2 ** int(math.log2(1e6 / 8))
-    assert PatchPrior(model, chunk_size=7).chunk(1000.0, gpu) == 7
-
-
-def test_the_bytes_of_a_patch_bound_what_a_gradient_keeps(model):
-    """Of a network whose tensors are counted by hand."""
-    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(4 * 36, 5, bias=False))
-    assert bytes_written(network, torch.empty(2, 1, 6, 6)) == 4 * 2 * (4 * 36 + 4 * 36 + 5)
-    assert bytes_written(network.double(), torch.empty(1, 1, 6, 6, dtype=torch.float64)) == 8 * (4 * 36 + 4 * 36 + 5)
 
 
 def test_bfloat16_is_near_and_the_canvas_keeps_its_precision(model, rng):
@@ -175,25 +159,26 @@ def test_a_prior_without_positions_serves_images_of_any_size(model, rng):
     """As if it had been trained on them: the padding is the least that tiles them, the network the same."""
     network = random_network(positions=0)
     patches = PatchModel(Denoiser(network, 0.3, NoPositions()), (1, 20, 20), [4, 8], (4, 4), model.normalisation)
-    prior = PatchPrior(patches)
-    prior.resize((1, 21, 33))
+    trained = PatchPrior(patches)
+    prior = trained.for_shape((1, 21, 33))
+    assert trained.image_shape == (1, 20, 20) and trained.positions.shape[2:] == (28, 28)  # is as it was
     assert prior.pad == (3, 7) and prior.canvas_shape == (1, 27, 47)
     other = PatchPrior(PatchModel(patches.denoiser, (1, 21, 33), [4, 8], padding((21, 33), 8), model.normalisation))
     x = torch.randn(2, *prior.canvas_shape, generator=rng)
     found, expected = (p(x, 0.4, Generators.keyed(0, range(2))) for p in (prior, other))
     assert torch.equal(found, expected) and found[..., 3:24, 7:40].abs().min() > 0
     with pytest.raises(InputError, match=r"images are \(7, 33\); wanted sides of at least the patch size 8"):
-        prior.resize((1, 7, 33))
+        prior.for_shape((1, 7, 33))
     with pytest.raises(InputError, match=r"trained on images of \(1, 21, 33\) .* wanted \(3, 21, 33\)"):
-        prior.resize((3, 21, 33))
+        prior.for_shape((3, 21, 33))
     with pytest.raises(InputError, match=r"trained on images of \(1, 20, 20\) .* wanted \(1, 21, 33\)"):
-        PatchPrior(model).resize((1, 21, 33))
+        PatchPrior(model).for_shape((1, 21, 33))
 
 
 class Cramped(nn.Module):
     """A device on which so many patches fit in one call."""
 
-    sigma_data, gain, room = 0.3, 1.0, 1000
+    sigma_data, gain, room, positions, context = 0.3, 1.0, 1000, Coordinates(), False
 
     def __init__(self):
         super().__init__()
@@ -207,7 +192,7 @@ class Cramped(nn.Module):
 
 
 @pytest.mark.parametrize("chunk_size", [None, 12])
-def test_what_does_not_fit_is_halved_once_with_a_line(model, rng, chunk_size, caplog):
+def test_what_does_not_fit_is_halved_until_it_does(model, rng, chunk_size, caplog):
     denoiser = Cramped()
     prior = PatchPrior(PatchModel(denoiser, (1, 20, 20), [8], (4, 4), model.normalisation), chunk_size=chunk_size)
     x = torch.rand(2, *prior.canvas_shape, generator=rng)
@@ -219,7 +204,9 @@ def test_what_does_not_fit_is_halved_once_with_a_line(model, rng, chunk_size, ca
     assert caplog.messages == [f"padis_lightning: {first} patches in one call do not fit the memory; going on with {first // 2}"]
     prior(x, 0.4, Generators.keyed(0, range(2)))
     assert len(caplog.messages) == 1  # it has learnt
-    denoiser.room = first // 4 - 1
+    denoiser.room = 1
+    assert torch.equal(prior(x, 0.4, Generators.keyed(0, range(2))), expected) and denoiser.calls[-1] == 1
+    denoiser.room = 0
     with pytest.raises(torch.OutOfMemoryError):
         prior(x, 0.4, Generators.keyed(0, range(2)))
 

@@ -18,7 +18,7 @@ from padis_lightning.priors import GaussianPrior, PatchPrior
 from padis_lightning.random import Generators
 from padis_lightning.results.records import Records
 from padis_lightning.solvers.dds import DDS
-from padis_lightning.solvers.kept_state import Unfinished
+from padis_lightning.solvers.kept_state import KeptState
 from padis_lightning.types import Batch
 
 from .test_solvers import SOLVERS
@@ -170,8 +170,8 @@ def test_every_solver_goes_on_from_its_state_to_the_same_bits(model, name, tmp_p
     solver, y = SOLVERS[name](prior, ParallelBeam(20, views=5)), torch.ones(2, 1, 5, 40)
     y = torch.empty(2, 0) if "Ancestral" in name else y
     whole, calls = solver.solve(y, Generators.keyed(0, [3, 4])), prior.calls
-    solver.unfinished = Unfinished(tmp_path, every=0)
-    solver.unfinished.begin([3, 4])
+    solver.loop.attach(kept=KeptState(tmp_path, every=0))
+    solver.loop.begin([3, 4])
     prior.calls, prior.last = 0, calls - 1
     with pytest.raises(Killed):
         solver.solve(y, Generators.keyed(0, [3, 4]))
@@ -184,9 +184,9 @@ def test_a_damaged_state_counts_as_none(tmp_path):
     solver = DDS(GaussianPrior((1, 6, 6), 0.5, 0.2), Identity((1, 6, 6)), noise_std=0.1, steps=6)
     y = torch.ones(1, 1, 6, 6)
     expected = solver.solve(y, Generators.keyed(0, [0]))
-    solver.unfinished = Unfinished(tmp_path, every=0)
-    solver.unfinished.begin([0])
-    solver.unfinished.path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
+    solver.loop.attach(kept=KeptState(tmp_path, every=0))
+    solver.loop.begin([0])
+    solver.loop.kept.path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
     assert torch.equal(solver.solve(y, Generators.keyed(0, [0])), expected)
 
 

@@ -45,7 +45,7 @@ def test_every_offset_of_the_papers_canvas():
 
 def test_random_offsets_reach_both_ends_and_differ_between_images():
     generator = Generators.keyed(0, range(400))
-    offsets = torch.tensor(RandomTiling().draw((12, 12), (4, 4), 8, generator).offsets)
+    offsets = torch.tensor(RandomTiling().partition((12, 12), (4, 4), 8, generator).offsets)
     assert offsets.amin(0).tolist() == [0, 0] and offsets.amax(0).tolist() == [4, 4]
     counts = torch.bincount(offsets[:, 0] * 5 + offsets[:, 1], minlength=25)
     assert counts.min() > 0 and ((counts - 16) ** 2 / 16).sum() < 52  # chi-squared with 24 degrees, 99.9 %
@@ -55,7 +55,7 @@ def test_random_offsets_reach_both_ends_and_differ_between_images():
 @pytest.mark.parametrize("size", [(20, 20), (17, 23), (8, 8)])
 def test_overlap_joins_what_it_split_and_covers_every_pixel(size, overlap):
     pad = padding(size, 8)
-    tiles = OverlapTiling(overlap).draw(size, pad, 8, Generators.keyed(0, range(2)))
+    tiles = OverlapTiling(overlap).partition(size, pad, 8, Generators.keyed(0, range(2)))
     canvas = torch.zeros(2, 3, size[0] + 2 * pad[0], size[1] + 2 * pad[1], dtype=torch.float64)
     inner = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     canvas[..., pad[0] : pad[0] + size[0], pad[1] : pad[1] + size[1]] = inner
@@ -67,11 +67,11 @@ def test_overlap_joins_what_it_split_and_covers_every_pixel(size, overlap):
 
 def test_overlap_not_smaller_than_the_patch_is_refused():
     with pytest.raises(InputError, match="overlap is 8; wanted less than the patch size 8"):
-        OverlapTiling(8).draw((20, 20), (4, 4), 8, Generators.keyed(0, [0]))
+        OverlapTiling(8).partition((20, 20), (4, 4), 8, Generators.keyed(0, [0]))
 
 
 def test_fixed_tiling_is_the_same_for_all():
-    tiles = FixedTiling().draw((20, 20), (4, 4), 8, Generators.keyed(0, range(3)))
+    tiles = FixedTiling().partition((20, 20), (4, 4), 8, Generators.keyed(0, range(3)))
     assert tiles.offsets == ((2, 2),) * 3
 
 
@@ -102,7 +102,7 @@ def test_borders_are_where_tiles_begin_and_seams_are_measured_there(rng):
 
 def test_a_grid_that_cannot_cover_the_image_is_refused():
     with pytest.raises(InputError, match="image and padding are 256 \\+ 24; wanted a multiple of the patch size 64"):
-        RandomTiling().draw((256, 256), (24, 24), 64, Generators.keyed(0, [0]))
+        RandomTiling().partition((256, 256), (24, 24), 64, Generators.keyed(0, [0]))
 
 
 @pytest.mark.parametrize("tiles", [1, 2, 3])
@@ -110,7 +110,7 @@ def test_larger_tiles_cover_each_pixel_once_and_need_not_be_square(tiles):
     size, pad = (20, 26), padding((20, 26), 6)
     canvas = torch.zeros(3, 1, size[0] + 2 * pad[0], size[1] + 2 * pad[1])
     canvas[..., pad[0] : pad[0] + size[0], pad[1] : pad[1] + size[1]] = torch.rand(3, 1, *size)
-    drawn = RandomTiling(tiles).draw(size, pad, 6, Generators.keyed(0, range(3)))
+    drawn = RandomTiling(tiles).partition(size, pad, 6, Generators.keyed(0, range(3)))
     patches = drawn.split(canvas)
     assert patches.shape == (3 * tiles**2, 1, (20 + pad[0]) // tiles, (26 + pad[1]) // tiles)
     assert torch.equal(drawn.join(patches), canvas) and len(set(drawn.offsets)) > 1
@@ -119,6 +119,6 @@ def test_larger_tiles_cover_each_pixel_once_and_need_not_be_square(tiles):
 
 def test_tiles_that_do_not_divide_the_canvas_are_refused():
     with pytest.raises(InputError, match=r"tiles is 5; wanted a divisor of 24, image and padding"):
-        RandomTiling(5).draw((20, 20), (4, 4), 8, Generators.keyed(0, [0]))
+        RandomTiling(5).partition((20, 20), (4, 4), 8, Generators.keyed(0, [0]))
     with pytest.raises(InputError, match="tiles is 0; wanted at least 1"):
         RandomTiling(0)

@@ -63,7 +63,7 @@ def test_slices_of_a_patient_are_stacked_by_their_heights_and_cut(scans):
 
 
 def test_volumes_that_cannot_be_are_refused(scans, tmp_path):
-    with pytest.raises(InputError, match=r"volumes of 1, 7, 10 slices; wanted one number, or --data.depth"):
+    with pytest.raises(InputError, match=r"stacks of 1, 7, 10 slices; wanted one number, or --data.depth"):
         VolumeSource(read_arrays(scans))
     with pytest.raises(InputError, match="has 10 slices; wanted at least 11"):
         VolumeSource(read_arrays(scans), 11)
@@ -254,7 +254,7 @@ def test_groups_that_were_trained_serve_as_a_prior_of_volumes_that_is_told_what_
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=rng)
     task.adapt(Data(1, 9, 16, 16))
     prior = GroupPrior(PatchPrior(task.patch_model()), spacings=[2])
-    prior.resize((1, 9, 16, 16))
+    prior = prior.for_shape((1, 9, 16, 16))
     told = []
     prior.prior.denoiser.register_forward_hook(lambda module, inputs, output: told.append(inputs[2]))
     x = torch.randn(1, *prior.canvas_shape, generator=rng)
@@ -273,7 +273,7 @@ SMALL = ("--data.size", 32, "--data.depth", 6)
 def test_predict_writes_volumes_with_scores_of_all_planes(tmp_path, capsys):
     out = tmp_path / "out"
     words = ("--model.steps", 2, "--data.count", 2, "--operator.depth", 6, "--operator.operator.size", 32, "--output", out)
-    main_words = ("--prior.prior.checkpoint", str(_prior(tmp_path)), "--results.baselines", '{"fbp": "PseudoInverse"}')
+    main_words = ("--prior.checkpoint", str(_prior(tmp_path)), "--results.baselines", '{"fbp": "PseudoInverse"}')
     run("predict", "--config", "ct3d.yaml", *words, *main_words, *SMALL, "--results.measurements", "true")
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     truth = PhantomVolumes(2, 6, 32, 2)
@@ -285,8 +285,7 @@ def test_predict_writes_volumes_with_scores_of_all_planes(tmp_path, capsys):
         assert float(row["psnr"]) == pytest.approx(float(metrics.psnr(estimate, image)), abs=1e-3)
         assert float(row["consistency"]) == pytest.approx(float(metrics.consistency(estimate, image)), rel=1e-4)
     page = (out / "report.html").read_text()
-    assert f"{fmean(float(row['consistency']) for row in rows):.3f}" in page and "fbp" in (told := capsys.readouterr()).out
-    assert told.err.count(" evaluations of ") == 1 and "padis_lightning: a volume of " in told.err
+    assert f"{fmean(float(row['consistency']) for row in rows):.3f}" in page and "fbp" in capsys.readouterr().out
     # What was measured is read again, slice by slice and as volumes.
     again = tmp_path / "again"
     measured = out / "measurements" / f"{rows[0]['name']}.npz"
@@ -334,7 +333,7 @@ def test_volumes_are_trained_on_and_the_priors_reconstruct(config, tmp_path, cap
         assert "wanted 32-true to train on cubes on a processor" in capsys.readouterr().err
     model = PatchModel.load(prior)
     assert model.image_shape == ((3, 32, 32) if "groups" in config else (1, 8, 32, 32))
-    kind = ("--prior", "GroupPrior", "--prior.prior", "PatchPrior", "--prior.prior.checkpoint", prior)
+    kind = ("--prior", "GroupPrior", "--prior.checkpoint", prior)
     kind = kind if "groups" in config else ("--prior", "PatchPrior", "--prior.checkpoint", prior)
     rest = ("--model.steps", 2, "--data.count", 1, "--operator.depth", 8, "--operator.operator.size", 32)
     out = tmp_path / "out"
@@ -351,7 +350,7 @@ def test_a_volume_lies_where_its_slices_lay_in_the_patient(tmp_path):
     out, prior = tmp_path / "out", _prior(tmp_path)
     words = ("--data.path", tmp_path / "scan", "--data.depth", 4, "--operator.depth", 4, "--operator.operator.size", 32)
     rest = ("--data.size", 32, "--model.steps", 1, "--results.baselines", "{}", "--results.formats", "[nifti,dicom]")
-    run("predict", "--config", "ct3d.yaml", *words, *rest, "--prior.prior.checkpoint", prior, "--output", out)
+    run("predict", "--config", "ct3d.yaml", *words, *rest, "--prior.checkpoint", prior, "--output", out)
     (path,) = (out / "volumes").glob("*.nii.gz")
     written, array = nibabel.load(path), np.load(next((out / "arrays").glob("*.npy")))
     np.testing.assert_allclose(written.get_fdata(), array.transpose(2, 1, 0), atol=1e-3)

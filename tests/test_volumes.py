@@ -22,7 +22,7 @@ from padis_lightning.operators.ct import FanBeam, ParallelBeam
 from padis_lightning.operators.slices import Slices
 from padis_lightning.priors import GaussianPrior, GroupPrior, OverlapTiling, PatchPrior, RandomTiling, SlicePrior
 from padis_lightning.priors.groups import partition, spacing_channel
-from padis_lightning.priors.slice_variation import smoothed, steps, steps_adjoint
+from padis_lightning.priors.slice_variation import differences, differences_adjoint, slice_tv_step
 from padis_lightning.random import Generators, seeded
 from padis_lightning.solvers.ancestral import Ancestral
 from padis_lightning.solvers.dds import DDS
@@ -217,9 +217,7 @@ COVARIANCE = 0.04 * torch.exp(-(torch.arange(8.0)[:, None] - torch.arange(8.0)).
 class GaussianGroups(nn.Module):
     """The exact denoiser of three slices of a Gaussian volume whose slices are correlated; it needs the spacing."""
 
-    sigma_data, gain = 0.2, 1.0
-    positions = nn.Identity()
-    positions.axes = 3
+    sigma_data, gain, context, positions = 0.2, 1.0, False, Coordinates(3)
 
     def forward(self, x, sigma, position):
         parts = torch.stack([COVARIANCE[: 2 * s + 1 : s, : 2 * s + 1 : s] for s in (1, 2)]).to(x.device)
@@ -299,7 +297,7 @@ def test_neighbours_and_every_second_slice_are_told_apart():
 class PositionedVolume(nn.Module):
     """Independent voxels whose mean follows their position: the exact denoiser of a cube of them."""
 
-    sigma_data, gain, std = 0.3, 1.0, 0.2
+    sigma_data, gain, std, context, positions = 0.3, 1.0, 0.2, False, Coordinates(3)
 
     def mean(self, position):
         return 0.4 + 0.3 * position[:, :1] - 0.2 * position[:, 1:2] + 0.1 * position[:, 2:]
@@ -365,7 +363,7 @@ def test_variation_across_slices_is_the_least_of_its_objective(weight, rng):
     found = solver.solve(y, Generators.keyed(0, [0])).flatten()
     a, square = operator.values, operator.norm_squared
     eye = torch.eye(8, dtype=torch.float64)
-    across = torch.stack([steps(row.reshape(1, 1, 4, 1, 2)).flatten() for row in eye], 1)
+    across = torch.stack([differences(row.reshape(1, 1, 4, 1, 2)).flatten() for row in eye], 1)
     pull = penalty * (level / 0.3) ** 2  # of the prior: penalty (1 / slope of the denoiser - 1)
     hessian, linear = a.t() @ a / square + pull * eye, a.t() @ y[0] / square + pull * 0.4
     root = torch.linalg.inv(torch.linalg.cholesky(hessian))
@@ -378,7 +376,7 @@ def test_variation_across_slices_is_the_least_of_its_objective(weight, rng):
 
 def test_steps_across_slices_have_their_adjoint(rng):
     x, p = (torch.randn(2, 1, n, 3, 4, generator=rng, dtype=torch.float64) for n in (5, 4))
-    assert float((steps(x) * p).sum()) == pytest.approx(float((x * steps_adjoint(p)).sum()), rel=1e-12)
+    assert float((differences(x) * p).sum()) == pytest.approx(float((x * differences_adjoint(p)).sum()), rel=1e-12)
 
 
 @pytest.mark.parametrize("depth", [2, 5, 12])
@@ -386,13 +384,13 @@ def test_smoothing_across_slices_is_the_least_of_its_objective(depth, rng):
     """The dual problem is least squares in a box; volumes have weights of their own."""
     v = torch.randn(2, 1, depth, 2, 1, generator=rng, dtype=torch.float64)
     weights = torch.tensor([0.05, 0.6], dtype=torch.float64).reshape(2, 1, 1, 1, 1)
-    found = smoothed(v, weights, 2000)
+    found = slice_tv_step(v, weights, 2000)
     across = np.diff(np.eye(depth), axis=0)
     for b, row in np.ndindex(2, 2):
         column, weight = v[b, 0, :, row, 0].numpy(), float(weights[b])
         dual = lsq_linear(weight * across.T, column, (-1, 1), tol=1e-14).x
         np.testing.assert_allclose(found[b, 0, :, row, 0].numpy(), column - weight * across.T @ dual, atol=1e-6)
-    soon = smoothed(v, weights)
+    soon = slice_tv_step(v, weights)
     assert ((soon - found).square().mean((1, 2, 3, 4)).sqrt() < weights.flatten() / 30).all()
 
 
@@ -400,9 +398,9 @@ def test_a_prior_of_slices_held_together_is_the_prior_and_then_the_smoothing(mod
     patches, volumes_of = PatchPrior(model), lambda prior: torch.rand(2, *prior.canvas_shape, generator=rng)
     alone, together = SlicePrior(patches, 5), SlicePrior(patches, 5, slice_tv=0.1)
     x, sigma = volumes_of(alone), torch.tensor([0.1, 0.5])
-    expected = smoothed(alone(x, sigma, Generators.keyed(0, [0, 1])), 0.1 * sigma.reshape(2, 1, 1, 1, 1))
+    expected = slice_tv_step(alone(x, sigma, Generators.keyed(0, [0, 1])), 0.1 * sigma.reshape(2, 1, 1, 1, 1))
     assert torch.equal(together(x, sigma, Generators.keyed(0, [0, 1])), expected)
-    assert steps(expected).abs().sum() < 0.9 * steps(alone(x, sigma, Generators.keyed(0, [0, 1]))).abs().sum()
+    assert differences(expected).abs().sum() < 0.9 * differences(alone(x, sigma, Generators.keyed(0, [0, 1]))).abs().sum()
     monkeypatch.setattr("padis_lightning.priors.slices.TOGETHER", 2)
     torch.testing.assert_close(together(x, sigma, Generators.keyed(0, [0, 1])), expected, rtol=0, atol=1e-6)
     with pytest.raises(InputError, match="slice_tv is -1; wanted at least 0"):

@@ -39,11 +39,11 @@ class Animation(Callback):
         self.every, self.milliseconds, self.window = every, milliseconds, window
 
     def on_predict_start(self, trainer: Trainer, pl_module: Solver) -> None:
-        """Look over the solver's shoulder."""
-        pl_module.observers.append(self._see)
+        """Ask to see the images after each step."""
+        pl_module.loop.observers.append(self._see)
 
     def on_predict_batch_start(self, trainer: Trainer, pl_module: Solver, batch: Batch, batch_idx: int, *rest: Any) -> None:  # noqa: ANN401
-        """Forget the batch before."""
+        """Begin with no frames."""
         self._seen: list[Tensor] = []
 
     def _see(self, images: Tensor) -> None:
@@ -70,8 +70,8 @@ class Animation(Callback):
             save_animation(Path(trainer.default_root_dir) / "animations" / f"{name}.gif", frames, self.milliseconds)
 
     def on_predict_end(self, trainer: Trainer, pl_module: Solver) -> None:
-        """Look away."""
-        pl_module.observers.remove(self._see)
+        """Ask no longer."""
+        pl_module.loop.observers.remove(self._see)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the pictures of samples one after the other."""

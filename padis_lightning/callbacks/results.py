@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
+import json
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from padis_lightning.ct.picture import draw_scan
-from padis_lightning.data.batches import STOPPING, Listed
+from padis_lightning.data.batches import Listed
 from padis_lightning.errors import InputError
 from padis_lightning.files import sweep_up, whole
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.slices import Slices
+from padis_lightning.problem import Problem
 from padis_lightning.results.formats import Format, check_formats, place_of, write_image, write_volumes
 from padis_lightning.results.panels import panels, save_panels
 from padis_lightning.results.pictures import Shown, beside, save_picture
@@ -29,7 +29,8 @@ from padis_lightning.results.scores import score, table
 from padis_lightning.results.summary import read, told, write
 from padis_lightning.results.voxels import spacing_of
 from padis_lightning.solvers import Solver
-from padis_lightning.solvers.kept_state import Unfinished
+from padis_lightning.solvers.kept_state import KeptState
+from padis_lightning.solvers.loop import Signals
 from padis_lightning.types import Batch, Reconstruction
 
 
@@ -49,7 +50,7 @@ class Results(BasePredictionWriter):
     """Write what a solver finds, next to what the classical baselines find on the same measurements.
 
     Args:
-        baselines: solvers to compare with, by name; each is built around the operator of the run.
+        baselines: solvers to compare with, by name; each is built around the problem of the run.
         window: normalised values that become black and white in pictures.
         error_scale: error that saturates the colours of error pictures, normalised.
         measurements: write what was measured as well, with the scan's geometry: files that ``predict`` reads.
@@ -63,7 +64,7 @@ class Results(BasePredictionWriter):
 
     def __init__(
         self,
-        baselines: dict[str, Callable[[LinearOperator], Solver]] | None = None,
+        baselines: dict[str, Callable[[Problem], Solver]] | None = None,
         window: tuple[float, float] = (0.0, 1.0),
         error_scale: float = 0.1,
         measurements: bool = False,
@@ -108,7 +109,6 @@ class Results(BasePredictionWriter):
         done = self._begin(pl_module, listed) if trainer.is_global_zero else None
         data.done = trainer.strategy.broadcast(done)
         self._done = {listed[place].name for place in data.done}
-        pl_module.unfinished = Unfinished(folder / "unfinished", self.keep_every)
 
     def _begin(self, solver: Solver, listed: list[Listed]) -> set[int]:
         """Write what the folder is of; the places of items that are done."""
@@ -125,16 +125,18 @@ class Results(BasePredictionWriter):
         return done
 
     def on_predict_start(self, trainer: Trainer, pl_module: Solver) -> None:
-        """Build the baselines around the solver's operator, with its noise and its seed; listen to signals.
+        """Build the baselines around the solver's problem; make every loop show progress, keep its state and obey signals.
 
-        Lightning brings back the handlers that were there before.
+        Lightning brings back the handlers of signals that were there before.
         """
-        if threading.current_thread() is threading.main_thread():
-            for number in STOPPING:
-                signal.signal(number, lambda received, frame: setattr(pl_module.unfinished, "signal", received))
-        self._solvers = {name: build(pl_module.operator) for name, build in self.baselines.items()}
-        for solver in self._solvers.values():
-            solver.noise, solver.seed = pl_module.noise, pl_module.seed
+        self._solvers = {name: build(pl_module.problem, seed=pl_module.seed) for name, build in self.baselines.items()}
+        self._signals = Signals()
+        self._signals.listen()
+        visible = trainer.progress_bar_callback is not None and trainer.is_global_zero
+        unfinished, settings = Path(trainer.default_root_dir) / "unfinished", settings_of(pl_module, self.config)
+        for name, solver in {"": pl_module, **self._solvers}.items():
+            kept = KeptState(unfinished, self.keep_every, json.dumps([name, settings]))
+            solver.loop.attach(visible, kept, self._signals)
         self._origin = origin(Path(trainer.default_root_dir), pl_module) if self.formats else None
 
     def write_on_batch_end(
@@ -171,8 +173,9 @@ class Results(BasePredictionWriter):
             )
             samples = None if prediction.samples is None else prediction.samples[i]
             self._records.keep(row, self._write(trainer, pl_module, row, one, samples))
-        pl_module.unfinished.end()
-        pl_module.unfinished.obey()
+        for solver in (pl_module, *self._solvers.values()):
+            solver.loop.end()
+        self._signals.obey()
 
     def _write(self, trainer: Trainer, solver: Solver, row: dict[str, Any], one: Shown, samples: Tensor | None) -> list[Path]:
         """Write what an image leaves; the files."""

@@ -53,7 +53,7 @@ def _unknown_key(path: str, key: str) -> str | None:
     cls = _find(path)
     if cls is None:
         return None
-    known = [name for name in keys_of(cls) if name not in ("prior", "operator")]
+    known = [name for name in keys_of(cls) if name not in ("prior", "operator", "problem")]
     return f"{key!r} is not a key of {cls.__name__}; wanted one of {', '.join(known)}"
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
@@ -13,54 +17,74 @@ from padis_lightning.linalg import per_image
 from padis_lightning.random import Generators
 from padis_lightning.types import Normalisation
 
+_PRECISION: ContextVar[torch.dtype | None] = ContextVar("network precision", default=None)
+
+
+@contextmanager
+def network_precision(kind: torch.dtype | None) -> Iterator[None]:
+    """Let the networks of priors compute in ``kind`` within the block; None leaves each its own precision."""
+    token = _PRECISION.set(kind)
+    try:
+        yield
+    finally:
+        _PRECISION.reset(token)
+
 
 class Prior(nn.Module, ABC):
-    """A denoiser of whole images on a zero-padded canvas.
+    """A denoiser of whole images on a zero-padded canvas. It is a value: using it does not change it.
 
     Attributes:
         image_shape: channels, height and width of an image; channels, slices, height and width of a volume.
         pad: zeros on every side of it, an entry an axis; the canvas of an image is ``H + 2 pad[0]`` by ``W + 2 pad[1]``.
         sigma_data: root mean square of clean images.
         normalisation: the stored values that its 0 and 1 stand for, or None where it does not matter.
-        precision: in which a network computes, None for that of its input; what comes in and goes out keeps its own.
-        arrays: float32 arrays of the size of the canvas that an evaluation holds at most, beside its argument and its result.
     """
 
     image_shape: tuple[int, ...]
     pad: tuple[int, ...]
     sigma_data: float
     normalisation: Normalisation | None = None
-    precision: torch.dtype | None = None
-    arrays: float = 0.0
+
+    @property
+    def volumetric(self) -> bool:
+        """Whether it denoises volumes ``(B, C, D, H, W)`` rather than images."""
+        return len(self.image_shape) == 4
 
     @property
     def canvas_shape(self) -> tuple[int, ...]:
-        """As ``image_shape``, of the canvas."""
+        """Return channels, height and width of the canvas; of a volume's with slices."""
         channels, *size = self.image_shape
         return channels, *(n + 2 * m for n, m in zip(size, self.pad, strict=True))
 
-    def resize(self, image_shape: tuple[int, ...]) -> None:
-        """Serve images of this shape from now on, where the prior can.
+    def for_shape(self, image_shape: tuple[int, ...]) -> Prior:
+        """Return a prior that serves images of this shape: this one where it does, else one with the same weights.
 
         Raises:
-            InputError: it was trained on another one and cannot.
+            InputError: it was trained on another shape and cannot serve this one.
         """
         if tuple(image_shape) != tuple(self.image_shape):
             raise InputError(
                 f"the prior was trained on images of {tuple(self.image_shape)} ({axis_names(self.image_shape)}); "
                 f"wanted {tuple(image_shape)}, what the operator takes"
             )
+        return self
+
+    def _twin(self) -> Prior:
+        """Return a copy with the same weights, whose own attributes can be changed."""
+        twin = copy.copy(self)
+        twin._modules, twin._buffers = self._modules.copy(), self._buffers.copy()
+        return twin
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
-        r""":math:`E[x_0 \mid x_0 + \sigma z = x]` for a canvas ``(B, C, H, W)`` and sigma a number or ``(B,)``."""
+        r"""Return :math:`E[x_0 \mid x_0 + \sigma z = x]` for a canvas ``(B, C, H, W)`` and sigma a number or ``(B,)``."""
 
-    def inside(self, x: Tensor, sigma: float | Tensor, generator: Generators, *told: Tensor) -> Tensor:
-        """:meth:`forward` of images ``(B, C, H, W)`` with zeros around, without what is around."""
-        canvas = self(zero_pad(x, self.pad), sigma, generator, *told)
+    def on_images(self, x: Tensor, sigma: float | Tensor, generator: Generators, *condition: Tensor) -> Tensor:
+        """Denoise images ``(B, C, H, W)``, without the canvas around them."""
+        canvas = self(zero_pad(x, self.pad), sigma, generator, *condition)
         return canvas[box(self.pad, x.shape[2:])].contiguous()
 
     def score(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
-        r"""Tweedie: :math:`\nabla \ln p_\sigma(x) = (D(x; \sigma) - x) / \sigma^2`, of the shape of ``x``."""
+        r"""Return Tweedie's :math:`\nabla \ln p_\sigma(x) = (D(x; \sigma) - x) / \sigma^2`, of the shape of ``x``."""
         level = per_image(sigma, x) if isinstance(sigma, Tensor) else sigma
         return (self(x, sigma, generator) - x) / level**2

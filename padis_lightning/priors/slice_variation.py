@@ -10,25 +10,25 @@ from torch import Tensor
 ITERATIONS = 30  #: after which the mean error is less than a thirtieth of the weight, of volumes of 256 slices too
 
 
-def steps(x: Tensor) -> Tensor:
-    """Differences of neighbouring slices, ``(B, C, D, H, W) -> (B, C, D - 1, H, W)``."""
+def differences(x: Tensor) -> Tensor:
+    """Subtract neighbouring slices, ``(B, C, D, H, W) -> (B, C, D - 1, H, W)``."""
     return x.diff(dim=2)
 
 
-def steps_adjoint(p: Tensor) -> Tensor:
-    """The transpose of :func:`steps`."""
+def differences_adjoint(p: Tensor) -> Tensor:
+    """Apply the transpose of :func:`differences`."""
     out = p.new_zeros(*p.shape[:2], p.shape[2] + 1, *p.shape[3:])
     out[:, :, 1:] = p
     out[:, :, :-1] -= p
     return out
 
 
-def smoothed(v: Tensor, weight: float | Tensor, iterations: int = ITERATIONS) -> Tensor:
-    r"""The proximal step of total variation across slices, every column of voxels on its own.
+def slice_tv_step(v: Tensor, weight: float | Tensor, iterations: int = ITERATIONS) -> Tensor:
+    r"""Take the proximal step of total variation across slices, every column of voxels on its own.
 
     .. math:: \arg\min_x \tfrac{1}{2} \|x - v\|^2 + w \|\nabla_z x\|_1
 
-    by accelerated projected gradients on the dual problem.
+    It is found by accelerated projected gradients on the dual problem.
 
     Source: Beck and Teboulle, Fast gradient-based algorithms for constrained total variation image denoising and deblurring
     problems, IEEE TIP 2009, section 4.
@@ -36,13 +36,13 @@ def smoothed(v: Tensor, weight: float | Tensor, iterations: int = ITERATIONS) ->
     Args:
         v: volumes ``(B, C, D, H, W)``.
         weight: w, of each volume or of all, broadcast to ``v``.
-        iterations: of the gradient.
+        iterations: steps along the gradient.
     """
     dual = torch.zeros_like(v[:, :, 1:])
     ahead, momentum = dual, 1.0
     for _ in range(iterations):
-        moved = ahead + steps(v - steps_adjoint(ahead)) / 4
+        moved = ahead + differences(v - differences_adjoint(ahead)) / 4
         moved = moved.clamp(-weight, weight)
         following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
         ahead, dual, momentum = moved + (momentum - 1) / following * (moved - dual), moved, following
-    return v - steps_adjoint(dual)
+    return v - differences_adjoint(dual)

@@ -17,20 +17,20 @@ from einops import rearrange
 from torch import Tensor
 
 from padis_lightning.canvas import box, patch_shape, zero_pad
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.random import Generators
 
 
 class Tiles(ABC):
-    """One frozen partition, alike for images and coordinates; of volumes along all three axes."""
+    """A frozen partition that cuts images and coordinates alike; it cuts volumes along all three axes."""
 
     @abstractmethod
     def split(self, x: Tensor) -> Tensor:
-        """Canvases ``(B, C, H, W)`` to patches ``(B * T, C, P, P)``, the patches of one image together."""
+        """Cut canvases ``(B, C, H, W)`` into patches ``(B * T, C, P, P)``, the patches of one image together."""
 
     @abstractmethod
     def join(self, patches: Tensor) -> Tensor:
-        """Patches ``(B * T, C, P, P)`` to canvases ``(B, C, H, W)``: border zero, overlaps averaged."""
+        """Put patches ``(B * T, C, P, P)`` together as canvases ``(B, C, H, W)``: border zero, overlaps averaged."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class GridTiles(Tiles):
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Patches along each axis, such as down and across."""
+        """Count the patches along each axis, such as down and across."""
         return tuple((n + m) // p for n, m, p in zip(self.size, self.pad, self.patch, strict=True))
 
     @property
     def borders(self) -> list[tuple[list[int], ...]]:
-        """Rows and columns of each image at which a tile begins, those at the image's own edge left out."""
+        """Return the rows and columns of each image at which a tile begins, those at the image's own edge left out."""
         return [
             tuple(
                 [k for k in range(offset - m, n, p) if k > 0]
@@ -86,7 +86,7 @@ class GridTiles(Tiles):
         return zero_pad(images, self.pad)
 
     def _pattern(self) -> tuple[str, str, dict[str, int]]:
-        """A grid and its patches in the words of einops, and the lengths of their axes."""
+        """Describe a grid and its patches for einops, with the lengths of their axes."""
         counts, lengths = ([f"{letter}{k}" for k in range(len(self.patch))] for letter in "mp")
         grid = " ".join(f"({m} {p})" for m, p in zip(counts, lengths, strict=True))
         axes = dict(zip([*counts, *lengths], [*self.counts, *self.patch], strict=True))
@@ -111,7 +111,7 @@ class OverlapTiles(Tiles):
 
     @property
     def corners(self) -> list[tuple[int, ...]]:
-        """Of each patch on the canvas, such as row and column."""
+        """Return where each patch begins on the canvas, such as row and column."""
         axes = []
         for n, m, p in zip(self.size, self.pad, self.patch, strict=True):
             steps = -(-max(n - p, 0) // self.stride)
@@ -141,8 +141,8 @@ class Tiling(ABC):
     """A way to partition the canvas."""
 
     @abstractmethod
-    def draw(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
-        """Partitions for a batch with one stream an image."""
+    def partition(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
+        """Return a partition for each image of a batch, with one random stream an image."""
 
 
 class RandomTiling(Tiling):
@@ -158,12 +158,12 @@ class RandomTiling(Tiling):
     """
 
     def __init__(self, tiles: int | None = None) -> None:
-        if tiles is not None and tiles < 1:
-            raise InputError(f"tiles is {tiles}; wanted at least 1")
+        if tiles is not None:
+            require_at_least(1, tiles=tiles)
         self.tiles = tiles
 
-    def draw(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
-        """Offsets uniform in ``0 .. pad``, an own one for every image."""
+    def partition(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
+        """Place the grid at an offset uniform in ``0 .. pad``, an own one for every image."""
         offsets = [generator.integers(m + 1) for m in pad]
         shape = patch_shape(size, patch)
         if self.tiles is not None:
@@ -179,8 +179,8 @@ class RandomTiling(Tiling):
 class FixedTiling(Tiling):
     """The same grid in every call, the image in its middle: its seams stay."""
 
-    def draw(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
-        """Offset ``pad // 2`` for every image."""
+    def partition(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
+        """Place the grid at ``pad // 2`` for every image."""
         return GridTiles(tuple(size), tuple(pad), patch_shape(size, patch), (tuple(m // 2 for m in pad),) * len(generator))
 
 
@@ -192,12 +192,11 @@ class OverlapTiling(Tiling):
     """
 
     def __init__(self, overlap: int = 8) -> None:
-        if overlap < 0:
-            raise InputError(f"overlap is {overlap}; wanted at least 0")
+        require_at_least(0, overlap=overlap)
         self.overlap = overlap
 
-    def draw(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
-        """The same overlapping patches for every image."""
+    def partition(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
+        """Lay the same overlapping patches over every image."""
         if self.overlap >= patch:
             raise InputError(f"overlap is {self.overlap}; wanted less than the patch size {patch}")
         return OverlapTiles(tuple(size), tuple(pad), patch_shape(size, patch), patch - self.overlap)

@@ -37,8 +37,8 @@ def provenance(solver: Solver) -> dict[str, Any]:
             "projections": [part.describe() for part in solver.operator.modules() if isinstance(part, Projector)],
         },
         "prior": None if prior is None else type(prior).__name__,
-        "noise": solver.noise.describe(),
-        "oversampling": solver.oversampling,
+        "noise": solver.problem.noise.describe(),
+        "oversampling": solver.problem.oversampling,
         "seed": solver.seed,
         "versions": {
             "padis_lightning": version("padis_lightning"),

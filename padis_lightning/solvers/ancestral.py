@@ -11,7 +11,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import Prior
 from padis_lightning.random import Generators
-from padis_lightning.solvers.base import DiffusionSolver
+from padis_lightning.solvers.diffusion import DiffusionSolver
 from padis_lightning.types import Batch, Reconstruction
 
 
@@ -44,5 +44,5 @@ class Ancestral(DiffusionSolver):
     def reconstruct(self, batch: Batch) -> Reconstruction:
         """Draw an image for each index."""
         nothing = torch.empty(len(batch.index), 0, dtype=self.dtype, device=batch.index.device)
-        estimate, seconds = self.timed(nothing, batch.index.tolist())
+        estimate, seconds = self.solve_in_time(nothing, batch.index.tolist())
         return Reconstruction(estimate, None, None, seconds, self.evaluations, None, self.failures(estimate[:, None]))

@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from padis_lightning.diffusion import geometric_sigmas
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_at_least
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
-from padis_lightning.solvers.base import DiffusionSolver
+from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class DAPS(DiffusionSolver):
@@ -32,26 +33,22 @@ class DAPS(DiffusionSolver):
 
     Args:
         prior: denoiser of whole images.
-        operator: A.
+        problem: what was measured, or its operator A.
         ode_steps: Euler steps of the flow; evaluations are ``steps * ode_steps``.
         iterations: conjugate-gradient steps of the draw, where there is no closed form.
         options: those of :class:`DiffusionSolver`.
     """
 
-    products_in = "proximal steps"
-    arrays = 11.0
-
     def __init__(
         self,
         prior: Prior,
-        operator: LinearOperator,
+        problem: Problem | LinearOperator,
         ode_steps: int = 2,
         iterations: int = 20,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(prior, operator, **options)
-        if min(ode_steps, iterations) < 1:
-            raise InputError(f"ode_steps is {ode_steps} and iterations {iterations}; wanted at least 1")
+        super().__init__(prior, problem, **options)
+        require_at_least(1, ode_steps=ode_steps, iterations=iterations)
         self.ode_steps, self.iterations = ode_steps, iterations
 
     @property
@@ -67,5 +64,5 @@ class DAPS(DiffusionSolver):
             x = denoised + after / level * (x - denoised)
         variance = self.variance(sigma)
         if sigma_next == 0:
-            return self.fit(x, y, variance, self.iterations)
-        return self.draw(x, y, variance, self.iterations, generator) + sigma_next * generator.normal(x)
+            return self.canvas.posterior_mean(x, y, variance, self.iterations)
+        return self.canvas.posterior_sample(x, y, variance, self.iterations, generator) + sigma_next * generator.normal(x)

@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_at_least, require_between
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
-from padis_lightning.solvers.base import DiffusionSolver
+from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class DDNM(DiffusionSolver):
@@ -33,7 +34,7 @@ class DDNM(DiffusionSolver):
 
     Args:
         prior: denoiser of whole images.
-        operator: A.
+        problem: what was measured, or its operator A.
         eta: share of fresh noise; predicted noise carries the seams of one partition into the next.
         iterations: conjugate-gradient steps of the pseudo-inverse, where there is no closed form.
         clip: keep the corrected estimate in [0, 1].
@@ -42,12 +43,10 @@ class DDNM(DiffusionSolver):
         options: those of :class:`DiffusionSolver`.
     """
 
-    products_in = "proximal steps"
-
     def __init__(
         self,
         prior: Prior,
-        operator: LinearOperator,
+        problem: Problem | LinearOperator,
         eta: float = 1.0,
         iterations: int = 30,
         clip: bool = True,
@@ -55,11 +54,9 @@ class DDNM(DiffusionSolver):
         inner: int = 10,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(prior, operator, **options)
-        if not 0 <= eta <= 1:
-            raise InputError(f"eta is {eta:g}; wanted a value between 0 and 1")
-        if min(iterations, inner) < 1:
-            raise InputError(f"iterations is {iterations} and inner {inner}; wanted at least 1")
+        super().__init__(prior, problem, **options)
+        require_between(0, 1, eta=eta)
+        require_at_least(1, iterations=iterations, inner=inner)
         self.eta, self.iterations, self.clip, self.paper, self.inner = eta, iterations, clip, paper, inner
 
     @property
@@ -67,16 +64,11 @@ class DDNM(DiffusionSolver):
         """One a level, ``inner`` as published."""
         return (self.inner if self.paper else 1) * super().evaluations
 
-    @property
-    def products(self) -> int:
-        """A proximal step an evaluation."""
-        return self.evaluations * self.proximal(self.iterations)
-
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """One evaluation, or ``inner``."""
         for _ in range(self.inner if self.paper else 1):
             denoised = self.prior(x, sigma, generator)
-            x_0 = self.fit(denoised, y, sigma**2, self.iterations)
+            x_0 = self.canvas.posterior_mean(denoised, y, sigma**2, self.iterations)
             if self.clip:
                 x_0 = x_0.clamp(0, 1)
             if self.paper:

@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_at_least, require_between
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
-from padis_lightning.solvers.base import DiffusionSolver
+from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class DDS(DiffusionSolver):
@@ -37,7 +38,7 @@ class DDS(DiffusionSolver):
 
     Args:
         prior: denoiser of whole images.
-        operator: A.
+        problem: what was measured, or its operator A.
         iterations: conjugate-gradient steps a level, where there is no closed form.
         eta: share of the next level's noise that is put back.
         clip: keep the corrected estimate in [0, 1].
@@ -45,23 +46,19 @@ class DDS(DiffusionSolver):
         options: those of :class:`DiffusionSolver`; ``steps`` is the number of network evaluations.
     """
 
-    products_in = "proximal steps"
-
     def __init__(
         self,
         prior: Prior,
-        operator: LinearOperator,
+        problem: Problem | LinearOperator,
         iterations: int = 8,
         eta: float = 1.0,
         clip: bool = True,
         sample: bool = False,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(prior, operator, **options)
-        if iterations < 1:
-            raise InputError(f"iterations is {iterations}; wanted at least 1")
-        if not 0 <= eta <= 1:
-            raise InputError(f"eta is {eta:g}; wanted a value between 0 and 1")
+        super().__init__(prior, problem, **options)
+        require_at_least(1, iterations=iterations)
+        require_between(0, 1, eta=eta)
         self.iterations, self.eta, self.clip, self.sample = iterations, eta, clip, sample
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
@@ -69,9 +66,9 @@ class DDS(DiffusionSolver):
         denoised = self.prior(x, sigma, generator)
         variance = self.variance(sigma)
         if self.sample:
-            x_0 = self.draw(denoised, y, variance, self.iterations, generator)
+            x_0 = self.canvas.posterior_sample(denoised, y, variance, self.iterations, generator)
         else:
-            x_0 = self.fit(denoised, y, variance, self.iterations)
+            x_0 = self.canvas.posterior_mean(denoised, y, variance, self.iterations)
         if self.clip:
             x_0 = x_0.clamp(0, 1)
         return x_0 + self.eta * sigma_next * generator.normal(x_0) if sigma_next > 0 else x_0

@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_above, require_at_least, require_between
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
-from padis_lightning.solvers.base import DiffusionSolver
+from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class DiffPIR(DiffusionSolver):
@@ -28,7 +29,7 @@ class DiffPIR(DiffusionSolver):
 
     Args:
         prior: denoiser of whole images.
-        operator: A.
+        problem: what was measured, or its operator A.
         confidence: :math:`\lambda`.
         zeta: share of fresh noise in the variance (published: 0.3; with tilings predicted noise carries seams).
         iterations: conjugate-gradient steps, where there is no closed form.
@@ -36,30 +37,25 @@ class DiffPIR(DiffusionSolver):
         options: those of :class:`DiffusionSolver`.
     """
 
-    products_in = "proximal steps"
-
     def __init__(
         self,
         prior: Prior,
-        operator: LinearOperator,
+        problem: Problem | LinearOperator,
         confidence: float = 1.0,
         zeta: float = 0.8,
         iterations: int = 8,
         clip: bool = True,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(prior, operator, **options)
-        if not (confidence > 0 and math.isfinite(confidence)):
-            raise InputError(f"confidence is {confidence:g}; wanted a value above 0")
-        if not 0 <= zeta <= 1:
-            raise InputError(f"zeta is {zeta:g}; wanted a value between 0 and 1")
-        if iterations < 1:
-            raise InputError(f"iterations is {iterations}; wanted at least 1")
+        super().__init__(prior, problem, **options)
+        require_above(0, confidence=confidence)
+        require_between(0, 1, zeta=zeta)
+        require_at_least(1, iterations=iterations)
         self.confidence, self.zeta, self.iterations, self.clip = confidence, zeta, iterations, clip
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """One evaluation."""
-        x_0 = self.fit(self.prior(x, sigma, generator), y, sigma**2 / self.confidence, self.iterations)
+        x_0 = self.canvas.posterior_mean(self.prior(x, sigma, generator), y, sigma**2 / self.confidence, self.iterations)
         if self.clip:
             x_0 = x_0.clamp(0, 1)
         if sigma_next == 0:

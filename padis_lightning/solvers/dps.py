@@ -8,12 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.linalg import dot, norm, per_image
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
-from padis_lightning.solvers.base import DiffusionSolver
+from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class DPS(DiffusionSolver):
@@ -40,7 +41,7 @@ class DPS(DiffusionSolver):
 
     Args:
         prior: denoiser of whole images.
-        operator: A.
+        problem: what was measured, or its operator A.
         inner: repetitions at every level; evaluations are ``steps * inner``.
         zeta: length of the data step, stable below 2.
         epsilon: length of the Langevin step, below 4.
@@ -50,12 +51,11 @@ class DPS(DiffusionSolver):
     """
 
     needs_gradients = True
-    arrays = 12.0
 
     def __init__(
         self,
         prior: Prior,
-        operator: LinearOperator,
+        problem: Problem | LinearOperator,
         inner: int = 10,
         zeta: float = 1.0,
         epsilon: float = 0.5,
@@ -63,9 +63,8 @@ class DPS(DiffusionSolver):
         paper: bool = False,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(prior, operator, **options)
-        if inner < 1:
-            raise InputError(f"inner is {inner}; wanted at least 1")
+        super().__init__(prior, problem, **options)
+        require_at_least(1, inner=inner)
         if not 0 < epsilon < 4:
             raise InputError(f"epsilon is {epsilon:g}; wanted a value between 0 and 4")
         self.inner, self.zeta, self.epsilon = inner, zeta, epsilon
@@ -75,11 +74,6 @@ class DPS(DiffusionSolver):
     def evaluations(self) -> int:
         """``inner`` a level."""
         return self.inner * super().evaluations
-
-    @property
-    def products(self) -> int:
-        """Two an evaluation."""
-        return 2 * self.evaluations
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """``inner`` updates at ``sigma``."""
@@ -94,14 +88,14 @@ class DPS(DiffusionSolver):
 
         Residuals count by the noise model's weights, the largest of which is taken as 1.
         """
-        _, precision = self.noise.data_term(y)
+        _, precision = self.problem.data_term(y)
         trust = 1.0 if precision is None else (precision / per_image(precision.flatten(1).amax(1), precision)).sqrt()
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             denoised = self.prior(x, sigma, generator)
-            residual = trust * (y - self.canvas_operator(denoised))
+            residual = trust * (y - self.canvas.operator(denoised))
             (gradient,) = torch.autograd.grad(dot(residual, residual).sum() / 2, x)
-        square = self.canvas_operator.norm_squared
+        square = self.canvas.operator.norm_squared
         if self.guidance == "norm":
             length = per_image(norm(residual.detach()), x).clamp_min(torch.finfo(x.dtype).tiny)
             unit = 2.0 if self.paper else 1 / math.sqrt(square)

@@ -1,10 +1,9 @@
-"""The state of a long solve, kept on disk so that a run that was killed goes on in the middle of it."""
+"""The state of a long solve on disk, from which a run that was killed goes on in the middle of it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,30 +13,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from padis_lightning.errors import RunError
 from padis_lightning.files import whole
 from padis_lightning.random import Generators
 
 
-class Unfinished:
-    """A file a batch: the tensors of its solver, its random streams and the steps that are done.
+class KeptState:
+    """Keep the tensors of a solver, its random streams and the number of steps that are done, in one file a batch.
 
-    A file that cannot be read counts as none; the solve then begins at its beginning.
+    A state is found by the settings and the images that it belongs to. A file that is damaged, or holds anything else than
+    the state that is asked for, counts as none: the solve then begins at its beginning.
 
     Args:
-        folder: of the files.
+        folder: where the files are.
         every: seconds between two states.
+        settings: what the state depends on besides the images, in words or as a digest.
     """
 
-    def __init__(self, folder: Path, every: float = 120.0) -> None:
-        self.folder, self.every = folder, every
+    def __init__(self, folder: Path, every: float = 120.0, settings: str = "") -> None:
+        self.folder, self.every, self.settings = folder, every, settings
         self.seconds = 0.0
-        #: the signal at which to stop, 0 for none
-        self.signal = 0
 
     def begin(self, indices: Sequence[int]) -> None:
-        """Turn to a batch, by the places of its images in the data set."""
-        digest = hashlib.sha256(json.dumps(list(indices)).encode()).hexdigest()
+        """Turn to a batch, given by the places of its images in the data set."""
+        digest = hashlib.sha256(json.dumps([self.settings, list(indices)]).encode()).hexdigest()
         self.path = self.folder / f"{digest[:16]}.safetensors"
         self.seconds, self._started = 0.0, time.monotonic()
         self._last = self._started
@@ -45,7 +43,7 @@ class Unfinished:
     @property
     def due(self) -> bool:
         """Whether it is time to keep a state."""
-        return self.signal > 0 or time.monotonic() - self._last >= self.every
+        return time.monotonic() - self._last >= self.every
 
     def keep(self, steps: int, state: dict[str, Tensor], generator: Generators, diverged: dict[int, str]) -> None:
         """Write the state after so many steps, whole."""
@@ -58,27 +56,24 @@ class Unfinished:
         self._last = time.monotonic()
 
     def restore(self, state: dict[str, Tensor], generator: Generators) -> tuple[int, dict[int, str]]:
-        """Bring a state and its streams to where they were kept, in place; the steps done and what had diverged."""
+        """Bring a state and its streams to where they were kept, in place; return the steps done and what had diverged."""
         try:
             with safe_open(self.path, "pt") as file:
                 about = json.loads(file.metadata()["about"])
                 kept = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        except (OSError, SafetensorError):
+            steps, seconds = int(about["steps"]), float(about["seconds"])
+            diverged = {int(row): str(reason) for row, reason in about["diverged"].items()}
+            streams = kept.pop(".streams")
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError):
             return 0, {}
-        for stream, numbers in zip(generator.generators, kept.pop(".streams"), strict=True):
+        shapes = [{name: value.shape for name, value in one.items()} for one in (kept, state)]
+        if shapes[0] != shapes[1] or streams.dtype != torch.uint8 or len(streams) != len(generator):
+            return 0, {}
+        for stream, numbers in zip(generator.generators, streams, strict=True):
             stream.set_state(numbers.clone())  # torch wants the bytes aligned
-        state.update({name: value.to(state[name].device) for name, value in kept.items()})
-        self.seconds = about["seconds"]
-        return about["steps"], {int(row): reason for row, reason in about["diverged"].items()}
-
-    def obey(self) -> None:
-        """Stop at a signal; what is done is kept by now.
-
-        Raises:
-            RunError: there was one.
-        """
-        if self.signal:
-            raise RunError(f"stopped by {signal.Signals(self.signal).name}; the same command goes on where this one stopped")
+        state.update({name: value.to(state[name]) for name, value in kept.items()})
+        self.seconds = seconds
+        return steps, diverged
 
     def end(self) -> None:
         """Forget the batch, whose results are written."""

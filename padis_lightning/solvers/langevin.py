@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
-from padis_lightning.solvers.base import DiffusionSolver
+from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class Langevin(DiffusionSolver):
@@ -29,27 +30,24 @@ class Langevin(DiffusionSolver):
 
     Args:
         prior: denoiser of whole images.
-        operator: A.
+        problem: what was measured, or its operator A.
         inner: repetitions at every level; evaluations are ``steps * inner``.
         epsilon: length of a step, below 2.
         zeta: length of the data's part.
         options: those of :class:`DiffusionSolver`.
     """
 
-    arrays = 8.0
-
     def __init__(
         self,
         prior: Prior,
-        operator: LinearOperator,
+        problem: Problem | LinearOperator,
         inner: int = 10,
         epsilon: float = 0.5,
         zeta: float = 1.0,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(prior, operator, **options)
-        if inner < 1:
-            raise InputError(f"inner is {inner}; wanted at least 1")
+        super().__init__(prior, problem, **options)
+        require_at_least(1, inner=inner)
         if not 0 < epsilon < 2:
             raise InputError(f"epsilon is {epsilon:g}; wanted a value between 0 and 2")
         self.inner, self.epsilon, self.zeta = inner, epsilon, zeta
@@ -59,17 +57,12 @@ class Langevin(DiffusionSolver):
         """``inner`` a level."""
         return self.inner * super().evaluations
 
-    @property
-    def products(self) -> int:
-        """Two an evaluation."""
-        return 2 * self.evaluations
-
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """``inner`` updates at ``sigma``; the last level ends with its estimate."""
         spread = math.sqrt(self.epsilon * (1 - self.epsilon / 4)) * sigma
-        trust = sigma**2 / (self.noise.variance(y) + sigma**2 * self.canvas_operator.norm_squared)
+        trust = sigma**2 / (self.problem.noise.variance(y) + sigma**2 * self.canvas.operator.norm_squared)
         for _ in range(self.inner):
             denoised = self.prior(x, sigma, generator)
-            pull = self.zeta * self.canvas_operator.adjoint(trust * (y - self.canvas_operator(x)))
+            pull = self.zeta * self.canvas.operator.adjoint(trust * (y - self.canvas.operator(x)))
             x = x + self.epsilon / 2 * (denoised - x + pull) + spread * generator.normal(x)
         return denoised if sigma_next == 0 else x

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_at_least
 from padis_lightning.linalg import conjugate_gradient
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
-from padis_lightning.solvers.base import DiffusionSolver
+from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class MMPS(DiffusionSolver):
@@ -31,7 +32,7 @@ class MMPS(DiffusionSolver):
 
     Args:
         prior: denoiser of whole images.
-        operator: A.
+        problem: what was measured, or its operator A.
         iterations: conjugate-gradient steps a level.
         clip: keep the corrected estimate in [0, 1].
         options: those of :class:`DiffusionSolver`.
@@ -42,25 +43,14 @@ class MMPS(DiffusionSolver):
     def __init__(
         self,
         prior: Prior,
-        operator: LinearOperator,
+        problem: Problem | LinearOperator,
         iterations: int = 3,
         clip: bool = False,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(prior, operator, **options)
-        if iterations < 1:
-            raise InputError(f"iterations is {iterations}; wanted at least 1")
+        super().__init__(prior, problem, **options)
+        require_at_least(1, iterations=iterations)
         self.iterations, self.clip = iterations, clip
-
-    @property
-    def products(self) -> int:
-        """Two an iteration, and for the residuals before and after."""
-        return self.evaluations * (2 * self.iterations + 4)
-
-    @property
-    def passes(self) -> int:
-        """An evaluation, and derivatives, each of which takes as long as two."""
-        return 1 + 2 * (self.iterations + 2)
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """One evaluation and ``iterations + 1`` derivatives."""
@@ -71,14 +61,14 @@ class MMPS(DiffusionSolver):
         def spread(image: Tensor) -> Tensor:
             return sigma**2 * torch.autograd.grad(denoised, point, image, retain_graph=True)[0]
 
-        noise = self.noise.variance(y)
+        noise = self.problem.noise.variance(y)
 
         def system(v: Tensor) -> Tensor:
-            return noise * v + self.canvas_operator(spread(self.canvas_operator.adjoint(v)))
+            return noise * v + self.canvas.operator(spread(self.canvas.operator.adjoint(v)))
 
-        residual = y - self.canvas_operator(denoised.detach())
+        residual = y - self.canvas.operator(denoised.detach())
         solved = conjugate_gradient(system, residual, torch.zeros_like(residual), self.iterations)
-        x_0 = denoised.detach() + spread(self.canvas_operator.adjoint(solved))
+        x_0 = denoised.detach() + spread(self.canvas.operator.adjoint(solved))
         if self.clip:
             x_0 = x_0.clamp(0, 1)
         return self.ancestral(x, x_0, sigma, sigma_next, generator)

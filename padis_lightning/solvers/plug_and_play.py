@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from padis_lightning.diffusion import geometric_sigmas
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_above, require_at_least
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
 from padis_lightning.solvers.base import Solver
 
@@ -21,7 +21,7 @@ class PlugAndPlay(Solver):
 
     Args:
         prior: denoiser of whole images.
-        operator: A.
+        problem: what was measured, or its operator A.
         steps: of the splitting; each takes one evaluation.
         sigma_max: first level of the denoiser.
         sigma_min: its last level, reached geometrically.
@@ -30,12 +30,10 @@ class PlugAndPlay(Solver):
         options: those of :class:`Solver`.
     """
 
-    products_in = "proximal steps"
-
     def __init__(
         self,
         prior: Prior,
-        operator: LinearOperator,
+        problem: Problem | LinearOperator,
         steps: int = 50,
         sigma_max: float = 0.08,
         sigma_min: float = 0.015,
@@ -43,13 +41,11 @@ class PlugAndPlay(Solver):
         iterations: int = 10,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(operator, **options)
-        if not (penalty > 0 and math.isfinite(penalty)):
-            raise InputError(f"penalty is {penalty:g}; wanted a value above 0")
-        if iterations < 1:
-            raise InputError(f"iterations is {iterations}; wanted at least 1")
-        prior.resize(operator.image_shape)
-        self.prior, self.penalty, self.iterations = prior, penalty, iterations
+        super().__init__(problem, **options)
+        require_above(0, penalty=penalty)
+        require_at_least(1, iterations=iterations)
+        self.prior = prior.for_shape(self.operator.image_shape)
+        self.penalty, self.iterations = penalty, iterations
         self.sigmas = tuple(geometric_sigmas(sigma_max, sigma_min, steps).tolist())
 
     @property
@@ -59,18 +55,11 @@ class PlugAndPlay(Solver):
 
     def denoise(self, x: Tensor, sigma: float, generator: Generators) -> Tensor:
         """The prior on images ``(B, C, H, W)``."""
-        return self.prior.inside(x, sigma, generator)
+        return self.prior.on_images(x, sigma, generator)
 
-    @property
-    def products(self) -> int:
-        """A proximal step a step, and the start."""
-        return 1 + self.evaluations * self.proximal(self.iterations)
-
-    def fit(self, v: Tensor, y: Tensor) -> Tensor:
-        r""":math:`\arg\min_u \|A u - y\|_P^2 / \|A\|^2 + \rho \|u - v\|^2`, in float64."""
-        _, precision = self.noise.data_term(y.double())
-        weight = self.penalty * self.operator.norm_squared
-        return self.operator.double_prox(v, y, weight, precision, self.iterations)
+    def data_step(self, v: Tensor, y: Tensor) -> Tensor:
+        r"""Return :math:`\arg\min_u \|A u - y\|_P^2 / \|A\|^2 + \rho \|u - v\|^2`."""
+        return self.problem.proximal_step(v, y, self.penalty * self.operator.norm_squared, self.iterations)
 
 
 class PnPADMM(PlugAndPlay):
@@ -84,18 +73,15 @@ class PnPADMM(PlugAndPlay):
     al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, section 4.2, for the falling level.
     """
 
-    arrays = 6.0
-
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``."""
         v = self.operator.approximate_inverse(y).clamp(0, 1)
-        state = {"x": v, "v": v, "u": torch.zeros_like(v)}
-        for sigma in self.progress(self.sigmas, state, generator):
+        state = {"v": v, "x": v, "u": torch.zeros_like(v)}
+        for sigma in self.loop(self.sigmas, state, generator):
             v, u = state["v"], state["u"]
-            x = self.fit(v - u, y)
+            x = self.data_step(v - u, y)
             v = self.denoise(x + u, sigma, generator)
-            state.update(x=x, v=v, u=(u + x).sub_(v))
-            self.require_finite(v, sigma)
+            state.update(v=v, x=x, u=(u + x).sub_(v))
         return state["x"]
 
 
@@ -110,12 +96,9 @@ class RED(PlugAndPlay):
     Source: Romano, Elad and Milanfar, The little engine that could, SIAM Journal on Imaging Sciences 2017, section 4.2.
     """
 
-    arrays = 5.0
-
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``."""
         state = {"x": self.operator.approximate_inverse(y).clamp(0, 1)}
-        for sigma in self.progress(self.sigmas, state, generator):
-            state["x"] = self.fit(self.denoise(state["x"], sigma, generator), y)
-            self.require_finite(state["x"], sigma)
+        for sigma in self.loop(self.sigmas, state, generator):
+            state["x"] = self.data_step(self.denoise(state["x"], sigma, generator), y)
         return state["x"]

@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from padis_lightning.diffusion import geometric_sigmas
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_at_least
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
-from padis_lightning.solvers.base import DiffusionSolver
+from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class PnPDM(DiffusionSolver):
@@ -30,25 +31,22 @@ class PnPDM(DiffusionSolver):
 
     Args:
         prior: denoiser of whole images.
-        operator: A.
+        problem: what was measured, or its operator A.
         prior_steps: network evaluations of the second draw; evaluations are ``steps * prior_steps``.
         iterations: conjugate-gradient steps of the first, where there is no closed form.
         options: those of :class:`DiffusionSolver`.
     """
 
-    products_in = "proximal steps"
-
     def __init__(
         self,
         prior: Prior,
-        operator: LinearOperator,
+        problem: Problem | LinearOperator,
         prior_steps: int = 4,
         iterations: int = 20,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(prior, operator, **options)
-        if min(prior_steps, iterations) < 1:
-            raise InputError(f"prior_steps is {prior_steps} and iterations {iterations}; wanted at least 1")
+        super().__init__(prior, problem, **options)
+        require_at_least(1, prior_steps=prior_steps, iterations=iterations)
         self.prior_steps, self.iterations = prior_steps, iterations
 
     @property
@@ -58,7 +56,7 @@ class PnPDM(DiffusionSolver):
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """``prior_steps`` evaluations; the first level starts from noise alone, which is as good as any x."""
-        z = self.draw(x, y, sigma**2, self.iterations, generator)
+        z = self.canvas.posterior_sample(x, y, sigma**2, self.iterations, generator)
         levels = geometric_sigmas(sigma, sigma / 10, self.prior_steps).tolist() if self.prior_steps > 1 else [sigma]
         for level, after in pairwise([*levels, 0.0]):
             z = self.ancestral(z, self.prior(z, level, generator), level, after, generator)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_above, require_at_least
 from padis_lightning.linalg import norm
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
-from padis_lightning.solvers.base import DiffusionSolver
+from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class PredictorCorrector(DiffusionSolver):
@@ -32,29 +32,26 @@ class PredictorCorrector(DiffusionSolver):
 
     Args:
         prior: denoiser of whole images.
-        operator: A.
+        problem: what was measured, or its operator A.
         ratio: r, signal-to-noise ratio of a correction.
         corrections: at every level but the last, 0.
         iterations: conjugate-gradient steps, where there is no closed form.
         options: those of :class:`DiffusionSolver`.
     """
 
-    products_in = "proximal steps"
-
     def __init__(
         self,
         prior: Prior,
-        operator: LinearOperator,
+        problem: Problem | LinearOperator,
         ratio: float = 0.16,
         corrections: int = 1,
         iterations: int = 8,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(prior, operator, **options)
-        if not (ratio > 0 and math.isfinite(ratio)):
-            raise InputError(f"ratio is {ratio:g}; wanted a value above 0")
-        if corrections < 0 or iterations < 1:
-            raise InputError(f"corrections is {corrections} and iterations {iterations}; wanted at least 0 and 1")
+        super().__init__(prior, problem, **options)
+        require_above(0, ratio=ratio)
+        require_at_least(0, corrections=corrections)
+        require_at_least(1, iterations=iterations)
         self.ratio, self.corrections, self.iterations = ratio, corrections, iterations
 
     @property
@@ -63,19 +60,14 @@ class PredictorCorrector(DiffusionSolver):
         levels = super().evaluations
         return levels + self.corrections * (levels - 1)
 
-    @property
-    def products(self) -> int:
-        """A proximal step a level, and the noise of all but the last is measured."""
-        return len(self.sigmas) - 2 + super().products
-
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """A prediction, the data, the corrections."""
         denoised = self.prior(x, sigma, generator)
         if sigma_next == 0:
-            return self.fit(denoised, y, sigma**2, self.iterations)
+            return self.canvas.posterior_mean(denoised, y, sigma**2, self.iterations)
         x = self.ancestral(x, denoised, sigma, sigma_next, generator)
-        noised = y + sigma_next * self.canvas_operator(generator.normal(x))
-        x = self.fit(x, noised, sigma_next**2, self.iterations)
+        noised = y + sigma_next * self.canvas.operator(generator.normal(x))
+        x = self.canvas.posterior_mean(x, noised, sigma_next**2, self.iterations)
         for _ in range(self.corrections):
             score = (self.prior(x, sigma_next, generator) - x) / sigma_next**2
             noise = generator.normal(x)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from padis_lightning.operators import LinearOperator
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
 from padis_lightning.solvers.base import Solver
 
@@ -15,26 +16,19 @@ class PseudoInverse(Solver):
     """Filtered back-projection for CT; the least-squares solution of minimum norm on request and elsewhere.
 
     Args:
-        operator: A.
+        problem: what was measured, or its operator A.
         exact: take the Moore-Penrose pseudo-inverse, by conjugate gradients, even where the operator has its own.
         options: those of :class:`Solver`.
     """
 
-    arrays = 1.0
-
     def __init__(
         self,
-        operator: LinearOperator,
+        problem: Problem | LinearOperator,
         exact: bool = False,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(operator, **options)
+        super().__init__(problem, **options)
         self.exact = exact
-
-    @property
-    def products(self) -> int:
-        """One; of the exact one at most those of its iterations."""
-        return 2 * (100 + 1) + 1 if self.exact else 1
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``; nothing random."""

@@ -7,20 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_above
 from padis_lightning.linalg import conjugate_gradient
 from padis_lightning.operators import LinearOperator
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
 from padis_lightning.solvers.base import Solver
 
 
 def penalty(weight: float) -> float:
-    """Penalty of the splitting, for an operator of norm 1: fast for CT with few views and for denoising alike."""
+    """Return the penalty of the splitting for an operator of norm 1; it serves CT with few views and denoising alike."""
     return min(50 * weight, 0.2)
 
 
 def gradient(x: Tensor) -> Tensor:
-    """Forward differences, zero across the far border: ``(B, C, H, W) -> (B, 2, C, H, W)``, of volumes along three axes."""
+    """Return forward differences, zero at the far border: ``(B, C, H, W) -> (B, 2, C, H, W)``; of volumes along three axes."""
     axes = x.ndim - 2
     out = x.new_zeros(len(x), axes, *x.shape[1:])
     for k in range(axes):
@@ -29,7 +30,7 @@ def gradient(x: Tensor) -> Tensor:
 
 
 def gradient_adjoint(p: Tensor) -> Tensor:
-    """The transpose of :func:`gradient` (minus the divergence): ``(B, axes, C, H, W) -> (B, C, H, W)``."""
+    """Apply the transpose of :func:`gradient` (minus the divergence): ``(B, axes, C, H, W) -> (B, C, H, W)``."""
     out = torch.zeros_like(p[:, 0])
     for k in range(p.shape[1]):
         axis, length = 2 + k, p.shape[3 + k]
@@ -39,8 +40,8 @@ def gradient_adjoint(p: Tensor) -> Tensor:
     return out
 
 
-def shrunk(p: Tensor, weight: float, rho: float) -> Tensor:
-    """Gradients ``(B, axes, C, H, W)`` of a length reduced by ``weight / rho``; those that are not as long become zero."""
+def shrink(p: Tensor, weight: float, rho: float) -> Tensor:
+    """Shorten gradients ``(B, axes, C, H, W)`` by ``weight / rho``; those that are not as long become zero."""
     length = p.square().sum((1, 2), keepdim=True).sqrt().clamp_min(weight / rho)
     return p * (1 - weight / (rho * length))
 
@@ -60,57 +61,45 @@ class TotalVariation(Solver):
     alternating direction method of multipliers, 2011, sections 3.4.3 and 6.4.1.
 
     Args:
-        operator: A.
+        problem: what was measured, or its operator A.
         weight: w.
         iterations: outer iterations.
         inner: conjugate-gradient steps in each.
         options: those of :class:`Solver`.
     """
 
-    arrays = 17.5
-
     def __init__(
         self,
-        operator: LinearOperator,
+        problem: Problem | LinearOperator,
         weight: float = 1e-5,
         iterations: int = 100,
         inner: int = 10,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(operator, **options)
-        if not weight > 0:
-            raise InputError(f"weight is {weight:g}; wanted a value above 0")
+        super().__init__(problem, **options)
+        require_above(0, weight=weight)
         self.weight, self.iterations, self.inner = weight, iterations, inner
-
-    @property
-    def products(self) -> int:
-        """Two an iteration and two at its start, of every outer one, and twice the start."""
-        return 2 + 2 * self.iterations * (self.inner + 1)
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """``(B, ...) -> (B, C, H, W)``; nothing random."""
-        square, rho, relax = self.operator.norm_squared, penalty(self.weight), 1.6
+        rho, relax = penalty(self.weight), 1.6
         x = self.operator.approximate_inverse(y).clamp(0, 1)
-        _, precision = self.noise.data_term(y)
+        normal, data = self.problem.normal_equations(y)
 
-        def back(r: Tensor) -> Tensor:
-            return self.operator.adjoint(r if precision is None else precision * r) / square
+        def system(u: Tensor) -> Tensor:
+            return gradient_adjoint(gradient(u)).add_(u).mul_(rho).add_(normal(u))
 
-        data = back(y)
-        slope, box = gradient(x), x  # the two copies of x that the penalties act on, and their scaled multipliers
-        slope_dual, box_dual = torch.zeros_like(slope), torch.zeros_like(box)
-
-        def normal(u: Tensor) -> Tensor:
-            return gradient_adjoint(gradient(u)).add_(u).mul_(rho).add_(back(self.operator(u)))
-
-        for _ in range(self.iterations):
+        slope = gradient(x)  # with box the copies of x that the penalties act on, each with its scaled multiplier
+        state = {"box": x, "box_dual": torch.zeros_like(x), "slope": slope, "slope_dual": torch.zeros_like(slope), "x": x}
+        for _ in self.loop(range(self.iterations), state, generator):
+            box, box_dual, slope, slope_dual = (state.pop(key) for key in ("box", "box_dual", "slope", "slope_dual"))
             target = gradient_adjoint(slope - slope_dual).add_(box).sub_(box_dual).mul_(rho).add_(data)
-            x = conjugate_gradient(normal, target, x, self.inner)
+            x = conjugate_gradient(system, target, state.pop("x"), self.inner)
             slope_dual = slope.mul_(1 - relax).add_(gradient(x).mul_(relax)).add_(slope_dual)
-            slope = shrunk(slope_dual, self.weight, rho)
+            slope = shrink(slope_dual, self.weight, rho)
             slope_dual.sub_(slope)
-            moved = relax * x + (1 - relax) * box + box_dual
-            box = moved.clamp(0, 1)
-            box_dual = moved.sub_(box)
-            del moved
-        return box
+            box_dual.add_(box, alpha=1 - relax).add_(x, alpha=relax)
+            box = box_dual.clamp(0, 1)
+            box_dual.sub_(box)
+            state.update(box=box, box_dual=box_dual, slope=slope, slope_dual=slope_dual, x=x)
+        return state["box"]

@@ -1,0 +1,94 @@
+"""What solvers share that walk down noise levels with a diffusion prior."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from itertools import pairwise
+from typing import Any, Literal
+
+from torch import Tensor
+
+from padis_lightning.diffusion import geometric_sigmas, karras_sigmas
+from padis_lightning.operators import LinearOperator
+from padis_lightning.priors import Prior
+from padis_lightning.problem import Problem
+from padis_lightning.random import Generators
+from padis_lightning.solvers.base import Solver
+
+
+class DiffusionSolver(Solver):
+    r"""Walk down noise levels with a prior on the padded canvas.
+
+    It starts from :math:`x \sim N(x_s, \sigma_{max}^2 I)`; a subclass writes :meth:`step`. ``self.canvas`` is the problem for
+    canvases, its operator :math:`A` after the crop, so equations read as in their paper.
+
+    Args:
+        prior: denoiser of whole images.
+        problem: what was measured, or its operator A.
+        steps: noise levels.
+        sigma_max: first level.
+        sigma_min: last level before 0.
+        schedule: spacing of the levels.
+        start: :math:`x_s`, 0 (``noise``) or the operator's approximate inverse (``direct``), from which fewer levels suffice.
+        options: those of :class:`Solver`.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        problem: Problem | LinearOperator,
+        steps: int = 100,
+        sigma_max: float = 1.0,
+        sigma_min: float = 0.002,
+        schedule: Literal["geometric", "karras"] = "geometric",
+        start: Literal["noise", "direct"] = "noise",
+        **options: Any,  # noqa: ANN401 - checked and named by the base class
+    ) -> None:
+        super().__init__(problem, **options)
+        self.prior = prior.for_shape(self.operator.image_shape)
+        self.canvas = self.problem.on_canvas(self.prior.pad)
+        levels = {"geometric": geometric_sigmas, "karras": karras_sigmas}[schedule](sigma_max, sigma_min, steps)
+        self.sigmas, self.start = (*levels.tolist(), 0.0), start
+
+    @property
+    def evaluations(self) -> int:
+        """Return one a level."""
+        return len(self.sigmas) - 1
+
+    def variance(self, sigma: float) -> float:
+        r"""Return the variance :math:`\sigma^2 \sigma_{data}^2 / (\sigma^2 + \sigma_{data}^2)` of a Gaussian image given x."""
+        return 1 / (1 / sigma**2 + 1 / self.prior.sigma_data**2)
+
+    @staticmethod
+    def ancestral(x: Tensor, x_0: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
+        r"""Go from ``x`` at ``sigma`` and its estimate to ``sigma_next``, part of the noise drawn afresh; the estimate at 0.
+
+        .. math:: x_0 + \kappa (x - x_0) + \sigma' \sqrt{1 - \kappa} \, z, \quad \kappa = \sigma'^2 / \sigma^2
+        """
+        if sigma_next == 0:
+            return x_0
+        kept = (sigma_next / sigma) ** 2
+        return x_0 + kept * (x - x_0) + sigma_next * math.sqrt(1 - kept) * generator.normal(x)
+
+    @abstractmethod
+    def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
+        """Take a canvas ``(B, C, H, W)`` at noise level ``sigma`` to one at ``sigma_next``, which is 0 at last."""
+
+    def crop(self, x: Tensor) -> Tensor:
+        """Cut the images out of canvases."""
+        return self.canvas.operator.right(x)
+
+    def zero_pad(self, x: Tensor) -> Tensor:
+        """Put zeros around images."""
+        return self.canvas.operator.right.adjoint(x)
+
+    def solve(self, y: Tensor, generator: Generators) -> Tensor:
+        """Walk from ``sigma_max`` to 0 and crop."""
+        x = self.sigmas[0] * generator.normal(y.new_empty(len(y), *self.prior.canvas_shape))
+        if self.start == "direct":
+            x = x + self.zero_pad(self.operator.approximate_inverse(y).clamp(0, 1))
+        state = {"x": x}
+        for sigma, sigma_next in self.loop(pairwise(self.sigmas), state, generator, self.crop):
+            state["x"] = self.step(state["x"], y, sigma, sigma_next, generator)
+        return self.crop(state["x"])
