@@ -31,7 +31,7 @@ def network_precision(kind: torch.dtype | None) -> Iterator[None]:
 
 
 class Prior(nn.Module, ABC):
-    """A denoiser of whole images on a zero-padded canvas. It is a value: using it does not change it.
+    """Denoises whole images on a zero-padded canvas. A prior is a value: using it does not change it.
 
     Attributes:
         image_shape: channels, height and width of an image; channels, slices, height and width of a volume.

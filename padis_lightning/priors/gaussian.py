@@ -31,6 +31,6 @@ class GaussianPrior(Prior):
         self.sigma_data = std
 
     def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
-        """Return the posterior mean, ``(B, C, H, W) -> (B, C, H, W)``; nothing random."""
+        """Return the posterior mean, ``(B, C, H, W) -> (B, C, H, W)``; nothing is random."""
         level = per_image(torch.as_tensor(sigma, dtype=x.dtype, device=x.device), x)
         return (self.std**2 * x + level**2 * self.mean) / (self.std**2 + level**2)

@@ -38,7 +38,7 @@ class Ancestral(DiffusionSolver):
             raise InputError(f"samples is {self.samples}; wanted 1 for Ancestral, whose images are data.count")
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
-        """One network evaluation; ``y`` is not looked at."""
+        """Take one step by one network evaluation; ``y`` is not looked at."""
         return self.ancestral(x, self.prior(x, sigma, generator), sigma, sigma_next, generator)
 
     def reconstruct(self, batch: Batch) -> Reconstruction:

@@ -17,7 +17,7 @@ from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class DAPS(DiffusionSolver):
-    r"""The end of the probability flow from x, a draw around it given the measurement, and fresh noise.
+    r"""Follow the probability flow from x to its end, draw an image around that given the measurement, and add fresh noise.
 
     .. math::
         \hat x_0 &= \mathrm{ODE}(x; \sigma \to 0) \\
@@ -53,11 +53,11 @@ class DAPS(DiffusionSolver):
 
     @property
     def evaluations(self) -> int:
-        """``ode_steps`` a level."""
+        """Return ``ode_steps`` a level."""
         return self.ode_steps * super().evaluations
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
-        """``ode_steps`` evaluations."""
+        """Take one step by ``ode_steps`` evaluations."""
         levels = geometric_sigmas(sigma, sigma / 10, self.ode_steps).tolist() if self.ode_steps > 1 else [sigma]
         for level, after in pairwise([*levels, 0.0]):
             denoised = self.prior(x, level, generator)

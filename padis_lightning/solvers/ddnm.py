@@ -16,7 +16,7 @@ from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class DDNM(DiffusionSolver):
-    r"""Tweedie's estimate, its measured part exact, and noise of the next level, predicted and fresh.
+    r"""Take Tweedie's estimate, replace its measured part, and add noise of the next level, predicted and fresh.
 
     .. math::
         \hat x &= D(x; \sigma), \quad x_0 = \hat x + A^+ (y - A \hat x) \\
@@ -61,11 +61,11 @@ class DDNM(DiffusionSolver):
 
     @property
     def evaluations(self) -> int:
-        """One a level, ``inner`` as published."""
+        """Return one a level, ``inner`` as published."""
         return (self.inner if self.paper else 1) * super().evaluations
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
-        """One evaluation, or ``inner``."""
+        """Take one step by one evaluation, or ``inner`` of them."""
         for _ in range(self.inner if self.paper else 1):
             denoised = self.prior(x, sigma, generator)
             x_0 = self.canvas.posterior_mean(denoised, y, sigma**2, self.iterations)

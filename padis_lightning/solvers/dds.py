@@ -15,7 +15,7 @@ from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class DDS(DiffusionSolver):
-    r"""Tweedie's estimate, a few conjugate-gradient steps from it on the data term, full re-noising.
+    r"""Take Tweedie's estimate, a few conjugate-gradient steps from it on the data term, and add fresh noise.
 
     .. math::
         \hat x &= D(x; \sigma) \\
@@ -62,7 +62,7 @@ class DDS(DiffusionSolver):
         self.iterations, self.eta, self.clip, self.sample = iterations, eta, clip, sample
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
-        """One network evaluation and ``iterations`` of the operator with its adjoint."""
+        """Take one step by one network evaluation and ``iterations`` of the operator with its adjoint."""
         denoised = self.prior(x, sigma, generator)
         variance = self.variance(sigma)
         if self.sample:

@@ -16,7 +16,7 @@ from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class DiffPIR(DiffusionSolver):
-    r"""Tweedie's estimate, a proximal step of the data, and noise that is re-estimated from it and partly fresh.
+    r"""Take Tweedie's estimate, a proximal step of the data, and add noise that is partly predicted and partly fresh.
 
     .. math::
         x_0 &= \arg\min_u \|A u - y\|_P^2 + \lambda \frac{s^2}{\sigma^2} \|u - D(x; \sigma)\|^2, \quad
@@ -54,7 +54,7 @@ class DiffPIR(DiffusionSolver):
         self.confidence, self.zeta, self.iterations, self.clip = confidence, zeta, iterations, clip
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
-        """One evaluation."""
+        """Take one step by one evaluation."""
         x_0 = self.canvas.posterior_mean(self.prior(x, sigma, generator), y, sigma**2 / self.confidence, self.iterations)
         if self.clip:
             x_0 = x_0.clamp(0, 1)

@@ -53,7 +53,7 @@ class DiffusionSolver(Solver):
 
     @property
     def evaluations(self) -> int:
-        """Return one a level."""
+        """Return one evaluation a level."""
         return len(self.sigmas) - 1
 
     def variance(self, sigma: float) -> float:

@@ -18,7 +18,7 @@ from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class DPS(DiffusionSolver):
-    r"""At every level, ``inner`` times: a gradient step on the data through the denoiser, and a Langevin step.
+    r"""Take, at every level ``inner`` times, a gradient step on the data through the denoiser and a Langevin step.
 
     .. math::
         \hat x &= D(x; \sigma), \quad r = y - A \hat x \\
@@ -72,11 +72,11 @@ class DPS(DiffusionSolver):
 
     @property
     def evaluations(self) -> int:
-        """``inner`` a level."""
+        """Return ``inner`` a level."""
         return self.inner * super().evaluations
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
-        """``inner`` updates at ``sigma``."""
+        """Make ``inner`` updates at ``sigma``."""
         spread = math.sqrt(self.epsilon * (1 if self.paper else 1 - self.epsilon / 4)) * sigma
         for _ in range(self.inner):
             denoised, ascent = self.guide(x, y, sigma, generator)
@@ -84,7 +84,7 @@ class DPS(DiffusionSolver):
         return denoised if sigma_next == 0 and not self.paper else x
 
     def guide(self, x: Tensor, y: Tensor, sigma: float, generator: Generators) -> tuple[Tensor, Tensor]:
-        """The denoised canvas and the data step, both detached; norms are per image.
+        """Return the denoised canvas and the data step, both detached; norms are per image.
 
         Residuals count by the noise model's weights, the largest of which is taken as 1.
         """

@@ -16,7 +16,7 @@ from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class Langevin(DiffusionSolver):
-    r"""At every level, ``inner`` times: a step along the scores of prior and data, and noise.
+    r"""Take, at every level ``inner`` times, a step along the scores of prior and data, and add noise.
 
     .. math::
         g &= \frac{D(x; \sigma) - x}{\sigma^2} + \zeta A^T \frac{y - A x}{s^2 + \sigma^2 \|A\|^2} \\
@@ -54,11 +54,11 @@ class Langevin(DiffusionSolver):
 
     @property
     def evaluations(self) -> int:
-        """``inner`` a level."""
+        """Return ``inner`` a level."""
         return self.inner * super().evaluations
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
-        """``inner`` updates at ``sigma``; the last level ends with its estimate."""
+        """Make ``inner`` updates at ``sigma``; the last level ends with its estimate."""
         spread = math.sqrt(self.epsilon * (1 - self.epsilon / 4)) * sigma
         trust = sigma**2 / (self.problem.noise.variance(y) + sigma**2 * self.canvas.operator.norm_squared)
         for _ in range(self.inner):

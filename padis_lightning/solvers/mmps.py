@@ -17,7 +17,7 @@ from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class MMPS(DiffusionSolver):
-    r"""The mean of images given x and y with their covariance given x, and a step of the diffusion towards it.
+    r"""Find the mean of images given x and y from their covariance given x, and take a step of the diffusion towards it.
 
     .. math::
         \hat x &= D(x; \sigma), \quad V = \sigma^2 J^T \\
@@ -53,7 +53,7 @@ class MMPS(DiffusionSolver):
         self.iterations, self.clip = iterations, clip
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
-        """One evaluation and ``iterations + 1`` derivatives."""
+        """Take one step by one evaluation and ``iterations + 1`` derivatives."""
         with torch.enable_grad():
             point = x.detach().requires_grad_()
             denoised = self.prior(point, sigma, generator)

@@ -17,7 +17,7 @@ from padis_lightning.solvers.base import Solver
 
 
 class PlugAndPlay(Solver):
-    """What its two variants share: the plain reconstruction to start from, and the proximal step of the data.
+    """Share what plug-and-play solvers have in common: the reconstruction to start from, and the proximal step of the data.
 
     Args:
         prior: denoiser of whole images.
@@ -50,11 +50,11 @@ class PlugAndPlay(Solver):
 
     @property
     def evaluations(self) -> int:
-        """One a step."""
+        """Return one evaluation a step."""
         return len(self.sigmas)
 
     def denoise(self, x: Tensor, sigma: float, generator: Generators) -> Tensor:
-        """The prior on images ``(B, C, H, W)``."""
+        """Apply the prior to images ``(B, C, H, W)``."""
         return self.prior.on_images(x, sigma, generator)
 
     def data_step(self, v: Tensor, y: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class PlugAndPlay(Solver):
 
 
 class PnPADMM(PlugAndPlay):
-    r"""The alternating direction method of multipliers with the denoiser as a proximal step.
+    r"""Run the alternating direction method of multipliers with the denoiser as a proximal step.
 
     .. math:: x \leftarrow \mathrm{prox}_A(v - u), \quad v \leftarrow D(x + u; \sigma), \quad u \leftarrow u + x - v
 
@@ -74,7 +74,7 @@ class PnPADMM(PlugAndPlay):
     """
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
-        """``(B, ...) -> (B, C, H, W)``."""
+        """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
         v = self.operator.approximate_inverse(y).clamp(0, 1)
         state = {"v": v, "x": v, "u": torch.zeros_like(v)}
         for sigma in self.loop(self.sigmas, state, generator):
@@ -86,7 +86,7 @@ class PnPADMM(PlugAndPlay):
 
 
 class RED(PlugAndPlay):
-    r"""Regularisation by denoising, its fixed-point iteration.
+    r"""Run the fixed-point iteration of regularisation by denoising.
 
     .. math:: \min_x \frac{\|A x - y\|_P^2}{\|A\|^2} + \rho \, x^T (x - D(x; \sigma)), \quad
         x \leftarrow \mathrm{prox}_A(D(x; \sigma))
@@ -97,7 +97,7 @@ class RED(PlugAndPlay):
     """
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
-        """``(B, ...) -> (B, C, H, W)``."""
+        """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
         state = {"x": self.operator.approximate_inverse(y).clamp(0, 1)}
         for sigma in self.loop(self.sigmas, state, generator):
             state["x"] = self.data_step(self.denoise(state["x"], sigma, generator), y)

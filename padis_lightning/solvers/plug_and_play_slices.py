@@ -18,7 +18,7 @@ from padis_lightning.solvers.plug_and_play import PlugAndPlay
 
 
 class PnPSlices(PlugAndPlay):
-    r"""``PnPADMM`` with a second splitting: the prior sees slices, total variation the differences between them.
+    r"""Run ``PnPADMM`` with a second splitting: the prior sees slices, total variation the differences between them.
 
     .. math:: \min_x \frac{\|A x - y\|_P^2}{\|A\|^2} + w \, \|\nabla_z x\|_1 + R(x)
 
@@ -52,7 +52,7 @@ class PnPSlices(PlugAndPlay):
         self.weight = weight
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
-        """``(B, ...) -> (B, C, D, H, W)``."""
+        """Iterate from the approximate inverse, ``(B, ...) -> (B, C, D, H, W)``."""
         x = self.operator.approximate_inverse(y).clamp(0, 1)
         normal, data = self.problem.normal_equations(y.double())
 

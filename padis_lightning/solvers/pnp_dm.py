@@ -51,11 +51,11 @@ class PnPDM(DiffusionSolver):
 
     @property
     def evaluations(self) -> int:
-        """``prior_steps`` a level."""
+        """Return ``prior_steps`` a level."""
         return self.prior_steps * super().evaluations
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
-        """``prior_steps`` evaluations; the first level starts from noise alone, which is as good as any x."""
+        """Take one step by ``prior_steps`` evaluations; the first level starts from noise alone, which is as good as any x."""
         z = self.canvas.posterior_sample(x, y, sigma**2, self.iterations, generator)
         levels = geometric_sigmas(sigma, sigma / 10, self.prior_steps).tolist() if self.prior_steps > 1 else [sigma]
         for level, after in pairwise([*levels, 0.0]):

@@ -16,7 +16,7 @@ from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class PredictorCorrector(DiffusionSolver):
-    r"""A step of the reverse diffusion, a step to the noised measurement, and Langevin steps at the new level.
+    r"""Take a step of the reverse diffusion, a step to the noised measurement, and Langevin steps at the new level.
 
     .. math::
         x &\leftarrow \hat x + \kappa (x - \hat x) + \sigma' \sqrt{1 - \kappa} \, z, \quad
@@ -56,12 +56,12 @@ class PredictorCorrector(DiffusionSolver):
 
     @property
     def evaluations(self) -> int:
-        """One prediction a level and the corrections of all but the last."""
+        """Return one prediction a level and the corrections of all but the last."""
         levels = super().evaluations
         return levels + self.corrections * (levels - 1)
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
-        """A prediction, the data, the corrections."""
+        """Predict, take the data into account, correct."""
         denoised = self.prior(x, sigma, generator)
         if sigma_next == 0:
             return self.canvas.posterior_mean(denoised, y, sigma**2, self.iterations)

@@ -13,7 +13,7 @@ from padis_lightning.solvers.base import Solver
 
 
 class PseudoInverse(Solver):
-    """Filtered back-projection for CT; the least-squares solution of minimum norm on request and elsewhere.
+    """Apply filtered back-projection for CT; elsewhere and on request the least-squares solution of minimum norm.
 
     Args:
         problem: what was measured, or its operator A.
@@ -31,5 +31,5 @@ class PseudoInverse(Solver):
         self.exact = exact
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
-        """``(B, ...) -> (B, C, H, W)``; nothing random."""
+        """Invert, ``(B, ...) -> (B, C, H, W)``; nothing is random."""
         return self.operator.pinv(y) if self.exact else self.operator.approximate_inverse(y)

@@ -16,7 +16,7 @@ from padis_lightning.solvers.diffusion import DiffusionSolver
 
 
 class REDDiff(DiffusionSolver):
-    r"""Adam on the data and on the difference of the image to its denoised noisy self.
+    r"""Minimise by Adam the data term and the difference of the image to its denoised noisy self.
 
     .. math:: g = \frac{A^T P (A \mu - y)}{\|A\|^2} + \lambda \, (\mu - D(\mu + \sigma z; \sigma)), \quad
         \mu \leftarrow \mathrm{Adam}(\mu, g)
@@ -48,7 +48,7 @@ class REDDiff(DiffusionSolver):
         self.weight, self.lr = weight, lr
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
-        """From the plain reconstruction, one update a level."""
+        """Make one update a level, from the approximate inverse."""
         mean = self.zero_pad(self.operator.approximate_inverse(y).clamp(0, 1))
         state = {"mean": mean, "first": torch.zeros_like(mean), "second": torch.zeros_like(mean)}
         steps = [(sigma, count) for count, sigma in enumerate(self.sigmas[:-1], 1)]
@@ -61,7 +61,7 @@ class REDDiff(DiffusionSolver):
         return self.crop(state["mean"])
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
-        """The gradient at ``x``: one evaluation."""
+        """Return the gradient at ``x``, by one evaluation."""
         normal, data = self.canvas.normal_equations(y)
         denoised = self.prior(x + sigma * generator.normal(x), sigma, generator)
         return normal(x) - data + self.weight * (x - denoised)

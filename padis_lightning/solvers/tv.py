@@ -47,7 +47,7 @@ def shrink(p: Tensor, weight: float, rho: float) -> Tensor:
 
 
 class TotalVariation(Solver):
-    r"""Isotropic total variation with values kept in [0, 1]; of volumes along all three axes.
+    r"""Minimise isotropic total variation with values kept in [0, 1]; of volumes along all three axes.
 
     .. math:: \min_{0 \le x \le 1} \tfrac{1}{2 \|A\|^2} \|A x - y\|_P^2 + w \sum_i \|(\nabla x)_i\|_2
 
@@ -81,7 +81,7 @@ class TotalVariation(Solver):
         self.weight, self.iterations, self.inner = weight, iterations, inner
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
-        """``(B, ...) -> (B, C, H, W)``; nothing random."""
+        """Minimise, ``(B, ...) -> (B, C, H, W)``; nothing is random."""
         rho, relax = penalty(self.weight), 1.6
         x = self.operator.approximate_inverse(y).clamp(0, 1)
         normal, data = self.problem.normal_equations(y)
