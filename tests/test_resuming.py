@@ -12,6 +12,7 @@ import torch
 
 from padis_lightning.cli import main
 from padis_lightning.data.batches import share
+from padis_lightning.errors import RunError
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import GaussianPrior, PatchPrior
@@ -19,11 +20,14 @@ from padis_lightning.random import Generators
 from padis_lightning.results.records import Records
 from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.kept_state import KeptState
+from padis_lightning.solvers.loop import Signals
+from padis_lightning.solvers.plug_and_play import PnPADMM
+from padis_lightning.solvers.tv import TotalVariation
 from padis_lightning.types import Batch
 
 from .test_solvers import SOLVERS
 
-WALKING = [name for name in SOLVERS if name.split()[0] not in ("TotalVariation", "PseudoInverse")]
+WALKING = [name for name in SOLVERS if not name.startswith("PseudoInverse")]
 
 
 @pytest.fixture
@@ -157,27 +161,64 @@ def test_a_run_that_is_killed_in_a_solve_goes_on_in_it(command, tmp_path, monkey
 
 @pytest.mark.parametrize("name", WALKING)
 def test_every_solver_goes_on_from_its_state_to_the_same_bits(model, name, tmp_path):
-    class Mortal(PatchPrior):
-        calls, last = 0, None
+    solver = SOLVERS[name](PatchPrior(model), ParallelBeam(20, views=5))
+    y = torch.empty(2, 0) if "Ancestral" in name else torch.ones(2, 1, 5, 40)
+    steps: list[int] = []
 
-        def forward(self, x, sigma, generator):
-            self.calls += 1
-            if self.calls == self.last:
-                raise Killed
-            return super().forward(x, sigma, generator)
+    def die_at(last: int | None) -> list[int]:
+        steps.clear()
+        solver.loop.observers[:] = [lambda x: steps.append(1) or _die(len(steps) == last)]
+        return steps
 
-    prior = Mortal(model)
-    solver, y = SOLVERS[name](prior, ParallelBeam(20, views=5)), torch.ones(2, 1, 5, 40)
-    y = torch.empty(2, 0) if "Ancestral" in name else y
-    whole, calls = solver.solve(y, Generators.keyed(0, [3, 4])), prior.calls
+    def _die(now: bool) -> None:
+        if now:
+            raise Killed
+
+    total = die_at(None)
+    whole = solver.solve(y, Generators.keyed(0, [3, 4]))
+    last = len(total) - 1
     solver.loop.attach(kept=KeptState(tmp_path, every=0))
     solver.loop.begin([3, 4])
-    prior.calls, prior.last = 0, calls - 1
+    die_at(last)
     with pytest.raises(Killed):
         solver.solve(y, Generators.keyed(0, [3, 4]))
-    prior.calls, prior.last = 0, None
-    torch.testing.assert_close(solver.solve(y, Generators.keyed(0, [3, 4])), whole, rtol=0, atol=0)
-    assert 0 < prior.calls < calls
+    left = die_at(None)
+    assert torch.equal(solver.solve(y, Generators.keyed(0, [3, 4])), whole) and len(left) == 2
+
+
+def test_a_state_of_other_settings_or_images_is_not_taken_up(tmp_path):
+    """Killed with one level of noise and run with another: as if nothing had been kept."""
+
+    def solver(noise, settings, indices):
+        solver = DDS(GaussianPrior((1, 6, 6), 0.5, 0.2), Identity((1, 6, 6)), noise_std=noise, steps=6)
+        solver.loop.attach(kept=KeptState(tmp_path, every=0, settings=settings))
+        solver.loop.begin(indices)
+        return solver
+
+    y = torch.ones(1, 1, 6, 6)
+    first = solver(0.1, "a", [0]).solve(y, Generators.keyed(0, [0]))
+    assert torch.equal(solver(0.5, "a", [0]).solve(y, Generators.keyed(0, [0])), first)  # the settings are the key
+    clean = DDS(GaussianPrior((1, 6, 6), 0.5, 0.2), Identity((1, 6, 6)), noise_std=0.5, steps=6)
+    expected = clean.solve(y, Generators.keyed(0, [0]))
+    assert torch.equal(solver(0.5, "b", [0]).solve(y, Generators.keyed(0, [0])), expected)
+    assert torch.equal(solver(0.5, "a", [1]).solve(y, Generators.keyed(0, [0])), expected)
+
+
+@pytest.mark.parametrize("make", [TotalVariation, PnPADMM])
+def test_loops_stop_at_a_signal_with_their_state_kept(make, tmp_path):
+    prior, operator = GaussianPrior((1, 20, 20), 0.5, 0.2), ParallelBeam(20, views=5)
+    y, signals = torch.ones(1, 1, 5, 40), Signals()
+    solver = make(operator, iterations=9) if make is TotalVariation else make(prior, operator, steps=9)
+    whole = solver.solve(y, Generators.keyed(0, [0]))
+    solver.loop.attach(kept=KeptState(tmp_path, every=1e9), signals=signals)
+    solver.loop.begin([0])
+    seen = []
+    solver.loop.observers.append(lambda x: seen.append(1) or setattr(signals, "number", 15 if len(seen) == 4 else 0))
+    with pytest.raises(RunError, match="stopped by SIGTERM; the same command goes on where this one stopped"):
+        solver.solve(y, Generators.keyed(0, [0]))
+    assert len(seen) == 4
+    signals.number = 0
+    assert torch.equal(solver.solve(y, Generators.keyed(0, [0])), whole) and len(seen) == 9
 
 
 def test_a_damaged_state_counts_as_none(tmp_path):

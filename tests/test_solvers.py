@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from padis_lightning.diffusion import geometric_sigmas
+from padis_lightning.diffusion import Denoiser, NoPositions, PatchModel, geometric_sigmas
 from padis_lightning.errors import InputError
 from padis_lightning.linalg import norm
-from padis_lightning.noise import PoissonNoise
+from padis_lightning.noise import GaussianNoise, PoissonNoise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import GaussianPrior, PatchPrior
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators, seeded
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.ancestral import Ancestral
@@ -36,6 +37,8 @@ from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 from padis_lightning.solvers.red_diff import REDDiff
 from padis_lightning.solvers.tv import TotalVariation, gradient, gradient_adjoint
 from padis_lightning.types import Batch
+
+from .conftest import random_network
 
 MEAN, STD, NOISE = 0.4, 0.3, 0.2
 
@@ -436,6 +439,27 @@ def test_noise_has_its_standard_deviation():
 def test_priors_of_another_size_are_refused(model):
     with pytest.raises(InputError, match=r"trained on images of \(1, 20, 20\).*; wanted \(1, 16, 16\)"):
         DDS(PatchPrior(model), ParallelBeam(16, views=5))
+
+
+def test_solvers_of_two_sizes_share_a_prior_that_stays_as_it_was(model, rng):
+    patches = PatchModel(Denoiser(random_network(positions=0), 0.3, NoPositions()), (1, 20, 20), [8], (4, 4), model.normalisation)
+    prior = PatchPrior(patches)
+    first = DDS(prior, ParallelBeam(20, views=5), steps=2, sigma_max=1.0)
+    y = torch.rand(1, 1, 5, 40, generator=rng)
+    expected = first.solve(y, Generators.keyed(0, [0]))
+    second = DDS(prior, ParallelBeam(24, views=5), steps=2, sigma_max=1.0)
+    assert second.solve(torch.rand(1, 1, 5, 48, generator=rng), Generators.keyed(0, [0])).shape == (1, 1, 24, 24)
+    assert torch.equal(first.solve(y, Generators.keyed(0, [0])), expected) and prior.image_shape == (1, 20, 20)
+
+
+def test_a_problem_is_shared_and_says_its_noise_alone(rng):
+    problem = Problem(ParallelBeam(8, views=4), GaussianNoise(0.1))
+    y = problem.operator(torch.rand(1, 1, 8, 8, generator=rng))
+    one, other = (TotalVariation(p, iterations=5, **o) for p, o in ((problem, {}), (problem.operator, {"noise_std": 0.1})))
+    assert one.problem is problem and torch.equal(*(s.solve(y, Generators.keyed(0, [0])) for s in (one, other)))
+    for options in ({"noise_std": 0.1}, {"noise": PoissonNoise()}, {"oversampling": 2}):
+        with pytest.raises(InputError, match="beside a problem; wanted it in the problem alone"):
+            TotalVariation(problem, **options)
 
 
 def test_reconstructions_of_other_images_do_not_matter_to_streams():
