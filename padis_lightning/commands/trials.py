@@ -1,0 +1,182 @@
+"""The trials of ``doctor``: what depends on the machine, each made to do a small piece of its work."""
+
+from __future__ import annotations
+
+import math
+import platform
+import sysconfig
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils import collect_env
+
+from padis_lightning.commands.doctor import Absent, Broken, Check
+from padis_lightning.ct import PROJECTORS, Geometry, Projector
+from padis_lightning.diffusion.model import BUNDLED
+from padis_lightning.machine import has_bfloat16
+from padis_lightning.memory import free_memory
+from padis_lightning.priors import PatchPrior
+from padis_lightning.random import Generators, seeded
+
+ROUNDING = 1e-5  # of an exact adjoint in single precision
+APPROXIMATION = 1e-2  # of one that is said to be approximate: pixel by pixel it is at 1e-3, half a bin off at 1e-2
+LIKENESS = 0.1  # of another backend's sinogram to the matrix's: its weights may differ, its geometry may not
+NOISE, GREY = 0.1, 0.5
+CUDA = "update NVIDIA's driver, or install a torch for an older CUDA (pytorch.org/get-started/locally)"
+INSTALL = {"astra": "pip install 'padis_lightning[astra]'", "torch_radon": "conda install -c conda-forge carterbox-torch-radon"}
+SLICES, SIDE, VIEWS = 4, 128, 20
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Hold a sinogram on the host, the error of the adjoint and the seconds of a projection and its adjoint."""
+
+    sinogram: Tensor
+    error: float
+    seconds: float
+
+
+def machine() -> Iterator[Check]:
+    """Yield checks of Python, the processor, the compiler, and each GPU or the reason why there is none."""
+    yield Check("python", lambda: f"{platform.python_version()} on {collect_env.get_os(collect_env.run)}")
+    yield Check("processor", _processor)
+    yield Check("C++ compiler", _compiler)
+    if not torch.cuda.is_available():
+        yield Check("GPU", _no_gpu, CUDA)
+    for k in range(torch.cuda.device_count()):
+        yield Check(f"GPU {k}", partial(_gpu, k), CUDA)
+
+
+def projectors() -> Iterator[Check]:
+    """Yield a check of every backend of CT on every device that it takes."""
+    done: dict[str, _Trial] = {}
+    for name in PROJECTORS:
+        for device in _devices() if name == "sparse" else _devices()[-1:]:
+            again = f"install the library of {name} again, or uninstall it"
+            yield Check(f"CT {name} ({device})", partial(_backend, name, device, done), again)
+
+
+def priors() -> Iterator[Check]:
+    """Yield a check of every bundled prior on every device."""
+    again = "install the package again, in a checkout git checkout padis_lightning/assets"
+    for path in sorted(BUNDLED.glob("*.safetensors")):
+        for device in _devices():
+            yield Check(f"prior {path.stem} ({device})", partial(_prior, path.stem, device), again)
+
+
+def _devices() -> list[str]:
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def _processor() -> str:
+    described = dict(line.split(":", 1) for line in collect_env.get_cpu_info(collect_env.run).splitlines() if ":" in line)
+    model = described.get("Model name", platform.machine()).strip()
+    native = "computes" if has_bfloat16("cpu") else "does not compute"
+    return f"{model}; torch takes {torch.get_num_threads()} threads; {_gib(free_memory())} free; {native} in bfloat16"
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"
+
+
+def _compiler() -> str:
+    found = collect_env.get_gcc_version(collect_env.run) or collect_env.get_clang_version(collect_env.run)
+    headers = (Path(sysconfig.get_path("include")) / "Python.h").exists()
+    if found is None or not headers:
+        seen = f"{found or 'none'}{'' if headers else ', and no headers of Python'}"
+        raise Absent(seen, "apt-get install g++ python3-dev, for --model.compile_network and --prior.compile_network alone")
+    return found
+
+
+def _gpu(index: int) -> str:
+    """Return what a GPU is; a product of matrices must be the processor's."""
+    device = torch.device("cuda", index)
+    found = torch.cuda.get_device_properties(device)
+    factor = torch.randn(256, 256, generator=seeded(index))
+    wanted = factor @ factor
+    gap = float((torch.matmul(factor.to(device), factor.to(device)).cpu() - wanted).norm() / wanted.norm())
+    if not gap < 1e-2:  # TF32, where it is on, is at 1e-3
+        raise Broken(f"{found.name}: a product of matrices is off by {gap:.1e} of its norm; wanted below 1e-2")
+    with torch.cuda.device(device):
+        native = "computes" if has_bfloat16("cuda") else "does not compute"
+    driver = collect_env.get_nvidia_driver_version(collect_env.run)
+    return (
+        f"{found.name}, {_gib(found.total_memory)}, {_gib(free_memory(device))} free, "
+        f"capability {found.major}.{found.minor}, driver {driver}, CUDA {torch.version.cuda}; {native} in bfloat16"
+    )
+
+
+def _no_gpu() -> str:
+    seen = collect_env.get_gpu_info(collect_env.run)
+    if not seen:
+        raise Absent("none; the processor computes")
+    text = f"{seen.splitlines()[0]} is there, but torch {torch.__version__}"
+    if torch.version.cuda is None:
+        raise Absent(f"{text} is a build without CUDA", "install one with it (pytorch.org/get-started/locally)")
+    raise Broken(f"{text} with CUDA {torch.version.cuda} cannot use it")
+
+
+def _backend(name: str, device: str, done: dict[str, _Trial]) -> str:
+    """Check ``<Ax, y> = <x, A'y>``, and that the sinogram is like that of the sparse matrix on the host."""
+    angles = tuple((k + 0.5) * math.pi / VIEWS for k in range(VIEWS))
+    cls, scan = PROJECTORS[name], Geometry((SIDE, SIDE), angles, 2 * SIDE, 40 / SIDE, 40 / SIDE)
+    if cls.version() is None:
+        raise Absent("not installed, and never needed", INSTALL.get(name, ""))
+    obstacle = cls.obstacle(scan)
+    if obstacle:
+        raise Absent(f"{name} {cls.version()}: {obstacle}")
+    projector = cls(scan).to(device)
+    trial = done[f"{name} {device}"] = _try(projector, device)
+    allowed = ROUNDING if projector.exact_adjoint else APPROXIMATION
+    if not trial.error < allowed:
+        raise Broken(f"{projector.describe()}: <Ax, y> and <x, A'y> differ by {trial.error:.1e}; wanted below {allowed:.0e}")
+    text = f"{projector.describe()}; <Ax, y> = <x, A'y> within {trial.error:.0e}; {1000 * trial.seconds:.1f} ms"
+    matrix = done.get("sparse cpu", trial)
+    if matrix is trial:
+        return text
+    gap = float((trial.sinogram - matrix.sinogram).norm() / matrix.sinogram.norm())
+    if not gap < LIKENESS:
+        raise Broken(f"{projector.describe()}: its sinogram is {gap:.1e} from the sparse matrix's; wanted below {LIKENESS}")
+    return f"{text}, {trial.seconds / matrix.seconds:.2g} times the matrix's on the processor; {gap:.0e} from its sinogram"
+
+
+def _try(projector: Projector, device: str) -> _Trial:
+    """Project slices of random squares, which no symmetry maps to themselves, and back-project noisy sinograms of them."""
+    generator = seeded(0)
+    squares = torch.randn(SLICES, SIDE // 8, SIDE // 8, generator=generator)
+    x = squares.repeat_interleave(8, -1).repeat_interleave(8, -2).to(device)
+    ax = projector.project(x)
+    noise = torch.randn(ax.shape, generator=generator).to(ax)
+    y = ax + noise * ax.std()
+    aty, seconds = projector.backproject(y), math.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        projector.backproject(projector.project(x)).sum().item()  # waits for the device
+        seconds = min(seconds, time.perf_counter() - start)
+    ax, x, aty, y = (part.double().cpu() for part in (ax, x, aty, y))
+    error = abs(float((ax * y).sum() - (x * aty).sum())) / float(ax.norm() * y.norm())
+    return _Trial(ax, error, seconds)
+
+
+def _prior(name: str, device: str) -> str:
+    """Denoise an even grey image; less than half of the noise may stay."""
+    prior = PatchPrior(name).to(device)
+    generators = Generators.keyed(0, range(1))
+    like = torch.empty(1, *prior.canvas_shape, device=device)
+    image = (..., *(slice(pad, side - pad) for pad, side in zip(prior.pad, like.shape[2:], strict=True)))
+    clean = torch.zeros_like(like)
+    clean[image] = GREY
+    start = time.perf_counter()
+    with torch.no_grad():
+        denoised = prior(clean + NOISE * generators.normal(like), NOISE, generators)[image].cpu()
+    seconds = time.perf_counter() - start
+    left = float((denoised - GREY).square().mean().sqrt()) / NOISE
+    if not left < 0.5:  # NaN, too
+        raise Broken(f"an even grey image with noise comes out with {left:.2g} of the noise; wanted below 0.5")
+    pixels = "x".join(map(str, prior.image_shape[1:]))
+    return f"loads and denoises {pixels} pixels in {1000 * seconds:.0f} ms; {left:.2f} of the noise stays"
