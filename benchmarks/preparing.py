@@ -1,4 +1,4 @@
-"""What ``prepare`` costs: time and memory against a plain loop over the same slices, and a run that is killed half-way.
+"""Measure the time and memory of ``prepare`` against a plain loop over the same slices.
 
     python -m benchmarks.preparing --data FILE.npz --slices 50000 [--size 128] [--turns 3] [--folder FOLDER] [--output FOLDER]
 
@@ -11,7 +11,6 @@ kernel names as the first process's maximum. Writes ``preparing.json``.
 from __future__ import annotations
 
 import argparse
-import filecmp
 import json
 import os
 import shutil
@@ -28,7 +27,6 @@ from statistics import median
 import h5py
 import numpy as np
 
-from padis_lightning.commands.prepare.journal import Journal
 from padis_lightning.files import write_text
 
 PLAIN = """
@@ -47,7 +45,7 @@ out.flush()
 
 
 def repeat(images: np.ndarray, window: np.ndarray, count: int, path: Path) -> int:
-    """Write ``count`` slices, the images again and again; the byte at which they begin."""
+    """Write ``count`` slices, the images again and again; return the byte at which they begin."""
     header = {"descr": images.dtype.str, "fortran_order": False, "shape": (count, *images.shape[1:])}
     patients = np.array([f"P{i // 20:05d}" for i in range(count)])
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
@@ -65,7 +63,7 @@ def repeat(images: np.ndarray, window: np.ndarray, count: int, path: Path) -> in
 
 
 def tree(root: int) -> list[int]:
-    """A process and all below it."""
+    """Return a process and all below it."""
     parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -79,7 +77,7 @@ def tree(root: int) -> list[int]:
 
 
 def memory(root: int) -> int:
-    """Bytes that a process and all below it keep in memory, shared pages counted once."""
+    """Return the bytes that a process and all below it keep in memory, shared pages counted once."""
     total = 0
     for pid in tree(root):
         try:
@@ -90,15 +88,10 @@ def memory(root: int) -> int:
     return total
 
 
-def start(command: Sequence[str]) -> subprocess.Popen:
-    """A program, its output thrown away."""
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-
 def run(command: Sequence[str]) -> tuple[float, int]:
-    """Seconds and peak bytes of a program."""
+    """Return the seconds and peak bytes of a program, whose output is thrown away."""
     peak, begun = 0, time.perf_counter()
-    process = start(command)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     ended = threading.Event()
 
     def watch() -> None:
@@ -119,20 +112,8 @@ def run(command: Sequence[str]) -> tuple[float, int]:
     return seconds, peak
 
 
-def kill(command: Sequence[str], journal: Journal, slices: int) -> int:
-    """Kill a program once its journal names so many slices; how many it then names, 0 if the program was faster."""
-    process, named = start(command), 0
-    while process.poll() is None and named < slices:
-        time.sleep(0.01)
-        found = journal.read()
-        named = sum(stop - first for first, stop in found[2]) if found else 0
-    process.kill()
-    process.wait()
-    return named if journal.read() else 0
-
-
 def measure(folder: Path, options: argparse.Namespace) -> dict:
-    """Run both programs in turn, then one that is killed and goes on."""
+    """Run both programs in turn and compare what they wrote."""
     with np.load(options.data) as file:
         images, window = file["images"], file["hu_window"]
     source, ours, plain = folder / "source.npz", folder / "ours.h5", folder / "plain.bin"
@@ -147,10 +128,6 @@ def measure(folder: Path, options: argparse.Namespace) -> dict:
     with h5py.File(ours) as file:
         stored, theirs = file["images"], np.memmap(plain, np.uint16, "r", shape=file["images"].shape)
         apart = max(int(np.abs(stored[i].astype(int) - theirs[i]).max()) for i in range(0, len(stored), 97))
-    plain.unlink()
-    other = folder / "resumed.h5"
-    kept = kill([*prepare, "--output", str(other)], Journal(folder / ".resumed.h5.journal"), options.slices // 2)
-    resumed, _ = run([*prepare, "--output", str(other), "--overwrite"])
     return {
         "slices": options.slices,
         "workers": options.workers,
@@ -160,7 +137,6 @@ def measure(folder: Path, options: argparse.Namespace) -> dict:
         "ratio": (times / plains).tolist(),
         "ratio without the start": ((times - starts) / plains).tolist(),
         "largest difference in steps": apart,
-        "resumed": {"kept": kept, "seconds": resumed, "same bits": filecmp.cmp(ours, other, shallow=False)},
     }
 
 
@@ -170,12 +146,9 @@ def show(figures: dict) -> None:
     for name in ("prepare", "plain"):
         seconds = median(figures[name]["seconds"])
         print(f"{name:<20}{seconds:>13.1f}{figures['slices'] / seconds:>10.0f}{figures[name]['peak'] / 2**20:>10.0f}")
-    resumed = figures["resumed"]
     begin, whole, rest = (median(figures[key]) for key in ("start", "ratio", "ratio without the start"))
     print(f"prepare / plain: {whole:.2f}; without the start of the program, {begin:.1f} s, {rest:.2f}")
     print(f"largest difference: {figures['largest difference in steps']} steps of 65535")
-    print(f"killed with {resumed['kept']} slices in the journal, went on for {resumed['seconds']:.1f} s; ", end="")
-    print(f"bits {'are the same' if resumed['same bits'] else 'DIFFER'}")
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -50,9 +50,9 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def sweep_up(folder: Path) -> None:
+def sweep_up(folder: Path, pattern: str = "**/.*.part") -> None:
     """Remove the temporaries of :func:`whole` in ``folder`` and below that dead processes of this host have left."""
-    for path in folder.rglob(".*.part"):
+    for path in folder.glob(pattern):
         name = _LEFTOVER.fullmatch(path.name)
         if name and not _lives(int(name[1])):
             path.unlink(missing_ok=True)

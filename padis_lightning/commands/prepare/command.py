@@ -1,81 +1,57 @@
-"""Arguments of ``prepare``, and what it says."""
+"""The arguments of ``prepare``, and the file that it writes or checks."""
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import json
+import math
 import os
+import shutil
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from padis_lightning.commands.arguments import Parser
-from padis_lightning.commands.prepare.container import verify
-from padis_lightning.commands.prepare.plan import Plan, make_plan
-from padis_lightning.commands.prepare.settings import LEVELS, PARTS, Settings
-from padis_lightning.commands.prepare.work import prepare
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, require_at_least
+from padis_lightning.files import sweep_up, whole
 
+if TYPE_CHECKING:
+    from padis_lightning.commands.prepare.plan import Plan
 
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+BATCH = 1 << 20  # bytes of images that are written at a time
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="python -m padis_lightning prepare",
-        description="Turn images of any readable kind into one HDF5 file for training. A run that was cut off goes on.",
+        description="Turn images of any readable kind into one HDF5 file for training.",
         allow_abbrev=False,
     )
-    parser.add_argument("sources", nargs="*", type=Path, metavar="SOURCE", help="files and folders")
-    parser.add_argument("--output", type=Path, help="the file to write, .h5")
-    parser.add_argument("--check", type=Path, metavar="FILE", help="hash the images of a prepared file and do nothing else")
-    parser.add_argument("--size", type=int, metavar="N", help="side of the images (default: as they are)")
-    parser.add_argument(
-        "--spacing", type=float, metavar="MM", help="resample to this pixel spacing first, then cut or border to --size"
-    )
-    parser.add_argument(
-        "--range",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="values that become 0 and 1, in HU where the sources say so; others are clipped (default: what the sources name, "
-        "-1000 1000 for HU)",
-    )
-    parser.add_argument(
-        "--split",
-        type=float,
-        nargs=3,
-        default=(0.8, 0.1, 0.1),
-        metavar=tuple(part.upper() for part in PARTS),
-        help="shares of the groups (patients), of which none is in two parts (default: 0.8 0.1 0.1)",
-    )
-    parser.add_argument("--every", type=int, default=1, metavar="K", help="take every K-th slice of a series (default: 1)")
-    parser.add_argument("--dtype", choices=list(LEVELS), default="uint16", help="of the stored numbers (default: uint16)")
-    parser.add_argument("--licence", default="", metavar="TEXT", help="terms of the data, for the manifest")
-    parser.add_argument("--seed", type=int, default=0, help="key of the split (default: 0)")
-    parser.add_argument("--workers", type=int, default=_processors(), metavar="N", help="processes (default: one a processor)")
-    parser.add_argument("--restart", action="store_true", help="begin anew where a run was cut off")
-    parser.add_argument("--overwrite", action="store_true", help="replace a finished file")
+    add = parser.add_argument
+    add("sources", nargs="*", type=Path, metavar="SOURCE", help="files and folders")
+    add("--output", type=Path, help="the file to write, .h5")
+    add("--check", type=Path, metavar="FILE", help="hash the images of a prepared file and do nothing else")
+    add("--size", type=int, metavar="N", help="side of the images (default: as they are)")
+    add("--spacing", type=float, metavar="MM", help="resample to this pixel spacing first, then cut or border to --size")
+    unit = "values that become 0 and 1, in HU where the sources say so; others are clipped (default: what the sources name, "
+    add("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=f"{unit}-1000 1000 for HU)")
+    shares = "shares of the groups (patients), of which none is in two parts (default: 0.8 0.1 0.1)"
+    parts = ("TRAIN", "VALIDATION", "TEST")
+    add("--split", type=float, nargs=3, default=(0.8, 0.1, 0.1), metavar=parts, help=shares)
+    add("--every", type=int, default=1, metavar="K", help="take every K-th slice of a series (default: 1)")
+    dtypes = ("uint16", "uint8", "float32")
+    add("--dtype", choices=dtypes, default="uint16", help="type of the stored numbers (default: uint16)")
+    add("--licence", default="", metavar="TEXT", help="terms of the data, for the manifest")
+    add("--seed", type=int, default=0, help="key of the split (default: 0)")
+    add("--workers", type=int, metavar="N", help="processes (default: one a processor)")
+    add("--overwrite", action="store_true", help="replace a finished file")
     return parser
 
 
-def _check_output(output: Path | None, overwrite: bool) -> None:
-    if output is None or output.suffix not in (".h5", ".hdf5"):
-        raise InputError(f"output is {'missing' if output is None else repr(str(output))}; wanted a name that ends in .h5")
-    if output.is_dir() or (output.exists() and not overwrite):
-        raise InputError(f"{output} exists; wanted another --output, or --overwrite")
-
-
-def describe(plan: Plan) -> str:
-    """What a file holds, in a line."""
-    shared = ", ".join(f"{part} {count['slices']}" for part, count in plan.counts().items())
-    low, high = plan.range
-    return (
-        f"{plan.count} slices of {'x'.join(map(str, plan.shape))} {plan.dtype}, {len(plan.parts)} groups ({shared}), "
-        f"values from {low:g} to {high:g} {plan.units}".rstrip()
-    )
-
-
 def run(args: Sequence[str]) -> None:
-    """The command ``prepare``: write a file, or check one.
+    """Write a prepared file, or check one.
 
     Args:
         args: the arguments after the command's name.
@@ -84,29 +60,98 @@ def run(args: Sequence[str]) -> None:
         InputError: an argument or a source cannot be used; nothing was written.
     """
     options = _parser().parse_intermixed_args(list(args))
+    output = options.output
     if options.check:
-        if options.sources or options.output:
+        if options.sources or output:
             raise InputError("--check comes with sources or an output; wanted it alone")
         count, digest = verify(options.check)
         print(f"{options.check} is whole: {count} slices, SHA-256 {digest}")
         return
     if not options.sources:
         raise InputError("sources are missing; wanted files or folders")
-    if options.workers < 1:
-        raise InputError(f"workers is {options.workers}; wanted at least 1")
-    _check_output(options.output, options.overwrite)
-    settings = Settings(
-        options.size,
-        options.spacing,
-        tuple(options.range) if options.range else None,
-        tuple(options.split),
-        options.dtype,
-        options.every,
-        options.seed,
-        options.licence,
-    )
-    plan = make_plan(options.sources, settings)
-    if options.output.resolve() in {file for _, file in plan.files}:
-        raise InputError(f"{options.output} is a source; wanted another --output")
-    prepare(plan, options.output, options.workers, options.restart)
-    print(f"wrote {options.output}: {describe(plan)}")
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = processors if options.workers is None else options.workers
+    require_at_least(1, workers=workers)
+    if output is None or output.suffix not in (".h5", ".hdf5"):
+        raise InputError(f"output is {'missing' if output is None else repr(str(output))}; wanted a name that ends in .h5")
+    if output.is_dir() or (output.exists() and not options.overwrite):
+        raise InputError(f"{output} exists; wanted another --output, or --overwrite")
+
+    from padis_lightning.commands.prepare.plan import Settings, make_plan
+
+    asked = {field.name: getattr(options, field.name) for field in fields(Settings)}
+    plan = make_plan(options.sources, Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in asked.items()}))
+    if output.resolve() in {file for _, file in plan.files}:
+        raise InputError(f"{output} is a source; wanted another --output")
+    sweep_up(output.parent, f".{glob.escape(output.name)}.*.part")
+    with whole(output) as temporary:
+        write(plan, temporary, workers)
+    print(f"wrote {output}: {plan}")
+
+
+def write(plan: Plan, path: Path, workers: int) -> None:
+    """Write the file of a plan; the same plan gives the same bytes, whatever the number of processes.
+
+    Raises:
+        InputError: a slice cannot be used, or the disk has no room.
+    """
+    import h5py
+    import numpy as np
+    from torch.utils.data import DataLoader
+    from tqdm.auto import tqdm
+
+    slice_bytes = math.prod(plan.shape) * np.dtype(plan.settings.dtype).itemsize
+    if shutil.disk_usage(path.parent).free < slice_bytes * len(plan):
+        raise InputError(f"{path.parent} has no space left; wanted room for {slice_bytes * len(plan) / 1e9:.2g} GB")
+    hashes = [sha256(file) for _, file in tqdm(plan.files, desc="hash", unit="file", leave=False, disable=None)]
+    size = max(1, BATCH // slice_bytes)
+    loader = DataLoader(plan, size, num_workers=workers if workers > 1 else 0, collate_fn=np.stack)
+    batches, digest = iter(loader), hashlib.sha256()  # processes start here, before HDF5 has a file open
+    with (
+        h5py.File(path, "w", libver="earliest") as file,
+        tqdm(total=len(plan), desc="prepare", unit="slice", leave=False, disable=None) as bar,
+    ):
+        images = file.create_dataset("images", (len(plan), *plan.shape), plan.settings.dtype, track_times=False)
+        for start, batch in zip(range(0, len(plan), size), batches, strict=True):
+            images[start : start + len(batch)] = batch
+            digest.update(batch)
+            bar.update(len(batch))
+        for name, words in plan.labels().items():
+            encoded = np.char.encode(words, "utf-8")
+            text = h5py.string_dtype("utf-8", encoded.itemsize)
+            file.create_dataset(name, data=encoded.astype(text), track_times=False)
+        file.create_dataset("affine", data=plan.affines(), track_times=False)
+        file.attrs.update(plan.attributes() | {"manifest": json.dumps(plan.manifest(hashes, digest.hexdigest()), indent=1)})
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while piece := handle.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def verify(path: Path) -> tuple[int, str]:
+    """Hash the images of a prepared file and compare with its manifest; return the number of slices and the SHA-256.
+
+    Raises:
+        InputError: the file was not written by ``prepare``, or its images are not those that were.
+    """
+    import h5py
+
+    if not path.is_file():
+        raise InputError(f"there is no file {str(path)!r}; wanted one written by prepare")
+    digest = hashlib.sha256()
+    try:
+        with h5py.File(path, "r") as file:
+            images, wanted = file["images"], json.loads(file.attrs["manifest"])["images"]["sha256"]
+            count = len(images)
+            for i in range(count):
+                digest.update(images[i])
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); wanted a file written by prepare") from error
+    if digest.hexdigest() != wanted:
+        raise InputError(f"{path} has images of SHA-256 {digest.hexdigest()}; wanted {wanted}, which its manifest names")
+    return count, digest.hexdigest()
