@@ -13,6 +13,7 @@ import sysconfig
 from email.message import Message
 from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,17 @@ def quick(monkeypatch):
     monkeypatch.setattr(doctor, "requirements", dict)
 
 
-def test_a_sound_machine_passes_and_leaves_nothing(capsys, tmp_path, monkeypatch):
+@pytest.fixture
+def located(monkeypatch):
+    """Locate modules in place of importing them, which takes seconds for some."""
+
+    def locate(name):
+        assert find_spec(name), name
+
+    monkeypatch.setattr(doctor, "import_module", locate)
+
+
+def test_a_sound_machine_passes_and_leaves_nothing(capsys, tmp_path, located, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found, last, code = run(capsys)
     assert code == 0 and last == "everything that is needed works"
@@ -234,7 +245,7 @@ def test_a_bundled_prior_that_was_damaged_is_broken(fault, tmp_path, monkeypatch
     assert finding.name == "prior ct_phantoms (cpu)" and finding.state == "broken" and "git checkout" in finding.remedy
 
 
-def test_every_extra_and_every_requirement_is_covered(monkeypatch):
+def test_every_extra_and_every_requirement_is_covered(located, monkeypatch):
     """Whatever the installed copy was declared with, what ``setup.cfg`` wants is looked for."""
     wanted = extras()
     declare(monkeypatch, wanted)

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
@@ -50,8 +49,7 @@ class Check(NamedTuple):
     remedy: str = ""
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """Hold what a check found; ``state`` is ok, absent or broken; ``remedy`` is empty where there is nothing to do."""
 
     name: str
@@ -98,7 +96,9 @@ def run(args: Sequence[str]) -> None:
             print(f"{finding.state:<6}  {finding.text}" + (f"; {finding.remedy}" if finding.remedy else ""))
     broken = [f"{f.name}: {f.remedy}" if f.remedy else f.name for f in findings if f.state == "broken"]
     last = f"broken: {'; '.join(broken)}" if broken else "everything that is needed works"
-    print(json.dumps({"findings": [asdict(f) for f in findings], "conclusion": last}, indent=2) if options.json else f"\n{last}")
+    print(
+        json.dumps({"findings": [f._asdict() for f in findings], "conclusion": last}, indent=2) if options.json else f"\n{last}"
+    )
     if broken:
         raise SystemExit(1)
 

@@ -7,9 +7,9 @@ import platform
 import sysconfig
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,8 +32,7 @@ INSTALL = {"astra": "pip install 'padis_lightning[astra]'", "torch_radon": "cond
 SLICES, SIDE, VIEWS = 4, 128, 20
 
 
-@dataclass(frozen=True)
-class _Trial:
+class _Trial(NamedTuple):
     """Hold a sinogram on the host, the error of the adjoint and the seconds of a projection and its adjoint."""
 
     sinogram: Tensor
@@ -165,15 +164,11 @@ def _try(projector: Projector, device: str) -> _Trial:
 
 def _prior(name: str, device: str) -> str:
     """Denoise an even grey image; less than half of the noise may stay."""
-    prior = PatchPrior(name).to(device)
-    generators = Generators.keyed(0, range(1))
-    like = torch.empty(1, *prior.canvas_shape, device=device)
-    image = (..., *(slice(pad, side - pad) for pad, side in zip(prior.pad, like.shape[2:], strict=True)))
-    clean = torch.zeros_like(like)
-    clean[image] = GREY
+    prior, generators = PatchPrior(name).to(device), Generators.keyed(0, range(1))
+    clean = torch.full((1, *prior.image_shape), GREY, device=device)
     start = time.perf_counter()
     with torch.no_grad():
-        denoised = prior(clean + NOISE * generators.normal(like), NOISE, generators)[image].cpu()
+        denoised = prior.on_images(clean + NOISE * generators.normal(clean), NOISE, generators).cpu()
     seconds = time.perf_counter() - start
     left = float((denoised - GREY).square().mean().sqrt()) / NOISE
     if not left < 0.5:  # NaN, too

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -45,7 +46,8 @@ def _parser() -> Parser:
     add("--dtype", choices=dtypes, default="uint16", help="type of the stored numbers (default: uint16)")
     add("--licence", default="", metavar="TEXT", help="terms of the data, for the manifest")
     add("--seed", type=int, default=0, help="key of the split (default: 0)")
-    add("--workers", type=int, metavar="N", help="processes (default: one a processor)")
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    add("--workers", type=int, default=processors, metavar="N", help="processes (default: one a processor)")
     add("--overwrite", action="store_true", help="replace a finished file")
     return parser
 
@@ -60,18 +62,20 @@ def run(args: Sequence[str]) -> None:
         InputError: an argument or a source cannot be used; nothing was written.
     """
     options = _parser().parse_intermixed_args(list(args))
-    output = options.output
-    if options.check:
-        if options.sources or output:
-            raise InputError("--check comes with sources or an output; wanted it alone")
+    if not options.check:
+        _prepare(options)
+    elif options.sources or options.output:
+        raise InputError("--check comes with sources or an output; wanted it alone")
+    else:
         count, digest = verify(options.check)
         print(f"{options.check} is whole: {count} slices, SHA-256 {digest}")
-        return
+
+
+def _prepare(options: Namespace) -> None:
+    output = options.output
     if not options.sources:
         raise InputError("sources are missing; wanted files or folders")
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = processors if options.workers is None else options.workers
-    require_at_least(1, workers=workers)
+    require_at_least(1, workers=options.workers)
     if output is None or output.suffix not in (".h5", ".hdf5"):
         raise InputError(f"output is {'missing' if output is None else repr(str(output))}; wanted a name that ends in .h5")
     if output.is_dir() or (output.exists() and not options.overwrite):
@@ -85,7 +89,7 @@ def run(args: Sequence[str]) -> None:
         raise InputError(f"{output} is a source; wanted another --output")
     sweep_up(output.parent, f".{glob.escape(output.name)}.*.part")
     with whole(output) as temporary:
-        write(plan, temporary, workers)
+        write(plan, temporary, options.workers)
     print(f"wrote {output}: {plan}")
 
 
