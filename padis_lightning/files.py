@@ -1,13 +1,17 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and names that are fit for them."""
 
 from __future__ import annotations
 
 import os
 import re
 import socket
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+LONGEST = 200  # bytes of a name, so that those of its temporary files fit into the 255 that file systems have
 
 
 def _umask() -> int:
@@ -48,6 +52,42 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` whole."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Return whether a path, with its links followed, is below ``folder``."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def safe_names(names: Sequence[str]) -> list[str]:
+    """Return names for files: without folders, of at most 200 bytes of UTF-8, and no two alike where case does not count.
+
+    Names that are so already stay as they are; others that would be alike get a number.
+    """
+    out, owners, numbers = [_safe(name) for name in names], {}, Counter()
+    for k, name in enumerate(names):
+        if name == out[k]:
+            owners.setdefault(_key(name), k)
+    for k, clean in enumerate(out):
+        while owners.setdefault(_key(out[k]), k) != k:
+            numbers[clean] += 1
+            ending = f"_{numbers[clean] + 1}"
+            out[k] = _cut(clean, LONGEST - len(ending)) + ending
+    return out
+
+
+def _safe(name: str) -> str:
+    text = name.encode("utf-8", "replace").decode()
+    return _cut(re.sub(r"[^\w.,()+=@ -]+", "_", text).strip(". "), LONGEST).rstrip(". ") or "unnamed"
+
+
+def _cut(text: str, count: int) -> str:
+    return text.encode()[:count].decode("utf-8", "ignore")
+
+
+def _key(name: str) -> str:
+    """Return what file systems that ignore case and the form of accents compare."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def sweep_up(folder: Path, pattern: str = "**/.*.part") -> None:

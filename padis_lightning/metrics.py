@@ -13,13 +13,19 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 
 def psnr(estimate: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image or volume, values clipped to [0, 1]: ``(B, C, ..., H, W) -> (B,)``."""
+    """Return the peak signal-to-noise ratio in dB of each image or volume, clipped to [0, 1]: ``(B, C, ..., H, W) -> (B,)``."""
     axes = tuple(range(1, truth.ndim))
     return peak_signal_noise_ratio(estimate, truth, data_range=(0.0, 1.0), reduction="none", dim=axes)
 
 
 def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity (Gaussian window of 11, sigma 1.5) of each image, clipped to [0, 1]: ``-> (B,)``."""
+    """Return the structural similarity of each image, clipped to [0, 1]: ``(B, C, H, W) -> (B,)``.
+
+    The Gaussian window (sigma 1.5) is 11 pixels wide; images are mirrored at their borders by 5, so that those with a side below
+    6 have none: NaN.
+    """
+    if min(truth.shape[2:]) < 6:
+        return torch.full((len(truth),), math.nan, device=truth.device)
     value = structural_similarity_index_measure(estimate, truth, data_range=(0.0, 1.0), reduction="none")
     return value.reshape(-1)
 
@@ -28,7 +34,7 @@ PLANES = {"axial": 2, "coronal": 3, "sagittal": 4}  #: of volumes, and the axis 
 
 
 def plane_ssim(estimate: Tensor, truth: Tensor, plane: str) -> Tensor:
-    """The mean structural similarity of all planes of one kind, ``(B, C, D, H, W) -> (B,)``; NaN of planes narrower than 12."""
+    """Return the mean :func:`ssim` of all planes of one kind, ``(B, C, D, H, W) -> (B,)``; NaN for planes narrower than 12."""
     shape = [n for axis, n in enumerate(truth.shape) if axis not in (0, 1, PLANES[plane])]
     if min(shape) < 12:
         return torch.full((len(truth),), math.nan, device=truth.device)
@@ -37,18 +43,18 @@ def plane_ssim(estimate: Tensor, truth: Tensor, plane: str) -> Tensor:
 
 
 def consistency(estimate: Tensor, truth: Tensor) -> Tensor:
-    r"""How much neighbouring slices differ, over how much they do in truth: 1 is right, more is flicker, less is blur.
+    r"""Compare how much neighbouring slices differ with how much they do in truth: 1 is right, more is flicker, less is blur.
 
     .. math:: \sum |\hat x_{z + 1} - \hat x_z| \, / \, \sum |x_{z + 1} - x_z|
 
-    ``(B, C, D, H, W) -> (B,)``; NaN of a single slice.
+    ``(B, C, D, H, W) -> (B,)``; NaN for a single slice.
     """
     found, wanted = (volume.diff(dim=2).abs().flatten(1).sum(1) for volume in (estimate, truth))
     return found / wanted
 
 
 def seam(images: Tensor, borders: Sequence[tuple[Sequence[int], Sequence[int]]], reach: int = 6) -> float:
-    """Mean gradient across tile borders over that inside tiles, up to ``reach`` pixels from a border; 1 without seams.
+    """Return the mean gradient across tile borders over that inside tiles, up to ``reach`` pixels from a border; 1 without seams.
 
     Args:
         images: ``(B, C, H, W)``.
@@ -67,7 +73,7 @@ def seam(images: Tensor, borders: Sequence[tuple[Sequence[int], Sequence[int]]],
 
 
 def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> Tensor:
-    r"""Share of the pixels of each image whose true value is inside the interval that the samples predict.
+    r"""Return the share of the pixels of each image whose true value is inside the interval that the samples predict.
 
     .. math:: \bar x \pm t_{K - 1} \, s \sqrt{1 + 1 / K}
 
@@ -87,12 +93,13 @@ def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> Tensor:
 
 
 def interval(values: Sequence[float], groups: Sequence[str], draws: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean; whole groups (patients) are drawn, since their images are alike."""
+    """Return the 95 % bootstrap interval of the mean; whole groups (patients) are drawn, since their images are alike."""
     sums: dict[str, list[float]] = {}
     for value, group in zip(values, groups, strict=True):
         sums.setdefault(group, []).append(value)
     table = np.array([(sum(v), len(v)) for v in sums.values()], dtype=np.float64)
-    picks = np.random.default_rng(0).integers(len(table), size=(draws, len(table)))
-    totals = table[picks].sum(1)
+    generator, block = np.random.default_rng(0), max(1, 500_000 // len(table))  # a block of draws takes some megabytes
+    sizes = [min(block, draws - first) for first in range(0, draws, block)]
+    totals = np.concatenate([table[generator.integers(len(table), size=(size, len(table)))].sum(1) for size in sizes])
     low, high = np.percentile(totals[:, 0] / totals[:, 1], (2.5, 97.5))
     return float(low), float(high)

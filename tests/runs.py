@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ from padis_lightning import metrics
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.identity import Identity
 from padis_lightning.random import seeded
-from padis_lightning.results.panels import panels, save_panels
-from padis_lightning.results.pictures import Shown
-from padis_lightning.results.runs import keep_run
+from padis_lightning.results.json_files import finite, write_json
+from padis_lightning.results.pictures import ImageResult
+from padis_lightning.results.report.panels import image_panels, save_panels
+from padis_lightning.results.report.runs import write_report_data
 from padis_lightning.results.scores import summarise
 from padis_lightning.types import Normalisation
 
@@ -57,18 +57,22 @@ def write_run(
         return [{"psnr": q, "ssim": 0.5, "residual": 1e-3, "seconds": 0.25, "evaluations": 7} for q in quality]
 
     theirs = {name: scores(images) for name, images in baselines.items()}
-    rows = [
-        {"index": k, "name": names[k], **row, "group": groups[k], "baselines": {b: s[k] for b, s in theirs.items()}}
-        for k, row in enumerate(scores(estimate))
-    ]
+    rows = finite(
+        [
+            {"index": k, "name": names[k], **row, "group": groups[k], "baselines": {b: s[k] for b, s in theirs.items()}}
+            for k, row in enumerate(scores(estimate))
+        ]
+    )
     for k, name in enumerate(names[:pictured]):
         spread = None if deviation is None else deviation[k]
-        one = Shown(estimate[k], truth[k], {b: images[k] for b, images in baselines.items()}, spread, measured[k])
-        save_panels(folder / "panels" / f"{name}.npz", panels(one, solver, operator, scale.shown, spacing))
+        one = ImageResult(estimate[k], truth[k], {b: images[k] for b, images in baselines.items()}, spread, measured[k])
+        save_panels(folder / "panels" / f"{name}.npz", image_panels(one, solver, operator, scale.shown, spacing))
     folder.mkdir(parents=True, exist_ok=True)
     made = {"solver": solver, "operator": {"name": type(operator).__name__}, "versions": {"padis_lightning": "1.2.3"}}
-    (folder / "summary.json").write_text(json.dumps({**summarise(rows), **made}))
+    write_json(folder / "summary.json", {**summarise(rows), **made})
     (folder / "config.yaml").write_text(config)
     shown = {"units": "HU" if scale.window else "", "lower": scale.lower, "upper": scale.upper}
     window = [scale.lower, scale.upper]
-    keep_run(folder, rows, {**shown, "window": window, "error_scale": 0.1 * (scale.upper - scale.lower)}, names[:pictured])
+    write_report_data(
+        folder, rows, {**shown, "window": window, "error_scale": 0.1 * (scale.upper - scale.lower)}, names[:pictured]
+    )

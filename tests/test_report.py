@@ -15,10 +15,10 @@ from PIL import Image
 
 from padis_lightning import metrics
 from padis_lightning.cli import main
-from padis_lightning.results.histogram import histogram
-from padis_lightning.results.page import LARGEST, report_page
-from padis_lightning.results.panels import Panel, quantise, read_panels, save_panels, to_png
-from padis_lightning.results.runs import changed, differences, read_run, read_runs
+from padis_lightning.results.report.histogram import histogram
+from padis_lightning.results.report.page import LARGEST, report_page
+from padis_lightning.results.report.panels import Panel, quantise, read_panels, save_panels, to_png
+from padis_lightning.results.report.runs import differing_settings, paired_differences, read_run, read_runs
 from padis_lightning.types import Normalisation
 from tests.runs import HU, noisy, smooth, write_run
 
@@ -137,7 +137,7 @@ def test_a_page_is_never_larger_than_a_browser_holds(tmp_path, monkeypatch):
     truth = smooth(5)
     write_run(tmp_path, truth, noisy(truth, 0.05, 1), {}, list("abcde"))
     size = max(len(json.dumps(image)) for image in data(report_page([read_run(tmp_path)]))["images"])
-    monkeypatch.setattr("padis_lightning.results.page.LARGEST", 3 * size)
+    monkeypatch.setattr("padis_lightning.results.report.page.LARGEST", 3 * size)
     page = report_page([read_run(tmp_path)])
     assert len(data(page)["images"]) in (2, 3) and "of 5 images are here" in page and LARGEST <= 1e8
 
@@ -147,7 +147,7 @@ def test_the_paired_difference_is_the_one_computed_by_hand(pair):
     truth = smooth(6)
     a, b = (metrics.psnr(noisy(truth, std, seed), truth).double().numpy() for std, seed in ((0.05, 1), (0.03, 2)))
     gains = b - a
-    (difference,) = differences(runs)
+    (difference,) = paired_differences(runs)
     assert (difference["of"], difference["over"]) == ("b", "a")
     assert difference["psnr"] == pytest.approx(gains.mean(), abs=1e-5)
     sums = {g: [gains[k] for k in range(6) if GROUPS[k] == g] for g in "abc"}
@@ -169,7 +169,7 @@ def test_a_comparison_pairs_images_by_name_whatever_their_order(tmp_path):
     write_run(tmp_path / "b", truth[order], other[order], {}, shuffled[1], names=shuffled[0])
     runs = read_runs([tmp_path / "a", tmp_path / "b"])
     gains = metrics.psnr(other, truth) - metrics.psnr(noisy(truth, 0.05, 1), truth)
-    (difference,) = differences(runs)
+    (difference,) = paired_differences(runs)
     assert difference["psnr"] == pytest.approx(float(gains.mean()), abs=1e-5)
     assert difference["interval"] == pytest.approx(metrics.interval(gains[order].tolist(), shuffled[1]), abs=1e-5)
     image = data(report_page(runs))["images"][0]
@@ -177,7 +177,7 @@ def test_a_comparison_pairs_images_by_name_whatever_their_order(tmp_path):
 
 
 def test_only_settings_that_differ_are_listed(pair):
-    assert changed(read_runs(pair)) == {"model.steps": ["50", "20"]}
+    assert differing_settings(read_runs(pair)) == {"model.steps": ["50", "20"]}
 
 
 def test_the_histogram_has_every_value_once():

@@ -13,9 +13,9 @@ from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.slices import Slices
 from padis_lightning.operators.super_resolution import AveragePooling
 from padis_lightning.random import seeded
-from padis_lightning.results.page import report_page
 from padis_lightning.results.pictures import error_pixels, to_pixels
-from padis_lightning.results.runs import read_runs
+from padis_lightning.results.report.page import report_page
+from padis_lightning.results.report.runs import read_runs
 from padis_lightning.types import Normalisation
 from tests.browser import Browser
 from tests.runs import noisy, smooth, write_run

@@ -24,11 +24,11 @@ from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.slices import Slices
 from padis_lightning.random import seeded
-from padis_lightning.results.page import report_page
-from padis_lightning.results.panels import quantise, read_panels, to_png
 from padis_lightning.results.pictures import planes
-from padis_lightning.results.runs import read_run, read_runs
-from padis_lightning.results.voxels import CUBES, reduced, spacing_of
+from padis_lightning.results.report.page import report_page
+from padis_lightning.results.report.panels import quantise, read_panels, to_png
+from padis_lightning.results.report.runs import read_run, read_runs
+from padis_lightning.results.voxels import CUBES, average_to_fit, spacing_of
 from padis_lightning.types import Normalisation
 from tests.making import lps, prepared, rotation, write_stack
 from tests.runs import HU, noisy, write_run
@@ -94,14 +94,14 @@ def test_slices_of_any_shape_and_colour_are_found_again(shape):
 
 def test_large_volumes_are_averaged_along_their_longest_axes_and_the_page_says_so(folder, monkeypatch):
     volume = torch.arange(2 * 4 * 6 * 8.0).reshape(2, 4, 6, 8)
-    assert reduced(volume, 192) is volume
-    assert reduced(volume, 191).shape[1:] == (4, 6, 7) and reduced(volume, 4 * 5 * 5 + 20).shape[1:] == (4, 5, 5)
-    small = reduced(volume, 64)  # 4 x 4 x 4: pairs of columns, and rows whose windows overlap
+    assert average_to_fit(volume, 192) is volume
+    assert average_to_fit(volume, 191).shape[1:] == (4, 6, 7) and average_to_fit(volume, 4 * 5 * 5 + 20).shape[1:] == (4, 5, 5)
+    small = average_to_fit(volume, 64)  # 4 x 4 x 4: pairs of columns, and rows whose windows overlap
     torch.testing.assert_close(small[:, :, 0], volume[:, :, :2].mean(2).unflatten(2, (4, 2)).mean(-1))
     torch.testing.assert_close(small.mean((2, 3)), volume.mean((2, 3)))
     page = report_page([read_run(folder)])
     assert "averaged" not in page and "Volumes are here in 256 steps between the ends of the data." in page
-    monkeypatch.setattr("padis_lightning.results.panels.reduced", lambda volume: reduced(volume, 500))
+    monkeypatch.setattr("padis_lightning.results.report.panels.average_to_fit", lambda volume: average_to_fit(volume, 500))
     truth = volumes()
     write_run(folder, truth, truth, {}, ["p", "q"], spacing=(2.5, 1.0, 0.5))
     page = report_page([read_run(folder)])
@@ -109,7 +109,7 @@ def test_large_volumes_are_averaged_along_their_longest_axes_and_the_page_says_s
     assert f"To fit on the page they are averaged: 0000 {sizes}, 0001 {sizes}." in page
     panel = data(page)["images"][1]["panels"][0]
     assert panel["shape"] == [7, 8, 8] and panel["extent"] == [17.5, 10.0, 6.5]  # the field of view stays
-    assert np.abs(decoded(panel) - (2000 * reduced(truth[1], 500)[0].numpy() - 1000)).max() < 4
+    assert np.abs(decoded(panel) - (2000 * average_to_fit(truth[1], 500)[0].numpy() - 1000)).max() < 4
 
 
 def test_a_ball_stays_round():

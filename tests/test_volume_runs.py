@@ -23,8 +23,8 @@ from padis_lightning.errors import InputError
 from padis_lightning.networks.unet import UNet
 from padis_lightning.priors import GroupPrior, PatchPrior
 from padis_lightning.random import Generators, seeded
-from padis_lightning.results.panels import read_panels
 from padis_lightning.results.pictures import CAPTION, GAP, planes
+from padis_lightning.results.report.panels import read_panels
 from padis_lightning.training import PatchDiffusion
 from padis_lightning.training.slice_groups import GroupPatchDiffusion
 from padis_lightning.types import Normalisation

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from padis_lightning.metrics import interval
-from padis_lightning.results.runs import read_run
+from padis_lightning.results.report.runs import read_run
 
 
 @dataclass(frozen=True)

@@ -8,42 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from torch import Tensor
 
 from padis_lightning.ct.picture import draw_scan
 from padis_lightning.data.batches import Listed
 from padis_lightning.errors import InputError
-from padis_lightning.files import sweep_up, whole
+from padis_lightning.files import sweep_up
 from padis_lightning.operators import LinearOperator
-from padis_lightning.operators.slices import Slices
 from padis_lightning.problem import Problem
-from padis_lightning.results.formats import Format, check_formats, place_of, write_image, write_volumes
-from padis_lightning.results.panels import panels, save_panels
-from padis_lightning.results.pictures import Shown, beside, save_picture
+from padis_lightning.results.formats import Format, check_formats, write_volumes
+from padis_lightning.results.pictures import ImageResult, save_picture
 from padis_lightning.results.provenance import origin, provenance, settings_of
 from padis_lightning.results.records import Records
-from padis_lightning.results.scores import score, table
-from padis_lightning.results.summary import read, told, write
-from padis_lightning.results.voxels import spacing_of
+from padis_lightning.results.scores import failure, score, table
+from padis_lightning.results.summary import missing_sentence, read_results, write_summary
+from padis_lightning.results.writer import ResultWriter
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.kept_state import KeptState
 from padis_lightning.solvers.loop import Signals
 from padis_lightning.types import Batch, Reconstruction
-
-
-def channels_last(values: Tensor, axis: int = 0) -> np.ndarray:
-    """``(C, H, W)`` as ``(H, W)`` for one channel and ``(H, W, C)`` for several, volumes alike; ``axis`` is that of C."""
-    return (values.squeeze(axis) if values.shape[axis] == 1 else values.movedim(axis, -1)).cpu().numpy()
-
-
-def save_array(path: Path, values: np.ndarray) -> Path:
-    """Write an array whole; its path."""
-    with whole(path) as temporary, open(temporary, "wb") as handle:
-        np.save(handle, values)
-    return path
 
 
 class Results(BasePredictionWriter):
@@ -102,10 +86,23 @@ class Results(BasePredictionWriter):
             return
         folder, data = Path(trainer.default_root_dir), trainer.datamodule
         self.check(folder, pl_module, data)
-        self._records, self._normalisation = Records(folder), data.normalisation or pl_module.prior.normalisation
+        self._records = Records(folder)
         listed = data.listed
         kept = min(len(listed), self.report_images)
         self._pictured = {listed[k * len(listed) // kept].name for k in range(kept)}
+        self._writer = ResultWriter(
+            folder,
+            type(pl_module).__name__,
+            pl_module.operator,
+            data.normalisation or pl_module.prior.normalisation,
+            getattr(data, "whole", None),
+            self.window,
+            self.error_scale,
+            self.formats,
+            origin(folder, pl_module) if self.formats else None,
+            self.measurements,
+            self._pictured,
+        )
         done = self._begin(pl_module, listed) if trainer.is_global_zero else None
         data.done = trainer.strategy.broadcast(done)
         self._done = {listed[place].name for place in data.done}
@@ -121,7 +118,7 @@ class Results(BasePredictionWriter):
         done = {place for place, item in enumerate(listed) if records.is_whole(item.name)}
         pictures = [item.name for item in listed if item.name in self._pictured]
         made = {key: value for key, value in provenance(solver).items() if key != "finished"}
-        records.begin({"settings": settings, "made": made, "shown": self._shown(), "pictures": pictures, "images": listed})
+        records.begin({"settings": settings, "made": made, "shown": self._writer.display, "pictures": pictures, "images": listed})
         return done
 
     def on_predict_start(self, trainer: Trainer, pl_module: Solver) -> None:
@@ -137,7 +134,6 @@ class Results(BasePredictionWriter):
         for name, solver in {"": pl_module, **self._solvers}.items():
             kept = KeptState(unfinished, self.keep_every, json.dumps([name, settings]))
             solver.loop.attach(visible, kept, self._signals)
-        self._origin = origin(Path(trainer.default_root_dir), pl_module) if self.formats else None
 
     def write_on_batch_end(
         self,
@@ -156,7 +152,7 @@ class Results(BasePredictionWriter):
         compared = {name: score(other, batch.image) for name, other in others.items()}
         for i, name in enumerate(batch.name):
             row = {"index": int(batch.index[i]), "name": name, "group": batch.group[i]}
-            reason = prediction.failures and prediction.failures[i]
+            reason = (prediction.failures and prediction.failures[i]) or failure(prediction.estimate[i])
             if name in self._done:
                 continue
             if reason:
@@ -164,54 +160,18 @@ class Results(BasePredictionWriter):
                 self._records.keep({**row, "failed": reason}, [])
                 continue
             row |= {**rows[i], "baselines": {b: scores[i] for b, scores in compared.items()}}
-            one = Shown(
+            one = ImageResult(
                 prediction.estimate[i],
                 None if batch.image is None else batch.image[i],
                 {b: other.estimate[i] for b, other in others.items()},
                 None if prediction.samples is None else prediction.samples[i].std(0),
                 None if prediction.measurement is None else prediction.measurement[i],
+                None if prediction.samples is None else prediction.samples[i],
             )
-            samples = None if prediction.samples is None else prediction.samples[i]
-            self._records.keep(row, self._write(trainer, pl_module, row, one, samples))
+            self._records.keep(row, self._writer.write(row["index"], name, one))
         for solver in (pl_module, *self._solvers.values()):
             solver.loop.end()
         self._signals.obey()
-
-    def _write(self, trainer: Trainer, solver: Solver, row: dict[str, Any], one: Shown, samples: Tensor | None) -> list[Path]:
-        """Write what an image leaves; the files."""
-        folder, name, restore = Path(trainer.default_root_dir), row["name"], self._normalisation.restore
-        estimate = channels_last(restore(one.estimate.float()))
-        files = [save_array(folder / "arrays" / f"{name}.npy", estimate)]
-        source = getattr(trainer.datamodule, "whole", None)
-        if self.formats:
-            place, affine = place_of(source, row["index"]), getattr(source, "affine", None)
-            volume = one.estimate.ndim == 4
-            files += write_image(self.formats, folder, name, estimate, self._normalisation, place, self._origin, volume, affine)
-        if self.measurements and one.measurement is not None:
-            files.append(self._keep(folder / "measurements" / f"{name}.npz", solver.operator, one.measurement))
-        if samples is not None:
-            samples = restore(samples.float())
-            files.append(save_array(folder / "samples" / f"{name}.npy", channels_last(samples, 1)))
-            files.append(save_array(folder / "deviation" / f"{name}.npy", channels_last(samples.std(0))))
-        spacing = spacing_of(source, row["index"], solver.operator)
-        files.append(folder / "images" / f"{name}.png")
-        save_picture(files[-1], beside(one.flat(spacing), self.window, self.error_scale))
-        if name in self._pictured:
-            shown = panels(one, type(solver).__name__, solver.operator, self._normalisation.shown, spacing)
-            files.append(folder / "panels" / f"{name}.npz")
-            save_panels(files[-1], shown)
-        return files
-
-    @staticmethod
-    def _keep(path: Path, operator: LinearOperator, measurement: Tensor) -> Path:
-        geometry = getattr(operator, "geometry", None)
-        scan = {} if geometry is None else {k: v for k, v in geometry.describe().items() if v is not None}
-        if scan and isinstance(operator, Slices):  # as slices of a patient, one above the other
-            scan |= {"patient": [path.stem] * len(measurement), "z": range(len(measurement))}
-            measurement = measurement[:, 0]
-        with whole(path) as temporary, open(temporary, "wb") as handle:
-            np.savez(handle, y=measurement.cpu().numpy(), range=[0.0, 1.0], **scan)
-        return path
 
     def teardown(self, trainer: Trainer, pl_module: Solver, stage: str) -> None:
         """When all devices are done, also where nothing was left to do: the scores, the summary and the page; print the table."""
@@ -221,31 +181,21 @@ class Results(BasePredictionWriter):
         if not trainer.is_global_zero:
             return
         folder, data = Path(trainer.default_root_dir), trainer.datamodule
-        scan = getattr(pl_module.operator, "geometry", None)
+        scan = pl_module.operator.geometry
         if scan is not None:
             scan.save(folder / "geometry.json")
             if self.geometry:
                 save_picture(folder / "geometry.png", draw_scan(scan))
-        gathered = read(folder)
+        gathered = read_results(folder)
         if data.shards > 1 and gathered.missing:
             count = len(gathered.run["images"])
             print(f"{count - len(gathered.missing)} of {count} images are in {folder}; when all shards are done: gather {folder}")
             return
-        self.lacking = told(gathered)
+        self.lacking = missing_sentence(gathered)
         if gathered.summary is None:
             return
-        write(folder, gathered)
+        write_summary(folder, gathered)
         if "nifti" in self.formats and len(pl_module.operator.image_shape) == 3:  # volumes have been written already
             write_volumes(folder, gathered.rows, data.whole, origin(folder, pl_module))
         print(table(gathered.summary))
         print(f"results are in {folder}; open {folder / 'report.html'}")
-
-    def _shown(self) -> dict[str, Any]:
-        scale = self._normalisation.shown
-        return {
-            "units": "HU" if self._normalisation.window else "",
-            "lower": scale.lower,
-            "upper": scale.upper,
-            "window": [scale.lower + share * (scale.upper - scale.lower) for share in self.window],
-            "error_scale": self.error_scale * (scale.upper - scale.lower),
-        }

@@ -14,7 +14,7 @@ from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.machine import has_wandb_account
 from padis_lightning.results.records import digest
-from padis_lightning.results.runs import Run, read_run
+from padis_lightning.results.report.runs import Run, read_run
 
 
 class Tracking(Callback):

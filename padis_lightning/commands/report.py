@@ -8,10 +8,10 @@ from pathlib import Path
 from padis_lightning.commands.arguments import Parser
 from padis_lightning.errors import InputError, RunError
 from padis_lightning.files import write_text
-from padis_lightning.results.page import report_page
-from padis_lightning.results.runs import read_runs
+from padis_lightning.results.report.page import report_page
+from padis_lightning.results.report.runs import read_runs
 from padis_lightning.results.scores import table
-from padis_lightning.results.summary import read, told, write
+from padis_lightning.results.summary import missing_sentence, read_results, write_summary
 
 
 def _parser() -> Parser:
@@ -63,10 +63,10 @@ def gather(args: Sequence[str]) -> None:
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="the shards' --output")
     folder = parser.parse_args(list(args)).folder
-    gathered = read(folder)
+    gathered = read_results(folder)
     if gathered.summary is not None:
-        write(folder, gathered)
+        write_summary(folder, gathered)
         print(table(gathered.summary))
         print(f"gathered {len(gathered.rows)} images into {folder / 'metrics.csv'}; open {folder / 'report.html'}")
-    if told(gathered):
-        raise RunError(told(gathered))
+    if missing_sentence(gathered):
+        raise RunError(missing_sentence(gathered))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ GAP, CAPTION = 4, 14
 
 
 def planes(image: Tensor, spacing: Spacing = CUBES) -> Tensor:
-    """The middle planes of a volume ``(C, D, H, W)`` as one picture: axial, sagittal right of it, coronal below.
+    """Return the middle planes of a volume ``(C, D, H, W)`` as one picture: axial, sagittal right of it, coronal below.
 
     ``(C, H + D, W + D)`` for cubes; others are stretched to their proportions, the smaller side of a pixel being one pixel of
     the picture. The last slice is on top; an image ``(C, H, W)`` is itself.
@@ -39,15 +40,16 @@ def _stretched(plane: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(plane[None].float(), size, mode="bilinear", antialias=True)[0]
 
 
-class Shown(NamedTuple):
-    """One image with what stands beside it, normalised.
+class ImageResult(NamedTuple):
+    """The estimate of one image or volume with what it is compared with, normalised.
 
     Attributes:
         estimate: ``(C, H, W)``, of a volume ``(C, D, H, W)`` like the others.
         truth: ``(C, H, W)``, or None where there is none.
-        baselines: ``(C, H, W)`` each.
-        deviation: ``(C, H, W)``, that of the samples, or None for one.
+        baselines: ``(C, H, W)`` each, by name.
+        deviation: ``(C, H, W)``, the standard deviation of the samples, or None for one sample.
         measurement: of any shape, or None where nothing was measured.
+        samples: ``(K, C, H, W)``, or None for one.
     """
 
     estimate: Tensor
@@ -55,62 +57,58 @@ class Shown(NamedTuple):
     baselines: dict[str, Tensor]
     deviation: Tensor | None
     measurement: Tensor | None
-
-    def flat(self, spacing: Spacing = CUBES) -> Shown:
-        """The same with the middle planes of volumes."""
-        truth, deviation = (None if volume is None else planes(volume, spacing) for volume in (self.truth, self.deviation))
-        baselines = {name: planes(volume, spacing) for name, volume in self.baselines.items()}
-        return Shown(planes(self.estimate, spacing), truth, baselines, deviation, self.measurement)
+    samples: Tensor | None = None
 
 
 def to_pixels(image: Tensor, window: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
-    """``(C, H, W)`` to 8-bit ``(H, W, 3)``; the window's ends become black and white."""
+    """Return ``(C, H, W)`` as 8-bit ``(H, W, 3)``; the window's ends become black and white."""
     low, high = window
     scaled = ((image.detach().cpu().float() - low) / (high - low)).clamp(0, 1).mul(255).round().byte()
     return scaled.expand(3, -1, -1).permute(1, 2, 0).numpy() if len(image) == 1 else scaled.permute(1, 2, 0).numpy()
 
 
 def error_pixels(error: Tensor, scale: float) -> np.ndarray:
-    """``(C, H, W)`` to blue (too low), white (right) and orange (too high), saturated at ``scale``: ``(H, W, 3)``."""
+    """Return errors ``(C, H, W)`` in blue (too low), white and orange (too high), saturated at ``scale``: ``(H, W, 3)``."""
     value = (error.detach().cpu().float().mean(0) / scale).clamp(-1, 1)[..., None].numpy()
     blue, white, orange = (np.array(c, dtype=np.float32) for c in ((0, 90, 181), (255, 255, 255), (220, 90, 0)))
     mixed = white + value.clip(0, None) * (orange - white) - value.clip(None, 0) * (blue - white)
     return mixed.round().astype(np.uint8)
 
 
-def panel(tiles: dict[str, np.ndarray]) -> Image.Image:
-    """Pictures ``(H, W, 3)`` side by side, each under its name."""
-    height, width = next(iter(tiles.values())).shape[:2]
-    canvas = Image.new("RGB", (len(tiles) * (width + GAP) - GAP, height + CAPTION), "white")
-    draw = ImageDraw.Draw(canvas)
-    for k, (name, pixels) in enumerate(tiles.items()):
-        canvas.paste(Image.fromarray(pixels), (k * (width + GAP), CAPTION))
-        draw.text((k * (width + GAP), 1), name, fill="black")
-    return canvas
+def comparison(result: ImageResult, window: tuple[float, float], error_scale: float, spacing: Spacing = CUBES) -> Image.Image:
+    """Draw truth, baselines, estimate, error and deviation of one image side by side; of volumes their middle planes."""
 
+    def show(image: Tensor, ends: tuple[float, float] = window) -> np.ndarray:
+        return to_pixels(planes(image, spacing), ends)
 
-def beside(one: Shown, window: tuple[float, float], error_scale: float) -> Image.Image:
-    """Truth, baselines, estimate, error and deviation of one image side by side."""
-    tiles = {} if one.truth is None else {"truth": to_pixels(one.truth, window)}
-    tiles |= {name: to_pixels(image, window) for name, image in one.baselines.items()}
-    tiles["estimate"] = to_pixels(one.estimate, window)
-    if one.truth is not None:
-        tiles[f"error (colours end at {error_scale:g})"] = error_pixels(one.estimate - one.truth, error_scale)
-    if one.deviation is not None:
-        deviation = one.deviation.mean(0, keepdim=True)
-        tiles[f"deviation (white: {error_scale:g})"] = to_pixels(deviation, (0.0, error_scale))
-    return panel(tiles)
+    tiles = [] if result.truth is None else [("truth", show(result.truth))]
+    tiles += [(name, show(image)) for name, image in result.baselines.items()] + [("estimate", show(result.estimate))]
+    if result.truth is not None:
+        error = planes(result.estimate, spacing) - planes(result.truth, spacing)
+        tiles.append((f"error (colours end at {error_scale:g})", error_pixels(error, error_scale)))
+    if result.deviation is not None:
+        deviation = result.deviation.mean(0, keepdim=True)
+        tiles.append((f"deviation (white: {error_scale:g})", show(deviation, (0.0, error_scale))))
+    names, pixels = zip(*tiles, strict=True)
+    return _grid(pixels, len(pixels), names)
 
 
 def sheet(images: Tensor, columns: int = 4) -> Image.Image:
-    """Images ``(B, C, H, W)`` of [0, 1] in rows of ``columns``."""
-    pixels = [to_pixels(image) for image in images]
-    height, width = pixels[0].shape[:2]
-    columns = min(columns, len(pixels))
+    """Draw images ``(B, C, H, W)`` of [0, 1] in rows of ``columns``."""
+    return _grid([to_pixels(image) for image in images], columns)
+
+
+def _grid(pixels: Sequence[np.ndarray], columns: int, captions: Sequence[str] = ()) -> Image.Image:
+    """Draw pictures ``(H, W, 3)`` of one size in rows, each under its caption."""
+    top, columns = CAPTION * bool(captions), min(columns, len(pixels))
+    height, width = pixels[0].shape[0] + top, pixels[0].shape[1]
     rows = -(-len(pixels) // columns)
     canvas = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
     for k, one in enumerate(pixels):
-        canvas.paste(Image.fromarray(one), (k % columns * (width + GAP), k // columns * (height + GAP)))
+        left, upper = k % columns * (width + GAP), k // columns * (height + GAP)
+        canvas.paste(Image.fromarray(one), (left, upper + top))
+        if captions:
+            ImageDraw.Draw(canvas).text((left, upper + 1), captions[k], fill="black")
     return canvas
 
 

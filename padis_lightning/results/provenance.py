@@ -16,19 +16,17 @@ import yaml
 
 from padis_lightning.ct import Projector
 from padis_lightning.results.formats import Origin
-from padis_lightning.results.runs import flat
+from padis_lightning.results.report.runs import dotted
 from padis_lightning.solvers import Solver
 
-ELSEWHERE = ("output", "results", "tracking")  # settings that change no pixel
-FREE = (  # settings that a run may change and go on with the same results
+CHANGEABLE = (  # settings that a run may change and go on with the same results
     r"output|tracking.*|trainer(?!\.(precision|deterministic)).*|results\.(overwrite|keep_every)"
     r"|data\.init_args\.(num_workers|batch_size|shards?)|model\.init_args\.state|(prior\.init_args\.)+(checkpoint|chunk_size)"
 )
 
 
 def provenance(solver: Solver) -> dict[str, Any]:
-    """Solver, operator, prior, noise, seed and versions, as plain values."""
-    prior = getattr(solver, "prior", None)
+    """Return solver, operator, prior, noise, seed and versions as plain values."""
     return {
         "solver": type(solver).__name__,
         "operator": {
@@ -36,7 +34,7 @@ def provenance(solver: Solver) -> dict[str, Any]:
             "measurement": list(solver.operator.measurement_shape),
             "projections": [part.describe() for part in solver.operator.modules() if isinstance(part, Projector)],
         },
-        "prior": None if prior is None else type(prior).__name__,
+        "prior": None if solver.prior is None else type(solver.prior).__name__,
         "noise": solver.problem.noise.describe(),
         "oversampling": solver.problem.oversampling,
         "seed": solver.seed,
@@ -51,7 +49,7 @@ def provenance(solver: Solver) -> dict[str, Any]:
 
 
 def sentence(made: dict[str, Any]) -> str:
-    """The parts and versions of :func:`provenance` as one line."""
+    """Return the parts and versions of :func:`provenance` as one line."""
     versions = made["versions"]
     prior = f", prior {made['prior']}" if made["prior"] else ""
     return (
@@ -61,13 +59,13 @@ def sentence(made: dict[str, Any]) -> str:
 
 
 def origin(folder: Path, solver: Solver) -> Origin:
-    """What the files of other programs say of a solver that writes into ``folder``."""
+    """Return what the files of other programs say of a solver that writes into ``folder``."""
     made = provenance(solver)
     return Origin(made["solver"], made["versions"]["padis_lightning"], sentence(made), settings_key(folder, solver))
 
 
 def settings_key(folder: Path, solver: Solver) -> str:
-    """A digest that is the same for runs of the same settings, weights and versions, whenever and wherever they write.
+    """Return a digest that is the same for runs of the same settings, weights and versions, whenever and wherever they write.
 
     Args:
         folder: where ``config.yaml`` is, for a run of the command line.
@@ -75,28 +73,13 @@ def settings_key(folder: Path, solver: Solver) -> str:
     """
     path = folder / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    config = {key: value for key, value in config.items() if key not in ELSEWHERE}
-    config.get("trainer", {}).pop("default_root_dir", None)
-    made = {key: value for key, value in provenance(solver).items() if key != "finished"}
-    numbers = {k: v for k, v in vars(solver).items() if isinstance(v, (bool, int, float, str, tuple)) and k[0] != "_"}
-    digest = hashlib.sha256(json.dumps([config, made, numbers], sort_keys=True, default=str).encode())
-    digest.update(weights_key(solver).encode())
-    return digest.hexdigest()
-
-
-def weights_key(solver: Solver) -> str:
-    """A digest of the prior's weights; empty without a prior."""
-    prior = getattr(solver, "prior", None)
-    if prior is None:
-        return ""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(prior.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    settings = {**_numbers(solver), **settings_of(solver, config)}
+    settings = {key: value for key, value in settings.items() if not key.startswith("results.")}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def settings_of(solver: Solver, config: dict[str, Any] | None) -> dict[str, str]:
-    """All that decides the bits of a result and of its pictures, as dotted keys with values in words.
+    """Return all that decides the bits of a result and of its pictures, as dotted keys with values in words.
 
     Where a result is written, how it is shared out and how much is computed at once are not among them; nor is the path of
     the prior, whose weights are.
@@ -105,10 +88,22 @@ def settings_of(solver: Solver, config: dict[str, Any] | None) -> dict[str, str]
         solver: with its prior.
         config: the settings of a run of the command line; without them, the solver's own numbers.
     """
-    if config is None:
-        numbers = {k: v for k, v in vars(solver).items() if isinstance(v, (bool, int, float, str, tuple)) and k[0] != "_"}
-        settings = {f"solver.{key}": str(value) for key, value in numbers.items()}
-    else:
-        settings = {key: value for key, value in flat(config).items() if not re.fullmatch(FREE, key)}
+    settings = _numbers(solver) if config is None else dotted(config)
+    settings = {key: value for key, value in settings.items() if not re.fullmatch(CHANGEABLE, key)}
     made = {key: value for key, value in provenance(solver).items() if key != "finished"}
-    return {**settings, **flat(made), "weights": weights_key(solver)}
+    return {**settings, **dotted(made), "weights": _weights_digest(solver)}
+
+
+def _numbers(solver: Solver) -> dict[str, str]:
+    plain = {key: value for key, value in vars(solver).items() if isinstance(value, (bool, int, float, str, tuple))}
+    return {f"solver.{key}": str(value) for key, value in plain.items() if not key.startswith("_")}
+
+
+def _weights_digest(solver: Solver) -> str:
+    """Return a digest of the prior's weights; empty without a prior."""
+    if solver.prior is None:
+        return ""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(solver.prior.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -7,20 +7,24 @@ written when all files of an image are: its scores and their digests. The table,
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from padis_lightning.data.batches import Listed
 from padis_lightning.errors import InputError
-from padis_lightning.files import write_text
+from padis_lightning.files import lies_in
+from padis_lightning.results.json_files import DISPLAY, NUMBER, SCORES, first_difference, read_json, write_json
 
-MADE = ("metrics.csv", "summary.json", "report.json", "report.html")  # from the records
+DERIVED = ("metrics.csv", "summary.json", "report.json", "report.html")  # files that are made of the records
+RUN = {"settings": {str: str}, "images": [list], "made": {str: object}, "shown": DISPLAY, "pictures": [str]}
+SCORED = {**SCORES, "seconds": NUMBER, "evaluations": NUMBER}
+FAILED = {"index": int, "name": str, "group": str}  # a row of scores
+SOLVED = {**FAILED, **SCORED, "baselines": {str: SCORED}}
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -39,16 +43,22 @@ class Records:
         return self.folder / "records" / f"{name}.json"
 
     def run(self) -> dict[str, Any] | None:
-        """What the folder is of: ``settings``, ``images``, ``made`` (provenance), ``shown`` and ``pictures``; None if of nothing.
+        """Return what the folder is of: ``settings``, ``images``, ``made`` (provenance), ``shown`` and ``pictures``.
+
+        Returns:
+            None where predict has never written into the folder.
 
         Raises:
             InputError: the file is damaged.
         """
         path = self.folder / "run.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        except ValueError as error:
-            raise InputError(f"{path} cannot be read ({error}); wanted what predict writes, or another --output") from error
+        if not path.is_file():
+            return None
+        run = read_json(path, RUN)
+        for image in run["images"]:
+            if list(map(type, image)) != [int, str, str] or Path(image[1]).name != image[1]:
+                raise InputError(f"{path} lists the image {image!r:.60}; wanted its number, a name without folders and its group")
+        return run
 
     def refuse_other(self, settings: dict[str, str], images: Sequence[Listed]) -> None:
         """Refuse to go on with results of other settings or images.
@@ -73,18 +83,26 @@ class Records:
             )
 
     def begin(self, run: dict[str, Any]) -> None:
-        """Say what the folder is of."""
-        write_text(self.folder / "run.json", json.dumps(run, indent=1) + "\n")
+        """Write what the folder is of."""
+        write_json(self.folder / "run.json", run)
 
     def forget(self) -> None:
-        """Remove the results of an earlier run, as far as its records name them."""
-        for path in (self.folder / "records").glob("*.json"):
-            for file in self._read(path).get("files", {}):
-                if ".." not in Path(file).parts and not Path(file).is_absolute():
-                    (self.folder / file).unlink(missing_ok=True)
-            path.unlink()
-        for name in ("run.json", *MADE):
-            (self.folder / name).unlink(missing_ok=True)
+        """Remove the results of an earlier run, as far as its records name them, and the states of solves that it kept.
+
+        Nothing outside of the folder is removed, where a link leads as little as where a record does.
+
+        Raises:
+            InputError: ``records`` or ``unfinished`` is a link that leads out of the folder, so that they cannot be forgotten.
+        """
+        for path in (self.folder / "records", self.folder / "unfinished"):
+            if not lies_in(path, self.folder):
+                raise InputError(f"{path} is a link to {path.resolve()}; wanted a folder of its own, or another --output")
+        records = [*(self.folder / "records").glob("*.json")]
+        files = [self.folder / file for path in records for file in self._read(path).get("files", ())]
+        states = (self.folder / "unfinished").glob("*")
+        for path in (*files, *states, *records, *(self.folder / name for name in ("run.json", *DERIVED))):
+            if lies_in(path.parent, self.folder) and not path.is_dir():
+                path.unlink(missing_ok=True)
 
     def keep(self, row: dict[str, Any], files: Iterable[Path]) -> None:
         """Note that an image is finished, after all its files are written.
@@ -94,29 +112,25 @@ class Records:
             files: what was written of it.
         """
         digests = {path.relative_to(self.folder).as_posix(): digest(path) for path in files}
-        write_text(self._path(row["name"]), json.dumps({"row": row, "files": digests}) + "\n")
+        write_json(self._path(row["name"]), {"row": row, "files": digests})
 
     def row(self, name: str) -> dict[str, Any] | None:
-        """The scores of a finished image, or why it failed under ``failed``; None for one that is not there."""
-        path = self._path(name)
-        return self._read(path).get("row") if path.is_file() else None
+        """Return the scores of a finished image, or why it failed under ``failed``; None for one that is not there."""
+        row = self._read(self._path(name)).get("row", {})
+        return None if first_difference(row, FAILED if "failed" in row else SOLVED) else row
 
     def is_whole(self, name: str) -> bool:
-        """Whether an image was solved and its files are as they were written."""
-        path = self._path(name)
-        if not path.is_file():
+        """Return whether an image was solved and its files are as they were written."""
+        row = self.row(name)
+        if row is None or "failed" in row:
             return False
-        kept = self._read(path)
-        if not kept.get("row") or "failed" in kept["row"]:
-            return False
-        files = ((self.folder / file, expected) for file, expected in kept["files"].items())
+        files = ((self.folder / file, expected) for file, expected in self._read(self._path(name))["files"].items())
         return all(file.is_file() and digest(file) == expected for file, expected in files)
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any]:
-        """A record; empty where it is damaged, so that its image is solved again."""
+        """Return a record; empty where it is missing or damaged, so that its image is solved again."""
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            return kept if isinstance(kept, dict) else {}
-        except ValueError:
+            return read_json(path, {"row": dict, "files": {str: str}})
+        except InputError:
             return {}

@@ -4,63 +4,88 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from padis_lightning import metrics
+from padis_lightning.results.json_files import finite
 from padis_lightning.types import Reconstruction
 
 COLUMNS = ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations"]
 SAMPLED = ["deviation", "coverage"]  # columns where there are several samples
 VOLUMES = ["ssim_coronal", "ssim_sagittal", "consistency"]  # columns of volumes, whose "ssim" is that of axial planes
 MEANS = ["psnr", "ssim", "residual", "seconds", "evaluations"]
+SENSIBLE = 1e3  # of the data's range; an estimate beyond it is none
+
+
+def failure(estimate: Tensor) -> str | None:
+    """Return why a normalised image or volume cannot be an estimate: values that are not finite, or absurd; None where it can."""
+    largest = float(estimate.abs().max())  # NaN where there is one
+    if largest <= SENSIBLE:
+        return None
+    return f"its largest value is {largest:.3g} times the range of the data; wanted at most {SENSIBLE:g}"
 
 
 def score(reconstruction: Reconstruction, truth: Tensor | None) -> list[dict[str, float | None]]:
-    """A row of numbers for each image or volume of a batch; without the truth there is no PSNR and no SSIM."""
-    estimate, count, known = reconstruction.estimate.float(), len(reconstruction.estimate), truth is not None
-    residual = reconstruction.residual
-    scores = {
-        "psnr": metrics.psnr(estimate, truth).tolist() if known else [None] * count,
-        "ssim": metrics.ssim(estimate, truth).tolist() if known and estimate.ndim == 4 else [None] * count,
-        "residual": residual.tolist() if residual is not None else [None] * count,
-        "seconds": [reconstruction.seconds] * count,
-        "evaluations": [reconstruction.evaluations] * count,
-    }
-    if reconstruction.samples is not None:
-        scores["deviation"] = reconstruction.samples.std(1).flatten(1).mean(1).tolist()
-        scores["coverage"] = metrics.coverage(reconstruction.samples, truth).tolist() if known else [None] * count
+    """Return a row of numbers for each image or volume of a batch; None for what is unknown or not finite.
+
+    Without the truth there is no PSNR and no SSIM, and with :func:`failure` there is no score of quality at all.
+    """
+    estimate, samples = reconstruction.estimate.float(), reconstruction.samples
+    quality: dict[str, Tensor | None] = {"psnr": None, "ssim": None, "residual": reconstruction.residual}
+    if samples is not None:
+        quality |= {"deviation": samples.std(1).flatten(1).mean(1), "coverage": None}
     if estimate.ndim == 5:
-        scores |= _volumes(estimate, truth) if known else {key: [None] * count for key in VOLUMES}
-    return [dict(zip(scores, values, strict=True)) for values in zip(*scores.values(), strict=True)]
-
-
-def _volumes(estimate: Tensor, truth: Tensor) -> dict[str, list[float | None]]:
-    """What is scored of volumes besides; None of those that are too flat for it."""
-    found = {"ssim": metrics.plane_ssim(estimate, truth, "axial"), "consistency": metrics.consistency(estimate, truth)}
-    found |= {f"ssim_{plane}": metrics.plane_ssim(estimate, truth, plane) for plane in ("coronal", "sagittal")}
-    return {key: [None if value.isnan() else float(value) for value in values] for key, values in found.items()}
+        quality |= dict.fromkeys(VOLUMES)
+    if truth is not None:
+        quality["psnr"] = metrics.psnr(estimate, truth)
+        if samples is not None:
+            quality["coverage"] = metrics.coverage(samples, truth)
+        if estimate.ndim == 5:
+            quality["ssim"] = metrics.plane_ssim(estimate, truth, "axial")
+            quality |= {f"ssim_{plane}": metrics.plane_ssim(estimate, truth, plane) for plane in ("coronal", "sagittal")}
+            quality["consistency"] = metrics.consistency(estimate, truth)
+        else:
+            quality["ssim"] = metrics.ssim(estimate, truth)
+    absurd = [failure(one) is not None for one in estimate]
+    columns = {key: None if values is None else values.tolist() for key, values in quality.items()}
+    spent = {"seconds": reconstruction.seconds, "evaluations": reconstruction.evaluations}
+    return [
+        finite({**{key: None if v is None or none else v[k] for key, v in columns.items()}, **spent})
+        for k, none in enumerate(absurd)
+    ]
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means with 95 % bootstrap intervals, for the solver and each baseline, and the gain over each in PSNR."""
+    """Return means with 95 % bootstrap intervals, for the solver and each baseline, and the gain over each in PSNR.
+
+    A mean is None where one of its values is.
+    """
     groups = [row["group"] for row in rows]
     summary = _means(rows, groups) | {"n": len(rows), "groups": len(set(groups)), "baselines": {}, "gain": {}}
     for name in rows[0]["baselines"]:
         theirs = [row["baselines"][name] for row in rows]
         summary["baselines"][name] = _means(theirs, groups)
-        if rows[0]["psnr"] is not None:
-            gains = [row["psnr"] - other["psnr"] for row, other in zip(rows, theirs, strict=True)]
-            summary["gain"][name] = {"psnr": float(np.mean(gains)), "interval": metrics.interval(gains, groups)}
+        gain = mean_gain([row["psnr"] for row in rows], [other["psnr"] for other in theirs], groups)
+        summary["gain"] |= {} if gain is None else {name: gain}
     return summary
+
+
+def mean_gain(psnr: Sequence[float | None], other: Sequence[float | None], groups: Sequence[str]) -> dict[str, Any] | None:
+    """Return the mean paired difference ``psnr - other`` with its interval over groups; None where a value is."""
+    if None in psnr or None in other:
+        return None
+    gains = np.subtract(psnr, other).tolist()
+    return {"psnr": float(np.mean(gains)), "interval": metrics.interval(gains, groups)}
 
 
 def _means(rows: list[dict[str, Any]], groups: list[str]) -> dict[str, Any]:
     out: dict[str, Any] = {"intervals": {}}
     for key in [*MEANS, *(k for k in (*SAMPLED, *VOLUMES) if k in rows[0])]:
-        values = [row[key] for row in rows]
+        values = [row.get(key) for row in rows]
         known = None not in values
         out["seconds_per_image" if key == "seconds" else key] = float(np.mean(values)) if known else None
         if known and key in ("psnr", "ssim", "residual", "coverage", "consistency"):
@@ -69,17 +94,22 @@ def _means(rows: list[dict[str, Any]], groups: list[str]) -> dict[str, Any]:
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:
-    """The scores of the solver, one line an image; empty where there is no ground truth, or no reconstruction."""
+    """Return the scores of the solver as a table, one line an image; empty where there is no truth, or no reconstruction.
+
+    No name is a formula to a spreadsheet: one that begins like a formula gets an apostrophe.
+    """
     text = io.StringIO()
     columns = COLUMNS + [key for key in (*SAMPLED, *VOLUMES) if any(key in row for row in rows)]
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        name = row["name"]
+        writer.writerow({**row, "name": f"'{name}" if name.startswith(("=", "+", "-", "@")) else name})
     return text.getvalue()
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The baselines and the solver, one line each."""
+    """Return the means of the baselines and the solver as text, one line each."""
     lines = [f"{'method':<16}{'PSNR (dB)':>22}{'SSIM':>8}{'residual':>10}{'s/image':>9}{'evaluations':>13}"]
     for name, means in [*summary["baselines"].items(), (summary["solver"], summary)]:
         spread = means["intervals"].get("psnr")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,16 @@ from typing import Any
 
 from padis_lightning.errors import InputError, first_few
 from padis_lightning.files import write_text
-from padis_lightning.results.page import report_page
+from padis_lightning.results.json_files import write_json
 from padis_lightning.results.records import Records
-from padis_lightning.results.runs import keep_run, read_run
+from padis_lightning.results.report.page import report_page
+from padis_lightning.results.report.runs import read_run, write_report_data
 from padis_lightning.results.scores import summarise, to_csv
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """What a folder holds.
+class FolderResults:
+    """The results in a folder.
 
     Attributes:
         run: what it is of, as :meth:`Records.run` reads it.
@@ -35,11 +35,11 @@ class Gathered:
     summary: dict[str, Any] | None
 
 
-def read(folder: Path) -> Gathered:
+def read_results(folder: Path) -> FolderResults:
     """Read the records of a folder.
 
     Raises:
-        InputError: predict has never written into it.
+        InputError: predict has never written into it, or its files are damaged.
     """
     records = Records(folder)
     run = records.run()
@@ -50,30 +50,32 @@ def read(folder: Path) -> Gathered:
     failed = {name: row["failed"] for name, row in found.items() if row is not None and "failed" in row}
     missing = [name for name, row in found.items() if row is None]
     if not rows:
-        return Gathered(run, rows, failed, missing, None)
+        return FolderResults(run, rows, failed, missing, None)
+    if any(row["baselines"].keys() != rows[0]["baselines"].keys() for row in rows):
+        raise InputError(f"the records of {folder} name different baselines; wanted those of one run")
     finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     summary = {**summarise(rows), "failed": failed, "missing": missing, **run["made"], **finished}
-    return Gathered(run, rows, failed, missing, summary)
+    return FolderResults(run, rows, failed, missing, summary)
 
 
-def write(folder: Path, gathered: Gathered) -> None:
+def write_summary(folder: Path, results: FolderResults) -> None:
     """Write ``metrics.csv``, ``summary.json``, ``report.json`` and ``report.html``."""
-    run, rows = gathered.run, gathered.rows
-    failures = [{"index": index, "name": name} for index, name, _ in run["images"] if name in gathered.failed]
+    run, rows = results.run, results.rows
+    failures = [{"index": index, "name": name} for index, name, _ in run["images"] if name in results.failed]
     every = sorted([*rows, *failures], key=lambda row: row["index"])
     write_text(folder / "metrics.csv", to_csv(every))
-    write_text(folder / "summary.json", json.dumps(gathered.summary, indent=2) + "\n")
+    write_json(folder / "summary.json", results.summary)
     solved = {row["name"] for row in rows}
-    keep_run(folder, rows, run["shown"], [name for name in run["pictures"] if name in solved])
+    write_report_data(folder, rows, run["shown"], [name for name in run["pictures"] if name in solved])
     write_text(folder / "report.html", report_page([read_run(folder)]))
 
 
-def told(gathered: Gathered) -> str:
-    """What is lacking, in one sentence; empty where nothing is."""
+def missing_sentence(results: FolderResults) -> str:
+    """Return which images failed or are missing, in one sentence; empty where none are."""
     parts = []
-    if gathered.failed:
-        name, reason = next(iter(gathered.failed.items()))
-        parts.append(f"{len(gathered.failed)} images failed ({first_few(list(gathered.failed))}; {name}: {reason})")
-    if gathered.missing:
-        parts.append(f"{len(gathered.missing)} images are missing ({first_few(gathered.missing)})")
+    if results.failed:
+        name, reason = next(iter(results.failed.items()))
+        parts.append(f"{len(results.failed)} images failed ({first_few(list(results.failed))}; {name}: {reason})")
+    if results.missing:
+        parts.append(f"{len(results.missing)} images are missing ({first_few(results.missing)})")
     return " and ".join(parts)

@@ -20,9 +20,9 @@ MOST = 2**23  # voxels of one array on a page
 
 
 def spacing_of(source: Source | None, index: int, operator: LinearOperator | None) -> Spacing:
-    """The sides of the voxels of item ``index``: as the data says, else as a cone-beam scan does; those of cubes if unknown."""
+    """Return the sides of the voxels of item ``index``: as the data says, else as a cone-beam scan does, else those of cubes."""
     known = source.spacing(index) if isinstance(source, VolumeSource) else None
-    scan = getattr(operator, "geometry", None)
+    scan = None if operator is None else operator.geometry
     if known is None and isinstance(scan, ConeGeometry):
         known = scan.slice_spacing, scan.pixel_spacing, scan.pixel_spacing
     if known is None or not 0 < max(known) <= LONGEST * min(known) < math.inf:
@@ -30,8 +30,8 @@ def spacing_of(source: Source | None, index: int, operator: LinearOperator | Non
     return known
 
 
-def reduced(volume: Tensor, most: int = MOST) -> Tensor:
-    """``(C, D, H, W)`` with its longest axes averaged to one length, the largest with which at most ``most`` voxels remain."""
+def average_to_fit(volume: Tensor, most: int = MOST) -> Tensor:
+    """Average the longest axes of ``(C, D, H, W)`` to one length, the largest with which at most ``most`` voxels remain."""
     sides = list(volume.shape[1:])
     longest = max(sides)
     while math.prod(min(n, longest) for n in sides) > most:

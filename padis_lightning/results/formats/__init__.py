@@ -12,7 +12,8 @@ import numpy as np
 from padis_lightning.data.sources.base import Source
 from padis_lightning.data.sources.series import Series, SeriesSource
 from padis_lightning.data.sources.volumes import VolumeSource
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, first_few
+from padis_lightning.files import safe_names
 from padis_lightning.results.formats import dicom, nifti, pictures16
 from padis_lightning.results.formats.origin import Origin
 from padis_lightning.types import Normalisation
@@ -52,7 +53,7 @@ def check_formats(formats: Sequence[str], source: Source | None, image_shape: Se
 
 
 def place_of(source: Source | None, index: int) -> tuple[Series, int] | None:
-    """The series that item ``index`` is a slice of and its number in it, of a volume its first; None without series."""
+    """Return the series that item ``index`` is a slice of and its number in it, of a volume its first; None without series."""
     if isinstance(source, VolumeSource):
         return source.place(index)
     return source.places[index] if isinstance(source, SeriesSource) else None
@@ -64,49 +65,48 @@ def write_image(
     name: str,
     values: np.ndarray,
     scale: Normalisation,
-    place: tuple[Series, int] | None,
+    source: Source | None,
+    index: int,
     origin: Origin,
-    volume: bool = False,
-    affine: np.ndarray | None = None,
+    volumetric: bool = False,
 ) -> list[Path]:
-    """Write one estimate in every format of single images, or of volumes; the files.
+    """Write one estimate in every format of single images, or of volumes, and return the files.
 
     Args:
         formats: what is asked for.
         folder: that of the results.
-        name: the image's.
-        values: ``(H, W)`` or ``(H, W, 3)``, in the units of the data; of a volume ``(D, H, W)`` with ``volume``.
+        name: the image's, fit for files.
+        values: ``(H, W)`` or ``(H, W, 3)``, in the units of the data; of a volume ``(D, H, W)``.
         scale: whose ends are the darkest and the brightest 16-bit grey.
-        place: see :func:`place_of`.
+        source: where the image comes from, or None.
+        index: its place in the source.
         origin: what made the estimate.
-        volume: whether it is one.
-        affine: of a volume without a series, from (row, column, slice, 1) to LPS millimetres, where known.
+        volumetric: whether it is a volume.
     """
-    files = []
-    if volume and "nifti" in formats:
-        series, first = place or (None, 0)
-        numbers = range(first, first + len(values))
-        affine = affine if series is None else nifti.volume_affine(series, values.shape[1:], numbers)
+    files, (series, first) = [], place_of(source, index) or (None, 0)
+    if volumetric and "nifti" in formats:
+        affine = None if source is None else source.affine
+        if series is not None:
+            affine = nifti.volume_affine(series, values.shape[1:], range(first, first + len(values)))
         files.append(folder / "volumes" / f"{name}.nii.gz")
         nifti.write_volume(files[-1], np.moveaxis(values, 0, -1), affine, origin.solver)
     if "png16" in formats:
         files.append(folder / "pictures16" / f"{name}.png")
         pictures16.write_png(files[-1], values, (scale.lower, scale.upper))
     if "tiff" in formats:
-        spacing = None if place is None else resized_spacing(place[0], values.shape)
         files.append(folder / "pictures16" / f"{name}.tiff")
-        pictures16.write_tiff(files[-1], values, spacing)
+        pictures16.write_tiff(files[-1], values, resized_spacing(series, values.shape))
     if "dicom" in formats:
-        series, first = place
-        for k, part in enumerate(values if volume else [values], first):
-            files.append(folder / "dicom" / series.name / f"{k:04d}.dcm")
+        (stem,) = safe_names([series.name])
+        for k, part in enumerate(values if volumetric else [values], first):
+            files.append(folder / "dicom" / stem / f"{k:04d}.dcm")
             dicom.write_slice(files[-1], series.files[k], part, (scale.lower, scale.upper), series.units, origin)
     return files
 
 
-def resized_spacing(series: Series, shape: Sequence[int]) -> tuple[float, float] | None:
-    """mm from row to row and from column to column of an image of ``shape`` (H, W, ...) that covers a slice's field of view."""
-    if series.spacing is None:
+def resized_spacing(series: Series | None, shape: Sequence[int]) -> tuple[float, float] | None:
+    """Return mm from row to row and from column to column of an image (H, W, ...) over a slice's field of view, where known."""
+    if series is None or series.spacing is None:
         return None
     rows, columns = (s * old / new for s, old, new in zip(series.spacing, series.shape, shape, strict=False))
     return rows, columns
@@ -118,12 +118,12 @@ def write_volumes(folder: Path, rows: Sequence[dict[str, Any]], source: Source |
     for row in rows:
         series, k = place_of(source, row["index"]) or (None, row["index"])
         volumes.setdefault(series.name if series else "images", (series, []))[1].append((k, row["name"]))
-    for name, (series, places) in volumes.items():
+    for (name, (series, places)), stem in zip(volumes.items(), safe_names(list(volumes)), strict=True):
         numbers, names = zip(*sorted(places), strict=True)
         if series is not None and not nifti.evenly_spaced(numbers):
-            seen = ", ".join(map(str, numbers[:8])) + (" ..." if len(numbers) > 8 else "")
+            seen = first_few(numbers)
             print(f"no volume of {name} was written: its slices {seen} are not evenly spaced; wanted all, or every n-th")
             continue
         volume = np.stack([np.load(folder / "arrays" / f"{one}.npy", allow_pickle=False) for one in names], -1)
         affine = None if series is None else nifti.volume_affine(series, volume.shape[:2], numbers)
-        nifti.write_volume(folder / "volumes" / f"{name}.nii.gz", volume, affine, origin.solver)
+        nifti.write_volume(folder / "volumes" / f"{stem}.nii.gz", volume, affine, origin.solver)

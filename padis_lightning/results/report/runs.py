@@ -12,13 +12,19 @@ from typing import Any
 import numpy as np
 import yaml
 
-from padis_lightning import metrics
-from padis_lightning.errors import InputError
-from padis_lightning.files import write_text
-from padis_lightning.results.panels import Panel, read_panels
+from padis_lightning.errors import InputError, one_line
+from padis_lightning.files import lies_in
+from padis_lightning.results.json_files import DISPLAY, NUMBER, SCORES, read_json, write_json
+from padis_lightning.results.report.panels import Panel, read_panels
+from padis_lightning.results.scores import mean_gain
 
 KEPT = "report.json"
 FOLDERS = ("output", "trainer.default_root_dir")  # settings that only say where results go
+MEANS = {**SCORES, "intervals": {str: [NUMBER | None]}}
+GAIN = {"psnr": NUMBER | None, "interval": [NUMBER | None]}
+SUMMARY = {**MEANS, "solver": str, "baselines": {str: MEANS}, "gain": {str: GAIN}, "n": int, "groups": int}
+ROW = {"index": int, "name": str, "group": str, **SCORES, "baselines": {str: {"psnr": NUMBER | None}}}
+REPORT = {"images": [ROW], "shown": DISPLAY, "pictures": [str]}
 
 
 @dataclass(frozen=True)
@@ -44,13 +50,16 @@ class Run:
     config: str
 
     def panels(self, name: str) -> list[Panel]:
-        """Those of one of the ``pictures``."""
-        return read_panels(self.folder / "panels" / f"{name}.npz")
+        """Return those of one of the ``pictures``."""
+        path = self.folder / "panels" / f"{name}.npz"
+        if not lies_in(path, self.folder):
+            raise InputError(f"{path} is outside of {self.folder}; wanted the panels that predict writes")
+        return read_panels(path)
 
 
-def keep_run(folder: Path, rows: list[dict[str, Any]], shown: dict[str, Any], pictures: list[str]) -> None:
+def write_report_data(folder: Path, rows: list[dict[str, Any]], shown: dict[str, Any], pictures: list[str]) -> None:
     """Write what :func:`read_run` needs besides ``summary.json`` and the panels."""
-    write_text(folder / KEPT, json.dumps({"shown": shown, "pictures": pictures, "images": rows}, indent=1) + "\n")
+    write_json(folder / KEPT, {"shown": shown, "pictures": pictures, "images": rows})
 
 
 def read_run(folder: Path, name: str = "") -> Run:
@@ -61,28 +70,19 @@ def read_run(folder: Path, name: str = "") -> Run:
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {str(folder)!r}; wanted one that predict wrote")
-    summary, kept = (_json(folder / file) for file in ("summary.json", KEPT))
+    for file in ("summary.json", KEPT):
+        if not (folder / file).is_file():
+            raise InputError(f"{folder} has no {file}; wanted a folder that predict wrote")
+    summary, kept = read_json(folder / "summary.json", SUMMARY), read_json(folder / KEPT, REPORT)
+    rows, pictures = kept["images"], kept["pictures"]
+    same = all(row["baselines"].keys() == summary["baselines"].keys() for row in rows)
+    if not rows or not same or not set(pictures) <= {row["name"] for row in rows}:
+        raise InputError(
+            f"{folder / KEPT} is not as predict writes it: wanted images, their pictures and the summary's baselines"
+        )
     config = folder / "config.yaml"
-    try:
-        rows, shown, pictures = kept["images"], kept["shown"], [str(p) for p in kept["pictures"]]
-        missing = {"index", "name", "group", "psnr", "baselines"} - set.intersection(*map(set, rows))
-        missing |= {"units", "lower", "upper", "window", "error_scale"} - set(shown)
-        missing |= {"solver", "baselines", "gain", "intervals", "n", "groups"} - set(summary)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / KEPT} is not as predict writes it; wanted images, shown and pictures") from error
-    if missing:
-        raise InputError(f"{folder} has results without {', '.join(sorted(missing))}; wanted what predict writes")
-    text = config.read_text(encoding="utf-8") if config.is_file() else ""
-    return Run(name or folder.resolve().name, folder, summary, rows, shown, pictures, text)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path.parent} has no {path.name}; wanted a folder that predict wrote")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read ({error}); wanted what predict writes") from error
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+    return Run(name or folder.resolve().name, folder, summary, rows, kept["shown"], pictures, text)
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -126,33 +126,43 @@ def _range(ends: list[Any]) -> str:
 
 
 def shared_pictures(runs: Sequence[Run]) -> list[str]:
-    """Names of the images that all runs have panels of, in the order of the first."""
+    """Return the names of the images that all runs have panels of, in the order of the first."""
     return [name for name in runs[0].pictures if all(name in run.pictures for run in runs)]
 
 
-def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """For every two runs with truths: the mean of the paired differences of PSNR, with its interval over groups."""
+def paired_differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return, for every two runs with truths, the mean paired difference of PSNR with its interval over groups."""
     out = []
     for a, b in combinations(runs, 2):
-        if a.rows[0]["psnr"] is None or b.rows[0]["psnr"] is None:
-            continue
         theirs = {row["name"]: row["psnr"] for row in a.rows}
-        gains = [row["psnr"] - theirs[row["name"]] for row in b.rows]
-        interval = metrics.interval(gains, [row["group"] for row in b.rows])
-        out.append({"of": b.name, "over": a.name, "psnr": float(np.mean(gains)), "interval": interval})
+        rows = [(row["psnr"], theirs[row["name"]], row["group"]) for row in b.rows]
+        gain = mean_gain(*zip(*rows, strict=True))
+        if gain is not None:
+            out.append({"of": b.name, "over": a.name, **gain})
     return out
 
 
-def flat(settings: Any, prefix: str = "") -> dict[str, str]:  # noqa: ANN401 - whatever YAML and JSON hold
-    """Nested settings as dotted keys with values in words."""
+def dotted(settings: Any, prefix: str = "") -> dict[str, str]:  # noqa: ANN401 - whatever YAML and JSON hold
+    """Return nested settings as dotted keys with values in words."""
     if not isinstance(settings, dict) or not settings:
-        return {prefix: settings if isinstance(settings, str) else json.dumps(settings)}
-    return {k: v for key, value in settings.items() for k, v in flat(value, f"{prefix}.{key}" if prefix else str(key)).items()}
+        return {prefix: settings if isinstance(settings, str) else json.dumps(settings, default=str)}
+    return {k: v for key, value in settings.items() for k, v in dotted(value, f"{prefix}.{key}" if prefix else str(key)).items()}
 
 
-def changed(runs: Sequence[Run]) -> dict[str, list[str | None]]:
-    """Settings that are not the same in all runs, each with its values; None where a run has none."""
-    settings = [flat(yaml.safe_load(run.config) or {}) for run in runs]
+def differing_settings(runs: Sequence[Run]) -> dict[str, list[str | None]]:
+    """Return settings that are not the same in all runs, each with its values; None where a run has none.
+
+    Raises:
+        InputError: a ``config.yaml`` is damaged.
+    """
+    settings = []
+    for run in runs:
+        try:
+            settings.append(dotted(yaml.safe_load(run.config) or {}))
+        except (yaml.YAMLError, RecursionError) as error:
+            raise InputError(
+                f"{run.folder / 'config.yaml'} cannot be read ({one_line(error)}); wanted what predict writes"
+            ) from error
     keys = dict.fromkeys(key for one in settings for key in one)
     values = {key: [one.get(key) for one in settings] for key in keys if key and key not in FOLDERS}
     return {key: row for key, row in values.items() if len(set(row)) > 1}

@@ -21,8 +21,8 @@ from padis_lightning.errors import InputError
 from padis_lightning.files import whole
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.slices import Slices
-from padis_lightning.results.pictures import Shown
-from padis_lightning.results.voxels import CUBES, Spacing, reduced
+from padis_lightning.results.pictures import ImageResult
+from padis_lightning.results.voxels import CUBES, Spacing, average_to_fit
 from padis_lightning.types import Normalisation
 
 KINDS = ("truth", "measurement", "degraded", "baseline", "estimate", "deviation")
@@ -30,7 +30,7 @@ KINDS = ("truth", "measurement", "degraded", "baseline", "estimate", "deviation"
 
 @dataclass(frozen=True)
 class Panel:
-    """Values as whole numbers.
+    """An array as the page shows it, in whole numbers.
 
     Attributes:
         title: what it shows.
@@ -55,14 +55,20 @@ class Panel:
         """The values that the codes stand for, float64, of the shape of ``codes``."""
         return self.lower + self.codes * ((self.upper - self.lower) / np.iinfo(self.codes.dtype).max)
 
+    def is_sound(self) -> bool:
+        """Return whether its parts are of the kinds that a page can show."""
+        axes = {np.dtype(np.uint16): (2,), np.dtype(np.uint8): (3, 4)}.get(self.codes.dtype, ())
+        ends = all(isinstance(end, float | int) and math.isfinite(end) for end in (self.lower, self.upper, *self.extent))
+        return ends and isinstance(self.title, str) and self.kind in KINDS and self.codes.ndim in axes and self.codes.size > 0
+
 
 def quantise(title: str, kind: str, values: Tensor, ends: tuple[float, float], spacing: Spacing = CUBES) -> Panel:
-    """``(C, H, W)`` as a panel: grey between its least and its greatest value, three colours between ``ends``.
+    """Return ``(C, H, W)`` as a panel: grey between its least and its greatest value, three colours between ``ends``.
 
     A volume ``(C, D, H, W)`` is one between ``ends``, with voxels of sides ``spacing``.
     """
     voxels = tuple(values.shape[1:]) if values.ndim == 4 else ()
-    array = (reduced(values) if voxels else values).detach().cpu().double().numpy()
+    array = (average_to_fit(values) if voxels else values).detach().cpu().double().numpy()
     fine = len(array) == 1 and not voxels
     lower, upper = (float(array.min()), float(array.max())) if fine else ends
     share = (array - lower) / (upper - lower) if upper > lower else np.zeros_like(array)
@@ -72,10 +78,10 @@ def quantise(title: str, kind: str, values: Tensor, ends: tuple[float, float], s
     return Panel(title, kind, codes[0] if fine else np.moveaxis(codes, 0, -1), lower, upper, extent, voxels)
 
 
-def measured(operator: LinearOperator, y: Tensor, scale: Normalisation) -> Panel | None:
-    """A measurement ``measurement_shape`` as a panel: a degraded image in the units of images, or anything else of two axes.
+def measurement_panel(operator: LinearOperator, y: Tensor, scale: Normalisation) -> Panel | None:
+    """Return a measurement as a panel: a degraded image in the units of images, or anything else of two axes.
 
-    Of measurements slice by slice it is that of the middle slice.
+    Of measurements slice by slice the middle slice is shown; there is none of measurements of other axes.
     """
     title, sliced = "measurement", any(isinstance(part, Slices) for part in operator.modules())
     if sliced:
@@ -89,16 +95,19 @@ def measured(operator: LinearOperator, y: Tensor, scale: Normalisation) -> Panel
     return quantise(title, "degraded", scale.restore(y), (scale.lower, scale.upper))
 
 
-def panels(one: Shown, solver: str, operator: LinearOperator, scale: Normalisation, spacing: Spacing = CUBES) -> list[Panel]:
-    """Truth, measurement, baselines, estimate and deviation of one image, in the units of ``scale``; ``spacing`` is of voxels."""
+def image_panels(
+    result: ImageResult, solver: str, operator: LinearOperator, scale: Normalisation, spacing: Spacing = CUBES
+) -> list[Panel]:
+    """Return truth, measurement, baselines, estimate and deviation of one image, in the units of ``scale``."""
     ends = scale.lower, scale.upper
-    images = [] if one.truth is None else [("truth", "truth", one.truth)]
-    images += [(name, "baseline", image) for name, image in one.baselines.items()] + [(solver, "estimate", one.estimate)]
+    images = [] if result.truth is None else [("truth", "truth", result.truth)]
+    images += [(name, "baseline", image) for name, image in result.baselines.items()] + [(solver, "estimate", result.estimate)]
     out = [quantise(title, kind, scale.restore(image), ends, spacing) for title, kind, image in images]
-    taken = None if one.measurement is None else measured(operator, one.measurement, scale)
-    out[one.truth is not None : one.truth is not None] = [] if taken is None else [taken]
-    if one.deviation is not None:
-        deviation = one.deviation.mean(0, keepdim=True) * (scale.upper - scale.lower)
+    measured = None if result.measurement is None else measurement_panel(operator, result.measurement, scale)
+    if measured is not None:
+        out.insert(result.truth is not None, measured)
+    if result.deviation is not None:
+        deviation = result.deviation.mean(0, keepdim=True) * (scale.upper - scale.lower)
         out.append(quantise("deviation", "deviation", deviation, (0.0, float(deviation.max())), spacing))
     return out
 
@@ -111,7 +120,7 @@ def save_panels(path: Path, panels: Sequence[Panel]) -> None:
 
 
 def read_panels(path: Path) -> list[Panel]:
-    """The inverse of :func:`save_panels`.
+    """Read what :func:`save_panels` wrote.
 
     Raises:
         InputError: there is no such file, or it is not one of panels.
@@ -119,18 +128,21 @@ def read_panels(path: Path) -> list[Panel]:
     try:
         with np.load(path, allow_pickle=False) as content:
             described = json.loads(str(content["described"]))
-            return [
+            panels = [
                 Panel(title, kind, content[f"codes{k}"], lower, upper, *map(tuple, rest))
                 for k, (title, kind, lower, upper, *rest) in enumerate(described)
             ]
+        if not all(map(Panel.is_sound, panels)):
+            raise ValueError("a panel has other numbers, or other axes")
+        return panels
     except FileNotFoundError:
         raise InputError(f"there is no file {str(path)!r}; wanted the panels that predict writes") from None
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, OSError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}); wanted the panels that predict writes") from error
 
 
 def to_png(codes: np.ndarray) -> str:
-    """Codes as the data URI of a PNG: of 16 bits, the high byte is red and the low one green; 8-bit colours are as they are.
+    """Return codes as the data URI of a PNG: of 16 bits, the high byte is red and the low one green; 8-bit ones stay.
 
     The slices of a volume lie in rows, the first on the left of the first.
     """
@@ -144,7 +156,7 @@ def to_png(codes: np.ndarray) -> str:
 
 
 def _atlas(codes: np.ndarray) -> np.ndarray:
-    """The slices of ``(D, H, W, C)`` in about a square, ``(rows H, columns W)`` for one channel."""
+    """Lay the slices of ``(D, H, W, C)`` out in about a square, ``(rows H, columns W)`` for one channel."""
     depth, height, width, channels = codes.shape
     columns = max(1, round(math.sqrt(depth * height / width)))
     rows = -(-depth // columns)

@@ -1,0 +1,182 @@
+"""One page that opens anywhere and needs nothing else: a result folder, or several against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from padis_lightning.errors import first_few
+from padis_lightning.results.report.histogram import histogram
+from padis_lightning.results.report.panels import Panel, to_png
+from padis_lightning.results.report.runs import Run, differing_settings, dotted, paired_differences, shared_pictures
+from padis_lightning.results.report.template import raw, render
+from padis_lightning.results.scores import MEANS, SAMPLED, VOLUMES
+
+LARGEST = 64_000_000  # characters of pictures on a page
+PRESETS = {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800)}  # level and width in HU
+DERIVED = {"seconds_per_image", "baselines", "gain", "intervals", "n", "groups", "failed", "missing"}
+SCORED = {*MEANS, *SAMPLED, *VOLUMES, *DERIVED}  # what a summary holds besides provenance
+
+
+def report_page(runs: Sequence[Run]) -> str:
+    """Return summary, scores, pictures, settings and provenance of one run, or of several of the same images, as HTML."""
+    pictures = _pictures(runs)
+    made = [dotted({k: v for k, v in run.summary.items() if k not in SCORED}) for run in runs]
+    names = dict.fromkeys(key for one in made for key in one)
+    return render(
+        "page.html",
+        title=" and ".join(run.name for run in runs),
+        style=raw("style.css"),
+        script=raw("script.js"),
+        lead=_lead(runs),
+        overview=_overview(runs),
+        histogram=_histogram(runs),
+        notes=_notes(pictures, runs[0].summary["n"]),
+        columns=_columns(runs),
+        pictured={picture["name"] for picture in pictures},
+        runs=runs,
+        names=[run.name for run in runs],
+        differing=[{"cells": [key, *values]} for key, values in differing_settings(runs).items()],
+        made=[{"cells": [key, *(one.get(key) for one in made)]} for key in names],
+        data={**_display(runs[0]), "images": pictures},
+    )
+
+
+def _lead(runs: Sequence[Run]) -> str:
+    """Return how many images there are, and which are not because they failed or are missing."""
+    first, lacking = runs[0], []
+    for run in runs:
+        for kind in ("failed", "missing"):
+            names = list(run.summary.get(kind, ()))
+            if names:
+                lacking.append(f" In {run.name} {len(names)} {kind}: {first_few(names)}.")
+    said = f"{first.summary['n']} images of {first.summary['groups']} groups; brackets: 95 % bootstrap intervals over groups."
+    return said + "".join(lacking)
+
+
+def _display(run: Run) -> dict[str, Any]:
+    hounsfield = run.shown["units"] == "HU"
+    lower, upper = run.shown["lower"], run.shown["upper"]
+    return {**run.shown, "presets": {**(PRESETS if hounsfield else {}), "full": ((lower + upper) / 2, upper - lower)}}
+
+
+def _picture(runs: Sequence[Run], name: str) -> dict[str, Any]:
+    """Return the panels of one image; pixels as data URIs, errors as the number of the panel that they are of."""
+    rows = {run.name: next(row for row in run.rows if row["name"] == name) for run in runs}
+    if len(runs) == 1:
+        row = rows[runs[0].name]
+        scores = {("baseline", b): theirs["psnr"] for b, theirs in row["baselines"].items()}
+        scores["estimate", runs[0].summary["solver"]] = row["psnr"]
+        panels = [_embedded(p, scores.get((p.kind, p.title))) for p in runs[0].panels(name)]
+    else:
+        every = {run.name: run.panels(name) for run in runs}
+        panels = [_embedded(p, None) for p in next(iter(every.values())) if p.kind == "truth"]
+        for run, kept in every.items():
+            panels += [{**_embedded(p, rows[run]["psnr"]), "title": run} for p in kept if p.kind == "estimate"]
+    if any(p["kind"] == "truth" for p in panels):
+        errors = [
+            {"title": f"error of {p['title']}", "kind": "error", "of": k} for k, p in enumerate(panels) if p["kind"] == "estimate"
+        ]
+        place = next((k for k, p in enumerate(panels) if p["kind"] == "deviation"), len(panels))
+        panels[place:place] = errors
+    return {"name": name, "panels": panels}
+
+
+def _embedded(panel: Panel, psnr: float | None) -> dict[str, Any]:
+    note = "" if psnr is None else f"{psnr:.2f} dB"
+    ends = {"lower": panel.lower, "upper": panel.upper}
+    colour = panel.codes.ndim > 2 and panel.codes.shape[-1] > 1
+    about = {"shape": panel.codes.shape[:3], "extent": panel.extent, "voxels": panel.voxels} if panel.extent else {}
+    return {"title": panel.title, "kind": panel.kind, "note": note, **ends, "colour": colour, **about, "png": to_png(panel.codes)}
+
+
+def _pictures(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the pictures of all images that have panels, or of so many, evenly spread, that a browser can hold the page."""
+    names = shared_pictures(runs)
+    if not names:
+        return []
+    first = _picture(runs, names[0])
+    size = sum(len(p.get("png", "")) for p in first["panels"])
+    count = min(len(names), max(1, LARGEST // size))
+    return [first, *(_picture(runs, names[k * len(names) // count]) for k in range(1, count))]
+
+
+def _notes(pictures: Sequence[dict[str, Any]], total: int) -> str:
+    """Return what of the images is not on the page."""
+    said = []
+    if len(pictures) != total:
+        said.append(f"{len(pictures)} of {total} images are here with their pixels; the others are in the table only.")
+    found = [next((panel for panel in image["panels"] if "voxels" in panel), None) for image in pictures]
+    volumes = {image["name"]: panel for image, panel in zip(pictures, found, strict=True) if panel}
+    if volumes:
+        said.append("Volumes are here in 256 steps between the ends of the data.")
+    averaged = [
+        f"{name} from {' × '.join(map(str, panel['voxels']))} to {' × '.join(map(str, panel['shape']))} voxels"
+        for name, panel in volumes.items()
+        if panel["shape"] != panel["voxels"]
+    ]
+    if averaged:
+        said.append(f"To fit on the page they are averaged: {first_few(averaged)}.")
+    return " ".join(said)
+
+
+def _number(value: float | None, digits: str) -> str:
+    return "–" if value is None else format(value, digits)
+
+
+def _with_interval(value: float | None, interval: Sequence[float | None] | None, digits: str) -> str:
+    ends = "" if value is None or interval is None else f" [{', '.join(_number(end, digits) for end in interval)}]"
+    return _number(value, digits) + ends
+
+
+def _overview(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return a table of the methods of every run with their means; under it, what a run gains and what intervals hold."""
+    rows, lines = [], []
+    stacked = any("consistency" in run.summary for run in runs)
+    for run in runs:
+        summary, of = run.summary, f" of {run.name}" if len(runs) > 1 else ""
+        for name, means in [*summary["baselines"].items(), (summary["solver"], summary)]:
+            scores = {"psnr": ".2f", "ssim": ".3f", **({"consistency": ".3f"} if stacked else {})}
+            psnr, ssim, *last = (_with_interval(means.get(k), means["intervals"].get(k), d) for k, d in scores.items())
+            gain = summary["gain"].get(name) if means is not summary else None
+            gained = gain and _with_interval(gain["psnr"], gain["interval"], "+.2f")
+            rest = [means.get(key) for key in ("residual", "seconds_per_image", "evaluations")]
+            rows.append({"cells": [name + of, psnr, ssim, gained, *rest, *last], "strong": means is summary})
+        if summary.get("coverage") is not None:
+            percent = [100 * value for value in (summary["coverage"], *summary["intervals"]["coverage"])]
+            held = "{:.1f} % [{:.1f}, {:.1f}]".format(*percent)
+            lines.append(f"90 % intervals of the samples{of} hold {held} of the truth.")
+    for d in paired_differences(runs):
+        lines.append(f"{d['of']} over {d['over']}: {_with_interval(d['psnr'], d['interval'], '+.2f')} dB, image by image.")
+    header = ["method", "PSNR (dB)", "SSIM", "gain (dB)", "residual", "s/image", "evaluations", *["consistency"] * stacked]
+    if stacked:
+        lines.append("Consistency: how much neighbouring slices differ, over how much they do in truth; 1 is right.")
+    return {"header": header, "rows": rows, "lines": lines}
+
+
+def _histogram(runs: Sequence[Run]) -> str:
+    if len(runs) > 1:
+        series = {run.name: [row["psnr"] for row in run.rows] for run in runs}
+    else:
+        rows = runs[0].rows
+        series = {name: [row["baselines"][name]["psnr"] for row in rows] for name in rows[0]["baselines"]}
+        series[runs[0].summary["solver"]] = [row["psnr"] for row in rows]
+    return histogram({name: [v for v in values if v is not None] for name, values in series.items()}, "PSNR (dB)")
+
+
+def _columns(runs: Sequence[Run]) -> dict[str, tuple[str, list[float | None]]]:
+    """Return the columns of the table of images: how numbers are written, and one of each image of the first run, or None."""
+    if len(runs) > 1:
+        names = [row["name"] for row in runs[0].rows]
+        scores = [{row["name"]: row["psnr"] for row in run.rows} for run in runs]
+        columns = {f"{run.name}: PSNR (dB)": ("%.2f", [one[n] for n in names]) for run, one in zip(runs, scores, strict=True)}
+        for d in paired_differences(runs) if len(runs) == 2 else ():
+            columns[f"{d['of']} over {d['over']} (dB)"] = "%+.2f", [scores[1][n] - scores[0][n] for n in names]
+        return columns
+    rows = runs[0].rows
+    columns = {"PSNR (dB)": ("%.2f", [row["psnr"] for row in rows])}
+    columns |= {f"{b}: PSNR": ("%.2f", [row["baselines"][b]["psnr"] for row in rows]) for b in rows[0]["baselines"]}
+    columns["SSIM"] = "%.4f", [row["ssim"] for row in rows]
+    words = {"residual": "residual", "seconds": "s/image", "evaluations": "evaluations"}
+    words |= {key: key.replace("_", " ") for key in (*SAMPLED, *VOLUMES)}
+    return columns | {word: ("%.3g", [row.get(key) for row in rows]) for key, word in words.items() if key in rows[0]}

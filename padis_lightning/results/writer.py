@@ -1,0 +1,118 @@
+"""The files of one image: its arrays, pictures, panels, measurement, and formats of other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from padis_lightning.data.sources.base import Source
+from padis_lightning.files import whole
+from padis_lightning.operators import LinearOperator
+from padis_lightning.operators.slices import Slices
+from padis_lightning.results.formats import Format, Origin, write_image
+from padis_lightning.results.pictures import ImageResult, comparison, save_picture
+from padis_lightning.results.report.panels import image_panels, save_panels
+from padis_lightning.results.voxels import spacing_of
+from padis_lightning.types import Normalisation
+
+
+def channels_last(values: Tensor, axis: int = 0) -> np.ndarray:
+    """Return ``(C, H, W)`` as ``(H, W)`` for one channel and ``(H, W, C)`` for several, volumes alike; ``axis`` is that of C."""
+    return (values.squeeze(axis) if values.shape[axis] == 1 else values.movedim(axis, -1)).cpu().numpy()
+
+
+def save_array(path: Path, values: np.ndarray) -> Path:
+    """Write an array whole and return its path."""
+    with whole(path) as temporary, open(temporary, "wb") as handle:
+        np.save(handle, values)
+    return path
+
+
+def save_measurement(path: Path, operator: LinearOperator, measurement: Tensor) -> Path:
+    """Write what was measured whole, with its scan, as a file that ``predict`` reads; return its path."""
+    scan = {} if operator.geometry is None else {k: v for k, v in operator.geometry.describe().items() if v is not None}
+    if scan and isinstance(operator, Slices):  # as slices of a patient, one above the other
+        scan |= {"patient": [path.stem] * len(measurement), "z": range(len(measurement))}
+        measurement = measurement[:, 0]
+    with whole(path) as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, y=measurement.cpu().numpy(), range=[0.0, 1.0], **scan)
+    return path
+
+
+@dataclass(frozen=True)
+class ResultWriter:
+    """Writer of all files of an image or a volume into a result folder.
+
+    Attributes:
+        folder: that of the results.
+        solver: the name of what made the estimates.
+        operator: what was measured with.
+        normalisation: what brings normalised values into the units of the data.
+        source: where the images come from, or None where they are drawn.
+        window: normalised values that become black and white in pictures.
+        error_scale: error that saturates the colours of error pictures, normalised.
+        formats: write the estimates as these besides NumPy's.
+        origin: what the files of these formats say of their making; needed for them.
+        measurements: write what was measured as well.
+        pictured: names of the images that the report's page shows with their pixels.
+    """
+
+    folder: Path
+    solver: str
+    operator: LinearOperator
+    normalisation: Normalisation
+    source: Source | None = None
+    window: tuple[float, float] = (0.0, 1.0)
+    error_scale: float = 0.1
+    formats: Sequence[Format] = ()
+    origin: Origin | None = None
+    measurements: bool = False
+    pictured: Collection[str] = ()
+
+    def write(self, index: int, name: str, result: ImageResult) -> list[Path]:
+        """Write what an image leaves.
+
+        Args:
+            index: its place in the data set.
+            name: its name, fit for files.
+            result: its estimate and what that is compared with.
+
+        Returns:
+            The files.
+        """
+        folder, restore = self.folder, self.normalisation.restore
+        estimate = channels_last(restore(result.estimate.float()))
+        files = [save_array(folder / "arrays" / f"{name}.npy", estimate)]
+        if self.formats:
+            rest = (self.normalisation, self.source, index, self.origin, self.operator.volumetric)
+            files += write_image(self.formats, folder, name, estimate, *rest)
+        if self.measurements and result.measurement is not None:
+            files.append(save_measurement(folder / "measurements" / f"{name}.npz", self.operator, result.measurement))
+        if result.samples is not None:
+            samples = restore(result.samples.float())
+            files.append(save_array(folder / "samples" / f"{name}.npy", channels_last(samples, 1)))
+            files.append(save_array(folder / "deviation" / f"{name}.npy", channels_last(samples.std(0))))
+        spacing = spacing_of(self.source, index, self.operator)
+        files.append(folder / "images" / f"{name}.png")
+        save_picture(files[-1], comparison(result, self.window, self.error_scale, spacing))
+        if name in self.pictured:
+            files.append(folder / "panels" / f"{name}.npz")
+            save_panels(files[-1], image_panels(result, self.solver, self.operator, self.normalisation.shown, spacing))
+        return files
+
+    @property
+    def display(self) -> dict[str, Any]:
+        """How the page shows pixels: the ends of the data, window and scale of errors, in the units that a reader sees."""
+        scale = self.normalisation.shown
+        return {
+            "units": "HU" if self.normalisation.window else "",
+            "lower": scale.lower,
+            "upper": scale.upper,
+            "window": [scale.lower + share * (scale.upper - scale.lower) for share in self.window],
+            "error_scale": self.error_scale * (scale.upper - scale.lower),
+        }
