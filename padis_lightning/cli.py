@@ -29,7 +29,7 @@ import padis_lightning.solvers  # noqa: F401 - importing makes short class names
 from padis_lightning.callbacks import EMA, Checkpoints, PriorExport, Results, Samples, Throughput, Tracking, WholeCheckpoints
 from padis_lightning.callbacks.checkpoint_io import newest
 from padis_lightning.callbacks.csv_log import Log
-from padis_lightning.callbacks.tracking import settle
+from padis_lightning.callbacks.tracking import complete_wandb_options
 from padis_lightning.canvas import axis_names
 from padis_lightning.commands import doctor, prepare, report, snapshots, sweep
 from padis_lightning.ct import ConeGeometry, Projector
@@ -192,7 +192,7 @@ class PadisCLI(LightningCLI):
             self._take_geometry(config)
         for logger in _as_list(config.trainer.logger):
             if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
-                settle(logger.init_args, self.output)
+                complete_wandb_options(logger.init_args, self.output)
 
     @staticmethod
     def _take_geometry(config: Namespace) -> None:

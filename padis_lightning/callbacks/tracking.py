@@ -74,7 +74,7 @@ class Tracking(Callback):
             logger.log_image("examples", [str(run.folder / "images" / f"{name}.png") for name in shown], caption=shown)
 
 
-def settle(arguments: Any, output: str) -> None:  # noqa: ANN401 - the parser's namespace
+def complete_wandb_options(arguments: Any, output: str) -> None:  # noqa: ANN401 - the parser's namespace
     """Fill in what a ``WandbLogger`` was not told: folder, name and project; offline where there is no account.
 
     Args:

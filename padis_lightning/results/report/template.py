@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,14 @@ def raw(name: str) -> Markup:
     return Markup((FOLDER / name).read_text(encoding="utf-8"))
 
 
-def render(name: str, **values: Any) -> Markup:  # noqa: ANN401
-    """Return a template with values put in."""
+@cache
+def _environment() -> Environment:
     options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=FileSystemLoader(FOLDER), **options)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
-    return Markup(environment.get_template(name).render(values))
+    return environment
+
+
+def render(name: str, **values: Any) -> Markup:  # noqa: ANN401
+    """Return a template with values put in."""
+    return Markup(_environment().get_template(name).render(values))
