@@ -27,8 +27,8 @@ from padis_lightning.data.sources.series import Series, SeriesSource
 from padis_lightning.errors import InputError
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import PatchPrior
-from padis_lightning.results.formats import Origin, check_formats, dicom, nifti, pictures16, write_volumes
-from padis_lightning.results.provenance import settings_key
+from padis_lightning.results.formats import check_formats, dicom, nifti, pictures16, write_volumes
+from padis_lightning.results.provenance import Origin, settings_key
 from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 

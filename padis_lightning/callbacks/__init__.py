@@ -1,4 +1,4 @@
-"""What is averaged, written, scored and drawn around the modules."""
+"""Lightning callbacks: what is averaged, kept, logged and written around the modules."""
 
 from padis_lightning.callbacks.animations import Animation
 from padis_lightning.callbacks.checkpoint_io import WholeCheckpoints

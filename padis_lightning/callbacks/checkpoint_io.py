@@ -1,4 +1,4 @@
-"""Checkpoints that are whole on the disk, and the newest of a run."""
+"""Checkpoint files that are written whole, and the newest of a run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def newest(paths: Iterable[Path], tell: Callable[[str], None]) -> tuple[Path, int] | None:
-    """The whole checkpoint of the most steps and its steps; of several the last one written; None where there is none.
+    """Return the whole checkpoint of the most steps and its steps, of several the last one written; None where there is none.
 
     Args:
         paths: checkpoints; each one that is damaged costs a line.
@@ -63,7 +63,7 @@ def newest(paths: Iterable[Path], tell: Callable[[str], None]) -> tuple[Path, in
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether all checksums are right."""
+    """Return whether all checksums are right."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -72,7 +72,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _steps(path: Path) -> int | None:
-    """The steps behind a checkpoint, without reading its tensors; None if it cannot be read."""
+    """Return the steps behind a checkpoint, without reading its tensors; None if it cannot be read."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
     except Exception:  # a damaged file can make the unpickler raise anything

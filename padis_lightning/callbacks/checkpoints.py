@@ -1,4 +1,4 @@
-"""Checkpoints at intervals, and wherever training stops."""
+"""Checkpoints at intervals, and wherever training stops at a signal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from padis_lightning.errors import RunError
 
 
 class Checkpoints(ModelCheckpoint):
-    """Lightning's checkpoints, and ``last.ckpt`` after the last step and at a signal to stop.
+    """Write Lightning's checkpoints, and ``last.ckpt`` after the last step and at a signal to stop.
 
     SIGTERM and SIGUSR1 stop training at the end of the step in progress, on all devices at once. Where another handler of
     SIGUSR1 is there already, as Lightning's under SLURM, which requeues the job, it is called then and training goes on.
@@ -26,7 +26,7 @@ class Checkpoints(ModelCheckpoint):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen; Lightning brings back the handlers that were there before ``fit``."""
+        """Listen to signals; Lightning brings back the handlers that were there before ``fit``."""
         super().on_train_start(trainer, pl_module)
         self._received, self._requeue = 0, None
         if threading.current_thread() is threading.main_thread():
@@ -37,7 +37,7 @@ class Checkpoints(ModelCheckpoint):
         self._received = max(self._received, number)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """Note the step."""
+        """Note the step before the batch."""
         self._step = trainer.global_step
 
     def on_train_batch_end(

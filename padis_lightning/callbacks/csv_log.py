@@ -1,4 +1,4 @@
-"""The log of training as a table."""
+"""The log of training as a table in a CSV file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from padis_lightning.files import whole
 
 
 class Log(CSVLogger):
-    """Lightning's table, of which neither a full disk nor a sudden end takes what was there."""
+    """Write Lightning's table so that neither a full disk nor a sudden end takes what was there."""
 
     @rank_zero_only
     def save(self) -> None:

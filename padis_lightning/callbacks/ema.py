@@ -1,4 +1,4 @@
-"""Averaged weights with a half-life in patches."""
+"""A moving average of the weights with a half-life in patches."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_above
 
 
 class EMA(WeightAveraging):
-    r"""Exponential moving average of the weights; what is validated, saved and exported.
+    r"""Keep an exponential moving average of the weights, which is what is validated, saved and exported.
 
     .. math:: \bar\theta \leftarrow \theta + 2^{-n / h} (\bar\theta - \theta), \quad h = \min(H, r \cdot \text{patches seen})
 
@@ -27,8 +27,7 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, half_life: int = 500_000, ramp_up: float = 0.05) -> None:
-        if half_life <= 0 or ramp_up <= 0:
-            raise InputError(f"half_life is {half_life} and ramp_up {ramp_up:g}; wanted both above 0")
+        require_above(0, half_life=half_life, ramp_up=ramp_up)
         super().__init__(use_buffers=False, multi_avg_fn=self._average)
         self.half_life, self.ramp_up = half_life, ramp_up
         self._decay, self._seen = 0.0, 0
@@ -37,7 +36,7 @@ class EMA(WeightAveraging):
         torch._foreach_lerp_(averaged, current, 1 - self._decay)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Average in the precision of the weights, which is known by now."""
+        """Bring the average into the precision of the weights, which is known by now."""
         self._average_model.to(pl_module.dtype)
 
     def on_train_batch_end(
@@ -56,10 +55,10 @@ class EMA(WeightAveraging):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def state_dict(self) -> dict[str, Any]:
-        """The patches at the last update, besides Lightning's."""
+        """Return the patches at the last update, besides Lightning's state."""
         return {**super().state_dict(), "seen": self._seen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Take the patches at the last update, besides Lightning's state."""
         super().load_state_dict(state_dict)
         self._seen = state_dict["seen"]

@@ -1,4 +1,4 @@
-"""The one file that solvers need."""
+"""The prior as a file, the one that solvers need."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PriorExport(Callback):
         self.half = half
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """By now the weights are the averaged ones."""
+        """Write the prior; by now the weights are the averaged ones."""
         if trainer.is_global_zero and not trainer.fast_dev_run:
             self.write(pl_module.patch_model(), Path(trainer.default_root_dir))
 

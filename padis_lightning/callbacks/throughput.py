@@ -1,4 +1,4 @@
-"""How fast training is, and how fast the device could be."""
+"""The speed of training, and that of the device."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.benchmark import Timer
 
 from padis_lightning.canvas import patch_shape
 
@@ -14,18 +15,11 @@ BACKWARD = 3  # a step costs about three forward passes
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """Floating-point operations a second of large matrix products."""
+    """Measure the floating-point operations a second of large matrix products."""
     side = 8192 if device.type == "cuda" else 2048
     a = torch.ones(side, side, device=device, dtype=dtype)
-    synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    torch.mm(a, a)
-    synchronise()
-    start, count = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
-        torch.mm(a, a)
-        synchronise()
-        count += 1
-    return 2 * side**3 * count / (time.perf_counter() - start)
+    timer = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
+    return 2 * side**3 / timer.blocked_autorange(min_run_time=seconds).median
 
 
 class Throughput(Callback):
@@ -75,10 +69,10 @@ class Throughput(Callback):
         self._begin(pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock."""
+        """Stop the clock, since validation does not count."""
         self._stopped = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock again."""
         if hasattr(self, "_paused"):
             self._paused += time.perf_counter() - self._stopped

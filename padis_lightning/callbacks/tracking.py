@@ -1,4 +1,4 @@
-"""What W&B is told besides the metrics that modules log."""
+"""What W&B gets besides the metrics that modules log."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from padis_lightning.diffusion import PatchModel
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_at_least
 from padis_lightning.machine import has_wandb_account
 from padis_lightning.results.records import digest
 from padis_lightning.results.report.runs import Run, read_run
 
 
 class Tracking(Callback):
-    """Where W&B is among the loggers, keep a run's settings, its prior and its results there.
+    """Send a run's settings, its prior and its results to W&B where that is among the loggers.
 
     ``fit``: the configuration, and ``prior.safetensors`` as an artifact named after its SHA-256. ``predict``: the configuration,
     the prior that is used as an artifact of the same name, the summary, a table of all images and some of their pictures.
@@ -28,26 +28,24 @@ class Tracking(Callback):
     """
 
     def __init__(self, pictures: int = 8) -> None:
-        if pictures < 0:
-            raise InputError(f"pictures is {pictures}; wanted at least 0")
+        require_at_least(0, pictures=pictures)
         self.pictures = pictures
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The configuration."""
+        """Log the configuration."""
         for logger in _wandb(trainer):
             logger.log_hyperparams(_config(trainer))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The configuration and the prior."""
+        """Log the configuration and the prior."""
+        self.on_fit_start(trainer, pl_module)
         for logger in _wandb(trainer):
-            config = _config(trainer)
-            logger.log_hyperparams(config)
-            used = _prior_of(config)
-            if used is not None:
-                _log_prior(logger, used, used=True)
+            checkpoint = (_config(trainer).get("prior") or {}).get("init_args", {}).get("checkpoint")
+            if checkpoint is not None:
+                _log_prior(logger, PatchModel.find(checkpoint), used=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """What the run left; then the W&B run is over, so that another one in this process is its own."""
+        """Log what the run left and end the W&B run, so that another one in this process is its own."""
         folder = Path(trainer.default_root_dir)
         for logger in _wandb(trainer):
             if stage == "fit" and (folder / "prior.safetensors").is_file():
@@ -64,8 +62,8 @@ class Tracking(Callback):
 
     def _log_results(self, logger: WandbLogger, run: Run) -> None:
         logger.experiment.summary.update(_numbers(run.summary))
-        rows = [_scores(row) for row in run.rows]
-        columns = list(rows[0])
+        rows = [{**row, **{f"{name} psnr": scores["psnr"] for name, scores in row["baselines"].items()}} for row in run.rows]
+        columns = [column for column in rows[0] if column != "baselines"]
         logger.log_table("images", columns, [[row[column] for column in columns] for row in rows])
         names = [row["name"] for row in run.rows]
         count = min(self.pictures, len(names))
@@ -75,7 +73,7 @@ class Tracking(Callback):
 
 
 def complete_wandb_options(arguments: Any, output: str) -> None:  # noqa: ANN401 - the parser's namespace
-    """Fill in what a ``WandbLogger`` was not told: folder, name and project; offline where there is no account.
+    """Complete the options of a ``WandbLogger``: folder, name and project; offline where there is no account.
 
     Args:
         arguments: those of the logger.
@@ -97,13 +95,6 @@ def _config(trainer: Trainer) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _prior_of(config: dict[str, Any]) -> Path | None:
-    """The file of the prior that a configuration names."""
-    prior = config.get("prior") or {}
-    checkpoint = prior.get("init_args", {}).get("checkpoint")
-    return None if checkpoint is None else PatchModel.find(checkpoint)
-
-
 def _log_prior(logger: WandbLogger, path: Path, used: bool) -> None:
     """Log a prior under a name that is the same wherever its bytes are, which is what links ``predict`` to ``fit``."""
     from wandb import Artifact
@@ -119,20 +110,14 @@ def _log_prior(logger: WandbLogger, path: Path, used: bool) -> None:
         run.log_artifact(artifact)
 
 
-def _scores(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the table, with the PSNR of each baseline."""
-    theirs = {f"{name} psnr": scores["psnr"] for name, scores in row["baselines"].items()}
-    return {**{key: value for key, value in row.items() if key != "baselines"}, **theirs}
-
-
 def _numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a nested summary under names with slashes; intervals as their two ends."""
+    """Return the numbers of a nested summary under names with slashes; intervals as their two ends."""
     out: dict[str, float] = {}
     for key, value in values.items():
+        if isinstance(value, list) and len(value) == 2:
+            value = {"low": value[0], "high": value[1]}
         if isinstance(value, dict):
             out |= _numbers(value, f"{prefix}{key}/")
-        elif isinstance(value, list) and len(value) == 2:
-            out |= {f"{prefix}{key}/{end}": number for end, number in zip(("low", "high"), value, strict=True)}
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             out[f"{prefix}{key}"] = value
     return out

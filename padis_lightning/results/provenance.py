@@ -1,4 +1,4 @@
-"""What made a result: its parts, its settings and its versions."""
+"""What made a result: its parts, settings and versions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import re
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 
 from padis_lightning.ct import Projector
-from padis_lightning.results.formats import Origin
 from padis_lightning.results.report.runs import dotted
 from padis_lightning.solvers import Solver
 
@@ -23,6 +22,22 @@ CHANGEABLE = (  # settings that a run may change and go on with the same results
     r"output|tracking.*|trainer(?!\.(precision|deterministic)).*|results\.(overwrite|keep_every)"
     r"|data\.init_args\.(num_workers|batch_size|shards?)|model\.init_args\.state|(prior\.init_args\.)+(checkpoint|chunk_size)"
 )
+
+
+class Origin(NamedTuple):
+    """What made an estimate.
+
+    Attributes:
+        solver: its name.
+        version: of this package.
+        description: a line: solver, operator, prior, seed and versions.
+        settings: a digest that other settings, weights and versions do not have.
+    """
+
+    solver: str
+    version: str
+    description: str
+    settings: str
 
 
 def provenance(solver: Solver) -> dict[str, Any]:

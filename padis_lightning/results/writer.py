@@ -14,8 +14,9 @@ from padis_lightning.data.sources.base import Source
 from padis_lightning.files import whole
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.slices import Slices
-from padis_lightning.results.formats import Format, Origin, write_image
+from padis_lightning.results.formats import Format, write_image
 from padis_lightning.results.pictures import ImageResult, comparison, save_picture
+from padis_lightning.results.provenance import Origin
 from padis_lightning.results.report.panels import image_panels, save_panels
 from padis_lightning.results.voxels import spacing_of
 from padis_lightning.types import Normalisation
@@ -107,7 +108,7 @@ class ResultWriter:
 
     @property
     def display(self) -> dict[str, Any]:
-        """How the page shows pixels: the ends of the data, window and scale of errors, in the units that a reader sees."""
+        """Return the ends of the data, the window and the scale of errors of the page, in the units that a reader sees."""
         scale = self.normalisation.shown
         return {
             "units": "HU" if self.normalisation.window else "",

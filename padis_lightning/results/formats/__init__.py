@@ -15,10 +15,10 @@ from padis_lightning.data.sources.volumes import VolumeSource
 from padis_lightning.errors import InputError, first_few
 from padis_lightning.files import safe_names
 from padis_lightning.results.formats import dicom, nifti, pictures16
-from padis_lightning.results.formats.origin import Origin
+from padis_lightning.results.provenance import Origin
 from padis_lightning.types import Normalisation
 
-__all__ = ["Format", "Origin", "check_formats", "place_of", "write_image", "write_volumes"]
+__all__ = ["Format", "check_formats", "place_of", "write_image", "write_volumes"]
 
 Format = Literal["nifti", "dicom", "png16", "tiff"]
 LIBRARIES = {"nifti": ("nibabel", "nifti"), "dicom": ("pydicom", "dicom")}  # and the extra that installs them

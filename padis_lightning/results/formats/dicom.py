@@ -13,7 +13,7 @@ from padis_lightning.data.sources.base import Source
 from padis_lightning.data.sources.series import SeriesSource, resized_affine
 from padis_lightning.errors import InputError
 from padis_lightning.files import whole
-from padis_lightning.results.formats.origin import Origin
+from padis_lightning.results.provenance import Origin
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -53,13 +53,13 @@ def _is_dicom(path: Path) -> bool:
 
 
 def rescale(lower: float, upper: float) -> tuple[str, str]:
-    """Slope, a power of two, and intercept with which 16 signed bits hold the data's range and half of it on either side."""
+    """Return slope, a power of two, and intercept with which 16 signed bits hold the range and half of it on either side."""
     slope = 2.0 ** math.ceil(math.log2((upper - lower) / 32768))
     return _decimal(slope), _decimal((lower + upper) / 2)
 
 
 def derived_uid(*parts: str) -> str:
-    """A UID that is the same for the same parts; form: ITU-T X.667, a name-based UUID under 2.25."""
+    """Return a UID that is the same for the same parts: a name-based UUID under 2.25 (ITU-T X.667)."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, '/'.join(parts)).int}"
 
 
@@ -108,7 +108,7 @@ def write_slice(path: Path, source: Path, values: np.ndarray, ends: tuple[float,
 
 
 def _swap_words(dataset: Dataset) -> None:
-    """Words of a big-endian file, which a reader leaves as they are, in little endian."""
+    """Bring words of a big-endian file, which a reader leaves as they are, into little endian."""
     for element in dataset.iterall():
         if element.VR == "OW" and element.keyword != "PixelData":
             element.value = np.frombuffer(element.value, ">u2").astype("<u2").tobytes()
@@ -134,7 +134,7 @@ def _code(value: str, meaning: str) -> Dataset:
 
 
 def _name(dataset: Dataset, origin: Origin) -> None:
-    """New identity, and what made the image."""
+    """Give the image a new identity, and say what made it."""
     from pydicom import Dataset
 
     dataset.SOPInstanceUID = derived_uid(dataset.SOPInstanceUID, origin.settings)
@@ -150,7 +150,7 @@ def _name(dataset: Dataset, origin: Origin) -> None:
 
 
 def _resize(dataset: Dataset, size: tuple[int, int]) -> None:
-    """Spacing and position for ``size`` (H, W) over the same field of view."""
+    """Set spacing and position for ``size`` (H, W) over the same field of view."""
     before = dataset.Rows, dataset.Columns
     if {"PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"} <= {element.keyword for element in dataset}:
         affine = np.eye(4)
@@ -166,7 +166,7 @@ def _resize(dataset: Dataset, size: tuple[int, int]) -> None:
 
 
 def _decimal(value: float) -> str:
-    """A number in the 16 characters that DICOM gives it."""
+    """Return a number in the 16 characters that DICOM gives it."""
     from pydicom.valuerep import format_number_as_ds
 
     return format_number_as_ds(float(value))

@@ -1,4 +1,4 @@
-"""NIfTI volumes."""
+"""Volumes as NIfTI files, in millimetres of the patient."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's millimetres run to the left 
 
 
 def evenly_spaced(numbers: Sequence[int]) -> bool:
-    """Whether slices in rising order are all of a stack, or every n-th of them."""
+    """Return whether slices in rising order are all of a stack, or every n-th of them."""
     return len(set(np.diff(numbers))) <= 1
 
 
 def volume_affine(series: Series, size: Sequence[int], numbers: Sequence[int]) -> np.ndarray | None:
-    """From (row, column, k, 1) to LPS millimetres for images of ``size`` (H, W) of the evenly spaced slices ``numbers``."""
+    """Return the affine from (row, column, k, 1) to LPS millimetres for images (H, W) of the evenly spaced slices ``numbers``."""
     if series.affine is None:
         return None
     affine = resized_affine(series.affine, series.shape[:2], size)

@@ -52,7 +52,7 @@ class Panel:
 
     @property
     def values(self) -> np.ndarray:
-        """The values that the codes stand for, float64, of the shape of ``codes``."""
+        """Return the values that the codes stand for, float64, of the shape of ``codes``."""
         return self.lower + self.codes * ((self.upper - self.lower) / np.iinfo(self.codes.dtype).max)
 
     def is_sound(self) -> bool:
