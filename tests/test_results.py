@@ -21,6 +21,7 @@ from padis_lightning.operators.identity import Identity
 from padis_lightning.results.pictures import ImageResult, comparison, to_pixels
 from padis_lightning.results.records import Records
 from padis_lightning.results.report.page import report_page
+from padis_lightning.results.report.panels import read_panels
 from padis_lightning.results.report.runs import read_run, read_runs
 from padis_lightning.results.scores import failure, score, summarise, to_csv
 from padis_lightning.results.summary import missing_sentence, read_results, write_summary
@@ -223,6 +224,30 @@ def test_json_of_any_other_shape_is_a_page_or_one_sentence(name, tmp_path):
         (tmp_path / "a" / name).write_text(text)
         with pytest.raises(InputError, match="as predict writes it|what predict writes"):
             read_run(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"described": "[" * 100_000},
+        {"described": "{}"},
+        {"described": json.dumps([["a", "truth", 0.0, "x"]])},
+        {"described": json.dumps([["a", "script", 0.0, 1.0]])},
+        {"described": json.dumps([[1, "truth", 0.0, 1.0]])},
+        {"described": json.dumps([["a", "truth", 0.0, 1e999]])},
+        {"codes0": np.zeros((2, 2))},
+        {"codes0": np.zeros((2, 2, 5), np.uint8)},
+        {"codes0": np.zeros((0, 3), np.uint16)},
+        {"codes0": np.array([{}], dtype=object)},
+    ],
+)
+def test_panels_of_any_other_shape_get_one_sentence(change, tmp_path):
+    sound = {"described": json.dumps([["a", "truth", 0.0, 1.0]]), "codes0": np.zeros((2, 2), np.uint16)}
+    np.savez(tmp_path / "sound.npz", **sound)
+    assert len(read_panels(tmp_path / "sound.npz")) == 1
+    np.savez(tmp_path / "x.npz", **{**sound, **change})
+    with pytest.raises(InputError, match=r"x.npz cannot be read \(.*\); wanted the panels that predict writes"):
+        read_panels(tmp_path / "x.npz")
 
 
 def results_folder(folder):

@@ -57,9 +57,17 @@ class Panel:
 
     def is_sound(self) -> bool:
         """Return whether its parts are of the kinds that a page can show."""
-        axes = {np.dtype(np.uint16): (2,), np.dtype(np.uint8): (3, 4)}.get(self.codes.dtype, ())
-        ends = all(isinstance(end, float | int) and math.isfinite(end) for end in (self.lower, self.upper, *self.extent))
-        return ends and isinstance(self.title, str) and self.kind in KINDS and self.codes.ndim in axes and self.codes.size > 0
+        axes = self.codes.dtype.name, self.codes.ndim, self.codes.shape[-1] if self.codes.ndim > 2 else 1
+        numbers = all(isinstance(end, float | int) and math.isfinite(end) for end in (self.lower, self.upper, *self.extent))
+        volume = 3 * (self.codes.ndim == 4)
+        return (
+            numbers
+            and isinstance(self.title, str)
+            and self.kind in KINDS
+            and axes in (("uint16", 2, 1), ("uint8", 3, 3), ("uint8", 4, 1), ("uint8", 4, 3))
+            and self.codes.size > 0
+            and len(self.extent) == len(self.voxels) == volume
+        )
 
 
 def quantise(title: str, kind: str, values: Tensor, ends: tuple[float, float], spacing: Spacing = CUBES) -> Panel:
@@ -132,7 +140,7 @@ def read_panels(path: Path) -> list[Panel]:
                 Panel(title, kind, content[f"codes{k}"], lower, upper, *map(tuple, rest))
                 for k, (title, kind, lower, upper, *rest) in enumerate(described)
             ]
-        if not all(map(Panel.is_sound, panels)):
+        if not panels or not all(map(Panel.is_sound, panels)):
             raise ValueError("a panel has other numbers, or other axes")
         return panels
     except FileNotFoundError:
