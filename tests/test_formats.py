@@ -391,7 +391,7 @@ def test_a_run_on_dicom_leaves_all_formats_and_they_say_the_same(tmp_path):
         enable_model_summary=False, enable_checkpointing=False,
     )  # fmt: skip
     with torch.no_grad():
-        trainer.predict(PseudoInverse(operator=Identity((1, SIDE, SIDE))), Slices(source_of(series)), return_predictions=False)
+        trainer.predict(PseudoInverse(Identity((1, SIDE, SIDE))), Slices(source_of(series)), return_predictions=False)
     out = tmp_path / "out"
     volume = nibabel.load(out / "volumes" / "chest.nii.gz")
     for k, expected in enumerate(slices()):

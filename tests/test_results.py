@@ -167,7 +167,7 @@ def test_a_run_names_absurd_estimates_as_failures(tmp_path, capsys):
     options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = Trainer(accelerator="cpu", callbacks=[results], default_root_dir=tmp_path, **options)
     with torch.no_grad():
-        trainer.predict(Absurd(operator=Identity((1, 16, 16))), Slices(PhantomSource(3, 16, seed=0)), return_predictions=False)
+        trainer.predict(Absurd(Identity((1, 16, 16))), Slices(PhantomSource(3, 16, seed=0)), return_predictions=False)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert list(summary["failed"]) == ["0001"] and summary["n"] == 2
     assert "1 images failed (0001; 0001: its largest value is 1e+30 times the range of the data" in results.lacking

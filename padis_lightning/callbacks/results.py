@@ -15,7 +15,6 @@ from padis_lightning.ct.picture import draw_scan
 from padis_lightning.data.batches import Listed
 from padis_lightning.errors import InputError
 from padis_lightning.files import sweep_up
-from padis_lightning.operators import LinearOperator
 from padis_lightning.problem import Problem
 from padis_lightning.results.formats import Format, check_formats, write_volumes
 from padis_lightning.results.pictures import ImageResult, save_picture
