@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -25,10 +26,10 @@ from tests.runs import HU, noisy, smooth, write_run
 GROUPS = ["a", "a", "b", "c", "c", "c"]
 
 
-@pytest.fixture
-def pair(tmp_path):
-    """Two folders of the same six images of three groups."""
-    truth = smooth(6)
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Two folders of the same six images of three groups, which no test changes."""
+    tmp_path, truth = tmp_path_factory.mktemp("pair"), smooth(6)
     a, b = noisy(truth, 0.05, 1), noisy(truth, 0.03, 2)
     write_run(tmp_path / "a", truth, a, {"tv": noisy(truth, 0.1, 3)}, GROUPS, config="model: {steps: 50, eta: 0.5}\n")
     write_run(tmp_path / "b", truth, b, {}, GROUPS, config="model: {steps: 20, eta: 0.5}\noutput: elsewhere\n")
@@ -190,18 +191,19 @@ def test_the_histogram_has_every_value_once():
 
 
 def test_data_without_truth_has_neither_errors_nor_a_histogram(pair, tmp_path):
-    kept = json.loads((pair[0] / "report.json").read_text())
-    summary = json.loads((pair[0] / "summary.json").read_text())
+    folder = shutil.copytree(pair[0], tmp_path / "a")
+    kept = json.loads((folder / "report.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
     for row in kept["images"]:
         row["psnr"] = row["ssim"] = row["baselines"]["tv"]["psnr"] = None
-        path = pair[0] / "panels" / f"{row['name']}.npz"
+        path = folder / "panels" / f"{row['name']}.npz"
         save_panels(path, [panel for panel in read_panels(path) if panel.kind != "truth"])
-    (pair[0] / "report.json").write_text(json.dumps(kept))
+    (folder / "report.json").write_text(json.dumps(kept))
     for means in (summary, summary["baselines"]["tv"]):
         means["psnr"] = means["ssim"] = None
         means["intervals"] = {}
-    (pair[0] / "summary.json").write_text(json.dumps({**summary, "gain": {}}))
-    page = report_page([read_run(pair[0])])
+    (folder / "summary.json").write_text(json.dumps({**summary, "gain": {}}))
+    page = report_page([read_run(folder)])
     assert "<svg" not in page and [p["kind"] for p in data(page)["images"][0]["panels"]] == ["degraded", "baseline", "estimate"]
 
 

@@ -40,21 +40,14 @@ def read_json(path: Path, shape: Shape) -> Any:  # noqa: ANN401
     """
     try:
         text = path.read_text(encoding="utf-8")
-        value = json.loads(text, parse_constant=lambda _: None, parse_float=_float, parse_int=_int)
+        short = {"parse_float": lambda s: finite(float(s)), "parse_int": lambda s: int(s) if len(s) < 19 else None}
+        value = json.loads(text, parse_constant=lambda _: None, **short)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({one_line(error)}); wanted what predict writes") from error
     difference = first_difference(value, shape)
     if difference:
         raise InputError(f"{path} is not as predict writes it: {difference}")
     return value
-
-
-def _float(text: str) -> float | None:
-    return finite(float(text))
-
-
-def _int(text: str) -> int | None:
-    return int(text) if len(text) < 19 else None
 
 
 def first_difference(value: Any, shape: Shape, place: str = "it") -> str | None:  # noqa: ANN401
