@@ -19,7 +19,7 @@ from benchmarks.paper.plan import seconds
 from benchmarks.paper.scales import SCALES, variables
 from benchmarks.paper.studies import Part, parts
 from benchmarks.training import machine
-from padis_lightning.commands.sweep import run_sweep
+from padis_lightning.commands.sweep import run_sweep, write_table
 from padis_lightning.errors import InputError
 from padis_lightning.files import write_text
 
@@ -113,7 +113,9 @@ def _main(options: argparse.Namespace) -> int:
             folders.prepare(options.data, output / "folders", int(values["PHOTO"]), int(values["COUNT"]))
         for part in found:
             print(f"{part.folder}:", flush=True)
-            results = run_sweep(part.sweep(values, output), output / part.folder, _jobs(options))
+            sweep = part.sweep(values, output)
+            results = run_sweep(sweep, output / part.folder, _jobs(options))
+            write_table(sweep, output / part.folder)
             failed += [f"{part.folder}/{result.row.name}" for result in results if result.status != "done"]
             write_page(output, setup, options.studies, page, pictures)
         if "partitions" in options.studies and "priors/ct" not in failed:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.reading import mean, read_scores
+from benchmarks.paper.records import mean, read_scores
 from benchmarks.paper.tables import METHODS, level_scores, task_scores
 from padis_lightning.files import whole
 

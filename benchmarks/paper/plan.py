@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.paper.scales import COSTS
-from padis_lightning.commands.sweep.model import Row
+from padis_lightning.commands.sweep import Row
 
 GRADIENT = 2.2  # an evaluation with its derivative over one without
 AVERAGED = 1.8  # an evaluation of overlapping tiles over one of a partition

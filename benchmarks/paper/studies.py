@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.paper.scales import task
-from padis_lightning.commands.sweep import read_sweep
-from padis_lightning.commands.sweep.model import Row, Sweep
+from padis_lightning.commands.sweep import Row, Sweep, read_sweep
 
 #: what tuning decides: the name in the files, the prefix of the rows that try it, the setting that they try
 CHOICES = {

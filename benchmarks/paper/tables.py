@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.paper.reading import Scores, difference, mean, read_scores, spelled
+from benchmarks.paper.records import Scores, difference, mean, read_scores, spelled
 from benchmarks.paper.studies import CHOICES, tried
 from padis_lightning.metrics import interval
 
