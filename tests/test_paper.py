@@ -30,7 +30,6 @@ from padis_lightning.random import Generators, seeded
 
 DATA, RESULTS = Path("/data"), Path("/results")  # nothing is there
 ALL = parts(tuple(SECTIONS))
-FILES = sorted({part.file for part in ALL})
 
 
 class Parsed(PadisCLI):
@@ -98,8 +97,8 @@ def generated(part, scale):
     return part.sweep(variables(scale, None, RESULTS), RESULTS).rows
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_the_command_line_takes_a_row_of_every_file(name):
+@pytest.mark.parametrize("name", ["priors", "methods", "inpainting"])
+def test_the_command_line_takes_the_last_row(name):
     row = generated(next(p for p in ALL if p.file == name), "cpu")[-1]
     config = accepts(row)
     assert config.data.init_args.size == row.settings["data.size"]
@@ -161,10 +160,10 @@ def test_drawn_partitions_are_unbiased_for_the_mean_of_all(model, rng):
     x = torch.randn(1, *prior.canvas_shape, generator=rng)
     with torch.no_grad():
         all_of_them = scores.Averaged(prior, None)(x, 0.3, Generators.keyed(0, [0]))
-        many = scores.Averaged(prior, 300)(x, 0.3, Generators.keyed(0, [0]))
+        many = scores.Averaged(prior, 60)(x, 0.3, Generators.keyed(0, [0]))
         one = scores.Averaged(prior, 1)(x, 0.3, Generators.keyed(0, [0]))
     far, near = ((value - all_of_them).square().mean() for value in (one, many))
-    assert near < far / 75  # 1 / 300 is expected
+    assert near < far / 15  # 1 / 60 is expected
 
 
 def test_errors_are_split_into_bias_and_variance(model):
@@ -266,7 +265,7 @@ def test_the_table_of_partitions_is_the_closed_form():
 # Folders and the command
 
 
-def test_folders_laid_out_as_bsd100_and_div2k_are_read(tmp_path, rng):
+def test_folders_laid_out_as_bsd100_and_div2k_are_read(tmp_path, rng, monkeypatch):
     """Mixed shapes, low-resolution pictures beside the others, depth: squares of the high-resolution ones come out."""
     values = torch.randint(0, 256, (40, 60, 3), generator=rng, dtype=torch.uint8).numpy()
     place = tmp_path / "data" / "BSD100" / "image_SRF_4"
@@ -274,6 +273,7 @@ def test_folders_laid_out_as_bsd100_and_div2k_are_read(tmp_path, rng):
     Image.fromarray(values).save(place / "img_001_SRF_4_HR.png")
     Image.fromarray(values[:10, :15]).save(place / "img_001_SRF_4_LR.png")
     Image.fromarray(values.transpose(1, 0, 2)).save(place / "img_002_SRF_4_HR.png")
+    monkeypatch.setattr(folders, "PHOTOGRAPHS", folders.PHOTOGRAPHS[:2])
     folders.prepare(tmp_path / "data", tmp_path / "out", size=40, count=9)
     source = open_source(tmp_path / "out" / "BSD100")
     assert len(source) == 2 and source.image_shape == (3, 40, 40)

@@ -488,6 +488,7 @@ def agents_words(config, values):
     return [word for part in command for word in known.get(part, [part])]
 
 
+@pytest.mark.slow
 def test_wandb_runs_what_the_rows_run(tmp_path, monkeypatch):
     from wandb.sdk.launch.sweeps.utils import load_sweep_config
 
@@ -514,6 +515,12 @@ def test_wandb_runs_what_the_rows_run(tmp_path, monkeypatch):
 
 
 def test_wandb_takes_grids_alone(tmp_path):
+    grid = {"model.steps": [10, 20], "model.sample": [True], "model.x": [[24, 48], None]}
+    config = wandb_config(sweep_of(tmp_path, settings={"model": "DDS"}, grid=grid), "out")
+    assert config["parameters"] == {
+        "model.steps": {"values": [10, 20]}, "model.sample": {"values": ["true"]}, "model.x": {"values": ["[24, 48]", "null"]},
+    }  # fmt: skip
+    assert config["metric"] == {"name": "psnr", "goal": "maximize"} and "--model=DDS" in config["command"]
     for parts, varying in (({"rows": [{"model.steps": 1}], "grid": {"b": [1]}}, "model.steps, b"), ({}, "nothing")):
         with pytest.raises(InputError, match=f"^{varying} varies in mine; wanted keys of a grid alone, which W&B has, too"):
             wandb_config(sweep_of(tmp_path, **parts), "out")

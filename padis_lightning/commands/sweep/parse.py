@@ -25,6 +25,7 @@ KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 RESERVED = ("config", "output", "allow")  # the sweep gives the first two; only who types a command may permit modules
 OPTION = re.compile(r"-(?![\d.])|.*\0", re.DOTALL)  # what the command line, or the system, would not take as a value
 VARIABLE = re.compile(r"\$\{(\w+)\}")
+SUBSET_KEYS = ("data", "data.init_args", "data.subset", "data.init_args.subset")
 MOST_ROWS, MOST_VALUES, DEEPEST = 10_000, 100_000, 50
 UNREADABLE = (yaml.YAMLError, ValueError, TypeError, RecursionError)
 
@@ -179,9 +180,8 @@ def _check_tuning(rows: list[Row]) -> None:
         configs = [(read(path), path.parent) for path in map(Path, map(find_config, row.configs))]
         named = [subset(config.get("data"), folder) for config, folder in configs if isinstance(config, dict)]
         last = [value for value in named if value is not None][-1:] or ["all"]
-        own = {key: as_yaml(word(value)) for key, value in row.settings.items()}
-        named = [subset(own.get(key), Path()) for key in ("data", "data.init_args")]
-        named += [own.get(key) for key in ("data.init_args.subset", "data.subset")]
+        own = {key: as_yaml(word(row.settings[key])) for key in SUBSET_KEYS if key in row.settings}
+        named = [value if key.endswith("subset") else subset(value, Path()) for key, value in own.items()]
         for seen in [value for value in named if value is not None] or last:
             if seen not in ("train", "validation"):
                 where = f"row {row.name!r} of a sweep that tunes"
