@@ -1,4 +1,4 @@
-"""Sweeps: runs that differ in a few settings, written in a file."""
+"""Run sweeps: runs that differ in a few settings, written in a file."""
 
 from padis_lightning.commands.sweep.command import run, write_table
 from padis_lightning.commands.sweep.parse import read_sweep

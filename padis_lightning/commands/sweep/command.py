@@ -1,4 +1,4 @@
-"""Arguments of ``sweep``, its table, and its hand-over to SLURM and to W&B."""
+"""Run the command ``sweep``: its arguments, its table, and its hand-over to SLURM and to W&B."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def run(args: Sequence[str]) -> None:
         _submit(sweep, [word for word in args if word != "--submit"])
     elif options.wandb:
         path = output / "wandb.yaml"
-        write_text(path, yaml.safe_dump(wandb_config(sweep, output), sort_keys=False, width=130))
+        write_text(path, yaml.safe_dump(wandb_config(sweep, output, allow), sort_keys=False, width=130))
         print(f"wrote {path}; wandb sweep {path} registers it")
     else:
         results = [] if options.table else run_sweep(sweep, output, options.jobs, options.row, allow)
@@ -142,7 +142,7 @@ def _submit(sweep: Sweep, words: Sequence[str]) -> None:
         raise SystemExit(1)
 
 
-def wandb_config(sweep: Sweep, output: str | Path) -> dict[str, Any]:
+def wandb_config(sweep: Sweep, output: Path, allow: Sequence[str] = ()) -> dict[str, Any]:
     """Return the configuration for ``wandb sweep``; every run of its agents lands in ``output/<id of the run>``.
 
     Raises:
@@ -151,20 +151,17 @@ def wandb_config(sweep: Sweep, output: str | Path) -> dict[str, Any]:
     if not sweep.grid or sweep.varying != list(sweep.grid):
         seen = ", ".join(sweep.varying) or "nothing"
         raise InputError(f"{seen} varies in {sweep.name}; wanted keys of a grid alone, which W&B has, too")
+    # its agents write a number as it is, and anything else not as the command line reads it
+    grid = {key: {"values": [v if type(v) in (int, float) else word(v) for v in values]} for key, values in sweep.grid.items()}
     shared = {key: value for key, value in sweep.rows[0].settings.items() if key not in sweep.grid}
-    fixed = replace(sweep.rows[0], settings={"trainer.logger": "WandbLogger", **shared}).arguments()
+    row = replace(sweep.rows[0], settings={"trainer.logger": "WandbLogger", **shared})
+    fixed = [*row.arguments(), *(f"--allow={module}" for module in allow)]
     folder = f'exec "$@" --output {shlex.quote(str(output))}/"$WANDB_RUN_ID"'  # an agent knows the run only in its process
     return {
         "name": sweep.name,
         "program": "padis_lightning",
         "command": ["${env}", "sh", "-c", folder, "sh", "${interpreter}", "-m", "${program}", *fixed, "${args}"],
         "method": "grid",
-        "metric": {"name": sweep.metric["name"], "goal": sweep.metric["goal"]},
-        "parameters": {key: {"values": [_wandb_value(value) for value in values]} for key, values in sweep.grid.items()},
+        "metric": dict(sweep.metric),
+        "parameters": grid,
     }
-
-
-def _wandb_value(value: Any) -> Any:  # noqa: ANN401 - whatever YAML holds
-    """Return a value that W&B writes into a word as the command line reads it."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if number else word(value)

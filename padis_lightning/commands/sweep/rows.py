@@ -1,4 +1,4 @@
-"""Rows of a sweep: what each runs, how it is named, and what rows are sorted by."""
+"""Define the rows of a sweep: what each runs, how it is named, and what rows are sorted by."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def word(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One run of ``fit`` or ``predict``: configs in order, and settings by dotted key over them; no two rows share a name."""
+    """A row is one run of ``fit`` or ``predict``: its configs in order, and settings by dotted key over them."""
 
     name: str
     command: str
@@ -39,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Rows in order, keys in which they may differ, the grid's values by key, and name and goal of what they are sorted by."""
+    """A sweep has rows, keys in which they differ, the grid's values by key, and name and goal of the score to sort by."""
 
     name: str
     rows: list[Row]

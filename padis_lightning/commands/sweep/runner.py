@@ -19,7 +19,6 @@ from typing import Any
 from padis_lightning.commands.sweep.rows import Row, Sweep, word
 from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.files import write_text
-from padis_lightning.messages.allowed import FLAG
 from padis_lightning.messages.configs import find_config
 
 SCORES = ("psnr", "ssim", "residual", "deviation", "coverage", "seconds_per_image", "evaluations", "n")
@@ -31,7 +30,7 @@ PAUSE = 0.05  # seconds between two looks at the processes
 
 @dataclass(frozen=True)
 class Result:
-    """How a row ended: ``done``, ``failed`` or ``missing``; its scores by name; the last line of a failed one."""
+    """A result says how a row ended: ``done``, ``failed`` or ``missing``; its scores by name; the last line of a failed one."""
 
     row: Row
     status: str
@@ -84,7 +83,7 @@ def _run(
 ) -> Iterator[tuple[int, Result]]:
     """Run rows and yield each that ends; signals that are caught are passed on, each once."""
     running: dict[int, tuple[subprocess.Popen, float]] = {}
-    passed, allowed = 0, [text for module in allow for text in (FLAG, module)]
+    passed, allowed = 0, [f"--allow={module}" for module in allow]
     while running or (waiting and not _stopped(caught)):
         while waiting and len(running) < jobs and not _stopped(caught):
             row = sweep.rows[waiting[0]]
@@ -95,7 +94,8 @@ def _run(
         for number, (process, began) in list(running.items()):
             if (code := process.poll()) is not None:
                 del running[number]
-                yield number, _ended(sweep.rows[number], output, code, round(time.monotonic() - began, 1), _stopped(caught))
+                row, seconds = sweep.rows[number], round(time.monotonic() - began, 1)
+                yield number, _ended(row, output / row.name, code, seconds, _stopped(caught))
         for received in caught[passed:]:
             passed += 1
             for process, _ in running.values():
@@ -120,13 +120,16 @@ def start(words: Sequence[str], log: Path, jobs: int) -> subprocess.Popen:
         )
 
 
-def _ended(row: Row, output: Path, code: int, seconds: float, stopped: bool) -> Result:
+def _ended(row: Row, folder: Path, code: int, seconds: float, stopped: bool) -> Result:
     """Keep how a row ended, in place of how it ended before; one that was stopped may have ended well, but early."""
-    folder = output / row.name
     if stopped:
         return Result(row, "missing", seconds)
     if code:
-        result = Result(row, "failed", seconds, {}, 128 - code if code < 0 else code, _last_line(folder / LOG))
+        lines = [
+            line.strip() for line in (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+        ]
+        message = "" if lines[-1].startswith(PROMPT) else lines[-1].removeprefix("padis_lightning: error: ")
+        result = Result(row, "failed", seconds, {}, 128 - code if code < 0 else code, message)
     else:
         result = Result(row, "done", seconds, dict(read_scores(row, folder)), 0)
     record = {key: getattr(result, key) for key in ("exit_code", "seconds", "values", "message")}
@@ -134,12 +137,6 @@ def _ended(row: Row, output: Path, code: int, seconds: float, stopped: bool) -> 
     if result.status == "done":
         (folder / "failed.json").unlink(missing_ok=True)
     return result
-
-
-def _last_line(log: Path) -> str:
-    """Return the last line that a process left, empty where there is none after its command."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return "" if lines[-1].startswith(PROMPT) else lines[-1].removeprefix("padis_lightning: error: ")
 
 
 def _report(sweep: Sweep, number: int, result: Result, how: str) -> None:
