@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from itertools import product
 from pathlib import Path
 
@@ -124,7 +124,7 @@ HUGE = {f"model.key{k}": list(range(10)) for k in range(12)}
         ({"rows": []}, r"rows is \[\]; wanted a list"),
         ({"metric": {"name": "psnr", "goal": "up"}}, "wanted a name and the goal maximize or minimize"),
         ({"tuning": "yes"}, "tuning is 'yes'; wanted true or false"),
-        ({"tuning": True}, "data.subset is 'all' in row 'row' of a sweep that tunes; wanted train or validation"),
+        ({"tuning": True}, "data.subset is None in the settings of row 'row', which tunes; wanted train or validation"),
     ],
 )
 def test_what_cannot_be_used_gets_one_sentence(tmp_path, parts, sentence):
@@ -206,28 +206,33 @@ def test_a_sweep_permits_no_module(tmp_path, parts, words, own, capsys, monkeypa
     assert not own.exists() and not (tmp_path / "out").exists()
 
 
-def test_tuning_looks_through_configs_and_settings(tmp_path):
-    (tmp_path / "part.yaml").write_text("class_path: ImageData\ninit_args: {subset: validation}\n")
-    (tmp_path / "held.yaml").write_text("data: part.yaml\n")
-    (tmp_path / "test.yaml").write_text("data: {init_args: {subset: test}}\n")
-    held, test = str(tmp_path / "held.yaml"), str(tmp_path / "test.yaml")
-    for allowed in (
-        {"config": ["ct20.yaml", held]},
-        {"config": [test, held]},
-        {"config": test, "settings": {"data.subset": "train"}},
-        {"config": test, "settings": {"data": {"class_path": "ImageData", "init_args": {"subset": "validation"}}}},
-        {"command": "fit", "config": "ct.yaml"},
-    ):
-        sweep_of(tmp_path, tuning=True, **allowed)
-    for refused in (
-        {"config": [held, test]},
-        {"config": held, "grid": {"data.subset": ["validation", "test"]}},
-        {"config": held, "settings": {"data": "{class_path: ImageData, init_args: {subset: test}}"}},
-        {"config": held, "settings": {"data.init_args": "{subset: test}"}},
-        {"config": held, "settings": {"data.init_args.subset": "test", "data.subset": "validation"}},
-    ):
-        with pytest.raises(InputError, match="data.subset is 'test'"):
-            sweep_of(tmp_path, tuning=True, **refused)
+@pytest.mark.parametrize(
+    ("settings", "seen"),
+    [
+        ({}, "None"),
+        ({"data.subset": "test"}, "'test'"),
+        ({"data": {"class_path": "ImageData", "init_args": {"subset": "validation"}}}, "None"),
+        ({"data.init_args": "{subset: test}", "data.subset": "validation"}, "'{subset: test}'"),
+        ({"data.init_args": {"subset": "test"}, "data.subset": "validation"}, "{'subset': 'test'}"),
+        ({"data.init_args.subset": "test", "data.subset": "validation"}, "'test'"),
+        ({"data.subset": ["train", "validation"]}, r"\['train', 'validation'\]"),
+    ],
+)
+def test_a_sweep_that_tunes_names_training_or_validation_images(tmp_path, settings, seen):
+    sweep_of(tmp_path, settings=settings)
+    with pytest.raises(InputError, match=f"data.subset is {seen} in the settings of row 'row', which tunes; wanted train or val"):
+        sweep_of(tmp_path, settings=settings, tuning=True)
+
+
+def test_a_sweep_that_tunes_takes_what_the_command_line_reads_last(tmp_path):
+    over = {"data": {"init_args": {"subset": "test"}}}
+    for part in ("train", "validation"):
+        sweep_of(tmp_path, settings={**over, "data.subset": part}, tuning=True)
+        sweep_of(tmp_path, settings={"data.subset": "test", "data.init_args.subset": part}, tuning=True)
+    sweep_of(tmp_path, command="fit", config="ct.yaml", tuning=True)
+    rows = [{"name": "a"}, {"name": "b", "data.subset": "test"}]
+    with pytest.raises(InputError, match="data.subset is 'test' in the settings of row 'b'"):
+        sweep_of(tmp_path, settings={"data.subset": "train"}, rows=rows, tuning=True)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -459,15 +464,25 @@ def test_rows_are_runs_of_the_command_line(tmp_path):
     assert float(line["psnr"]) == summary["psnr"] > 5 and summary["n"] == 2
 
 
-@pytest.mark.slow
-def test_a_module_that_nobody_permits_is_not_imported(tmp_path, own):
-    """The same rows with and without ``--allow`` on the command line."""
-    path = written(tmp_path, settings={**THING, "data.path": "nowhere.npz"})
-    command = [sys.executable, "-m", "padis_lightning", "sweep", str(path), "--output", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "the config names own_module.Thing; wanted" in done.stdout and not own.exists()
-    done = subprocess.run([*command, "--allow", "own_module"], capture_output=True, text=True)
-    assert done.returncode == 1 and "nowhere.npz" in done.stdout and own.exists()
+def test_a_module_that_nobody_permits_is_not_imported(tmp_path, own, monkeypatch):
+    """The same row with and without ``--allow`` on the command line, run in this process."""
+
+    def start(words, log, jobs):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as out, redirect_stderr(out), pytest.raises(SystemExit) as stop:
+            main(words)
+        return Process(Machine(), stop.value.code)
+
+    monkeypatch.setattr(runner, "start", start)
+    path = str(written(tmp_path, settings={**THING, "data.path": "nowhere.npz"}))
+    messages = []
+    for words in ([], ["--allow", "own_module"]):
+        assert not own.exists()
+        with pytest.raises(SystemExit):
+            run([path, "--output", str(tmp_path / "out"), *words])
+        messages.append(read_results(read_sweep(path), tmp_path / "out")[0].message)
+    assert "the config names own_module.Thing; wanted" in messages[0] and "nowhere.npz" in messages[1] and own.exists()
+    sys.modules.pop("own_module")
 
 
 # Elsewhere

@@ -17,8 +17,7 @@ from typing import Any
 import yaml
 
 from padis_lightning.commands.arguments import Parser
-from padis_lightning.commands.sweep.parse import as_yaml, read_sweep
-from padis_lightning.commands.sweep.rows import Sweep, word
+from padis_lightning.commands.sweep.rows import Sweep, as_yaml, read_sweep, word
 from padis_lightning.commands.sweep.runner import Result, read_results, run_sweep
 from padis_lightning.errors import InputError
 from padis_lightning.files import write_text
