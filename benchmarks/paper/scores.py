@@ -41,7 +41,7 @@ class At(Tiling):
 
     offset: tuple[int, int]
 
-    def draw(self, size: tuple[int, int], pad: tuple[int, int], patch: int, generator: Generators) -> GridTiles:
+    def partition(self, size: tuple[int, int], pad: tuple[int, int], patch: int, generator: Generators) -> GridTiles:
         """Return the grid; nothing is random."""
         return GridTiles(size, pad, (patch, patch), (self.offset,) * len(generator))
 

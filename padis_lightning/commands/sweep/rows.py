@@ -112,7 +112,7 @@ def read_sweep(path: str | Path, variables: Mapping[str, str] | None = None, set
         InputError: the file cannot be read or a part of it cannot be used.
     """
     found, given = Path(find_sweep(str(path))), _settings(settings or {}, "the command line")
-    raw = _mapping(_filled(_read_yaml(found), variables or {}, found), found, KEYS)
+    raw = _mapping(_load(found, variables or {}), found, KEYS)
     command, tuning = raw.get("command"), raw.get("tuning", False)
     if command not in ("predict", "fit"):
         raise InputError(f"command is {command!r} in {found}; wanted predict or fit")
@@ -175,26 +175,22 @@ def as_yaml(text: str) -> Any:
     return text if value is None and text not in ("null", "~") else value
 
 
-def _read_yaml(path: Path) -> Any:
+def _load(path: Path, variables: Mapping[str, str]) -> Any:
+    """Return plain values of a file with every ``${NAME}`` replaced; text that is nothing else may become a number or a list."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw, seen = yaml.safe_load(path.read_text(encoding="utf-8")), count(1)
     except UNREADABLE as error:
         raise InputError(f"{path} is not YAML ({one_line(error)}); wanted a sweep") from None
 
-
-def _filled(raw: Any, variables: Mapping[str, str], where: Path) -> Any:
-    """Return plain values with every ``${NAME}`` replaced; text that is nothing else may become a number or a list."""
-    seen = count(1)
-
     def fill(value: Any, depth: int = 0) -> Any:
         if next(seen) > MOST_VALUES or depth > DEEPEST:  # a few aliases can stand for more values than memory holds
-            raise InputError(f"{where} holds too many values; wanted at most {MOST_VALUES}, {DEEPEST} deep")
+            raise InputError(f"{path} holds too many values; wanted at most {MOST_VALUES}, {DEEPEST} deep")
         if isinstance(value, dict) and all(isinstance(key, str) for key in value):
             return {key: fill(item, depth + 1) for key, item in value.items()}
         if isinstance(value, list):
             return [fill(item, depth + 1) for item in value]
         if not isinstance(value, (str, bool, int, float, type(None))):
-            raise InputError(f"{where} holds {value!r:.60}; wanted numbers, booleans, lists, keys and text in quotes")
+            raise InputError(f"{path} holds {value!r:.60}; wanted numbers, booleans, lists, keys and text in quotes")
         if not isinstance(value, str):
             return value
         for name in VARIABLE.findall(value):
