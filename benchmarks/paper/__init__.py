@@ -1,1 +1,1 @@
-"""The paper's studies at a chosen scale: ``python -m benchmarks.paper --help``."""
+"""Run the paper's studies at a chosen scale: ``python -m benchmarks.paper --help``."""

@@ -19,7 +19,7 @@ from benchmarks.paper.plan import seconds
 from benchmarks.paper.scales import SCALES, variables
 from benchmarks.paper.studies import Part, parts
 from benchmarks.training import machine
-from padis_lightning.commands.sweep import run_sweep
+from padis_lightning.commands.sweep import run_sweep, write_table
 from padis_lightning.errors import InputError
 from padis_lightning.files import write_text
 
@@ -49,7 +49,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _setup(options: argparse.Namespace) -> dict[str, Any]:
-    """What a run depends on, from its folder or as it is now.
+    """Return what a run depends on, from its folder or as it is now.
 
     Raises:
         InputError: the folder is of another scale or of other data.
@@ -83,14 +83,14 @@ def _show_plan(found: list[Part], options: argparse.Namespace, values: dict[str,
           "partitions and costs, which are no rows, are not in it")  # fmt: skip
 
 
-def _kept(path: Path, study: Callable[[], Any]) -> None:
+def _run_once(path: Path, study: Callable[[], Any]) -> None:
     """Run a study that is no sweep, once."""
     if not path.is_file():
         write_text(path, json.dumps(study(), indent=1) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for; 1 if a row failed."""
+    """Run what is asked for; return 1 if a row failed and 2 if the arguments cannot be used."""
     options = _arguments(arguments)
     try:
         return _main(options)
@@ -113,15 +113,17 @@ def _main(options: argparse.Namespace) -> int:
             folders.prepare(options.data, output / "folders", int(values["PHOTO"]), int(values["COUNT"]))
         for part in found:
             print(f"{part.folder}:", flush=True)
-            results = run_sweep(part.sweep(values, output), output / part.folder, _jobs(options))
+            sweep = part.sweep(values, output)
+            results = run_sweep(sweep, output / part.folder, _jobs(options))
+            write_table(sweep, output / part.folder)
             failed += [f"{part.folder}/{result.row.name}" for result in results if result.status != "done"]
             write_page(output, setup, options.studies, page, pictures)
         if "partitions" in options.studies and "priors/ct" not in failed:
             test = None if options.data is None else values["TEST"]
             prior = str(output / "priors" / "ct" / "prior.safetensors")
-            _kept(output / "partitions.json", lambda: scores.study(prior, test, values))
+            _run_once(output / "partitions.json", lambda: scores.study(prior, test, values))
         if "costs" in options.studies:
-            _kept(output / "costs.json", lambda: costs.study(values))
+            _run_once(output / "costs.json", lambda: costs.study(values))
     write_page(output, setup, options.studies, page, pictures)
     print(f"wrote {page}")
     if failed:

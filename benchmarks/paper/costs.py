@@ -1,4 +1,4 @@
-"""Seconds and memory of one evaluation of the whole image: patches by chunk and batch, and whole images."""
+"""Measure seconds and memory of one evaluation of the whole image: patches by chunk and batch, and whole images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TURNS = 3
 
 @dataclass(frozen=True)
 class Case:
-    """One evaluation.
+    """A case is one evaluation.
 
     Args:
         size: side of the image.
@@ -45,7 +45,7 @@ class Case:
 
 
 def network(values: dict[str, str]) -> PatchNetwork:
-    """An untrained network of the scale's kind."""
+    """Return an untrained network of the scale's kind."""
     settings = {
         "base": int(values["BASE"]),
         "multipliers": yaml.safe_load(values["MULTIPLIERS"]),
@@ -55,7 +55,7 @@ def network(values: dict[str, str]) -> PatchNetwork:
 
 
 def evaluate(case: Case, values: dict[str, str]) -> dict[str, Any]:
-    """Seconds an image, the least of a few turns, and bytes beyond what the weights and the libraries take."""
+    """Measure seconds an image, the least of a few turns, and bytes beyond what the weights and the libraries take."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     whole = case.patch == case.size
     pad = (0, 0) if whole else padding((case.size, case.size), case.patch)
@@ -87,7 +87,7 @@ def _worker(case: Case, values: dict[str, str]) -> dict[str, Any]:
 
 
 def cases(values: dict[str, str]) -> list[Case]:
-    """Sizes, chunks and batches, each beside the whole image."""
+    """Return sizes, chunks and batches, each beside the whole image."""
     size, patch = int(values["SIZE"]), yaml.safe_load(values["PATCH_SIZES"])[-1]
     sizes = [size, 2 * size, 4 * size]
     found = [Case(n, p, 64, gradient=gradient) for n in sizes for gradient in (False, True) for p in (patch, n)]
@@ -96,7 +96,7 @@ def cases(values: dict[str, str]) -> list[Case]:
 
 
 def study(values: dict[str, str]) -> list[dict[str, Any]]:
-    """Every case in a process of its own, as no process can forget its peak; None for one that ran out of memory."""
+    """Measure every case in a process of its own, as no process can forget its peak; None for one that ran out of memory."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.paper.costs"])
     found = []

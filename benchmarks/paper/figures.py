@@ -1,4 +1,4 @@
-"""Plots of the studies, small PNGs."""
+"""Plot the studies as small PNGs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.reading import mean, read_scores
+from benchmarks.paper.records import mean, read_scores
 from benchmarks.paper.tables import METHODS, level_scores, task_scores
 from padis_lightning.files import whole
 
@@ -16,7 +16,7 @@ COLOURS = {"default": "#005ab5", "padis": "#dc5a00", "patches": "#005ab5", "whol
 
 @contextmanager
 def figure(path: Path, columns: int, width: float = 3.4, height: float = 3.2) -> Iterator[Any]:
-    """Panels side by side that are written when the block ends."""
+    """Yield panels side by side that are written when the block ends."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -30,7 +30,7 @@ def figure(path: Path, columns: int, width: float = 3.4, height: float = 3.2) ->
 
 
 def methods(folders: dict[str, Path], path: Path) -> None:
-    """PSNR of every method with its interval, a panel a task."""
+    """Plot PSNR of every method with its interval, a panel a task."""
     with figure(path, len(folders), height=3.6) as panels:
         for k, (panel, (title, folder)) in enumerate(zip(panels, folders.items(), strict=True)):
             scores = task_scores(folder)
@@ -46,7 +46,7 @@ def methods(folders: dict[str, Path], path: Path) -> None:
 
 
 def patients(folder: Path, counts: dict[str, str], path: Path) -> None:
-    """PSNR by the number of training patients, patches and whole images."""
+    """Plot PSNR by the number of training patients, patches and whole images."""
     with figure(path, 1, 4.5) as (panel,):
         for kind in ("patches", "whole"):
             known = [(label, read_scores(folder / f"{kind}-{share}").get("estimate")) for share, label in counts.items()]
@@ -61,7 +61,7 @@ def patients(folder: Path, counts: dict[str, str], path: Path) -> None:
 
 
 def levels(folder: Path, solvers: dict[str, tuple[float, float]], path: Path) -> None:
-    """PSNR by the first and by the last level, the other one as in the pair of each solver."""
+    """Plot PSNR by the first and by the last level, the other one as in the pair of each solver."""
     with figure(path, 2) as panels:
         for solver, fixed in solvers.items():
             rows = [(pair, mean(scores.psnr, scores.groups)[0]) for *pair, scores in level_scores(folder, solver)]
@@ -75,7 +75,7 @@ def levels(folder: Path, solvers: dict[str, tuple[float, float]], path: Path) ->
 
 
 def partitions(found: list[dict[str, Any]], path: Path) -> None:
-    """Mean squared error by level: the part that averaging takes away and the part that stays."""
+    """Plot the mean squared error by level: the part that averaging takes away and the part that stays."""
     sigmas = [level["sigma"] for level in found]
     with figure(path, 1, 4.5) as (panel,):
         panel.loglog(

@@ -1,4 +1,4 @@
-"""Folders of photographs laid out as BSD100 and DIV2K: squares of those that are there, or of built-in ones."""
+"""Make folders of photographs laid out as BSD100 and DIV2K: squares of those that are there, or of built-in ones."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ FIRST = {"BSD100": 1, "DIV2K_valid_HR": 801}
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The pictures of a data set in the order of their names, those of low resolution left out, however deep they lie."""
+    """Return the pictures of a data set in the order of their names, those of low resolution left out, however deep they lie."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     return sorted(path for path in found if "LR" not in path.relative_to(folder).as_posix())
 
 
 def square(picture: Image.Image) -> Image.Image:
-    """The centre square, in colour."""
+    """Cut the centre square out of a picture, in colour."""
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     return picture.convert("RGB").crop((left, top, left + side, top + side))
 
 
 def stand_in(folder: Path) -> None:
-    """Built-in photographs under the names and in the mixed shapes of a data set."""
+    """Write built-in photographs under the names and in the mixed shapes of a data set."""
     name, sides = LAYOUTS[folder.name]
     for k, picture in enumerate(_built_in()):
         height, width = sides[k % len(sides)]
@@ -57,7 +57,7 @@ def _save(picture: Image.Image, path: Path) -> None:
 
 
 def prepare(data: Path | None, output: Path, size: int, count: int) -> None:
-    """Squares of ``size`` of the first pictures of each data set in ``output/<its name>``.
+    """Write squares of ``size`` of the first pictures of each data set into ``output/<its name>``.
 
     Args:
         data: where the data sets are; those that are not are stood in for.

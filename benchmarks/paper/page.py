@@ -1,4 +1,4 @@
-"""``results.md``: what was run, on what, and the tables with the command above each."""
+"""Write ``results.md``: what was run, on what, and the tables with the command above each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SOLVERS = {"padis": "PaDIS (DPS)", "default": "default (PnP-ADMM, falling level)
 
 @dataclass(frozen=True)
 class Page:
-    """What the sections are made from.
+    """A page holds what its sections are made from.
 
     Args:
         output: the folder of results.
@@ -50,22 +50,22 @@ class Page:
 
     @property
     def values(self) -> dict[str, str]:
-        """What stood for the names of the scale."""
+        """Return what stood for the names of the scale."""
         return self.setup["values"]
 
     def command(self, study: str) -> str:
-        """What makes a study."""
+        """Return the command that makes a study."""
         data = "--data DIR " if self.setup["data"] else ""
         return f"```\npython -m benchmarks.paper --scale {self.setup['scale']} {data}--only {study}\n```"
 
     def plot(self, name: str, draw: Callable[[Path], None], text: str) -> str:
-        """Draw a plot; the line that shows it."""
+        """Draw a plot and return the line that shows it."""
         draw(self.pictures / f"{name}.png")
         return f"![{text}]({self.link}/{name}.png)"
 
 
 def main_section(page: Page) -> list[str]:
-    """The main table, task by task."""
+    """Return the main table, task by task."""
     lines = ["## Main table", page.command("main")]
     folders = {TITLES[name]: page.output / "main" / name for name in MAIN}
     lines.append(page.plot("main", lambda path: figures.methods(folders, path), "PSNR of every method with its interval"))
@@ -78,7 +78,7 @@ def main_section(page: Page) -> list[str]:
 
 
 def more_section(page: Page) -> list[str]:
-    """The other tasks of the paper's appendix."""
+    """Return the other tasks of the paper's appendix."""
     lines = ["## Fan beam, 60 views, heavy deblurring, a larger image", page.command("more")]
     for name in MORE:
         lines += [f"### {TITLES[name]}", tables.task_table(page.output / "more" / name, ("plain", "tv", "padis", "default"))]
@@ -94,7 +94,7 @@ def more_section(page: Page) -> list[str]:
 
 
 def positions_section(page: Page) -> list[str]:
-    """Patch size by encoding."""
+    """Return the scores by patch size and position encoding."""
     values = page.values
     sizes = {"small": values["SMALL_SIZES"], "ct": values["PATCH_SIZES"], "big": values["BIG_SIZES"]}
     text = "20-view CT with the default solver; every prior was trained for as many steps, a step takes about as many pixels."
@@ -107,7 +107,7 @@ def positions_section(page: Page) -> list[str]:
 
 
 def patients_section(page: Page) -> list[str]:
-    """Training-set size."""
+    """Return the scores by size of the training set."""
     counts = {"few": page.values["FEW"], "some": page.values["SOME"], "all": "all"}
     folder = page.output / "patients"
     return [
@@ -120,7 +120,7 @@ def patients_section(page: Page) -> list[str]:
 
 
 def levels_section(page: Page) -> list[str]:
-    """Sensitivity to the ends of the levels."""
+    """Return the scores by the first and the last noise level."""
     folder = page.output / "levels"
     return [
         "## First and last noise level",
@@ -132,7 +132,7 @@ def levels_section(page: Page) -> list[str]:
 
 
 def partitions_section(page: Page) -> list[str]:
-    """One partition against averages."""
+    """Compare one partition with averages of several."""
     path = page.output / "partitions.json"
     lines = ["## One random partition or the average of several", page.command("partitions")]
     if not path.is_file():
@@ -155,7 +155,7 @@ def partitions_section(page: Page) -> list[str]:
 
 
 def inpainting_section(page: Page) -> list[str]:
-    """Irregular masks, photographs."""
+    """Return the scores of irregular masks, faces and photographs."""
     lines = ["## Inpainting with irregular masks", page.command("inpainting")]
     built = (page.output / "folders" / "built-in").is_dir()
     source = "six built-in photographs in their names and mixed shapes stand in for them" if built else "their own pictures"
@@ -176,7 +176,7 @@ def inpainting_section(page: Page) -> list[str]:
 
 
 def costs_section(page: Page) -> list[str]:
-    """Time and memory."""
+    """Return time and memory of one evaluation."""
     path = page.output / "costs.json"
     lines = ["## Time and memory of one evaluation", page.command("costs")]
     if not path.is_file():
@@ -201,7 +201,7 @@ SECTIONS = {
 
 
 def _versions(output: Path) -> str:
-    """The versions that a finished row names."""
+    """Return the versions that a finished row names."""
     for path in sorted(output.rglob("summary.json")):
         versions = json.loads(path.read_text(encoding="utf-8")).get("versions", {})
         return "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -209,7 +209,7 @@ def _versions(output: Path) -> str:
 
 
 def head(setup: dict[str, Any], output: Path) -> list[str]:
-    """What the figures are of."""
+    """Say what the figures are of."""
     values, machine = setup["values"], setup["machine"]
     evaluations = int(values["LEVELS"]) * int(values["INNER"])
     device = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"

@@ -1,9 +1,9 @@
-"""How long the rows of a scale take, roughly."""
+"""Estimate how long the rows of a scale take."""
 
 from __future__ import annotations
 
 from benchmarks.paper.scales import COSTS
-from padis_lightning.commands.sweep.model import Row
+from padis_lightning.commands.sweep import Row
 
 GRADIENT = 2.2  # an evaluation with its derivative over one without
 AVERAGED = 1.8  # an evaluation of overlapping tiles over one of a partition
@@ -11,7 +11,7 @@ SHIPPED = 50  # evaluations of the configs that are run as they are
 
 
 def seconds(row: Row, scale: str, values: dict[str, str]) -> float:
-    """An estimate for one row on a quiet machine of the scale's kind."""
+    """Estimate the seconds of one row on a quiet machine of the scale's kind."""
     start, step, evaluation = COSTS[scale]
     if row.command == "fit":
         steps = float(row.settings["trainer.max_steps"])

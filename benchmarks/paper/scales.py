@@ -1,4 +1,4 @@
-"""What stands for the names in the sweep files at each scale, and what each task measures."""
+"""Define what stands for the names in the sweep files at each scale, and what each task measures."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ TITLES = {
 
 
 def variables(scale: str, data: Path | None, output: Path) -> dict[str, str]:
-    """What stands for each name of a scale.
+    """Return what stands for each name of a scale.
 
     Args:
         scale: one of :data:`SCALES`.
@@ -101,7 +101,7 @@ def _operator(name: str, **settings: Any) -> str:  # noqa: ANN401 - whatever an 
 
 
 def task(name: str, values: Mapping[str, str]) -> dict[str, str]:
-    """What stands for the names that differ from task to task.
+    """Return what stands for the names that differ from task to task.
 
     Args:
         name: one of :data:`TITLES`, or ``large`` for 60 views of the larger images.
@@ -132,5 +132,5 @@ def _faces(name: str, values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _weights(weight: float) -> dict[str, str]:
-    """The weights of total variation that are tried; the shipped one is the second."""
+    """Return the weights of total variation that are tried; the shipped one is the second."""
     return {f"TV_{k}": f"{weight * factor:.3g}" for k, factor in ((1, 0.3), (2, 1), (3, 3), (4, 10))}

@@ -1,9 +1,9 @@
-"""One random partition against averages over several and over all: bias and variance of the whole-image score.
+r"""Compare one random partition with averages over several and over all: bias and variance of the whole-image score.
 
-With a partition r drawn at random, :math:`D_r` is an estimate of the mean over all partitions :math:`\\bar D`, and the score that
-it gives is :math:`(D_r - x) / \\sigma^2`. Against the truth
+With a partition r drawn at random, :math:`D_r` is an estimate of the mean over all partitions :math:`\bar D`, and the score that
+it gives is :math:`(D_r - x) / \sigma^2`. Against the truth
 
-.. math:: E \\|D_K - x_0\\|^2 = \\|\\bar D - x_0\\|^2 + \\frac{1}{K} E \\|D_r - \\bar D\\|^2
+.. math:: E \|D_K - x_0\|^2 = \|\bar D - x_0\|^2 + \frac{1}{K} E \|D_r - \bar D\|^2
 
 for the average :math:`D_K` of K draws: only the second part falls with K.
 """
@@ -37,17 +37,17 @@ NOISE, PICKS = 20, 21  # purposes of the streams of this study
 
 @dataclass(frozen=True)
 class At(Tiling):
-    """The grid at one offset, for every image."""
+    """A tiling that is the grid at one offset, for every image."""
 
     offset: tuple[int, int]
 
-    def draw(self, size: tuple[int, int], pad: tuple[int, int], patch: int, generator: Generators) -> GridTiles:
-        """Nothing is drawn."""
+    def partition(self, size: tuple[int, int], pad: tuple[int, int], patch: int, generator: Generators) -> GridTiles:
+        """Return the grid; nothing is random."""
         return GridTiles(size, pad, (patch, patch), (self.offset,) * len(generator))
 
 
 class Averaged(Prior):
-    """The mean of a patch prior over several partitions.
+    """A prior that is the mean of a patch prior over several partitions.
 
     Args:
         prior: whose network is used.
@@ -61,7 +61,7 @@ class Averaged(Prior):
         self.normalisation = prior.normalisation
 
     def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
-        """The mean of the denoised canvases."""
+        """Return the mean of the denoised canvases."""
         tilings = [RandomTiling()] * self.count if self.count else [At(offset) for offset in offsets(self.prior)]
         total = torch.zeros_like(x)
         for tiling in tilings:
@@ -70,12 +70,12 @@ class Averaged(Prior):
 
 
 def offsets(prior: PatchPrior) -> list[tuple[int, int]]:
-    """The corners of all partitions."""
+    """Return the corners of all partitions."""
     return list(product(range(prior.pad[0] + 1), range(prior.pad[1] + 1)))
 
 
 def tiled(prior: PatchPrior, tiling: Tiling, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
-    """The prior with another tiling, ``(B, C, H, W)``."""
+    """Denoise by the prior with another tiling, ``(B, C, H, W)``."""
     before, prior.tiling = prior.tiling, tiling
     try:
         return prior(x, sigma, generator)
@@ -84,7 +84,7 @@ def tiled(prior: PatchPrior, tiling: Tiling, x: Tensor, sigma: float | Tensor, g
 
 
 def spread(estimates: Tensor, counts: Sequence[int], draws: int = 400) -> dict[int, float]:
-    """Mean squared distance of averages of K draws (with replacement) from the mean of all, a pixel.
+    """Estimate the mean squared distance of averages of K draws (with replacement) from the mean of all, a pixel.
 
     Args:
         estimates: those of all partitions, ``(R, ...)``.
@@ -101,7 +101,7 @@ def spread(estimates: Tensor, counts: Sequence[int], draws: int = 400) -> dict[i
 
 
 def decompose(prior: PatchPrior, images: Tensor, sigma: float, overlap: int) -> dict[str, Any]:
-    """Errors of the ways to tile at one level, mean squares a pixel of the image.
+    """Measure the errors of the ways to tile at one level, mean squares a pixel of the image.
 
     Args:
         prior: of patches.
@@ -134,7 +134,7 @@ def decompose(prior: PatchPrior, images: Tensor, sigma: float, overlap: int) -> 
 
 
 def solve(prior: PatchPrior, batch: Batch, views: int, steps: int, more: int) -> list[dict[str, Any]]:
-    """PSNR of two solvers with averages of several partitions, and with one in as many more steps.
+    """Measure the PSNR of two solvers with averages of several partitions, and with one in as many more steps.
 
     Args:
         prior: of patches.
@@ -162,7 +162,7 @@ def solve(prior: PatchPrior, batch: Batch, views: int, steps: int, more: int) ->
 
 @torch.no_grad()
 def study(prior: str, data: str | None, values: dict[str, str]) -> dict[str, Any]:
-    """The whole study of 20-view CT.
+    """Run the whole study of 20-view CT.
 
     Args:
         prior: a file.

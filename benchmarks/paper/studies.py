@@ -1,4 +1,4 @@
-"""Which sweep files make which study, in which folder, with which priors."""
+"""Define which sweep files make which study, in which folder, with which priors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.paper.scales import task
-from padis_lightning.commands.sweep import read_sweep
-from padis_lightning.commands.sweep.model import Row, Sweep
+from padis_lightning.commands.sweep import Row, Sweep, read_sweep
 
 #: what tuning decides: the name in the files, the prefix of the rows that try it, the setting that they try
 CHOICES = {
@@ -36,7 +35,7 @@ PRIORS = {
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a sweep that run into a folder.
+    """A part is the rows of a sweep that run into one folder.
 
     Args:
         folder: below the folder of results; the first word names the study.
@@ -51,7 +50,7 @@ class Part:
     only: tuple[str, ...] | None = None
 
     def sweep(self, values: Mapping[str, str], output: Path) -> Sweep:
-        """The rows at the scale of ``values``, as tuning in ``output`` has chosen or, without it, with the first candidates."""
+        """Return the rows at the scale of ``values``, with what tuning in ``output`` has chosen or the first candidates."""
         values = {**values, **task(self.task, values)}
         if self.file != "tuning":
             values |= chosen(self.task, values, output)
@@ -61,7 +60,7 @@ class Part:
 
 
 def parts(studies: tuple[str, ...]) -> list[Part]:
-    """What studies run, each after the priors that it needs and what is tuned for it."""
+    """Return what studies run, each after the priors that it needs and what is tuned for it."""
     found: list[Part] = []
     trained: set[str] = set()
     for study in studies:
@@ -74,7 +73,7 @@ def parts(studies: tuple[str, ...]) -> list[Part]:
 
 
 def _own(study: str) -> list[Part]:
-    """A study's own sweeps; two studies are none."""
+    """Return a study's own sweeps; two studies are none."""
     if study == "main":
         return [Part(f"main/{name}", "methods", name) for name in MAIN]
     if study == "more":
@@ -84,12 +83,12 @@ def _own(study: str) -> list[Part]:
 
 
 def tried(task: str) -> tuple[str, ...] | None:
-    """The rows of tuning that a task needs: those of its methods."""
+    """Return the rows of tuning that a task needs: those of its methods."""
     return None if task in MAIN else ("tv-1", "tv-2", "tv-3", "tv-4", "zeta-1", "zeta-2")
 
 
 def chosen(name: str, values: Mapping[str, str], output: Path) -> dict[str, str]:
-    """For each of :data:`CHOICES` the candidate of the highest PSNR on validation data; the first one where none was run.
+    """Return for each of :data:`CHOICES` the candidate of the highest PSNR on validation data; the first one where none was run.
 
     Args:
         name: of the task; the larger image takes what was chosen for 60 views.
@@ -109,6 +108,6 @@ def chosen(name: str, values: Mapping[str, str], output: Path) -> dict[str, str]
 
 
 def _score(folder: Path) -> float:
-    """The PSNR of a finished row; one that is not is worse than any."""
+    """Return the PSNR of a finished row; one that is not finished is worse than any."""
     path = folder / "done.json"
     return json.loads(path.read_text(encoding="utf-8"))["values"]["psnr"] if path.is_file() else float("-inf")

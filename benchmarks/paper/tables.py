@@ -1,4 +1,4 @@
-"""The studies' tables in Markdown, from the folders of results alone."""
+"""Make the studies' tables in Markdown, from the folders of results alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.paper.reading import Scores, difference, mean, read_scores, spelled
+from benchmarks.paper.records import Scores, difference, mean, read_scores, spelled
 from benchmarks.paper.studies import CHOICES, tried
 from padis_lightning.metrics import interval
 
@@ -33,13 +33,13 @@ MISSING = "not finished"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
+    """Write a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def task_scores(folder: Path) -> dict[str, Scores]:
-    """The finished methods of a task, with the two baselines that run beside the default."""
+    """Return the finished methods of a task, with the two baselines that run beside the default."""
     found = read_scores(folder / "default")
     scores = {name: found[name] for name in ("plain", "tv") if name in found}
     for name in METHODS:
@@ -49,7 +49,7 @@ def task_scores(folder: Path) -> dict[str, Scores]:
 
 
 def cells(scores: Scores | None, reference: Scores | None) -> list[str]:
-    """PSNR, its gain over a reference, SSIM, evaluations and seconds of one method."""
+    """Return PSNR, its gain over a reference, SSIM, evaluations and seconds of one method."""
     if scores is None:
         return [MISSING, "", "", "", ""]
     gain = "" if reference is None or reference is scores else spelled(difference(scores, reference), sign="+")
@@ -58,7 +58,7 @@ def cells(scores: Scores | None, reference: Scores | None) -> list[str]:
 
 
 def task_table(folder: Path, only: Sequence[str] = tuple(METHODS)) -> str:
-    """The methods of a task against each other."""
+    """Compare the methods of a task."""
     scores = task_scores(folder)
     rows = [[METHODS[name], *cells(scores.get(name), scores.get("tv"))] for name in only]
     count = next((f"{len(s.psnr)} images, {len(set(s.groups.values()))} groups" for s in scores.values()), "no images yet")
@@ -66,7 +66,7 @@ def task_table(folder: Path, only: Sequence[str] = tuple(METHODS)) -> str:
 
 
 def tuning_table(folder: Path, tasks: Sequence[str]) -> str:
-    """PSNR on validation data of every candidate, the highest in bold."""
+    """List PSNR on validation data of every candidate, the highest in bold."""
     rows = []
     for task in tasks:
         for key, (prefix, setting) in CHOICES.items():
@@ -82,7 +82,7 @@ def tuning_table(folder: Path, tasks: Sequence[str]) -> str:
 
 
 def positions_table(folder: Path, sizes: dict[str, str]) -> str:
-    """Patch sizes down, encodings across; each with its difference from coordinates."""
+    """Compare patch sizes down and encodings across; each with its difference from coordinates."""
     rows = []
     for size, label in sizes.items():
         found = {kind: read_scores(folder / f"{size}-{kind}").get("estimate") for kind in ("coordinates", "learned", "none")}
@@ -97,7 +97,7 @@ def positions_table(folder: Path, sizes: dict[str, str]) -> str:
 
 
 def patients_table(folder: Path, counts: dict[str, str]) -> str:
-    """Patches against whole images by the number of patients."""
+    """Compare patches with whole images by the number of patients."""
     rows = []
     for share, label in counts.items():
         pair = [read_scores(folder / f"{kind}-{share}").get("estimate") for kind in ("patches", "whole")]
@@ -107,7 +107,7 @@ def patients_table(folder: Path, counts: dict[str, str]) -> str:
 
 
 def level_scores(folder: Path, solver: str) -> list[tuple[float, float, Scores]]:
-    """First and last level and the scores of every finished row of a solver, in order."""
+    """Return first and last level and the scores of every finished row of a solver, in order."""
     found = []
     for path in folder.glob(f"{solver}-*"):
         scores = read_scores(path)
@@ -118,7 +118,7 @@ def level_scores(folder: Path, solver: str) -> list[tuple[float, float, Scores]]
 
 
 def levels_table(folder: Path, solvers: dict[str, str]) -> str:
-    """Solvers by their first and last level."""
+    """List solvers by their first and last level."""
     rows = [
         [title, f"{first:g}", f"{last:g}", spelled(mean(scores.psnr, scores.groups))]
         for solver, title in solvers.items()
@@ -128,7 +128,7 @@ def levels_table(folder: Path, solvers: dict[str, str]) -> str:
 
 
 def partitions_tables(figures: dict[str, Any]) -> tuple[str, str, float]:
-    """Error and variance by level, PSNR by how many partitions are averaged, and how far the law of 1 / K is off at most."""
+    """Tabulate error and variance by level, PSNR by how many partitions are averaged, and how far the law of 1 / K is off."""
     rows, off = [], 0.0
     for level in figures["levels"]:
         error, variance = level["error of all"], level["variance"]
@@ -152,7 +152,7 @@ def partitions_tables(figures: dict[str, Any]) -> tuple[str, str, float]:
 
 
 def costs_table(figures: Sequence[dict[str, Any]]) -> str:
-    """Time and memory of an evaluation, every case."""
+    """List time and memory of an evaluation, every case."""
     rows = []
     for case in figures:
         whole = case["patch"] == case["size"]

@@ -1,68 +1,47 @@
-"""Arguments of ``sweep``, and what it says."""
+"""Run the command ``sweep``: its arguments, its table, and its hand-over to SLURM and to W&B."""
 
 from __future__ import annotations
 
+import argparse
+import csv
+import io
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from padis_lightning.commands.arguments import Parser
-from padis_lightning.commands.sweep.exporting import wandb_config
-from padis_lightning.commands.sweep.model import Sweep
-from padis_lightning.commands.sweep.reading import plain, read_sweep
-from padis_lightning.commands.sweep.running import run_sweep
-from padis_lightning.commands.sweep.tables import CSV, read_results, table, write_table
+from padis_lightning.commands.sweep.rows import Sweep, as_yaml, read_sweep, word
+from padis_lightning.commands.sweep.runner import Result, read_results, run_sweep
 from padis_lightning.errors import InputError
 from padis_lightning.files import write_text
+from padis_lightning.messages.allowed import split_allowed
+from padis_lightning.messages.configs import find_sweep
 
 SBATCH = Path("slurm") / "sweep.sbatch"
 
 
-def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m padis_lightning sweep",
-        description="Run fit or predict with many settings. Rows that are finished are not run again.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("file", metavar="FILE", help="the sweep: a file, or the name of one in configs/sweep")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="a setting of all rows, such as data.count=4")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="a folder a row in it (default: results/<name of the file>)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="what stands for ${NAME} in the file; once for each"
-    )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="rows at once (default: 1)")
-    alone = parser.add_mutually_exclusive_group()
-    alone.add_argument("--row", type=int, metavar="K", help="run one row, from 0, as a task of a job array does")
-    alone.add_argument("--list", action="store_true", help="print the rows and how they ended")
-    alone.add_argument("--count", action="store_true", help="print how many rows there are")
-    alone.add_argument("--table", action="store_true", help="write sweep.csv and print the table of what is there")
-    alone.add_argument("--submit", action="store_true", help=f"hand the rows to SLURM as a job array, by {SBATCH}")
-    alone.add_argument("--wandb", action="store_true", help="write wandb.yaml, the same sweep for W&B's agents")
-    return parser
-
-
 def run(args: Sequence[str]) -> None:
-    """The command ``sweep``.
-
-    Args:
-        args: the arguments after the command's name.
+    """Run the command ``sweep`` with the arguments after its name.
 
     Raises:
         InputError: the sweep or an argument cannot be used; nothing was run.
         SystemExit: with 1 where a row failed.
     """
-    options = _parser().parse_intermixed_args(list(args))
-    variables = _pairs(options.set, "--set")
-    settings = {key: plain(value) for key, value in _pairs(options.settings, "an argument").items()}
-    sweep = read_sweep(options.file, variables, settings)
-    unused = sorted(set(variables) - sweep.variables)
-    if unused:
-        raise InputError(f"--set names {unused[0]}; wanted a name that {options.file} uses as ${{{unused[0]}}}")
+    words, allow = split_allowed(args)
+    options = _parser().parse_intermixed_args(words)
+    sweep = read_sweep(options.file, dict(options.set), {key: as_yaml(value) for key, value in options.settings})
     output = options.output or Path("results") / sweep.name
+    text = Path(find_sweep(options.file)).read_text(encoding="utf-8")
+    for name, _ in options.set:
+        if f"${{{name}}}" not in text:
+            raise InputError(f"--set names {name}; wanted a name that {options.file} uses as ${{{name}}}")
     if options.count:
         print(len(sweep.rows))
     elif options.list:
@@ -70,43 +49,118 @@ def run(args: Sequence[str]) -> None:
         for number, result in enumerate(read_results(sweep, output)):
             print(f"{number:>4}  {result.status:<7}  {result.row.name}")
     elif options.submit:
-        _submit(sweep, args)
+        _submit(sweep, [word for word in args if word != "--submit"])
     elif options.wandb:
-        config = wandb_config(sweep, output)
-        write_text(output / "wandb.yaml", yaml.safe_dump(config, sort_keys=False, width=130))
-        print(f"wrote {output / 'wandb.yaml'}; wandb sweep {output / 'wandb.yaml'} registers it")
+        path = output / "wandb.yaml"
+        write_text(path, yaml.safe_dump(wandb_config(sweep, output, allow), sort_keys=False, width=130))
+        print(f"wrote {path}; wandb sweep {path} registers it")
     else:
-        _run(sweep, output, options.jobs, options.row, options.table)
+        results = [] if options.table else run_sweep(sweep, output, options.jobs, options.row, allow)
+        every = write_table(sweep, output)
+        if options.row is None:
+            print(f"{_table(sweep, every)}\nthe table is {output / 'sweep.csv'}")
+        if any(result.status == "failed" for result in results):
+            raise SystemExit(1)
 
 
-def _run(sweep: Sweep, output: Path, jobs: int, row: int | None, only_table: bool) -> None:
-    results = [] if only_table else run_sweep(sweep, output, jobs, None if row is None else [row])
-    if row is None:
-        print(table(sweep, write_table(sweep, output)))
-        print(f"the table is {output / CSV}")
-    if any(result.status == "failed" for result in results):
-        raise SystemExit(1)
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m padis_lightning sweep",
+        description="Run fit or predict with many settings. Rows that are finished are not run again.",
+        epilog="--allow MODULE (or the variable PADIS_LIGHTNING_ALLOW): a module of your own whose classes rows may name",
+        allow_abbrev=False,
+    )
+    add, alone = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
+    add("file", metavar="FILE", help="the sweep: a file, or the name of one in configs/sweep")
+    add("settings", nargs="*", type=_pair, metavar="KEY=VALUE", help="a setting of all rows, such as data.count=4")
+    add("--output", type=Path, metavar="DIR", help="a folder a row in it (default: results/<name of the file>)")
+    add("--set", action="append", type=_pair, default=[], metavar="NAME=VALUE", help="what stands for ${NAME} in the file")
+    add("--jobs", type=int, default=1, metavar="N", help="rows at once (default: 1)")
+    alone("--row", type=int, metavar="K", help="run one row, from 0, as a task of a job array does")
+    alone("--list", action="store_true", help="print the rows and how they ended")
+    alone("--count", action="store_true", help="print how many rows there are")
+    alone("--table", action="store_true", help="write sweep.csv and print the table of what is there")
+    alone("--submit", action="store_true", help=f"hand the rows to SLURM as a job array, by {SBATCH}")
+    alone("--wandb", action="store_true", help="write wandb.yaml, the same sweep for W&B's agents")
+    return parser
 
 
-def _submit(sweep: Sweep, args: Sequence[str]) -> None:
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name with = and a value")
+    return key, value
+
+
+def write_table(sweep: Sweep, output: Path) -> list[Result]:
+    """Write ``sweep.csv``, one line a row in the sweep's order: name, what varies, status, seconds, scores."""
+    results = read_results(sweep, output)
+    scores = list(dict.fromkeys(key for result in results for key in result.values))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["name", *sweep.varying, "status", "seconds", *scores], "", "ignore", lineterminator="\n")
+    writer.writeheader()
+    for result in results:
+        settings = {key: word(value) for key, value in result.row.settings.items()}
+        own = {"name": result.row.name, "config": " ".join(result.row.configs), "status": result.status}
+        writer.writerow({**settings, **own, "seconds": result.seconds, **result.values})
+    write_text(output / "sweep.csv", text.getvalue())
+    return results
+
+
+def _table(sweep: Sweep, results: Sequence[Result]) -> str:
+    """Return one line a row, the best first; then which is best, and what failed or is missing."""
+    ranked, metric = sorted(results, key=lambda result: sweep.rank(result.values)), sweep.metric["name"]
+    width = max(len(row.name) for row in sweep.rows)
+    lines = [f"{'row':<{width}}  {'status':<7}  {'seconds':>8}  {metric}"]
+    for result in ranked:
+        seconds = "-" if result.seconds is None else f"{result.seconds:.1f}"
+        lines.append(f"{result.row.name:<{width}}  {result.status:<7}  {seconds:>8}  {_score(result, metric)}")
+    if sweep.rank(ranked[0].values) < float("inf"):
+        lines.append(f"best: {ranked[0].row.name}, {metric} {_score(ranked[0], metric)}")
+    lines += [f"failed: {r.row.name}, exit code {r.exit_code}: {r.message}" for r in results if r.status == "failed"]
+    missing = sum(result.status == "missing" for result in results)
+    return "\n".join(lines + [f"{missing} of {len(results)} rows have not ended"] * bool(missing))
+
+
+def _score(result: Result, name: str) -> str:
+    value, low, high = (result.values.get(key) for key in (name, f"{name}_low", f"{name}_high"))
+    spread = "" if low is None or high is None else f" [{low:.5g}, {high:.5g}]"
+    return "-" if value is None else f"{value:.5g}{spread}"
+
+
+def _submit(sweep: Sweep, words: Sequence[str]) -> None:
     """Hand the rows to SLURM; each task runs this command with its own row."""
     script = next((folder / SBATCH for folder in (Path(), Path(__file__).parents[3]) if (folder / SBATCH).is_file()), None)
     if script is None:
         raise InputError(f"there is no {SBATCH} here; wanted a checkout of the repository to submit from")
     if shutil.which("sbatch") is None:
         raise InputError("there is no sbatch here; wanted a machine that submits to SLURM, or no --submit")
-    words = [word for word in args if word != "--submit"]
     command = ["sbatch", f"--array=0-{len(sweep.rows) - 1}", str(script), *words]
     done = subprocess.run(command, env={**os.environ, "PADIS_SLURM": str(script.parent.resolve())}, check=False)
     if done.returncode:
         raise SystemExit(1)
 
 
-def _pairs(words: Sequence[str], where: str) -> dict[str, str]:
-    pairs = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not key or not equals:
-            raise InputError(f"{where} is {word!r}; wanted a name, = and a value")
-        pairs[key] = value
-    return pairs
+def wandb_config(sweep: Sweep, output: Path, allow: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the configuration for ``wandb sweep``; every run of its agents lands in ``output/<id of the run>``.
+
+    Raises:
+        InputError: the sweep is not the grid of one config.
+    """
+    if not sweep.grid or sweep.varying != list(sweep.grid):
+        seen = ", ".join(sweep.varying) or "nothing"
+        raise InputError(f"{seen} varies in {sweep.name}; wanted keys of a grid alone, which W&B has, too")
+    # its agents write a number as it is, and anything else not as the command line reads it
+    grid = {key: {"values": [v if type(v) in (int, float) else word(v) for v in values]} for key, values in sweep.grid.items()}
+    shared = {key: value for key, value in sweep.rows[0].settings.items() if key not in sweep.grid}
+    row = replace(sweep.rows[0], settings={"trainer.logger": "WandbLogger", **shared})
+    fixed = [*row.arguments(), *(f"--allow={module}" for module in allow)]
+    folder = f'exec "$@" --output {shlex.quote(str(output))}/"$WANDB_RUN_ID"'  # an agent knows the run only in its process
+    return {
+        "name": sweep.name,
+        "program": "padis_lightning",
+        "command": ["${env}", "sh", "-c", folder, "sh", "${interpreter}", "-m", "${program}", *fixed, "${args}"],
+        "method": "grid",
+        "metric": dict(sweep.metric),
+        "parameters": grid,
+    }

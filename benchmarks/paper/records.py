@@ -1,4 +1,4 @@
-"""Scores of finished rows, read back from their folders."""
+"""Read the scores of finished rows back from their folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from padis_lightning.results.report.runs import read_run
 
 @dataclass(frozen=True)
 class Scores:
-    """What one method reached, image by image.
+    """Scores say what one method reached, image by image.
 
     Attributes:
         psnr: dB, by image.
@@ -32,7 +32,7 @@ class Scores:
 
 
 def read_scores(folder: Path) -> dict[str, Scores]:
-    """The scores of a row under ``estimate`` and of its baselines under their names; empty if it is not finished."""
+    """Return the scores of a row under ``estimate`` and of its baselines under their names; empty if it is not finished."""
     if not (folder / "done.json").is_file():
         return {}
     rows = read_run(folder).rows
@@ -49,17 +49,17 @@ def _scores(images: dict[str, dict[str, float]], groups: dict[str, str]) -> Scor
 
 
 def mean(values: dict[str, float], groups: dict[str, str]) -> tuple[float, float, float]:
-    """The mean with its 95 % interval over groups."""
+    """Return the mean with its 95 % interval over groups."""
     low, high = interval(list(values.values()), [groups[name] for name in values])
     return float(np.mean(list(values.values()))), low, high
 
 
 def difference(one: Scores, other: Scores) -> tuple[float, float, float]:
-    """How much higher the PSNR of ``one`` is on the same images, dB, with its 95 % interval over groups."""
+    """Return how much higher the PSNR of ``one`` is on the same images, dB, with its 95 % interval over groups."""
     return mean({name: value - other.psnr[name] for name, value in one.psnr.items()}, one.groups)
 
 
 def spelled(value: Sequence[float], digits: int = 2, sign: str = "") -> str:
-    """A mean with its interval."""
+    """Write a mean with its interval as text."""
     middle, low, high = (f"{number:{sign}.{digits}f}" for number in value)
     return f"{middle} [{low}, {high}]"
