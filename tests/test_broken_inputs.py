@@ -20,8 +20,8 @@ from pydicom.uid import JPEG2000Lossless
 
 from padis_lightning.cli import main
 from padis_lightning.ct import Geometry
+from padis_lightning.data import archives
 from padis_lightning.data.datamodule import ImageData
-from padis_lightning.data.readers import archives
 from padis_lightning.errors import InputError
 from tests.making import dicom, enhanced, lps, prepared, write_stack
 
@@ -60,12 +60,12 @@ def at(place):
     return {"ImagePositionPatient": [-10, 20, 30 + 2.0 * place]}
 
 
-@broken("there is no file or folder '.*nope'; wanted DICOM, NIfTI")
+@broken("there is no file or folder '.*nope'; wanted DICOM, HDF5")
 def nothing_there(folder):
     return folder / "nope"
 
 
-@broken("the folder .* is empty; wanted DICOM, NIfTI")
+@broken("the folder .* is empty; wanted DICOM, HDF5")
 def an_empty_folder(folder):
     return folder
 
@@ -77,7 +77,7 @@ def a_folder_without_pictures(folder):
     return folder
 
 
-@broken(r"notes.txt ends in '.txt' and is not DICOM; wanted DICOM, NIfTI")
+@broken(r"notes.txt ends in '.txt' and is not DICOM; wanted DICOM, HDF5")
 def a_text_file(folder):
     (folder / "notes.txt").write_text("hello")
     return folder / "notes.txt"

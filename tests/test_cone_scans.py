@@ -14,8 +14,8 @@ import torch
 from padis_lightning.cli import main
 from padis_lightning.ct import ConeGeometry
 from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.generators import PhantomVolumes
 from padis_lightning.data.sources.open import open_source, read_geometry
-from padis_lightning.data.sources.volumes import PhantomVolumes
 from padis_lightning.errors import InputError
 from padis_lightning.operators.cone import ConeBeam
 

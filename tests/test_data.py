@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from padis_lightning.ct import Geometry
-from padis_lightning.data.datamodule import ImageData, spread
-from padis_lightning.data.sources.npz import read_arrays, resize
+from padis_lightning.data.batches import spread_over_groups
+from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.sources.arrays import read_arrays
+from padis_lightning.data.sources.base import resize
 from padis_lightning.data.sources.open import read_geometry
 from padis_lightning.errors import InputError
 from padis_lightning.metrics import coverage, interval, psnr, ssim
@@ -52,7 +54,7 @@ def test_plain_arrays_are_images(tmp_path):
 SCAN = {"size": 16, "pixel_spacing": 0.5, "bin_spacing": 0.25, "angles": np.zeros(2)}
 BROKEN = [
     ({"pictures": np.zeros((2, 4, 4))}, "has the arrays pictures; wanted 'images' or 'y'"),
-    ({"images": np.zeros((4, 4))}, r"images of type float64 and shape \(4, 4\); wanted real numbers, \(n, n, n\)"),
+    ({"images": np.zeros((4, 4))}, r"images of type float64 and shape \(4, 4\); wanted real numbers, \(n, H, W\)"),
     ({"images": np.full((2, 4, 4), np.nan)}, r"has NaN in images\[0\]; wanted finite numbers"),
     ({"images": np.array([np.zeros((4, 4)), np.full((4, 4), np.inf)])}, r"has infinity in images\[1\]"),
     ({"images": np.full((2, 4, 4), 900, np.int16)}, "has values from 900 to 900 and no 'range'"),
@@ -162,9 +164,9 @@ def test_count_takes_from_all_patients_in_turn(images):
     data = ImageData(str(images), count=4)
     data.setup("predict")
     assert [item.group for item in data._parts["predict"]] == ["a", "b", "c", "d"]
-    assert spread(["a"] * 6 + ["b"] * 2 + ["c"], 5) == [1, 4, 6, 7, 8]
-    assert spread(["a", "b", "c", "d", "e"], 3) == [0, 2, 4]
-    assert spread(["a", "a", "b"], 3) == [0, 1, 2]
+    assert spread_over_groups(["a"] * 6 + ["b"] * 2 + ["c"], 5) == [1, 4, 6, 7, 8]
+    assert spread_over_groups(["a", "b", "c", "d", "e"], 3) == [0, 2, 4]
+    assert spread_over_groups(["a", "a", "b"], 3) == [0, 1, 2]
 
 
 def test_phantoms_of_different_purposes_and_seeds_are_different():

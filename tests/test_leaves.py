@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.generators import photographs
 from padis_lightning.data.leaves import DeadLeaves, dead_leaves
-from padis_lightning.data.sources.base import photographs
 from padis_lightning.errors import InputError
 
 
