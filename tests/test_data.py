@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -9,9 +13,10 @@ import torch
 from padis_lightning.ct import Geometry
 from padis_lightning.data.batches import spread_over_groups
 from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.ranges import decide
 from padis_lightning.data.sources.arrays import read_arrays
 from padis_lightning.data.sources.base import resize
-from padis_lightning.data.sources.open import read_geometry
+from padis_lightning.data.sources.open import open_source, read_geometry
 from padis_lightning.errors import InputError
 from padis_lightning.metrics import coverage, interval, psnr, ssim
 from padis_lightning.types import Normalisation
@@ -44,6 +49,60 @@ def test_ranges(tmp_path, arrays, options, expected):
     images = read_arrays(write(tmp_path / "a.npz", **arrays), **options).images
     assert images.ndim == 4 and images.shape[1] in (1, 3)
     torch.testing.assert_close(images, torch.full_like(images, expected))
+
+
+@pytest.mark.parametrize(
+    ("known", "expected", "clipped"),
+    [
+        ({"named": (3, 5), "stored": (0, 255), "hounsfield": True}, (3, 5), True),
+        ({"hounsfield": True}, (-1000, 1000), True),
+        ({"stored": (-900, 700), "hounsfield": True}, (-900, 700), True),
+        ({"window": (-900, 700)}, (0, 1600), True),
+        ({"named": (-1000, 1000)}, (-1000, 1000), True),  # nothing else is that far below 0
+        ({"named": (-1, 1)}, (-1, 1), False),
+        ({"named": (0, 500)}, (0, 500), False),
+        ({"stored": (-1000, 1000)}, (-1000, 1000), False),
+        ({"dtype": np.dtype("u1"), "extremes": (0, 7)}, (0, 255), False),
+        ({"extremes": (0.25, 1)}, (0, 1), False),
+    ],
+)
+def test_what_becomes_0_and_1_and_what_is_clipped_is_decided_in_one_place(known, expected, clipped):
+    found = decide("a", **known)
+    assert (found.lower, found.upper, found.clip) == (*expected, clipped)
+    beyond = torch.tensor([found.upper + 1.0])
+    assert (float(found.normalise(beyond)) == 1) is clipped
+    assert Normalisation.read(found.describe()) == found
+
+
+def test_a_window_of_nifti_clips_metal_and_padding_as_that_of_dicom_does(tmp_path):
+    values = np.float32([[-2024, -1000], [0, 3072]]).reshape(2, 2, 1)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "v.nii")
+    image = open_source(tmp_path / "v.nii", data_range=(-1000, 1000))[0].image
+    torch.testing.assert_close(image, torch.tensor([[[0, 0.5], [0, 1]]]))
+
+
+def test_generating_data_needs_no_lightning():
+    code = (
+        "import sys, padis_lightning.data.phantoms, padis_lightning.data.leaves, padis_lightning.data.generators; "
+        "assert 'lightning' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"generated": None}, "generated is None; wanted at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; wanted at least 1"),
+        ({"validation": None}, "validation is None; wanted a share between 0 and 1"),
+        ({"shard": 2, "shards": 2}, "shard is 2; wanted 0 to 1, one of 2"),
+        ({"depth": 0, "volumes": True}, "depth is 0; wanted at least 1"),
+        ({"depth": 4}, "depth is 4 and volumes false; wanted at least 1 slice, and --data.volumes true"),
+    ],
+)
+def test_options_out_of_range_get_one_sentence(options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        ImageData(**options)
 
 
 def test_plain_arrays_are_images(tmp_path):

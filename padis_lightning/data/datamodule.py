@@ -80,7 +80,7 @@ class ImageData(SharedItems, LightningDataModule):
         if validation is None or not 0 < validation < 1:
             raise InputError(f"validation is {validation}; wanted a share between 0 and 1")
         if depth is not None and not volumes:
-            raise InputError(f"depth is {depth} and volumes false; wanted --data.volumes true")
+            raise InputError(f"depth is {depth} and volumes false; wanted at least 1 slice, and --data.volumes true")
         if volumes and path is None and builtin != "phantoms":
             raise InputError(f"builtin is {builtin!r} and volumes true; wanted phantoms, or a path")
         self.share_out(batch_size, shard, shards)
