@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from padis_lightning.data.leaves import DeadLeaves
+from padis_lightning.data.leaves import dead_leaves
 from padis_lightning.data.phantoms import ChestPhantoms, ChestVolumes
 from padis_lightning.data.sources.arrays import ArraySource
 from padis_lightning.data.sources.base import Item, Source, resize
@@ -100,13 +100,13 @@ class LeavesSource(GeneratedSource):
 
     def __init__(self, count: int, size: int, seed: int, keep: bool = True) -> None:
         super().__init__("leaves", count, (3, size, size), keep)
-        self.leaves = DeadLeaves(count, seed)
+        self.seed = seed
         self.normalisation = Normalisation(0.0, 1.0)
         self.description = f"{count} colour dead-leaves images, seed {seed}"
 
     def generate(self, index: int) -> Tensor:
         """Generate eight bits a colour."""
-        image = torch.from_numpy(self.leaves.image(index, self.image_shape[-1]))
+        image = torch.from_numpy(dead_leaves(self.image_shape[-1], self.seed, index))
         return (255 * image).round().byte().permute(2, 0, 1).contiguous()
 
     def image(self, index: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch.utils.data import Dataset
 
 from padis_lightning.errors import InputError
 from padis_lightning.types import Batch, Normalisation
+
+if TYPE_CHECKING:
+    from padis_lightning.data.sources.series import Series
 
 
 class Item(NamedTuple):
@@ -97,6 +100,14 @@ class Source(Dataset, ABC):
     def name(self, index: int) -> str:
         """Return the name of item ``index``, which files have as well."""
         return f"{index:04d}"
+
+    def place(self, index: int) -> tuple[Series, int] | None:
+        """Return the series that item ``index`` is of and the number of its first slice, where the data has series."""
+        return None
+
+    def slice_affine(self, index: int) -> np.ndarray | None:
+        """Return the affine ``(4, 4)`` of slice ``index`` from (row, column, slice, 1) to LPS millimetres, where it is known."""
+        return None
 
     @abstractmethod
     def __getitem__(self, index: int) -> Item:

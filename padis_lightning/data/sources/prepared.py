@@ -12,7 +12,7 @@ import torch
 from padis_lightning.data.containers import hdf5, load_hdf5, numbers, read_pair
 from padis_lightning.data.ranges import decide
 from padis_lightning.data.sources.base import Item, Source, check_square, resize
-from padis_lightning.data.sources.series import Series
+from padis_lightning.data.sources.series import Series, resized_affine
 from padis_lightning.errors import InputError
 
 FORMAT, VERSION = "padis_lightning", 1
@@ -106,6 +106,12 @@ class PreparedSource(Source):
     def name(self, index: int) -> str:
         """Return the name that the file has."""
         return self.names[index]
+
+    def slice_affine(self, index: int) -> np.ndarray | None:
+        """Return the affine of image ``index`` at the size that it is brought to, or None where the file does not say."""
+        affine = self.affines[index]
+        known = np.isfinite(affine).all()
+        return resized_affine(affine, self.stored_shape[1:3], self.image_shape[-2:]) if known else None
 
     def __getitem__(self, index: int) -> Item:
         lower, upper = self.normalisation.lower, self.normalisation.upper

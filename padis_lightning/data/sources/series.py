@@ -129,6 +129,15 @@ class SeriesSource(Source):
             return series.name
         return f"{series.name}_{k:04d}" if len(self.series) > 1 else f"{k:04d}"
 
+    def place(self, index: int) -> tuple[Series, int]:
+        """Return the series of slice ``index`` and its number there."""
+        return self.places[index]
+
+    def slice_affine(self, index: int) -> np.ndarray | None:
+        """Return the affine of the series at the size of the images, or None where the files do not say."""
+        series, _ = self.places[index]
+        return None if series.affine is None else resized_affine(series.affine, series.shape[:2], self.image_shape[-2:])
+
     def __getitem__(self, index: int) -> Item:
         series, k = self.places[index]
         values = np.array(series.read(k))  # a mapped file is read-only

@@ -10,8 +10,7 @@ import torch
 
 from padis_lightning.data.names import safe, unique
 from padis_lightning.data.sources.base import Item, Source
-from padis_lightning.data.sources.prepared import PreparedSource
-from padis_lightning.data.sources.series import Series, SeriesSource, resized_affine
+from padis_lightning.data.sources.series import Series, SeriesSource
 from padis_lightning.data.stacks import UNEVEN
 from padis_lightning.errors import InputError, first_few
 
@@ -100,24 +99,16 @@ class VolumeSource(Source):
 
     def place(self, index: int) -> tuple[Series, int] | None:
         """Return the series that a volume is of and the number of its first slice, where the data has series."""
-        first = self.stacks[index].items[0]
-        return self.slices.places[first] if isinstance(self.slices, SeriesSource) else None
+        return self.slices.place(self.stacks[index].items[0])
 
     def spacing(self, index: int) -> tuple[float, float, float] | None:
         """Return the mm from slice to slice, from row to row and from column to column of a volume, where the data says."""
         first, *others = self.stacks[index].items
-        affine, shape, apart = None, (), 1
-        if isinstance(self.slices, SeriesSource):
-            series, _ = self.slices.places[first]
-            affine, shape = series.affine, series.shape
-        elif isinstance(self.slices, PreparedSource):
-            affine, shape = self.slices.affines[first], self.slices.stored_shape[1:]
-            apart = self.slices.heights[others[0]] - self.slices.heights[first] if others else 1
-        if affine is None or not np.isfinite(affine).all():
+        affine, heights = self.slices.slice_affine(first), self.slices.heights
+        if affine is None:
             return None
-        placed = resized_affine(affine, shape[:2], self.image_shape[-2:])
-        rows, columns, slices = np.linalg.norm(placed[:3, :3], axis=0).tolist()
-        return apart * slices, rows, columns
+        rows, columns, slices = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+        return (heights[others[0]] - heights[first] if heights is not None and others else 1) * slices, rows, columns
 
     def __getitem__(self, index: int) -> Item:
         stack = self.stacks[index]
