@@ -142,7 +142,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array of a ``.npz`` or ``.npy`` file whose entries are read one by one, however large it is.
+    """Reads an array of a ``.npz`` or ``.npy`` file entry by entry, however large it is.
 
     Attributes:
         path: the file.
@@ -184,7 +184,7 @@ class StoredArray:
 
     @property
     def missing(self) -> int:
-        """Bytes by which the file is too short; a compressed one says so only when it is read."""
+        """Return the bytes by which the file is too short; a compressed one says so only when it is read."""
         return 0 if self.stream else max(0, self.offset + math.prod(self.shape) * self.dtype.itemsize - self.path.stat().st_size)
 
     def __getitem__(self, k: int) -> np.ndarray:

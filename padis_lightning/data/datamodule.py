@@ -171,17 +171,17 @@ class ImageData(SharedItems, LightningDataModule):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Channels, height and width; of volumes channels, slices, height and width."""
+        """Return channels, height and width; of volumes channels, slices, height and width."""
         return self.whole.image_shape
 
     @property
     def normalisation(self) -> Normalisation:
-        """What stored values became 0 and 1."""
+        """Return what stored values became 0 and 1."""
         return self.whole.normalisation
 
     @property
     def source(self) -> str:
-        """A line for a checkpoint's provenance."""
+        """Return a line for a checkpoint's provenance."""
         return self.whole.description
 
     def train_dataloader(self) -> DataLoader:
@@ -205,7 +205,7 @@ class ImageData(SharedItems, LightningDataModule):
 
     @property
     def listed(self) -> list[Listed]:
-        """The items to reconstruct, of all shards."""
+        """Return the items to reconstruct, of all shards."""
         return [Listed(k, self.whole.name(k), self.whole.groups[k]) for k in places_in_whole(self._parts["predict"])]
 
     def predict_dataloader(self) -> DataLoader:

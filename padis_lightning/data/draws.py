@@ -28,7 +28,7 @@ class Draws(SharedItems, LightningDataModule):
 
     @property
     def listed(self) -> list[Listed]:
-        """The items to draw, of all shards."""
+        """Return the items to draw, of all shards."""
         return [Listed(k, f"{k:04d}", f"draw {k}") for k in range(self.count)]
 
     def predict_dataloader(self) -> DataLoader:

@@ -8,7 +8,7 @@ from padis_lightning.data.drawing import AIR, FAT, MUSCLE, Array, Point, Slice, 
 
 
 def _vessel_tree(s: Slice, root: Point, side: int) -> list[Array]:
-    """Branching vessels from a hilum outwards, (n, 3) rows of x, y and radius for each generation."""
+    """Draw branching vessels from a hilum outwards, (n, 3) rows of x, y and radius for each generation."""
     rng, count = s.rng, int(s.rng.integers(6, 10))
     angle = np.linspace(-1.9, 1.9, count) + rng.normal(0, 0.2, count)
     length, radius = rng.uniform(0.16, 0.3, count), rng.uniform(0.009, 0.021, count)
@@ -29,7 +29,7 @@ def _vessel_tree(s: Slice, root: Point, side: int) -> list[Array]:
 
 
 def _lung_details(s: Slice) -> tuple[Array, Array]:
-    """Coverage by vessels, nodules and bronchial walls, and by the air in bronchi, each (size, size)."""
+    """Return coverage by vessels, nodules and bronchial walls, and by the air in bronchi, each (size, size)."""
     solid, holes = [], []
     for side in (-1, 1):
         root = s.place(side * s.rng.uniform(0.2, 0.3), s.rng.uniform(0.0, 0.2))
@@ -50,7 +50,7 @@ def _lung_details(s: Slice) -> tuple[Array, Array]:
 
 
 def paint_lungs(s: Slice) -> None:
-    """Both lungs, growing from the apex down until they fill the rib cage."""
+    """Paint both lungs, growing from the apex down until they fill the rib cage."""
     vessels, tubes = _lung_details(s)
     vessels *= np.clip(-s.bound / 0.09, 0.0, 1.0) ** 0.5
     depth = (s.y - np.float32(s.centre[1])) / np.float32(s.cage[1])
@@ -69,7 +69,7 @@ def paint_lungs(s: Slice) -> None:
 
 
 def paint_abdomen(s: Slice) -> None:
-    """Diaphragm domes with liver, spleen, stomach, kidneys and bowel, clipped to the rib cage."""
+    """Paint diaphragm domes with liver, spleen, stomach, kidneys and bowel, clipped to the rib cage."""
     right, left, phase, bound = s.rise(0.52, 0.84), s.rise(0.58, 0.88), 0.35 * s.contrast, s.bound
     j = s.rng.normal(0, 0.04, 6)
     for side, share, hu in ((1, left, FAT), (-1, right, 55 + phase)):
@@ -96,7 +96,7 @@ def paint_abdomen(s: Slice) -> None:
 
 
 def _paint_stomach(s: Slice, rise: float) -> None:
-    """The stomach, with a level of fluid under a bubble of air at times."""
+    """Paint the stomach, with a level of fluid under a bubble of air at times."""
     p, q, content, tilt = s.rng.uniform((0.34, -0.34, 0, -0.5), (0.5, -0.1, 60, 0.5))
     fill, air = s.rng.uniform((-0.9, 0), (0.4, 1))
     at, axes = s.place(p, q), (0.36 * rise * s.cage[0], 0.42 * rise * s.cage[1])
@@ -109,7 +109,7 @@ def _paint_stomach(s: Slice, rise: float) -> None:
 
 
 def paint_mediastinum(s: Slice) -> None:
-    """Fat and soft tissue between the lungs, then the heart, great vessels, airways and oesophagus."""
+    """Paint fat and soft tissue between the lungs, then the heart, great vessels, airways and oesophagus."""
     mix = -70 + 110 * np.clip(s.coarse + 0.5 * s.streak, -0.5, 1.2)
     shift, front = s.rng.normal(0, 0.025, 2)
     columns = ((0.0, 0.18, 0.75, 0.8), (-0.8, 0.17 + front, 0.4, 0.7), (0.6, 0.25, 0.4, 0.85))
@@ -130,7 +130,7 @@ def paint_mediastinum(s: Slice) -> None:
 
 
 def _tubes(s: Slice) -> list[tuple[float, ...]]:
-    """Great vessels and airways: cage coordinates, radius, HU, stretch, tilt, first and last level."""
+    """Return great vessels and airways: cage coordinates, radius, HU, stretch, tilt, first and last level."""
     blood, apart = 42 + s.contrast, 0.09 + 0.5 * s.rise(0.31, 1.31)
     return [
         (-0.16, -0.20, 0.034, blood, 1, 0, 0.0, 0.18),  # branches of the arch
@@ -152,7 +152,7 @@ def _tubes(s: Slice) -> list[tuple[float, ...]]:
 
 
 def _paint_heart(s: Slice) -> None:
-    """Pericardial fat, myocardium and four chambers, on the patient's left and largest half way down."""
+    """Paint pericardial fat, myocardium and four chambers, on the patient's left and largest half way down."""
     p, q, tilt, size = s.rng.uniform((0.08, -0.3, 0.2, 0.9), (0.18, -0.16, 0.7, 1.1))
     size *= 0.75 + 0.25 * s.rise(0.4, 0.52) - 0.35 * s.rise(0.68, 0.82)
     at, shape = s.place(p, q), harmonics(s.rng, 0.04)

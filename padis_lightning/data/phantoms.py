@@ -28,7 +28,7 @@ GRAIN = 6.0  # slices from knot to knot of what is drawn
 
 
 def _paint_table(s: Slice) -> None:
-    """A thin curved couch under the patient in about half of the slices."""
+    """Paint a thin curved couch under the patient in about half of the slices."""
     gap, bend, thick, hu = np.float32(s.rng.uniform((0.03, 0.08, 0.08, -250.0), (0.09, 0.3, 0.2, 150.0)))
     if s.rng.random() < 0.5:
         top = np.float32(s.at[1] + s.b) + gap - bend * s.x**2
@@ -39,20 +39,20 @@ def _paint_table(s: Slice) -> None:
 
 
 def _body(s: Slice) -> Array:
-    """Signed distance to the skin, breasts included in some of the middle slices, (size, size)."""
+    """Return signed distance to the skin, breasts included in some of the middle slices, (size, size)."""
     shape = harmonics(s.rng, 0.01, square=float(s.rng.uniform(0.015, 0.04)))
-    body = s.spread(s.ellipse(s.at, (s.a, s.b), 0.0, shape))
+    body = s.on_grid(s.ellipse(s.at, (s.a, s.b), 0.0, shape))
     if s.rng.random() < 0.45 and 0.2 < s.level < 0.7:
         high = s.b * s.rng.uniform(0.26, 0.42)
         for side in (-1, 1):
             at = (s.at[0] + side * s.a * 0.45, s.at[1] - s.b * 0.68)
             breast = s.ellipse(at, (s.a * 0.4, high), side * 0.3, harmonics(s.rng, 0.02))
-            body = np.minimum(body, s.spread(breast))
+            body = np.minimum(body, s.on_grid(breast))
     return body
 
 
 def _paint_wall(s: Slice, body: Array, cage: Array) -> None:
-    """Skin, subcutaneous fat with septa, and muscle with fat planes between its layers."""
+    """Paint skin, subcutaneous fat with septa, and muscle with fat planes between its layers."""
     s.paint((WHOLE, body), 10.0)
     s.paint((WHOLE, body + np.float32(0.014)), FAT + 8 * s.bias + 30 * np.clip(s.streak - 1.4, 0, 2))
     depth = 0.07 + 0.26 * (1 - s.rise(0.0, 0.5)) + 0.02 * s.coarse
@@ -63,7 +63,7 @@ def _paint_wall(s: Slice, body: Array, cage: Array) -> None:
 
 
 def _paint_spine(s: Slice) -> None:
-    """Paraspinal muscle and one vertebra: body, pedicles, canal, transverse and spinous processes."""
+    """Paint paraspinal muscle and one vertebra: body, pedicles, canal, transverse and spinous processes."""
     x, y = s.place(0.0, 0.72)
     size, spread, drop = s.rng.uniform((0.92, 0.1, 0.17), (1.12, 0.2, 0.23))
     cortex, marrow = s.rng.uniform((400, 140), (650, 280))
@@ -82,7 +82,7 @@ def _paint_spine(s: Slice) -> None:
 
 
 def _paint_ribs(s: Slice) -> None:
-    """Ribs along the chest wall, scapulae outside it at the upper levels, and the sternum."""
+    """Paint ribs along the chest wall, scapulae outside it at the upper levels, and the sternum."""
     for side in (-1, 1):
         for turn in np.arange(s.rng.uniform(0.85, 1.1), -1.1, -s.rng.uniform(0.36, 0.6)):
             skew, cut, long, thin, cortex, marrow = s.rng.uniform(
@@ -101,10 +101,10 @@ def _paint_ribs(s: Slice) -> None:
 
 
 def paint(s: Slice, begin: Callable[[int], None] = lambda part: None) -> Array:
-    """The whole slice in Hounsfield units within [-1000, 1000], (size, size); ``begin`` is told of each part."""
+    """Paint the whole slice in Hounsfield units within [-1000, 1000], (size, size); ``begin`` is called with each part."""
     begin(0)
     body = _body(s)
-    cage = s.spread(s.ellipse(s.centre, s.cage, 0.0, s.cage_shape, reach=9.0))
+    cage = s.on_grid(s.ellipse(s.centre, s.cage, 0.0, s.cage_shape, reach=9.0))
     begin(1)
     _paint_table(s)
     _paint_wall(s, body, cage)
@@ -120,31 +120,31 @@ def paint(s: Slice, begin: Callable[[int], None] = lambda part: None) -> Array:
 
 
 def chest_phantom(size: int, seed: int, index: int) -> Array:
-    """One chest-like axial slice in Hounsfield units within [-1000, 1000], (size, size)."""
+    """Generate one chest-like axial slice in Hounsfield units within [-1000, 1000], (size, size)."""
     return paint(Slice(size, generator(seed, index)))
 
 
 @dataclass(frozen=True)
 class ChestPhantoms:
-    """`count` different phantoms of one seed."""
+    """Generates `count` different phantoms of one seed."""
 
     count: int
     seed: int = 0
     window: ClassVar[tuple[float, float]] = HU_RANGE
 
     def __len__(self) -> int:
-        """The number of phantoms."""
+        """Return the number of phantoms."""
         return self.count
 
     def image(self, index: int, size: int) -> Array:
-        """Phantom `index` in Hounsfield units, (size, size)."""
+        """Return phantom `index` in Hounsfield units, (size, size)."""
         if not 0 <= index < self.count:
             raise IndexError(f"index {index} is outside the {self.count} phantoms")
         return chest_phantom(size, self.seed, index)
 
 
 class SmoothStream:
-    """Random numbers at a height: arrays follow smooth random curves of it, single numbers and integers do not change.
+    """Draws random numbers at a height: arrays follow smooth random curves of it, single numbers and integers do not change.
 
     The methods are those of NumPy's generator that phantoms draw with.
 
@@ -177,35 +177,35 @@ class SmoothStream:
         return self._generator()
 
     def standard_normal(self, size: int | tuple[int, ...], dtype: type = np.float64) -> NDArray[Any]:
-        """Normal numbers of mean 0 and deviation 1."""
+        """Return normal numbers of mean 0 and deviation 1."""
         return self._curves(np.empty(size).shape).astype(dtype)
 
     def normal(self, loc: float | tuple[float, ...] = 0.0, scale: float = 1.0, size: int | tuple[int, ...] | None = None) -> Any:  # noqa: ANN401 - a number or an array
-        """Normal numbers; one alone stays as it is."""
+        """Return normal numbers; one alone stays as it is."""
         shape = np.empty(size).shape if size is not None else np.shape(loc)
         return np.asarray(loc) + scale * self._curves(shape) if shape else self._single().normal(loc, scale)
 
     def uniform(self, low: Any, high: Any, size: int | tuple[int, ...] | None = None) -> Any:  # noqa: ANN401
-        """Numbers between low and high; one alone stays as it is."""
+        """Return numbers between low and high; one alone stays as it is."""
         shape = np.empty(size).shape if size is not None else np.shape(low)
         return low + np.subtract(high, low) * ndtr(self._curves(shape)) if shape else self._single().uniform(low, high)
 
     def random(self, size: int | tuple[int, ...] | None = None) -> Any:  # noqa: ANN401
-        """Numbers between 0 and 1; one alone stays as it is."""
+        """Return numbers between 0 and 1; one alone stays as it is."""
         return self.uniform(0.0, 1.0, size)
 
     def integers(self, low: Any, high: Any) -> Any:  # noqa: ANN401
-        """Whole numbers, which stay as they are."""
+        """Return whole numbers, which stay as they are."""
         return self._single().integers(low, high)
 
     def gamma(self, shape: float, scale: float) -> float:
-        """A number of the gamma distribution, which stays as it is."""
+        """Return a number of the gamma distribution, which stays as it is."""
         return self._single().gamma(shape, scale)
 
 
 @dataclass(frozen=True)
 class ChestVolumes:
-    """``count`` different patients of one seed, each a stack of ``depth`` slices."""
+    """Generates ``count`` different patients of one seed, each a stack of ``depth`` slices."""
 
     count: int
     depth: int
@@ -213,7 +213,7 @@ class ChestVolumes:
     window: ClassVar[tuple[float, float]] = HU_RANGE
 
     def slice(self, index: int, k: int, size: int) -> Array:
-        """Slice ``k`` of patient ``index`` in Hounsfield units, (size, size)."""
+        """Return slice ``k`` of patient ``index`` in Hounsfield units, (size, size)."""
         if not (0 <= index < self.count and 0 <= k < self.depth):
             raise IndexError(f"slice {k} of {index} is outside the {self.depth} slices of {self.count} patients")
         step = min(STEP, 1 / self.depth)
@@ -222,5 +222,5 @@ class ChestVolumes:
         return paint(Slice(size, stream, first + step * k), stream.begin)
 
     def volume(self, index: int, size: int) -> Array:
-        """Patient ``index``, (depth, size, size)."""
+        """Return patient ``index``, (depth, size, size)."""
         return np.stack([self.slice(index, k, size) for k in range(self.depth)])

@@ -27,7 +27,7 @@ def implied_range(dtype: np.dtype, *, picture: bool = False) -> Pair | None:
 
 
 class Scale(NamedTuple):
-    """What the numbers of a file of named arrays mean: a value is ``stored * slope + intercept``.
+    """Says what the numbers of a file mean: a value is ``stored * slope + intercept``.
 
     Attributes:
         slope: units a stored step.

@@ -94,7 +94,7 @@ class Source(Dataset, ABC):
 
     @property
     def volumetric(self) -> bool:
-        """Whether items are volumes."""
+        """Return whether items are volumes."""
         return len(self.image_shape) == 4
 
     def name(self, index: int) -> str:

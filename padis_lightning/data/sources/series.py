@@ -50,7 +50,7 @@ class Series:
 
     @property
     def channels(self) -> int:
-        """The number of channels: 1 for grey, C for ``(H, W, C)``."""
+        """Return the number of channels: 1 for grey, C for ``(H, W, C)``."""
         return self.shape[2] if len(self.shape) == 3 else 1
 
 
