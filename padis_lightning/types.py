@@ -81,7 +81,7 @@ class Normalisation:
 
     @property
     def shown(self) -> Normalisation:
-        """Return the same in the units that a reader sees: Hounsfield units where they are known, else those of the stored values."""
+        """Return the same in the units that a reader sees: Hounsfield units where known, else stored values."""
         return Normalisation(*self.window, self.window) if self.window else self
 
     def describe(self) -> dict[str, object]:

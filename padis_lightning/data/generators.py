@@ -19,6 +19,9 @@ PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "stereo_motorcycle", "hub
 class GeneratedSource(Source):
     """Generates images when they are asked for; a subclass says how.
 
+    Subclasses take the number of images, their ``size`` in pixels along a side and a ``seed``: images of different seeds are
+    different.
+
     Args:
         kind: what one is called.
         count: number of images.
@@ -46,14 +49,7 @@ class GeneratedSource(Source):
 
 
 class PhantomSource(GeneratedSource):
-    """Generates chest-like CT phantoms.
-
-    Args:
-        count: number of phantoms.
-        size: pixels along a side.
-        seed: phantoms of different seeds are different.
-        keep: keep what was generated once.
-    """
+    """Generates chest-like CT phantoms."""
 
     def __init__(self, count: int, size: int, seed: int, keep: bool = True) -> None:
         super().__init__("phantom", count, (1, size, size), keep)
@@ -67,15 +63,7 @@ class PhantomSource(GeneratedSource):
 
 
 class PhantomVolumes(GeneratedSource):
-    """Generates chest-like CT phantoms whose anatomy changes slowly from slice to slice.
-
-    Args:
-        count: number of phantoms.
-        depth: slices of each.
-        size: pixels along a side.
-        seed: phantoms of different seeds are different.
-        keep: keep what was generated once.
-    """
+    """Generates chest-like CT phantoms whose anatomy changes slowly from slice to slice. ``depth``: slices of each."""
 
     def __init__(self, count: int, depth: int, size: int, seed: int, keep: bool = True) -> None:
         super().__init__("phantom", count, (1, depth, size, size), keep)
@@ -89,14 +77,7 @@ class PhantomVolumes(GeneratedSource):
 
 
 class LeavesSource(GeneratedSource):
-    """Generates colour dead-leaves images, kept in 8 bits.
-
-    Args:
-        count: number of images.
-        size: pixels along a side.
-        seed: images of different seeds are different.
-        keep: keep what was generated once.
-    """
+    """Generates colour dead-leaves images, kept in 8 bits."""
 
     def __init__(self, count: int, size: int, seed: int, keep: bool = True) -> None:
         super().__init__("leaves", count, (3, size, size), keep)
