@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from numbers import Real
 
 
 class InputError(ValueError):
@@ -24,15 +25,20 @@ def first_few(values: Sequence[object]) -> str:
     return ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
 
 
+def _refuse_unless(fits: Callable[[float], bool], wanted: str, values: dict[str, float]) -> None:
+    for name, value in values.items():
+        number = isinstance(value, Real)
+        if not (number and math.isfinite(value) and fits(value)):
+            raise InputError(f"{name} is {format(value, 'g') if number else value}; wanted {wanted}")
+
+
 def require_at_least(low: float, **values: float) -> None:
     """Refuse values, given by their names, that are below ``low`` or not finite.
 
     Raises:
         InputError: with the name and the value.
     """
-    for name, value in values.items():
-        if not (value >= low and math.isfinite(value)):
-            raise InputError(f"{name} is {value:g}; wanted at least {low:g}")
+    _refuse_unless(lambda value: value >= low, f"at least {low:g}", values)
 
 
 def require_above(low: float, **values: float) -> None:
@@ -41,9 +47,7 @@ def require_above(low: float, **values: float) -> None:
     Raises:
         InputError: with the name and the value.
     """
-    for name, value in values.items():
-        if not (value > low and math.isfinite(value)):
-            raise InputError(f"{name} is {value:g}; wanted a value above {low:g}")
+    _refuse_unless(lambda value: value > low, f"a value above {low:g}", values)
 
 
 def require_between(low: float, high: float, **values: float) -> None:
@@ -52,6 +56,4 @@ def require_between(low: float, high: float, **values: float) -> None:
     Raises:
         InputError: with the name and the value.
     """
-    for name, value in values.items():
-        if not low <= value <= high:
-            raise InputError(f"{name} is {value:g}; wanted a value between {low:g} and {high:g}")
+    _refuse_unless(lambda value: low <= value <= high, f"a value between {low:g} and {high:g}", values)

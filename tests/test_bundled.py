@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.samples import draw
 from padis_lightning.cli import main
-from padis_lightning.data.sources.base import PhantomSource
+from padis_lightning.data.generators import PhantomSource
 from padis_lightning.messages.configs import CONFIGS
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.priors import FixedTiling, PatchPrior, RandomTiling

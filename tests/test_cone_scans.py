@@ -14,8 +14,8 @@ import torch
 from padis_lightning.cli import main
 from padis_lightning.ct import ConeGeometry
 from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.generators import PhantomVolumes
 from padis_lightning.data.sources.open import open_source, read_geometry
-from padis_lightning.data.sources.volumes import PhantomVolumes
 from padis_lightning.errors import InputError
 from padis_lightning.operators.cone import ConeBeam
 
@@ -248,19 +248,19 @@ def refused(capsys, *words):
     return lines[0]
 
 
-def refused_file(capsys, changes):
-    """The sentence about ``s.npz`` in this folder, a good scan but for ``changes``; what they make None is left out."""
+def good_but_for(changes):
+    """The file ``s.npz`` in this folder, a good scan but for ``changes``; what they make None is left out."""
     np.savez("s.npz", **{k: v for k, v in {**GOOD, **changes}.items() if v is not None})
-    command = ("predict", "--config", "cone.yaml", "--model", "PseudoInverse", "--data.path", "s.npz", "--output", "out", *QUIET)
-    return refused(capsys, *command)
+    return "s.npz"
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_file_is_one_sentence_and_nothing_is_written(name, tmp_path, monkeypatch, capsys):
+def test_a_wrong_file_is_one_sentence(name, tmp_path, monkeypatch):
     changes, sentence = WRONG[name]
     monkeypatch.chdir(tmp_path)
-    assert refused_file(capsys, changes) == sentence
-    assert [path.name for path in tmp_path.iterdir()] == ["s.npz"]
+    with pytest.raises(InputError) as error:
+        open_source(good_but_for(changes))
+    assert str(error.value) == sentence
 
 
 VALUES = {
@@ -277,11 +277,22 @@ VALUES = {
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_wrong_values_are_one_sentence_when_they_are_read(name, tmp_path, monkeypatch, capsys):
+def test_wrong_values_are_one_sentence_when_they_are_read(name, tmp_path, monkeypatch):
     changes, sentence = VALUES[name]
     monkeypatch.chdir(tmp_path)
-    assert refused_file(capsys, changes) == sentence
-    assert not [*tmp_path.rglob("*.npy")]
+    source = open_source(good_but_for(changes))
+    with pytest.raises(InputError) as error:
+        source[0]
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(("changes", "sentence"), [WRONG["a view too many"], VALUES["NaN"]], ids=["at once", "when it is read"])
+def test_a_command_that_is_given_a_wrong_file_says_so_and_writes_no_image(changes, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    good_but_for(changes)
+    command = ("predict", "--config", "cone.yaml", "--model", "PseudoInverse", "--data.path", "s.npz", "--output", "out", *QUIET)
+    assert refused(capsys, *command) == sentence
+    assert not [*tmp_path.rglob("*.npy")] and (changes is VALUES["NaN"][0] or not (tmp_path / "out").exists())
 
 
 def test_files_that_do_not_go_together_are_refused(tmp_path, capsys):

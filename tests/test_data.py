@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import nibabel
 import numpy as np
 import pytest
 import torch
 
 from padis_lightning.ct import Geometry
-from padis_lightning.data.datamodule import ImageData, spread
-from padis_lightning.data.sources.npz import read_arrays, resize
-from padis_lightning.data.sources.open import read_geometry
+from padis_lightning.data.batches import spread_over_groups
+from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.ranges import decide
+from padis_lightning.data.sources.arrays import read_arrays
+from padis_lightning.data.sources.base import resize
+from padis_lightning.data.sources.open import open_source, read_geometry
 from padis_lightning.errors import InputError
 from padis_lightning.metrics import coverage, interval, psnr, ssim
 from padis_lightning.types import Normalisation
@@ -44,6 +51,60 @@ def test_ranges(tmp_path, arrays, options, expected):
     torch.testing.assert_close(images, torch.full_like(images, expected))
 
 
+@pytest.mark.parametrize(
+    ("known", "expected", "clipped"),
+    [
+        ({"named": (3, 5), "stored": (0, 255), "hounsfield": True}, (3, 5), True),
+        ({"hounsfield": True}, (-1000, 1000), True),
+        ({"stored": (-900, 700), "hounsfield": True}, (-900, 700), True),
+        ({"window": (-900, 700)}, (0, 1600), True),
+        ({"named": (-1000, 1000)}, (-1000, 1000), True),  # nothing else is that far below 0
+        ({"named": (-1, 1)}, (-1, 1), False),
+        ({"named": (0, 500)}, (0, 500), False),
+        ({"stored": (-1000, 1000)}, (-1000, 1000), False),
+        ({"dtype": np.dtype("u1"), "extremes": (0, 7)}, (0, 255), False),
+        ({"extremes": (0.25, 1)}, (0, 1), False),
+    ],
+)
+def test_what_becomes_0_and_1_and_what_is_clipped_is_decided_in_one_place(known, expected, clipped):
+    found = decide("a", **known)
+    assert (found.lower, found.upper, found.clip) == (*expected, clipped)
+    beyond = torch.tensor([found.upper + 1.0])
+    assert (float(found.normalise(beyond)) == 1) is clipped
+    assert Normalisation.read(found.describe()) == found
+
+
+def test_a_window_of_nifti_clips_metal_and_padding_as_that_of_dicom_does(tmp_path):
+    values = np.float32([[-2024, -1000], [0, 3072]]).reshape(2, 2, 1)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "v.nii")
+    image = open_source(tmp_path / "v.nii", data_range=(-1000, 1000))[0].image
+    torch.testing.assert_close(image, torch.tensor([[[0, 0.5], [0, 1]]]))
+
+
+def test_generating_data_needs_no_lightning():
+    code = (
+        "import sys, padis_lightning.data.phantoms, padis_lightning.data.leaves, padis_lightning.data.generators; "
+        "assert 'lightning' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"generated": None}, "generated is None; wanted at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; wanted at least 1"),
+        ({"validation": None}, "validation is None; wanted a share between 0 and 1"),
+        ({"shard": 2, "shards": 2}, "shard is 2; wanted 0 to 1, one of 2"),
+        ({"depth": 0, "volumes": True}, "depth is 0; wanted at least 1"),
+        ({"depth": 4}, "depth is 4 and volumes false; wanted at least 1 slice, and --data.volumes true"),
+    ],
+)
+def test_options_out_of_range_get_one_sentence(options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        ImageData(**options)
+
+
 def test_plain_arrays_are_images(tmp_path):
     np.save(tmp_path / "a.npy", np.full((3, 4, 6), 0.5))
     assert read_arrays(tmp_path / "a.npy").image_shape == (1, 4, 6)
@@ -52,7 +113,7 @@ def test_plain_arrays_are_images(tmp_path):
 SCAN = {"size": 16, "pixel_spacing": 0.5, "bin_spacing": 0.25, "angles": np.zeros(2)}
 BROKEN = [
     ({"pictures": np.zeros((2, 4, 4))}, "has the arrays pictures; wanted 'images' or 'y'"),
-    ({"images": np.zeros((4, 4))}, r"images of type float64 and shape \(4, 4\); wanted real numbers, \(n, n, n\)"),
+    ({"images": np.zeros((4, 4))}, r"images of type float64 and shape \(4, 4\); wanted real numbers, \(n, H, W\)"),
     ({"images": np.full((2, 4, 4), np.nan)}, r"has NaN in images\[0\]; wanted finite numbers"),
     ({"images": np.array([np.zeros((4, 4)), np.full((4, 4), np.inf)])}, r"has infinity in images\[1\]"),
     ({"images": np.full((2, 4, 4), 900, np.int16)}, "has values from 900 to 900 and no 'range'"),
@@ -162,9 +223,9 @@ def test_count_takes_from_all_patients_in_turn(images):
     data = ImageData(str(images), count=4)
     data.setup("predict")
     assert [item.group for item in data._parts["predict"]] == ["a", "b", "c", "d"]
-    assert spread(["a"] * 6 + ["b"] * 2 + ["c"], 5) == [1, 4, 6, 7, 8]
-    assert spread(["a", "b", "c", "d", "e"], 3) == [0, 2, 4]
-    assert spread(["a", "a", "b"], 3) == [0, 1, 2]
+    assert spread_over_groups(["a"] * 6 + ["b"] * 2 + ["c"], 5) == [1, 4, 6, 7, 8]
+    assert spread_over_groups(["a", "b", "c", "d", "e"], 3) == [0, 2, 4]
+    assert spread_over_groups(["a", "a", "b"], 3) == [0, 1, 2]
 
 
 def test_phantoms_of_different_purposes_and_seeds_are_different():

@@ -22,7 +22,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEnd
 from padis_lightning.callbacks import Results
 from padis_lightning.cli import main
 from padis_lightning.data.batches import Batches, Listed, share
-from padis_lightning.data.sources.base import PhantomSource
+from padis_lightning.data.generators import PhantomSource
 from padis_lightning.data.sources.series import Series, SeriesSource
 from padis_lightning.errors import InputError
 from padis_lightning.operators.identity import Identity

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from padis_lightning.data.datamodule import ImageData
-from padis_lightning.data.leaves import DeadLeaves, dead_leaves
-from padis_lightning.data.sources.base import photographs
+from padis_lightning.data.generators import photographs
+from padis_lightning.data.leaves import dead_leaves
 from padis_lightning.errors import InputError
 
 
@@ -28,12 +28,9 @@ def leaves():
 
 
 def test_an_image_is_its_seed_and_its_index(leaves):
-    again = DeadLeaves(24, 3)
-    np.testing.assert_array_equal(again.image(5, 128), leaves[5])
+    np.testing.assert_array_equal(dead_leaves(128, 3, 5), leaves[5])
     assert len({image.tobytes() for image in leaves}) == 24
     assert not np.array_equal(dead_leaves(32, 3, 0), dead_leaves(32, 4, 0))
-    with pytest.raises(IndexError, match="index 24 is outside the 24 images"):
-        again.image(24, 32)
 
 
 def test_leaves_have_the_statistics_of_photographs(leaves):

@@ -25,8 +25,8 @@ from padis_lightning.commands.prepare import command, run
 from padis_lightning.commands.prepare import plan as planning
 from padis_lightning.commands.prepare.grid import Grid
 from padis_lightning.commands.prepare.plan import PARTS, Plan, split
-from padis_lightning.data.sources.array_series import open_arrays
-from padis_lightning.data.sources.npz import read_arrays
+from padis_lightning.data.readers.npz import open_arrays
+from padis_lightning.data.sources.arrays import read_arrays
 from padis_lightning.data.sources.series import Series, SeriesSource
 from padis_lightning.errors import InputError
 from padis_lightning.messages.sentences import explain

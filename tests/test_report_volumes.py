@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from padis_lightning.data.readers import PreparedSource, open_series
-from padis_lightning.data.sources.npz import read_arrays
+from padis_lightning.data.sources.arrays import read_arrays
 from padis_lightning.data.sources.series import SeriesSource
 from padis_lightning.data.sources.volumes import VolumeSource
 from padis_lightning.errors import InputError

@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch._dynamo.utils import counters
 
 from padis_lightning.callbacks import EMA, PriorExport
-from padis_lightning.data.datamodule import ImageData, StepBatches
+from padis_lightning.data.batches import StepBatches
+from padis_lightning.data.datamodule import ImageData
 from padis_lightning.diffusion import LearnedMap, PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.networks.unet import UNet

@@ -13,11 +13,12 @@ from PIL import Image
 from padis_lightning import metrics
 from padis_lightning.cli import main
 from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.generators import PhantomVolumes
+from padis_lightning.data.phantoms import GRAIN, ChestVolumes, SmoothStream
 from padis_lightning.data.readers import PreparedSource, open_series
-from padis_lightning.data.sources.npz import read_arrays
-from padis_lightning.data.sources.sections import GRAIN, ChestVolumes, SmoothStream
+from padis_lightning.data.sources.arrays import read_arrays
 from padis_lightning.data.sources.series import SeriesSource
-from padis_lightning.data.sources.volumes import PhantomVolumes, VolumeSource
+from padis_lightning.data.sources.volumes import VolumeSource
 from padis_lightning.diffusion import FourierFeatures, PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.networks.unet import UNet

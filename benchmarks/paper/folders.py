@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from padis_lightning.data.sources.base import PHOTOGRAPHS
+from padis_lightning.data.generators import PHOTOGRAPHS
 from padis_lightning.files import whole
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}

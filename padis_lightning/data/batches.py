@@ -1,44 +1,37 @@
-"""What predict works through: batches that stay whole, whoever solves them and whatever has been solved before."""
+"""Batches: those of training steps, and those that predict works through, which stay whole whoever solves them."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
 
-from padis_lightning.data.sources.base import Item, collate
-from padis_lightning.errors import InputError
-from padis_lightning.types import Batch
+from padis_lightning.data.sources.base import Item, Source, collate
+from padis_lightning.errors import InputError, require_at_least
+from padis_lightning.random import seeded
+from padis_lightning.types import Batch, Normalisation
 
+SHUFFLE = 5  # purpose of the streams keyed by (seed, pass)
 STOPPING = (signal.SIGTERM, signal.SIGUSR1)  # at which a run stops so that it can go on
 
 
 class Listed(NamedTuple):
-    """What an item is called without reading it; see :class:`Batch`."""
+    """Says what an item is called without reading it; see :class:`padis_lightning.types.Batch`."""
 
     index: int
     name: str
     group: str
 
 
-def check_shard(shard: int, shards: int) -> None:
-    """Refuse a share that there is not.
-
-    Raises:
-        InputError: with the numbers that there are.
-    """
-    if shards < 1:
-        raise InputError(f"shards is {shards}; wanted at least 1")
-    if not 0 <= shard < shards:
-        raise InputError(f"shard is {shard}; wanted 0 to {shards - 1}, one of {shards}")
-
-
 def share(
     count: int, batch_size: int, done: Collection[int] = (), shard: int = 0, shards: int = 1, rank: int = 0, world: int = 1
 ) -> list[list[int]]:
-    """The batches that one device of one shard solves, as places of their items.
+    """Return the batches that one device of one shard solves, as places of their items.
 
     A batch has the same members for any number of shards and devices and whatever is done, so that its results keep their
     bits. One that is done is left out; one that is done in part is solved again.
@@ -63,25 +56,48 @@ def leave_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class Shared(Protocol):
-    """A data module whose items are shared out: ``batch_size``, ``done``, ``shard`` and ``shards`` are as in :func:`share`."""
+class SharedItems:
+    """Mixes into a data module that its items are shared out among shards and devices.
 
-    batch_size: int
-    done: set[int]
-    shard: int
-    shards: int
+    Attributes:
+        batch_size: items solved at once, on a device.
+        done: places of what :attr:`listed` has and need not be solved.
+        shard: solve every ``shards``-th batch from this one on.
+        shards: parts that the work is divided into.
+        image_shape: of the items, or None where whatever solves them says it.
+        normalisation: what stored values became 0 and 1, or None where the prior says it.
+        whole: the source that items are numbered in, or None where there is none.
+        listed: the items of all shards.
+    """
+
     trainer: Any
+    image_shape: tuple[int, ...] | None = None
+    normalisation: Normalisation | None = None
+    whole: Source | None = None
+    listed: list[Listed]
 
+    def share_out(self, batch_size: int, shard: int, shards: int) -> None:
+        """Set how items are shared out.
 
-def left_loader(data: Shared, items: Sequence[Item], num_workers: int = 0) -> DataLoader:
-    """The batches that a data module has left for this device."""
-    device = (data.trainer.global_rank, data.trainer.world_size) if data.trainer else (0, 1)
-    places = share(len(items), data.batch_size, data.done, data.shard, data.shards, *device)
-    return Batches(items, places).loader(num_workers)
+        Raises:
+            InputError: there are no such shares.
+        """
+        require_at_least(1, batch_size=batch_size, shards=shards)
+        if not 0 <= shard < shards:
+            raise InputError(f"shard is {shard}; wanted 0 to {shards - 1}, one of {shards}")
+        self.batch_size, self.shard, self.shards = batch_size, shard, shards
+        self.done: set[int] = set()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # of what is left there may be less than devices
+
+    def left_loader(self, items: Sequence[Item], num_workers: int = 0) -> DataLoader:
+        """Return the batches that are left for this device."""
+        device = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        places = share(len(items), self.batch_size, self.done, self.shard, self.shards, *device)
+        return Batches(items, places).loader(num_workers)
 
 
 class Batches(Dataset):
-    """Items in batches.
+    """Yields items in batches.
 
     Args:
         items: single items by their place.
@@ -98,6 +114,71 @@ class Batches(Dataset):
         return collate([self.items[place] for place in self.places[index]])
 
     def loader(self, num_workers: int = 0) -> DataLoader:
-        """One batch after the other; the sampler's kind keeps a trainer from sharing them out once more."""
+        """Return one batch after the other; the sampler's kind keeps a trainer from sharing them out once more."""
         sampler = DistributedSampler(self, num_replicas=1, rank=0, shuffle=False)
         return DataLoader(self, batch_size=None, sampler=sampler, num_workers=num_workers, worker_init_fn=leave_signals)
+
+
+class StepBatches(Sampler[list[int]]):
+    """Yields batches keyed by (seed, step): passes through shuffled data, cut into steps and shared among devices.
+
+    A run that is resumed begins at its ``start`` and draws what the unbroken run would have drawn.
+
+    Args:
+        count: items of the data set.
+        batch_size: items a step and device.
+        seed: key of the shuffles.
+        start: first step to yield.
+        stop: steps in all, those before ``start`` included; also the length, by which Lightning counts.
+        rank: this device.
+        world: devices.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.start, self.stop, self.rank, self.world = start, stop, rank, world
+
+    def __len__(self) -> int:
+        return self.stop
+
+    def __iter__(self) -> Iterator[list[int]]:
+        width = self.batch_size * self.world
+        shuffles: dict[int, list[int]] = {}
+        for step in range(self.start, self.stop):
+            places = range(step * width + self.rank, (step + 1) * width, self.world)
+            passes = {place // self.count for place in places}
+            shuffles = {p: shuffles.get(p) or self._shuffle(p) for p in passes}
+            yield [shuffles[place // self.count][place % self.count] for place in places]
+
+    def _shuffle(self, number: int) -> list[int]:
+        return shuffled(range(self.count), self.seed, number)
+
+
+def shuffled(items: Sequence[Any], seed: int, number: int = 0) -> list[Any]:
+    """Return the items in the random order of pass ``number``."""
+    return [items[k] for k in torch.randperm(len(items), generator=seeded(seed, number, SHUFFLE)).tolist()]
+
+
+def places_in_whole(part: Dataset) -> list[int]:
+    """Return where the items of a part are in the whole."""
+    if isinstance(part, Subset):
+        inner = places_in_whole(part.dataset)
+        return [inner[index] for index in part.indices]
+    return list(range(len(part)))
+
+
+def spread_over_groups(groups: list[str], count: int) -> list[int]:
+    """Return ``count`` positions that take from all groups (patients) in turn, and evenly within each."""
+    places: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    names = list(places)
+    if count < len(names):
+        turns = [names[int(i)] for i in np.linspace(0, len(names) - 1, count).round()]
+    else:
+        turns = [name for k in range(len(groups)) for name in names if len(places[name]) > k][:count]
+    picked = []
+    for group, wanted in Counter(turns).items():
+        steps = (np.arange(wanted) + 0.5) * len(places[group]) / wanted
+        picked += [places[group][int(step)] for step in steps]
+    return sorted(picked)

@@ -21,18 +21,18 @@ WHOLE = (slice(None), slice(None))
 
 
 def generator(seed: int, index: int) -> np.random.Generator:
-    """The private random stream of one phantom."""
+    """Return the private random stream of one phantom."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, index))))
 
 
 def slice_level(seed: int, index: int) -> float:
-    """Where phantom (seed, index) is cut, from 0 at the lung apex to 1 in the upper abdomen."""
+    """Return where phantom (seed, index) is cut, from 0 at the lung apex to 1 in the upper abdomen."""
     return float(generator(seed, index).random())
 
 
 @lru_cache(maxsize=64)
 def spline_weights(size: int, cells: int) -> Array:
-    """Cubic B-spline weights of a lattice of `cells` cells at the pixel centres, (size, cells + 3)."""
+    """Return cubic B-spline weights of a lattice of `cells` cells at the pixel centres, (size, cells + 3)."""
     centres = (np.arange(size) + 0.5) * cells / size
     away = np.abs(centres[:, None] - np.arange(-1, cells + 2))
     weights = np.where(away < 1, 2 / 3 - away**2 * (1 - away / 2), np.clip(2 - away, 0, None) ** 3 / 6)
@@ -40,7 +40,7 @@ def spline_weights(size: int, cells: int) -> Array:
 
 
 def texture(rng: np.random.Generator, size: int, cells: int) -> Array:
-    """A smooth random field of unit deviation whose grain is one lattice cell, (size, size)."""
+    """Return a smooth random field of unit deviation whose grain is one lattice cell, (size, size)."""
     weights = spline_weights(size, cells)
     nodes = rng.standard_normal((cells + 3, cells + 3), dtype=np.float32)
     # A cubic B-spline keeps 151/315 of the deviation of white coefficients over its two axes.
@@ -48,14 +48,14 @@ def texture(rng: np.random.Generator, size: int, cells: int) -> Array:
 
 
 def harmonics(rng: np.random.Generator, amplitude: float, square: float = 0.0) -> Harmonics:
-    """Radius harmonics 1 to 6 of a contour, falling with order; `square` fills out the diagonals, (6,)."""
+    """Draw radius harmonics 1 to 6 of a contour, falling with order; `square` fills out the diagonals, (6,)."""
     value = amplitude * (rng.standard_normal(6) + 1j * rng.standard_normal(6)) / np.arange(1.5, 7)
     value[3] -= square
     return value.astype(np.complex64)
 
 
 def contour(direction: NDArray[np.complexfloating], shape: Harmonics) -> Array:
-    """The radius of a contour in the given unit directions, by Horner's rule, shaped like `direction`."""
+    """Return the radius of a contour in the given unit directions, by Horner's rule, shaped like `direction`."""
     total = direction * shape[-1]
     for value in shape[-2::-1]:
         total = (total + value) * direction
@@ -63,12 +63,12 @@ def contour(direction: NDArray[np.complexfloating], shape: Harmonics) -> Array:
 
 
 def bump(distance: Array, width: float) -> Array:
-    """A bell of height one over a line at distance zero."""
+    """Return a bell of height one over a line at distance zero."""
     return np.exp(-((distance / np.float32(width)) ** 2))
 
 
 class Slice:
-    """One slice in the making: the patient's frame, the pixel grid, shared textures and the image so far."""
+    """Holds one slice in the making: the patient's frame, the pixel grid, shared textures and the image so far."""
 
     def __init__(self, size: int, rng: np.random.Generator, level: float | None = None) -> None:
         self.level = float(rng.random()) if level is None else level
@@ -93,15 +93,15 @@ class Slice:
         self.bound: Array = np.full((size, size), -9.0, np.float32)  # distance that no paint may cross
 
     def rise(self, start: float, end: float) -> float:
-        """How far the level has gone from start to end, within [0, 1]."""
+        """Return how far the level has gone from start to end, within [0, 1]."""
         return min(max((self.level - start) / (end - start), 0.0), 1.0)
 
     def place(self, p: float, q: float) -> Point:
-        """The point at cage coordinates (p, q), each in [-1, 1] within the rib cage."""
+        """Return the point at cage coordinates (p, q), each in [-1, 1] within the rib cage."""
         return float(self.centre[0] + p * self.cage[0]), float(self.centre[1] + q * self.cage[1])
 
     def ellipse(self, at: Point, axes: Point, tilt: float = 0.0, shape: Harmonics | None = None, reach: float = 1.3) -> Region:
-        """A tilted ellipse, its radius modulated by harmonics, in a window `reach` times as wide."""
+        """Return a tilted ellipse, its radius modulated by harmonics, in a window `reach` times as wide."""
         reach = max(axes) * reach + 2 * self.px
         lo, hi = ([max(0, int((v + 1 + r) / self.px) + 1) for v in at] for r in (-reach - 2 * self.px, reach))
         window = (slice(lo[1], hi[1]), slice(lo[0], hi[0]))
@@ -114,8 +114,8 @@ class Slice:
         edge = np.float32(1.0) if shape is None else contour((u + 1j * v) / radius, shape)
         return window, radius * (radius - edge) / slope
 
-    def spread(self, region: Region) -> Array:
-        """The signed distance of a region over the whole grid, large where it has none, (size, size)."""
+    def on_grid(self, region: Region) -> Array:
+        """Return the signed distance of a region over the whole grid, large where it has none, (size, size)."""
         distance = np.full((self.size, self.size), 9.0, np.float32)
         distance[region[0]] = region[1]
         return distance
@@ -139,7 +139,7 @@ class Slice:
         self.paint((window, distance), cortex + (marrow - cortex) * inside + 60 * self.grain[window], 0.0)
 
     def on_wall(self, angle: float, outward: float) -> tuple[Point, float]:
-        """The point `outward` of the cage's contour at an angle, and the tilt of the contour there."""
+        """Return the point `outward` of the cage's contour at an angle, and the tilt of the contour there."""
         turn = angle + np.array([-0.02, 0.0, 0.02])
         radius = contour(np.exp(1j * turn), self.cage_shape)
         x = self.centre[0] + (self.cage[0] * radius + outward) * np.cos(turn)
@@ -147,7 +147,7 @@ class Slice:
         return (float(x[1]), float(y[1])), float(np.arctan2(y[2] - y[0], x[2] - x[0]))
 
     def splat(self, points: Array) -> Array:
-        """Coverage by the union of small discs, (n, 3) rows of x, y and radius, on the whole grid."""
+        """Return coverage by the union of small discs, (n, 3) rows of x, y and radius, on the whole grid."""
         flat, half = np.zeros(self.size**2, np.float32), np.float32(self.px / 2)
         thick = points[:, 2] > 0.014
         for group in (points[thick], points[~thick]):  # apart, so that thin discs need only small stamps

@@ -9,8 +9,6 @@ scaling in natural images, 2007.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from padis_lightning.data.drawing import Array, generator, texture
@@ -21,7 +19,7 @@ COVER = 3.0  # leaves fall until their areas sum to so many images
 
 
 def _radii(rng: np.random.Generator, size: int) -> Array:
-    """Radii with density r**-3 between the bounds, as many as cover the image, (n,) in pixels."""
+    """Draw radii with density r**-3 between the bounds, as many as cover the image, (n,) in pixels."""
     low = float(np.exp(rng.uniform(*np.log(SMALLEST))))
     high = max(LARGEST * size, 2 * low)
     mean_area = 2 * np.pi * np.log(high / low) / (low**-2 - high**-2)
@@ -30,7 +28,7 @@ def _radii(rng: np.random.Generator, size: int) -> Array:
 
 
 def _palette(rng: np.random.Generator, count: int) -> Array:
-    """Colours around a few hues of one illuminant: brightness varies widely, chroma little, (count, 3)."""
+    """Draw colours around a few hues of one illuminant: brightness varies widely, chroma little, (count, 3)."""
     anchors = int(rng.integers(3, 8))
     bright = rng.beta(1.1, 1.3, anchors)[:, None]
     chroma = rng.normal(0, 1, (anchors, 2)) * rng.gamma(1.5, 0.08, (anchors, 1)) * np.array([1.0, 0.5])
@@ -44,7 +42,7 @@ def _palette(rng: np.random.Generator, count: int) -> Array:
 
 
 def _shape(rng: np.random.Generator, radius: float, x: Array, y: Array) -> Array:
-    """Whether a point is inside a disk, an ellipse, a rectangle, a stripe or a wavy blob of that size."""
+    """Return whether a point is inside a disk, an ellipse, a rectangle, a stripe or a wavy blob of that size."""
     turn = rng.uniform(0, np.pi)
     u, v = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
     kind, long = rng.random(), rng.uniform(0.35, 1.0)
@@ -60,7 +58,7 @@ def _shape(rng: np.random.Generator, radius: float, x: Array, y: Array) -> Array
 
 
 def dead_leaves(size: int, seed: int, index: int) -> Array:
-    """One colour image with values in [0, 1], (size, size, 3)."""
+    """Generate one colour image with values in [0, 1], (size, size, 3)."""
     rng = generator(seed, index)
     radii = _radii(rng, size)
     colours = _palette(rng, len(radii) + 1)
@@ -99,21 +97,3 @@ def _defocus(rng: np.random.Generator, image: Array) -> Array:
             blurred = (np.roll(blurred, 1, axis) + 2 * blurred + np.roll(blurred, -1, axis)) / 4
     share = np.clip(0.5 + texture(rng, len(image), 3), 0, 1)[..., None]
     return share * image + (1 - share) * blurred
-
-
-@dataclass(frozen=True)
-class DeadLeaves:
-    """`count` different images of one seed."""
-
-    count: int
-    seed: int = 0
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return self.count
-
-    def image(self, index: int, size: int) -> Array:
-        """Image `index` with values in [0, 1], (size, size, 3)."""
-        if not 0 <= index < self.count:
-            raise IndexError(f"index {index} is outside the {self.count} images")
-        return dead_leaves(size, self.seed, index)

@@ -15,11 +15,12 @@ from torch.utils.data import Dataset
 
 from padis_lightning import __version__
 from padis_lightning.commands.prepare.grid import Grid
+from padis_lightning.data.names import unique
+from padis_lightning.data.ranges import HU_WINDOW
 from padis_lightning.data.readers import open_series
-from padis_lightning.data.readers.names import unique
-from padis_lightning.data.readers.prepared import FORMAT, PARTS, VERSION
-from padis_lightning.data.sources.array_series import open_arrays
-from padis_lightning.data.sources.series import HU_WINDOW, Series
+from padis_lightning.data.readers.npz import open_arrays
+from padis_lightning.data.sources.prepared import FORMAT, PARTS, VERSION
+from padis_lightning.data.sources.series import Series
 from padis_lightning.errors import InputError, require_above, require_at_least
 from padis_lightning.random import seeded
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from padis_lightning.data.readers.names import natural, needed, safe
-from padis_lightning.data.readers.stacks import stack
-from padis_lightning.data.sources.series import Series
+from padis_lightning.data.names import natural, needed, safe
+from padis_lightning.data.ranges import implied_range
+from padis_lightning.data.sources.series import Reader, Series
+from padis_lightning.data.stacks import stack
 from padis_lightning.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ TAGS = (
 
 @dataclass(frozen=True)
 class Frame:
-    """What the header says of one slice; lengths in mm."""
+    """Holds what the header says of one slice; lengths in mm."""
 
     path: Path
     index: int
@@ -51,13 +52,13 @@ class Frame:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM does."""
+    """Return whether a file begins as DICOM does."""
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
 def read(path: Path) -> list[Series]:
-    """All series of a DICOM file or of a folder and its sub-folders, whatever the files are called.
+    """Return all series of a DICOM file or of a folder and its sub-folders, whatever the files are called.
 
     Values are ``slope * stored + intercept``; of CT they are HU unless the file says otherwise. Slices are ordered by their
     place along the normal. Localisers, plans, doses and segmentations are left out where there is something else.
@@ -92,7 +93,7 @@ def read(path: Path) -> list[Series]:
 
 @contextmanager
 def _one_sentence(path: Path) -> Iterator[None]:
-    """Whatever pydicom and its plugins raise for a broken file, as one sentence."""
+    """Turn whatever pydicom and its plugins raise for a broken file into one sentence."""
     try:
         yield
     except InputError:
@@ -103,7 +104,7 @@ def _one_sentence(path: Path) -> Iterator[None]:
 
 
 def _header(path: Path) -> tuple[Dataset, int]:
-    """What comes before the pixels, and the bytes from there to the file's end."""
+    """Return what comes before the pixels, and the bytes from there to the file's end."""
     import pydicom
 
     with path.open("rb") as file:
@@ -136,7 +137,7 @@ def _check(path: Path, header: Dataset, pixels: int) -> None:
 
 
 def _frames(path: Path, header: Dataset) -> list[Frame]:
-    """One frame of a classic file, all of an enhanced one."""
+    """Return the one frame of a classic file, or all of an enhanced one."""
     if "PerFrameFunctionalGroupsSequence" not in header:
         return [_frame(path, header, 0, header)]
     shared = list(header.get("SharedFunctionalGroupsSequence") or [])
@@ -160,7 +161,7 @@ def _numbers(values: Sequence[Any] | None, count: int) -> tuple[float, ...] | No
 
 
 def _frame(path: Path, header: Dataset, index: int, place: Dataset | dict[str, Any]) -> Frame:
-    """One slice; ``place`` is where a frame's own attributes are, the file itself or its functional groups."""
+    """Describe one slice; ``place`` is where a frame's own attributes are, the file itself or its functional groups."""
     slope, intercept = place.get("RescaleSlope"), place.get("RescaleIntercept")
     rescale = None if slope is None or intercept is None else (float(slope), float(intercept))
     bits, tomograph = int(header.get("BitsStored", 16)), header.get("Modality") == "CT"
@@ -183,7 +184,7 @@ def _frame(path: Path, header: Dataset, index: int, place: Dataset | dict[str, A
         thickness=abs(float(gap)),
         rescale=rescale,
         hounsfield=tomograph and rescale is not None and (place.get("RescaleType") or "HU") == "HU",
-        range=(0.0, 255.0) if eight else None,
+        range=implied_range(np.dtype("u1")) if eight else None,
         padding=(float(min(ends)), float(max(ends))) if ends else None,
         deflated=bool(header.file_meta.get("TransferSyntaxUID", "") and header.file_meta.TransferSyntaxUID.is_deflated),
     )
@@ -194,7 +195,7 @@ def _alike(a: Any, b: Any) -> bool:  # noqa: ANN401 - numbers, several of them, 
 
 
 def _series(frames: list[Frame]) -> Series:
-    """The frames of one series in order."""
+    """Return the series of some frames, in the order in which they lie."""
     first = frames[0]
     name = safe(f"{first.patient}_{first.number}")
     for kind in ("shape", "orientation", "spacing", "hounsfield"):
@@ -226,7 +227,7 @@ def _series(frames: list[Frame]) -> Series:
 
 
 def _values(frames: Sequence[Frame], k: int) -> np.ndarray:
-    """Slice k: ``slope * stored + intercept``; padding of a CT is air."""
+    """Read slice k: ``slope * stored + intercept``; padding of a CT is air."""
     import pydicom
     from pydicom.pixels import pixel_array
 
@@ -238,3 +239,6 @@ def _values(frames: Sequence[Frame], k: int) -> np.ndarray:
     if frame.hounsfield and frame.padding:
         values[(stored >= frame.padding[0]) & (stored <= frame.padding[1])] = PADDING_HU
     return values.astype(np.float32)
+
+
+READER = Reader("DICOM", (), read, folder="whole")

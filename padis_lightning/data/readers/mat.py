@@ -10,19 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from padis_lightning.data.readers.names import safe
-from padis_lightning.data.sources.contents import hdf5
-from padis_lightning.data.sources.series import Series
+from padis_lightning.data.containers import hdf5
+from padis_lightning.data.names import safe
+from padis_lightning.data.ranges import implied_range
+from padis_lightning.data.sources.series import Reader, Series
 from padis_lightning.errors import InputError, one_line
 
 TYPES = {"double": np.float64, "single": np.float32, "logical": np.bool_} | {
     name: np.dtype(name).type for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 }
-Listed = dict[str, tuple[tuple[int, ...], np.dtype]]
+Described = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
 def read(path: Path) -> list[Series]:
-    """A series of one slice for each image of ``images``, or of the only array of three or four axes.
+    """Return a series of one slice for each image of ``images``, or of the only array of three or four axes.
 
     Axes are MATLAB's: H x W x n, or H x W x 3 x n in colours. Files of version 7.3 are HDF5, which has them in reverse.
 
@@ -32,7 +33,7 @@ def read(path: Path) -> list[Series]:
     import h5py
 
     reverse = bool(h5py.is_hdf5(path))
-    arrays = _listed_hdf5(path) if reverse else _listed(path)
+    arrays = _described_hdf5(path) if reverse else _described(path)
     key = "images" if "images" in arrays else next(iter(arrays)) if len(arrays) == 1 else None
     if key is None:
         seen = ", ".join(f"{name} {shape}" for name, (shape, _) in arrays.items()) or "no array of 3 or 4 axes"
@@ -51,21 +52,21 @@ def read(path: Path) -> list[Series]:
             count=1,
             shape=shape[:-1],
             read=partial(_values_hdf5 if reverse else _values, path, key, place),
-            range=(0.0, 255.0) if dtype == np.uint8 else None,
+            range=implied_range(dtype),
             files=(path,),
         )
         for place, name in enumerate(names)
     ]
 
 
-def _listed_hdf5(path: Path) -> Listed:
-    """Shapes and types of arrays, the axes as MATLAB has them."""
+def _described_hdf5(path: Path) -> Described:
+    """Return shapes and types of arrays, the axes as MATLAB has them."""
     with hdf5(path) as file:
         arrays = {name: d for name, d in file.items() if hasattr(d, "shape")}
         return {name: (d.shape[::-1], d.dtype) for name, d in arrays.items() if name == "images" or d.ndim in (3, 4)}
 
 
-def _listed(path: Path) -> Listed:
+def _described(path: Path) -> Described:
     from scipy.io import whosmat
 
     with _one_sentence(path):
@@ -85,7 +86,7 @@ def _one_sentence(path: Path) -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _array(path: Path, key: str, changed: int) -> np.ndarray:
-    """All images at once, since the file has them in one piece, which may be compressed."""
+    """Read all images at once, since the file has them in one piece, which may be compressed."""
     from scipy.io import loadmat
 
     with _one_sentence(path):
@@ -102,3 +103,6 @@ def _values(path: Path, key: str, place: int, k: int) -> np.ndarray:
 def _values_hdf5(path: Path, key: str, place: int, k: int) -> np.ndarray:
     with hdf5(path) as file:
         return np.asarray(file[key][place + k].T, dtype=np.float32)
+
+
+READER = Reader("MATLAB (.mat)", (".mat",), read)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from padis_lightning.data.readers.names import needed, safe
-from padis_lightning.data.sources.series import Series
+from padis_lightning.data.names import needed, safe
+from padis_lightning.data.ranges import implied_range
+from padis_lightning.data.sources.series import Reader, Series
 from padis_lightning.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 
 
 def read(path: Path) -> list[Series]:
-    """One series of a ``.nii`` or ``.nii.gz`` file; its units are not known, so that a range has to be named.
+    """Return the one series of a ``.nii`` or ``.nii.gz`` file; its units are not known, so that a range has to be named.
 
     Slice k is ``array[:, :, k].T``, so that ``affine`` is that of the file with its first two columns exchanged, and x and y
     turned from nibabel's right and front to left and back. It is None where the file names no space.
@@ -52,7 +53,7 @@ def read(path: Path) -> list[Series]:
             count=shape[2] if len(shape) > 2 else 1,
             shape=(shape[1], shape[0], 3) if colours else (shape[1], shape[0]),
             read=partial(_values, path),
-            range=(0.0, 255.0) if (dtype == np.uint8 and scaled == (1, 0)) or colours else None,
+            range=implied_range(np.dtype("u1") if colours else dtype) if colours or scaled == (1, 0) else None,
             spacing=None if affine is None else tuple(float(np.linalg.norm(affine[:3, axis])) for axis in (0, 1)),
             affine=affine,
             files=(path,),
@@ -73,7 +74,7 @@ def _one_sentence(path: Path) -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _open(path: Path, changed: int) -> Nifti1Image:
-    """The file, in memory where it is compressed: going back in it would mean to begin again."""
+    """Open the file, in memory where it is compressed: going back in it would mean to begin again."""
     import nibabel
 
     image = nibabel.load(path)
@@ -83,7 +84,7 @@ def _open(path: Path, changed: int) -> Nifti1Image:
 
 
 def _affine(image: Nifti1Image) -> np.ndarray | None:
-    """From (row, column, slice, 1) to millimetres towards left, back and head."""
+    """Return the affine from (row, column, slice, 1) to millimetres towards left, back and head."""
     if not (image.header["sform_code"] or image.header["qform_code"]):
         return None
     affine = RAS_TO_LPS @ image.affine[:, [1, 0, 2, 3]]
@@ -99,3 +100,6 @@ def _values(path: Path, k: int) -> np.ndarray:
         plane = np.stack([plane[name] for name in plane.dtype.names], -1)
     plane = plane.reshape(*plane.shape[:2], -1).swapaxes(0, 1)
     return np.asarray(plane[..., 0] if plane.shape[2] == 1 else plane, dtype=np.float32)
+
+
+READER = Reader("NIfTI", (".nii", ".nii.gz"), read)

@@ -15,9 +15,10 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from padis_lightning.data.readers.archives import fetch, members
-from padis_lightning.data.readers.names import common, natural, safe
-from padis_lightning.data.sources.series import Series
+from padis_lightning.data.archives import fetch, members
+from padis_lightning.data.names import common, natural, safe
+from padis_lightning.data.ranges import implied_range
+from padis_lightning.data.sources.series import Reader, Series
 from padis_lightning.errors import InputError, one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -40,7 +41,7 @@ GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a file, or of a zip where ``member`` names one; ``place`` is its path below the folder."""
+    """Names a picture of a file, or of a zip where ``member`` names one; ``place`` is its path below the folder."""
 
     path: Path
     member: str | None
@@ -51,7 +52,7 @@ class Picture:
 
 
 def read(path: Path) -> list[Series]:
-    """The pictures of a file, a folder or a zip.
+    """Return the pictures of a file, a folder or a zip.
 
     Each is a series of its own, named and grouped after itself, where all lie in one folder. Of pictures in sub-folders (below
     the last one that all share) each sub-folder is a series if they are alike, and the first folder below is the group.
@@ -93,7 +94,7 @@ def _series(pictures: list[Picture], name: str, group: str) -> Series:
 
 @contextmanager
 def _opened(picture: Picture) -> Iterator[BinaryIO]:
-    """The bytes of a picture; whatever goes wrong with them is one sentence."""
+    """Open the bytes of a picture; whatever goes wrong with them becomes one sentence."""
     try:
         with picture.path.open("rb") if picture.member is None else io.BytesIO(fetch(picture.path, picture.member)) as stream:
             yield stream
@@ -105,23 +106,22 @@ def _opened(picture: Picture) -> Iterator[BinaryIO]:
 
 
 def _header(picture: Picture) -> tuple[tuple[int, ...], tuple[float, float] | None]:
-    """Shape and range of a picture, without its pixels."""
+    """Return shape and range of a picture, without its pixels."""
     with _opened(picture) as stream:
         if _needs_tifffile(stream):
             values = _tiff(stream, picture)
-            return values.shape, {"u1": (0.0, 255.0), "u2": (0.0, 65535.0)}.get(values.dtype.str[1:])
+            return values.shape, implied_range(values.dtype, picture=True)
         image = _image(stream, picture)
         described = image.format != "PNG" or "exif" in image.info  # else PIL reads the whole file for it
         if described and image.getexif().get(ORIENTATION, 1) > 4:  # on its side
             image = _upright(image)
         shape = (image.height, image.width) if image.mode not in COLOUR8 else (image.height, image.width, 3)
-        if image.mode in GREY8 + COLOUR8:
-            return shape, (0.0, 255.0)
-        return shape, None if image.mode == "F" else (0.0, 65535.0)
+        dtype = "u1" if image.mode in GREY8 + COLOUR8 else "f4" if image.mode == "F" else "u2"
+        return shape, implied_range(np.dtype(dtype), picture=True)
 
 
 def _needs_tifffile(stream: BinaryIO) -> bool:
-    """Whether a stream is a TIFF of numbers that PIL does not know or would shorten."""
+    """Return whether a stream is a TIFF of numbers that PIL does not know or would shorten."""
     start = stream.read(4)
     stream.seek(0)
     if start not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -137,7 +137,7 @@ def _needs_tifffile(stream: BinaryIO) -> bool:
 
 
 def _tiff(stream: BinaryIO, picture: Picture) -> np.ndarray:
-    """Numbers of a TIFF as they are, (H, W) or (H, W, 3)."""
+    """Read the numbers of a TIFF as they are, (H, W) or (H, W, 3)."""
     import tifffile
 
     try:
@@ -158,7 +158,7 @@ def _tiff(stream: BinaryIO, picture: Picture) -> np.ndarray:
 
 
 def _image(stream: BinaryIO, picture: Picture) -> Image.Image:
-    """The picture of a stream, if it is of a kind that PIL reads unharmed."""
+    """Return the picture of a stream, if it is of a kind that PIL reads unharmed."""
     start = stream.read(26)
     stream.seek(0)
     image = Image.open(stream, formats=FORMATS)
@@ -177,7 +177,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _values(pictures: list[Picture], k: int) -> np.ndarray:
-    """Picture k, upright and opaque, float32."""
+    """Read picture k, upright and opaque, float32."""
     picture = pictures[k]
     with _opened(picture) as stream:
         if _needs_tifffile(stream):
@@ -192,3 +192,6 @@ def _values(pictures: list[Picture], k: int) -> np.ndarray:
         elif image.mode in COLOUR8:
             image = image.convert("RGB")
         return np.asarray(image).astype(np.float32)
+
+
+READER = Reader("pictures (PNG, JPEG, TIFF, BMP, or a .zip of them)", (*SUFFIXES, ".zip"), read, folder="whole")

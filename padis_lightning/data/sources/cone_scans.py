@@ -1,4 +1,4 @@
-"""Measured cone-beam scans: projections of volumes with their geometry, one file or a folder of them."""
+"""Cone-beam scans: measured projections of volumes with their geometry, one file or a folder of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import numpy as np
 import torch
 
 from padis_lightning.ct import ConeGeometry
-from padis_lightning.data.readers.names import natural, safe, unique
+from padis_lightning.data.containers import HDF5, load_keys, read_pair, shapes_of
+from padis_lightning.data.names import natural, safe, unique
+from padis_lightning.data.ranges import decide_measured
 from padis_lightning.data.sources.base import Item, Source
-from padis_lightning.data.sources.contents import HDF5, load_keys, outline
-from padis_lightning.data.sources.measurements import FIELDS, MEASURED, line_integrals
-from padis_lightning.data.sources.npz import normalisation_of
-from padis_lightning.data.sources.scans import CONE, FLAT, read_scan
+from padis_lightning.data.sources.measurements import CONE, FIELDS, FLAT, MEASURED, line_integrals, read_scan
 from padis_lightning.errors import InputError
 from padis_lightning.types import Normalisation
 
@@ -28,7 +27,7 @@ TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class ConeFile:
-    """The projections of a file, which are read when they are asked for.
+    """Holds the projections of a file, which are read when they are asked for.
 
     Attributes:
         path: the file.
@@ -48,7 +47,7 @@ class ConeFile:
 
     @classmethod
     def open(cls, path: Path, data_range: Sequence[float] | None = None) -> ConeFile:
-        """What a file says of its projections; they themselves are not read.
+        """Read what a file says of its projections; they themselves are not read.
 
         Raises:
             InputError: the geometry is not complete or does not fit them, or nothing says what becomes 1.
@@ -59,6 +58,7 @@ class ConeFile:
         groups = np.atleast_1d(arrays["patient"]) if "patient" in arrays else None
         if groups is not None and groups.shape != (count,):
             raise InputError(f"{path} has patient of shape {arrays['patient'].shape}; wanted {count} entries, one a volume")
+        window, stored = read_pair(arrays, "hu_window", path), read_pair(arrays, "range", path)
         unit = str(arrays["unit"]) if "unit" in arrays else None
         if unit is not None and unit not in MILLIMETRES:
             raise InputError(f"{path} has unit {unit!r}; wanted {', '.join(MILLIMETRES)}")
@@ -66,13 +66,13 @@ class ConeFile:
             path,
             count,
             read_scan(CONE, load_keys(path, CONE.keys), key, shape, path),
-            normalisation_of(arrays, key, data_range, path),
+            decide_measured(path, key, named=data_range, stored=stored, window=window),
             None if groups is None else tuple(map(str, groups)),
             MILLIMETRES.get(unit),
         )
 
     def read(self, place: int) -> torch.Tensor:
-        """Line integrals of volume ``place``, ``(views, rows, bins)``, those of values from 0 to 1.
+        """Read the line integrals of volume ``place``, ``(views, rows, bins)``, those of values from 0 to 1.
 
         Raises:
             InputError: they are not finite numbers, or raw counts that have no logarithm.
@@ -84,8 +84,8 @@ class ConeFile:
 
 
 def _projections(path: Path) -> tuple[str, tuple[int, ...]]:
-    """The key of a scan's projections, and their shape."""
-    shapes = outline(path, (*MEASURED, "images"))
+    """Return the key of a scan's projections, and their shape."""
+    shapes = shapes_of(path, (*MEASURED, "images"))
     if len(shapes) > 1:
         raise InputError(f"{path} has {' and '.join(sorted(shapes))}; wanted the projections of volumes alone")
     ((key, shape),) = shapes.items()
@@ -95,7 +95,7 @@ def _projections(path: Path) -> tuple[str, tuple[int, ...]]:
 
 
 def cone_geometry(path: Path) -> ConeGeometry:
-    """The scan of a file's projections, which are not read.
+    """Read the scan of a file's projections, which are not read.
 
     Raises:
         InputError: there is no geometry, a key is missing, or the geometry does not fit the projections.
@@ -105,7 +105,7 @@ def cone_geometry(path: Path) -> ConeGeometry:
 
 @dataclass(frozen=True)
 class Scanned:
-    """A volume that was scanned: its name, fit for a file's, and its place in a file."""
+    """Names a volume that was scanned: its name, fit for a file's, and its place in a file."""
 
     name: str
     group: str
@@ -114,14 +114,14 @@ class Scanned:
 
 
 def is_cone(path: Path) -> bool:
-    """Whether a ``.npz`` or HDF5 file holds projections of volumes, by their axes or by their geometry's keys.
+    """Return whether a ``.npz`` or HDF5 file holds projections of volumes, by their axes or by their geometry's keys.
 
     Raises:
         InputError: it cannot be read.
     """
     if path.suffix not in SUFFIXES or not path.is_file():
         return False
-    shapes = outline(path, (*MEASURED, *CONE.needed))
+    shapes = shapes_of(path, (*MEASURED, *CONE.needed))
     axes = next((len(shapes[key]) for key in MEASURED if key in shapes), 0)
     if axes == 4 or (axes and any(key in shapes for key in ONLY)):
         return True
@@ -137,7 +137,7 @@ def _is_cone_geometry(path: Path) -> bool:
 
 
 def cone_files(path: Path) -> list[Path]:
-    """The scans of a file, or of a folder in the order in which people count; none where there is no cone-beam scan.
+    """Return the scans of a file, or of a folder in the order in which people count; none where there is no cone-beam scan.
 
     Raises:
         InputError: the file cannot be read, or beside scans a folder has files that are none.
@@ -160,7 +160,7 @@ def _reads_as_cone(path: Path) -> bool:
 
 
 class ConeSource(Source):
-    """Measured projections ``(1, views, rows, bins)`` of volumes; those of a file are read when they are asked for.
+    """Yields measured projections ``(1, views, rows, bins)`` of volumes; those of a file are read when they are asked for.
 
     Args:
         files: of one geometry, range and unit.
@@ -191,7 +191,7 @@ class ConeSource(Source):
         self.affine = None if first.millimetres is None else affine(self.geometry, first.millimetres)
 
     def name(self, index: int) -> str:
-        """That of the file, and the place in it where it is of several volumes."""
+        """Return the name of the file, and the place in it where it is of several volumes."""
         return self.volumes[index].name
 
     def __getitem__(self, index: int) -> Item:
@@ -206,7 +206,9 @@ def _scanned(file: ConeFile) -> list[Scanned]:
 
 
 def affine(geometry: ConeGeometry, millimetres: float) -> np.ndarray:
-    """From (row, column, slice, 1) of its volume to LPS millimetres, where x, y and z run to the right, the front and the head.
+    """Return the affine from (row, column, slice, 1) of a scan's volume to LPS millimetres.
+
+    The scan's x, y and z run to the right, the front and the head.
 
     Args:
         geometry: the scan.

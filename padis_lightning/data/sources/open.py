@@ -1,4 +1,4 @@
-"""One way to open whatever data there is."""
+"""Opening of whatever data there is, by one function, and of the scan that it was measured with."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from padis_lightning.ct import ConeGeometry, Geometry
-from padis_lightning.data.readers import PreparedSource, open_series
-from padis_lightning.data.readers.prepared import is_prepared
+from padis_lightning.data.containers import HDF5, NUMPY
+from padis_lightning.data.readers import open_series
+from padis_lightning.data.sources.arrays import read_arrays
 from padis_lightning.data.sources.base import Source
 from padis_lightning.data.sources.cone_scans import ConeSource, cone_files, cone_geometry
-from padis_lightning.data.sources.contents import HDF5, NUMPY
 from padis_lightning.data.sources.measurements import geometry_of, is_measured, load_measured
-from padis_lightning.data.sources.npz import read_arrays
+from padis_lightning.data.sources.prepared import PreparedSource, is_prepared
 from padis_lightning.data.sources.series import SeriesSource
 
 
 def open_source(path: str | Path, size: int | None = None, data_range: Sequence[float] | None = None) -> Source:
-    """The images or measurements of a file or a folder.
+    """Open the images or measurements of a file or a folder.
 
-    ``.npz`` and ``.npy`` hold images or measurements (:func:`padis_lightning.data.sources.npz.read_arrays`), HDF5 what
+    ``.npz`` and ``.npy`` hold images or measurements (:func:`padis_lightning.data.sources.arrays.read_arrays`), HDF5 what
     ``prepare`` wrote, measurements or images. Everything else is read by :func:`padis_lightning.data.readers.open_series`.
     Cone-beam scans may be a folder of files (:class:`padis_lightning.data.sources.cone_scans.ConeSource`).
 
@@ -48,7 +48,7 @@ def open_source(path: str | Path, size: int | None = None, data_range: Sequence[
 
 
 def read_geometry(path: str | Path) -> Geometry | ConeGeometry | None:
-    """The scan that a file's projections were measured with, that of a folder of cone-beam scans; None where there are none.
+    """Read the scan that a file's projections were measured with, that of a folder of cone-beam scans; None where there are none.
 
     Keys of the file: ``angles`` (views,) in radians, ``size`` of the image in pixels (or height and width), ``pixel_spacing``,
     ``bin_spacing``; for a fan ``source_distance``, ``detector_distance`` and perhaps ``curved``; for a cone also

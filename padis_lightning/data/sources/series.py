@@ -1,4 +1,4 @@
-"""Slices that belong together, with their place in the patient; what every reader yields."""
+"""Slices that belong together, with their place in the patient: every reader yields them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
+from padis_lightning.data.ranges import decide_shared
 from padis_lightning.data.sources.base import Item, Source, check_square, resize
 from padis_lightning.errors import InputError
-from padis_lightning.types import Normalisation
-
-HU_WINDOW = (-1000.0, 1000.0)
 
 
 @dataclass(frozen=True)
 class Series:
-    """Slices of one size from one patient, read when they are asked for.
+    """Holds slices of one size from one patient, which are read when they are asked for.
 
     Attributes:
         name: unique among the series of a source, fit for a file's name.
@@ -51,8 +50,24 @@ class Series:
 
     @property
     def channels(self) -> int:
-        """1 for grey, C for ``(H, W, C)``."""
+        """Return the number of channels: 1 for grey, C for ``(H, W, C)``."""
         return self.shape[2] if len(self.shape) == 3 else 1
+
+
+class Reader(NamedTuple):
+    """Describes how one format is read; every module of ``data/readers`` has one as ``READER``.
+
+    Attributes:
+        kind: what people call the format.
+        suffixes: of its files, in small letters; none for DICOM, which its first bytes tell.
+        read: returns the series of a file, or of a folder where ``folder`` is ``whole``.
+        folder: how a folder is read: ``each`` of its files, as a ``whole``, or ``never``.
+    """
+
+    kind: str
+    suffixes: tuple[str, ...]
+    read: Callable[[Path], list[Series]]
+    folder: Literal["each", "whole", "never"] = "each"
 
 
 def _finite(read: Callable[[int], np.ndarray], name: str, k: int) -> np.ndarray:
@@ -63,7 +78,7 @@ def _finite(read: Callable[[int], np.ndarray], name: str, k: int) -> np.ndarray:
 
 
 def resized_affine(affine: np.ndarray, before: Sequence[int], after: Sequence[int]) -> np.ndarray:
-    """The affine of an image of ``after`` (H, W) that covers the same field of view as one of ``before``; slices stay."""
+    """Return the affine of an image of ``after`` (H, W) that covers the same field of view as one of ``before``; slices stay."""
     out = np.array(affine, dtype=float)
     for axis, (old, new) in enumerate(zip(before, after, strict=True)):
         scale = old / new
@@ -73,7 +88,7 @@ def resized_affine(affine: np.ndarray, before: Sequence[int], after: Sequence[in
 
 
 class SeriesSource(Source):
-    """All slices of some series as images, read when they are asked for; Hounsfield units are clipped to their window.
+    """Yields all slices of several series as images, read when they are asked for; Hounsfield units are clipped to their range.
 
     An item is named after its series and its place in it; after the series alone where that is its only slice.
 
@@ -100,40 +115,34 @@ class SeriesSource(Source):
             raise InputError(f"{description} have the sizes {seen}; wanted one, or --data.size")
         for height, width in shapes if size else ():
             check_square(height, width, size)
-        self.normalisation = self._normalisation(data_range)
+        hounsfield = self.series[0].units == "HU"
+        self.normalisation = decide_shared(description, {s.range for s in self.series}, named=data_range, hounsfield=hounsfield)
         self.places = [(s, k) for s in self.series for k in range(s.count)]
         self.groups = [s.group for s, _ in self.places]
         height, width = (size, size) if size else next(iter(shapes))
         self.image_shape = self.series[0].channels, height, width
 
-    def _normalisation(self, data_range: tuple[float, float] | None) -> Normalisation:
-        hounsfield = self.series[0].units == "HU"
-        implied = {s.range for s in self.series}
-        if data_range is not None:
-            low, high = (float(v) for v in data_range)
-            return Normalisation(low, high, (low, high) if hounsfield else None)
-        if len(implied) > 1:
-            seen = " and ".join(sorted("unknown" if r is None else f"{r[0]:g} to {r[1]:g}" for r in implied))
-            raise InputError(f"{self.description} mix the ranges {seen}; wanted one kind, or --data.range '[LOWER, UPPER]'")
-        if implied != {None} or hounsfield:
-            low, high = next(iter(implied)) or HU_WINDOW
-            return Normalisation(low, high, (low, high) if hounsfield else None)
-        raise InputError(f"{self.description} have no range of values; wanted --data.range '[LOWER, UPPER]'")
-
     def name(self, index: int) -> str:
-        """The series and the place in it, or the one of them that is enough."""
+        """Return the series and the place in it, or the one of them that is enough."""
         series, k = self.places[index]
         if series.count == 1:
             return series.name
         return f"{series.name}_{k:04d}" if len(self.series) > 1 else f"{k:04d}"
+
+    def place(self, index: int) -> tuple[Series, int]:
+        """Return the series of slice ``index`` and its number there."""
+        return self.places[index]
+
+    def slice_affine(self, index: int) -> np.ndarray | None:
+        """Return the affine of the series at the size of the images, or None where the files do not say."""
+        series, _ = self.places[index]
+        return None if series.affine is None else resized_affine(series.affine, series.shape[:2], self.image_shape[-2:])
 
     def __getitem__(self, index: int) -> Item:
         series, k = self.places[index]
         values = np.array(series.read(k))  # a mapped file is read-only
         image = torch.from_numpy(np.moveaxis(values, -1, 0) if values.ndim == 3 else values[None])
         image = self.normalisation.normalise(image)
-        if series.units == "HU":  # metal and the scanner's padding lie outside of any window
-            image = image.clamp(0, 1)
         if self.size:
             image = resize(image[None], self.size)[0]
         return Item(index, self.name(index), series.group, image, None)

@@ -7,21 +7,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from padis_lightning.data.readers.names import safe, unique
-from padis_lightning.data.readers.prepared import PreparedSource
-from padis_lightning.data.readers.stacks import UNEVEN
-from padis_lightning.data.sources.base import GeneratedSource, Item, Source
-from padis_lightning.data.sources.sections import ChestVolumes
-from padis_lightning.data.sources.series import Series, SeriesSource, resized_affine
+from padis_lightning.data.names import safe, unique
+from padis_lightning.data.sources.base import Item, Source
+from padis_lightning.data.sources.series import Series, SeriesSource
+from padis_lightning.data.stacks import UNEVEN
 from padis_lightning.errors import InputError, first_few
-from padis_lightning.types import Normalisation
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Slices in the order in which they lie in the patient, evenly spaced.
+    """Lists slices in the order in which they lie in the patient, evenly spaced.
 
     Attributes:
         name: unique, fit for a file's name.
@@ -35,7 +31,7 @@ class Stack:
 
 
 def _even_runs(heights: np.ndarray) -> list[slice]:
-    """Of rising heights, the parts that are spaced as most of them; two at one height are in no part together."""
+    """Cut rising heights into parts that are evenly spaced; two at one height are in no part together."""
     gaps = np.diff(heights)
     usual = np.median(gaps[gaps > 0]) if (gaps > 0).any() else 1.0
     breaks = np.flatnonzero(np.abs(gaps / usual - 1) > UNEVEN) + 1
@@ -44,7 +40,7 @@ def _even_runs(heights: np.ndarray) -> list[slice]:
 
 
 def stacks(source: Source) -> list[Stack]:
-    """The stacks of a source: its series, or the slices of one label by their heights, cut where these are not even.
+    """Return the stacks of a source: its series, or the slices of one label by their heights, cut where these are not even.
 
     Raises:
         InputError: nothing says which slices lie on each other.
@@ -68,7 +64,7 @@ def stacks(source: Source) -> list[Stack]:
 
 
 class VolumeSource(Source):
-    """Volumes ``(C, D, H, W)`` and measurements ``(D, ...)`` of the slices of a source.
+    """Yields volumes ``(C, D, H, W)`` and measurements ``(D, ...)`` of the slices of a source.
 
     Args:
         source: of slices.
@@ -98,29 +94,21 @@ class VolumeSource(Source):
         self.description = f"{len(self.stacks)} volumes of {depth} slices of {source.description}"
 
     def name(self, index: int) -> str:
-        """That of the stack, and its first slice where there are several volumes of it."""
+        """Return the name of the stack, and its first slice where there are several volumes of it."""
         return self.stacks[index].name
 
     def place(self, index: int) -> tuple[Series, int] | None:
-        """The series that a volume is of and the number of its first slice, where the data has series."""
-        first = self.stacks[index].items[0]
-        return self.slices.places[first] if isinstance(self.slices, SeriesSource) else None
+        """Return the series that a volume is of and the number of its first slice, where the data has series."""
+        return self.slices.place(self.stacks[index].items[0])
 
     def spacing(self, index: int) -> tuple[float, float, float] | None:
-        """mm from slice to slice, from row to row and from column to column of a volume, where the data says."""
+        """Return the mm from slice to slice, from row to row and from column to column of a volume, where the data says."""
         first, *others = self.stacks[index].items
-        affine, shape, apart = None, (), 1
-        if isinstance(self.slices, SeriesSource):
-            series, _ = self.slices.places[first]
-            affine, shape = series.affine, series.shape
-        elif isinstance(self.slices, PreparedSource):
-            affine, shape = self.slices.affines[first], self.slices.stored_shape[1:]
-            apart = self.slices.heights[others[0]] - self.slices.heights[first] if others else 1
-        if affine is None or not np.isfinite(affine).all():
+        affine, heights = self.slices.slice_affine(first), self.slices.heights
+        if affine is None:
             return None
-        placed = resized_affine(affine, shape[:2], self.image_shape[-2:])
-        rows, columns, slices = np.linalg.norm(placed[:3, :3], axis=0).tolist()
-        return apart * slices, rows, columns
+        rows, columns, slices = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+        return (heights[others[0]] - heights[first] if heights is not None and others else 1) * slices, rows, columns
 
     def __getitem__(self, index: int) -> Item:
         stack = self.stacks[index]
@@ -131,31 +119,8 @@ class VolumeSource(Source):
 
 
 def _cut(stack: Stack, depth: int) -> list[Stack]:
-    """The volumes of a stack, those slices left out at both ends that fill none."""
+    """Cut a stack into volumes, those slices left out at both ends that fill none."""
     count, rest = divmod(len(stack.items), depth)
     starts: Sequence[int] = range(rest // 2, rest // 2 + count * depth, depth)
     names = [stack.name] if count == 1 else [f"{stack.name}_from{first:04d}" for first in starts]
     return [replace(stack, name=name, items=stack.items[k : k + depth]) for name, k in zip(names, starts, strict=True)]
-
-
-class PhantomVolumes(GeneratedSource):
-    """Chest-like CT phantoms whose anatomy changes slowly from slice to slice.
-
-    Args:
-        count: number of phantoms.
-        depth: slices of each.
-        size: pixels along a side.
-        seed: phantoms of different seeds are different.
-        keep: keep what was generated once.
-    """
-
-    def __init__(self, count: int, depth: int, size: int, seed: int, keep: bool = True) -> None:
-        super().__init__([f"phantom {index}" for index in range(count)], keep)
-        self.phantoms, self.image_shape = ChestVolumes(count, depth, seed), (1, depth, size, size)
-        lower, upper = self.phantoms.window
-        self.normalisation = Normalisation(lower, upper, (lower, upper))
-        self.description = f"{count} chest phantoms of {depth} slices, seed {seed}"
-
-    def generate(self, index: int) -> Tensor:
-        """Hounsfield units over their window, ``(1, depth, size, size)``."""
-        return self.normalisation.normalise(torch.from_numpy(self.phantoms.volume(index, self.image_shape[-1]))[None])

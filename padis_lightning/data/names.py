@@ -1,4 +1,4 @@
-"""Names of what is read: fit for files, unique, in the order that people count in."""
+"""Names of series and files: fit for files, unique, in the order that people count in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Named = TypeVar("Named")
 
 
 def needed(module: str, kind: str, extra: str) -> ModuleType:
-    """An optional library.
+    """Import an optional library.
 
     Raises:
         InputError: it is not installed.
@@ -29,25 +29,25 @@ def needed(module: str, kind: str, extra: str) -> ModuleType:
 
 
 def safe(name: str) -> str:
-    """A name for a file, without folders."""
+    """Turn a name into one for a file, without folders."""
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or "unnamed"
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """A key under which 2 comes before 10."""
+    """Return a key under which 2 comes before 10."""
     parts = re.split(r"(\d+)", name)
     return [(1, int(part), part) if part.isdecimal() else (0, 0, part.lower()) for part in parts]
 
 
 def common(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """The folders that all paths begin with."""
+    """Return the folders that all paths begin with."""
     first, last = min(paths), max(paths)
     same = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return first[:same]
 
 
 def unique(series: Sequence[Named]) -> list[Named]:
-    """The same series, or other frozen data with a name, with a number after every name that has been taken."""
+    """Return the same series, or other frozen data with a name, with a number after every name that has been taken."""
     taken: set[str] = set()
     out = []
     for one in series:

@@ -1,4 +1,4 @@
-"""Where slices lie: their order along the normal, and the affine of the stack."""
+"""Places of slices in the patient: their order along the normal, and the affine of the stack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def stack(
     spacing: tuple[float, float] | None,
     thickness: float,
 ) -> tuple[list[int], np.ndarray | None]:
-    """The order of slices along their normal, and the affine from (row, column, slice, 1) to millimetres.
+    """Return the order of slices along their normal, and the affine from (row, column, slice, 1) to millimetres.
 
     Args:
         name: of the series, for sentences.

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from padis_lightning.data.containers import hdf5, load_hdf5, numbers, read_pair
+from padis_lightning.data.ranges import decide
 from padis_lightning.data.sources.base import Item, Source, check_square, resize
-from padis_lightning.data.sources.contents import hdf5, load_hdf5, numbers, read_pair
-from padis_lightning.data.sources.series import Series
+from padis_lightning.data.sources.series import Series, resized_affine
 from padis_lightning.errors import InputError
-from padis_lightning.types import Normalisation
 
 FORMAT, VERSION = "padis_lightning", 1
 PARTS = ("train", "validation", "test")
@@ -21,7 +21,7 @@ LABELS = ("name", "group", "part")
 
 
 def is_prepared(path: Path) -> bool:
-    """Whether an HDF5 file says that ``prepare`` wrote it.
+    """Return whether an HDF5 file says that ``prepare`` wrote it.
 
     Raises:
         InputError: it cannot be read.
@@ -31,7 +31,7 @@ def is_prepared(path: Path) -> bool:
 
 
 class PreparedSource(Source):
-    """Images of an HDF5 file that ``prepare`` wrote; Hounsfield units are clipped to their window.
+    """Maps images of an HDF5 file that ``prepare`` wrote; Hounsfield units are clipped to their window.
 
     Attributes of the file: ``format``, ``version``, ``slope`` and ``intercept`` (value = stored * slope + intercept), ``units``
     (``HU`` or empty), ``range`` (2,) of the values that become 0 and 1, ``window`` (2,) the same in HU, ``manifest``. Arrays:
@@ -51,7 +51,7 @@ class PreparedSource(Source):
         self.path, self.size = path, size
         self._mapped: np.ndarray | None = None
         self._lay_out()
-        _, arrays = load_hdf5(path, ("version", "slope", "intercept", "units", "range", "window", "affine", *LABELS))
+        _, arrays = load_hdf5(path, ("version", "slope", "intercept", "units", "range", "affine", *LABELS))
         for key in ("version", "slope", "intercept", "range", *LABELS, "affine"):
             if key not in arrays:
                 raise InputError(f"{path} has no {key!r}; wanted a whole file of 'prepare'")
@@ -71,9 +71,8 @@ class PreparedSource(Source):
         if unknown:
             raise InputError(f"{path} has the part {unknown[0]!r}; wanted {', '.join(PARTS)}")
         self.units = str(arrays.get("units", ""))
-        low, high = data_range or read_pair(arrays, "range", path)
-        window = None if self.units != "HU" else data_range or read_pair(arrays, "window", path)
-        self.normalisation = Normalisation(float(low), float(high), window and (float(window[0]), float(window[1])))
+        stored = read_pair(arrays, "range", path)
+        self.normalisation = decide(path, named=data_range, stored=stored, hounsfield=self.units == "HU")
         if size:
             check_square(height, width, size)
         channels = self.stored_shape[3] if len(self.stored_shape) == 4 else 1
@@ -95,39 +94,45 @@ class PreparedSource(Source):
         return self.__dict__ | {"_mapped": None}  # a worker process maps the file itself
 
     def stored(self, index: int) -> np.ndarray:
-        """Image ``index`` as it is in the file, (H, W) or (H, W, C)."""
+        """Return image ``index`` as it is in the file, (H, W) or (H, W, C)."""
         if self._mapped is None:
             self._mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.stored_shape)
         return self._mapped[index]
 
     def values(self, index: int) -> np.ndarray:
-        """Image ``index`` in the units of the data, float32."""
+        """Return image ``index`` in the units of the data, float32."""
         return (self.stored(index) * self.slope + self.intercept).astype(np.float32)
 
     def name(self, index: int) -> str:
-        """As the file has it."""
+        """Return the name that the file has."""
         return self.names[index]
+
+    def slice_affine(self, index: int) -> np.ndarray | None:
+        """Return the affine of image ``index`` at the size that it is brought to, or None where the file does not say."""
+        affine = self.affines[index]
+        known = np.isfinite(affine).all()
+        return resized_affine(affine, self.stored_shape[1:3], self.image_shape[-2:]) if known else None
 
     def __getitem__(self, index: int) -> Item:
         lower, upper = self.normalisation.lower, self.normalisation.upper
         scale = np.float32(self.slope / (upper - lower))
         values = self.stored(index).astype(np.float32) * scale + np.float32((self.intercept - lower) / (upper - lower))
         image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, 0)) if values.ndim == 3 else values[None])
-        if self.units == "HU":
+        if self.normalisation.clip:
             image = image.clamp(0, 1)
         if self.size:
             image = resize(image[None], self.size)[0]
         return Item(index, self.name(index), self.groups[index], image, None)
 
     def series(self) -> list[Series]:
-        """One series of a slice for each image, with its place in the patient."""
+        """Return a series of one slice for each image, with its place in the patient."""
         return [
             Series(
                 name=self.names[k],
                 group=self.groups[k],
                 count=1,
                 shape=self.stored_shape[1:],
-                read=partial(_only, self, k),
+                read=partial(_value, self, k),
                 units=self.units,
                 range=(self.normalisation.lower, self.normalisation.upper),
                 spacing=tuple(np.linalg.norm(affine[:3, :2], axis=0).tolist()) if known else None,
@@ -139,5 +144,5 @@ class PreparedSource(Source):
         ]
 
 
-def _only(source: PreparedSource, index: int, k: int) -> np.ndarray:
+def _value(source: PreparedSource, index: int, k: int) -> np.ndarray:
     return source.values(index + k)

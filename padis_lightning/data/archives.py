@@ -9,14 +9,14 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path
 
-from padis_lightning.data.sources.contents import UNREADABLE
+from padis_lightning.data.containers import UNREADABLE
 from padis_lightning.errors import InputError
 
 MOST_BYTES, MOST_TIMES = 64 * 2**30, 1000  # what an archive may hold, and how many times its own size
 
 
 def members(path: Path) -> list[str]:
-    """Names of the files in a zip.
+    """Return the names of the files in a zip.
 
     Raises:
         InputError: it is broken, encrypted, too large, or names a place outside of itself.
@@ -41,7 +41,7 @@ def members(path: Path) -> list[str]:
 
 
 def fetch(path: Path, member: str) -> bytes:
-    """The content of one file in a zip.
+    """Return the content of one file in a zip.
 
     Raises:
         InputError: it is broken.
@@ -54,5 +54,5 @@ def fetch(path: Path, member: str) -> bytes:
 
 @lru_cache(maxsize=4)
 def _archive(path: Path, changed: int, process: int) -> zipfile.ZipFile:
-    """The archive, opened once a process: those that share a file would share the place in it."""
+    """Open the archive, once a process: those that share a file would share the place in it."""
     return zipfile.ZipFile(path)

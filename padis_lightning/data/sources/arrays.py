@@ -1,0 +1,109 @@
+"""Images, measurements or both, held in memory, and the files of named arrays that they are read from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from padis_lightning.data.containers import numbers, read_pair, require_images
+from padis_lightning.data.ranges import decide, decide_measured
+from padis_lightning.data.sources.base import Item, Source, resize
+from padis_lightning.data.sources.measurements import SINOGRAMS, geometry_of, line_integrals, load_measured
+from padis_lightning.errors import InputError
+from padis_lightning.types import Normalisation
+
+
+class ArraySource(Source):
+    """Images, measurements or both, held in memory.
+
+    Args:
+        images: ``(n, C, H, W)`` normalised, or None.
+        measurements: ``(n, ...)`` normalised, or None.
+        image_shape: channels, height and width of an image.
+        normalisation: what stored values became 0 and 1.
+        groups: a label an item.
+        description: a line for a checkpoint's provenance.
+    """
+
+    def __init__(
+        self,
+        images: Tensor | None,
+        measurements: Tensor | None,
+        image_shape: tuple[int, ...],
+        normalisation: Normalisation,
+        groups: list[str],
+        description: str,
+    ) -> None:
+        self.images, self.measurements = images, measurements
+        self.has_images = images is not None
+        self.image_shape, self.normalisation = image_shape, normalisation
+        self.groups, self.description = groups, description
+
+    def __getitem__(self, index: int) -> Item:
+        image = None if self.images is None else self.images[index]
+        measurement = None if self.measurements is None else self.measurements[index]
+        return Item(index, self.name(index), self.groups[index], image, measurement)
+
+
+def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[float] | None = None) -> ArraySource:
+    """Read a ``.npz`` or ``.npy`` file, or measurements in HDF5.
+
+    Keys: ``images`` ``(n, H, W)`` or ``(n, H, W, C)``; or measured sinograms, ``y`` ``(n, views, bins)`` or raw ``counts`` with
+    ``flat`` and perhaps ``dark`` (see :func:`padis_lightning.data.sources.measurements.line_integrals`), with their geometry
+    (see :func:`padis_lightning.data.sources.open.read_geometry`); or both. ``patient`` ``(n,)`` labels groups, and ``z``
+    ``(n,)`` is where in them slices lie. ``range`` (2,) names the values that become 0 and 1; ``hu_window`` (2,) says that
+    values are HU above the window's lower end.
+
+    Args:
+        path: the file.
+        size: side that images are brought to (default: as they are).
+        data_range: in place of the file's ``range``.
+
+    Raises:
+        InputError: there is no such file, it has neither images nor sinograms, or values that are not finite or have no range.
+    """
+    path = Path(path)
+    arrays = load_measured(path, ("images", "patient", "z", "range", "hu_window"))
+    geometry = geometry_of(arrays, path)
+    normalisation = _normalisation(arrays, data_range, path)
+    images = measurements = None
+    if "images" in arrays:
+        images = normalisation.normalise(torch.from_numpy(_channels_first(arrays["images"]).astype(np.float32)))
+        if geometry and tuple(images.shape[-2:]) != geometry.size:
+            images = resize(images, geometry.size[0])
+        elif size and not geometry:
+            images = resize(images, size)
+    if geometry:
+        measurements = torch.from_numpy(line_integrals(arrays, path))[:, None] / normalisation.upper
+    count = len(measurements if images is None else images)
+    for key in ("y", "counts", "patient"):
+        if key in arrays and np.shape(arrays[key])[:1] != (count,):
+            raise InputError(f"{path} has {key} of shape {arrays[key].shape}; wanted {count} entries, one an image")
+    groups = [str(p) for p in arrays["patient"]] if "patient" in arrays else [str(i) for i in range(count)]
+    shape = (1, *geometry.size) if images is None else tuple(images.shape[1:])
+    source = ArraySource(images, measurements, shape, normalisation, groups, f"{count} items of {path.name}")
+    if "patient" in arrays and np.shape(arrays.get("z")) == (count,):
+        source.heights = numbers(arrays, "z", (None,), path)
+    return source
+
+
+def _normalisation(arrays: dict[str, np.ndarray], data_range: Sequence[float] | None, path: Path) -> Normalisation:
+    """Check the images, and decide which of their values become 0 and 1."""
+    window, stored = read_pair(arrays, "hu_window", path), read_pair(arrays, "range", path)
+    images = arrays.get("images")
+    if images is not None:
+        require_images("images", images.shape, images.dtype, path)
+        numbers(arrays, "images", (None,) * images.ndim, path)
+    measured = next((key for key in SINOGRAMS if key in arrays), None)
+    if measured:
+        return decide_measured(path, measured, named=data_range, stored=stored, window=window)
+    extremes = float(images.min()), float(images.max())
+    return decide(path, named=data_range, stored=stored, window=window, dtype=images.dtype, extremes=extremes)
+
+
+def _channels_first(images: np.ndarray) -> np.ndarray:
+    return np.moveaxis(images, -1, 1) if images.ndim == 4 else images[:, None]
