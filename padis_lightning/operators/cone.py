@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -16,7 +15,6 @@ from padis_lightning.ct import ConeGeometry
 from padis_lightning.ct.fbp import Filter, check_window
 from padis_lightning.ct.fdk import FDK, obstacle
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import lanczos_eigenvalue
 from padis_lightning.operators.ct import SIDE, Scan, view_angles
 
 Backend = Literal["auto", "joseph", "astra"]
@@ -58,12 +56,6 @@ class ConeScan(Scan):
         if not self.fbp_module:
             raise InputError(f"{obstacle(self.geometry)}; wanted a circular scan for filtered back-projection")
         return super().fbp(y)
-
-    @cached_property
-    def norm_squared(self) -> float:
-        r""":math:`\|A\|^2`, by Lanczos iteration."""
-        with torch.no_grad():
-            return lanczos_eigenvalue(self.normal, torch.zeros(1, *self.image_shape, device=next(self.buffers()).device))
 
     def refined(self, factor: int) -> ConeScan:
         """The scan on a grid that is ``factor`` times as fine, each ray for itself."""
