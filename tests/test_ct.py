@@ -53,14 +53,14 @@ def ellipses(geometry, parts=ELLIPSES, samples=4):
 @scan
 def test_sinograms_of_ellipses_are_exact_up_to_resolution(kind):
     errors = []
-    for size in (64, 128, 256):
+    for size in (32, 64, 128):
         operator = SCANS[kind](size)
         image, sinogram = ellipses(operator.geometry)
         errors.append(float((operator(image) - sinogram).norm() / sinogram.norm()))
-    assert errors[-1] < 0.01 and errors[0] > 1.5 * errors[1] > 2.25 * errors[2], errors
+    assert errors[-1] < 0.02 and errors[0] > 1.5 * errors[1] > 2.25 * errors[2], errors
 
 
-@pytest.mark.parametrize(("views", "expected"), [(8, 48.2), (20, 120.7), (60, 362.1)])
+@pytest.mark.parametrize(("views", "expected"), [(8, 48.2), (20, 120.7)])
 def test_norm_in_the_papers_geometry(views, expected):
     assert ParallelBeam(256, views).norm_squared == pytest.approx(expected, abs=0.1)
 
@@ -95,8 +95,18 @@ def test_a_ray_of_a_fan_is_where_the_source_and_the_bin_are():
                 assert normal @ source == pytest.approx(s[view, k]) and normal @ place == pytest.approx(s[view, k])
 
 
-@pytest.mark.parametrize("window", fbp.WINDOWS)
-@pytest.mark.parametrize("kind", sorted(SCANS.keys() - {"limited"}))  # whose mean has a test of its own
+# each scan by one window, each window of one scan; the limited scan's mean has a test of its own
+@pytest.mark.parametrize(
+    ("kind", "window"),
+    [
+        ("parallel", "shepp-logan"),
+        ("fan", "cosine"),
+        ("short", "ram-lak"),
+        ("curved", "hamming"),
+        ("short curved", "ram-lak"),
+        ("wide image", "hann"),
+    ],
+)
 def test_fbp_has_the_values_the_places_and_nothing_else(kind, window):
     operator = SCANS[kind](96, 360)
     operator.fbp_module = fbp.FilteredBackProjection(operator.projector, window)
@@ -318,7 +328,7 @@ def test_a_geometry_that_cannot_be_is_refused(tmp_path):
     good = ParallelBeam(8, views=3).geometry.describe()
     for change, sentence in {
         "bins": (0, "bins is 0; wanted a value above 0"),
-        "pixel_spacing": (-1, "pixel_spacing is -1.0; wanted a value above 0"),
+        "pixel_spacing": (-1, "pixel_spacing is -1; wanted a value above 0"),
         "bin_spacing": (math.inf, "bin_spacing is inf; wanted"),
         "angles": ([], "the scan has 0 angles; wanted at least 1"),
         "size": ([8, 0], r"size is \[8, 0\]; wanted at least 1"),
@@ -344,8 +354,8 @@ def test_a_geometry_that_cannot_be_is_refused(tmp_path):
 
 def test_the_finer_scan_is_nearer_to_the_truth():
     """Square pixels and bins of a width are what the finer one tends to; its image-side mean is the analytic sinogram's."""
-    operator = ParallelBeam(48, views=12)
+    operator = ParallelBeam(32, views=12)
     image, _ = ellipses(operator.geometry, samples=1)
-    finest = operator.finer(12)(image)
+    finest = operator.finer(8)(image)
     errors = [float((operator.finer(k)(image) - finest).norm() / finest.norm()) for k in (1, 2, 4)]
     assert errors[0] > 1.5 * errors[1] > 2.25 * errors[2]

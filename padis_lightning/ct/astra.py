@@ -45,7 +45,7 @@ class Astra(Projector):
 
     @classmethod
     def version(cls) -> str | None:
-        """Of the package, without importing it."""
+        """Return the version of the package, without importing it."""
         if importlib.util.find_spec("astra") is None:
             return None
         try:
@@ -55,11 +55,11 @@ class Astra(Projector):
 
     @classmethod
     def obstacle(cls, geometry: Geometry) -> str | None:
-        """It has no curved detectors."""
+        """Refuse curved detectors, which it does not have."""
         return "it has no curved detectors" if geometry.curved else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but what belongs to this process."""
+        """Return everything but what belongs to this process."""
         return {k: v for k, v in self.__dict__.items() if k not in ("library", "identifiers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ class Astra(Projector):
         for identifier in self.__dict__.get("identifiers", ()):
             self.library.projector.delete(identifier)
 
-    def _each(self, images: Tensor, shape: tuple[int, ...], compute: Any) -> Tensor:  # noqa: ANN401 - a function of ASTRA
+    def _imagewise(self, images: Tensor, shape: tuple[int, ...], compute: Any) -> Tensor:  # noqa: ANN401 - a function of ASTRA
         inputs = images.detach().to("cpu", torch.float32).contiguous()
         out = torch.empty(len(inputs), *shape)
         for image, result in zip(inputs.numpy(), out.numpy(), strict=True):
@@ -82,9 +82,9 @@ class Astra(Projector):
         return out.to(images)
 
     def project(self, x: Tensor) -> Tensor:
-        """``(B, H, W) -> (B, views, bins)``."""
-        return self._each(x, (len(self.geometry.angles), self.geometry.bins), self.library.projector.direct_FP)
+        """Project, ``(B, H, W) -> (B, views, bins)``."""
+        return self._imagewise(x, (len(self.geometry.angles), self.geometry.bins), self.library.projector.direct_FP)
 
     def backproject(self, y: Tensor) -> Tensor:
-        """``(B, views, bins) -> (B, H, W)``."""
-        return self._each(y, self.geometry.size, self.library.projector.direct_BP)
+        """Back-project, ``(B, views, bins) -> (B, H, W)``."""
+        return self._imagewise(y, self.geometry.size, self.library.projector.direct_BP)

@@ -9,14 +9,14 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from padis_lightning.ct.described import Described
-from padis_lightning.errors import InputError
+from padis_lightning.ct.serialisable import Serialisable
+from padis_lightning.errors import InputError, require_above, require_at_least
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Geometry(Described):
+class Geometry(Serialisable):
     r"""A scan of one slice: image and detector are centred on the axis of rotation; lengths share one unit.
 
     The image lies in the plane with row 0 at the top and y pointing up. At angle :math:`\theta` the detector's axis is
@@ -56,10 +56,7 @@ class Geometry(Described):
     def __post_init__(self) -> None:
         if min(self.size) < 1:
             raise InputError(f"size is {list(self.size)}; wanted at least 1")
-        for name in ("bins", "pixel_spacing", "bin_spacing"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise InputError(f"{name} is {value}; wanted a value above 0")
+        require_above(0, bins=self.bins, pixel_spacing=self.pixel_spacing, bin_spacing=self.bin_spacing)
         if not self.angles:
             raise InputError("the scan has 0 angles; wanted at least 1")
         if not np.isfinite(self.angles).all():
@@ -73,8 +70,8 @@ class Geometry(Described):
             raise InputError(
                 f"source_distance is {self.source_distance:g}; wanted above {self.radius:g}, half the image's diagonal"
             )
-        if self.fan and not (self.detector_distance >= 0 and math.isfinite(self.detector_distance)):
-            raise InputError(f"detector_distance is {self.detector_distance:g}; wanted at least 0")
+        if self.fan:
+            require_at_least(0, detector_distance=self.detector_distance)
         if self.curved and not self.fan:
             raise InputError("curved is true for parallel rays; wanted source_distance and detector_distance with it")
         if self.fan and self.curved and not self.fan_angle < math.pi / 2:
@@ -82,7 +79,7 @@ class Geometry(Described):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Views and bins."""
+        """The numbers of views and of bins."""
         return len(self.angles), self.bins
 
     @property
@@ -92,7 +89,7 @@ class Geometry(Described):
 
     @property
     def radius(self) -> float:
-        """Half the image's diagonal."""
+        """Half of the image's diagonal."""
         return math.hypot(*self.size) * self.pixel_spacing / 2
 
     @property
@@ -117,14 +114,14 @@ class Geometry(Described):
         return u if self.curved else math.atan(u)
 
     def rays(self) -> tuple[Array, Array]:
-        """Angle and offset of every bin's ray as a parallel one, each ``(views, bins)``."""
+        """Return angle and offset of every bin's ray as a parallel one, each ``(views, bins)``."""
         angles = np.asarray(self.angles)[:, None]
         if not self.fan:
             return np.broadcast_arrays(angles, self.detector[None])
         return np.broadcast_arrays(angles - self.gamma, self.source_distance * np.sin(self.gamma)[None])
 
     def finer(self, factor: int) -> Geometry:
-        """The same scan with ``factor`` times as many pixels and bins along every axis."""
+        """Return the same scan with ``factor`` times as many pixels and bins along every axis."""
         height, width = self.size
         return replace(
             self,

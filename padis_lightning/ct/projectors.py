@@ -1,4 +1,4 @@
-"""What computes a scan: the interface of all backends."""
+"""The interface of all backends that compute a scan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from padis_lightning.ct.geometry import Geometry
 
 
 class Projector(nn.Module, ABC):
-    """Line integrals of images and their transpose, by one backend.
+    """Line integrals of images and their transpose, computed by one backend.
 
     Args:
         geometry: the scan.
@@ -31,37 +31,37 @@ class Projector(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def version(cls) -> str | None:
-        """The version of the library behind it, or None where it is not installed."""
+        """Return the version of the library behind it, or None where it is not installed."""
 
     @classmethod
     def obstacle(cls, geometry: Geometry) -> str | None:
-        """Why it cannot compute this scan here, or None."""
+        """Say why it cannot compute this scan here; None where it can."""
         return None
 
     @classmethod
     def comfortable(cls, geometry: Geometry) -> bool:
-        """Whether it is a good choice for a scan of this size, where there are others."""
+        """Tell whether it is a good choice for a scan of this size, where there are others."""
         return True
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
-        """``(B, H, W) -> (B, views, bins)``."""
+        """Project without derivatives, ``(B, H, W) -> (B, views, bins)``."""
 
     @abstractmethod
     def backproject(self, y: Tensor) -> Tensor:
-        """``(B, views, bins) -> (B, H, W)``."""
+        """Back-project without derivatives, ``(B, views, bins) -> (B, H, W)``."""
 
     def describe(self) -> str:
-        """A line for the start of a run."""
+        """Return a line for the start of a run."""
         kind = "" if self.exact_adjoint else ", its adjoint is approximate"
         return f"{self.name} {self.version()}{kind}"
 
     def forward(self, x: Tensor) -> Tensor:
-        """:meth:`project`, differentiable."""
+        """Compute :meth:`project`, differentiable."""
         return _Product.apply(x, self, True)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """:meth:`backproject`, differentiable."""
+        """Compute :meth:`backproject`, differentiable."""
         return _Product.apply(y, self, False)
 
 

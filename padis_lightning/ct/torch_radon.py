@@ -19,7 +19,7 @@ MOST_ANGLES = 4096
 
 
 def _import() -> Any:  # noqa: ANN401 - the module
-    """The library, which imports a name from ``turtle`` that it never uses: without tkinter a stand-in gives it."""
+    """Import the library. It imports a name from ``turtle`` that it never uses: without tkinter a stand-in gives it."""
     stand_in = importlib.util.find_spec("tkinter") is None and "turtle" not in sys.modules
     if stand_in:
         sys.modules["turtle"] = types.SimpleNamespace(width=None)
@@ -56,7 +56,7 @@ class TorchRadon(Projector):
 
     @classmethod
     def version(cls) -> str | None:
-        """Of the package, without importing it."""
+        """Return the version of the package, without importing it."""
         if importlib.util.find_spec("torch_radon") is None:
             return None
         for name in ("torch-radon", "torch_radon", "carterbox-torch-radon"):
@@ -68,7 +68,7 @@ class TorchRadon(Projector):
 
     @classmethod
     def obstacle(cls, geometry: Geometry) -> str | None:
-        """It needs an NVIDIA GPU, and has no curved detectors."""
+        """Refuse machines without an NVIDIA GPU, curved detectors and too many views."""
         if not torch.cuda.is_available():
             return "it needs an NVIDIA GPU"
         if geometry.curved:
@@ -88,9 +88,9 @@ class TorchRadon(Projector):
         return (self.geometry.pixel_spacing * result).to(x)
 
     def project(self, x: Tensor) -> Tensor:
-        """``(B, H, W) -> (B, views, bins)``."""
+        """Project, ``(B, H, W) -> (B, views, bins)``."""
         return self._on_device(x, self.scan.forward)
 
     def backproject(self, y: Tensor) -> Tensor:
-        """``(B, views, bins) -> (B, H, W)``."""
+        """Back-project, ``(B, views, bins) -> (B, H, W)``."""
         return self._on_device(y, self.scan.backward)

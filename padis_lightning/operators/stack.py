@@ -36,7 +36,8 @@ class Stack(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Measure by each operator, ``(B, C, H, W) -> (B, n)``."""
-        return torch.cat([operator(x).flatten(1) for operator in self.operators], 1)
+        with torch.autocast(x.device.type, enabled=False):  # data terms keep their precision
+            return torch.cat([operator(x).flatten(1) for operator in self.operators], 1)
 
     def split(self, y: Tensor) -> list[Tensor]:
         """Split ``(B, n)`` into each operator's own measurement."""
