@@ -15,6 +15,11 @@ Linear = Callable[[Tensor], Tensor]
 CUTOFF = 1e-4  # singular values up to this share of the largest count as 0; those above may amplify noise 10 000 times
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """Return ``x`` in a precision to compute in: half precision becomes float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def per_image(values: Tensor, like: Tensor) -> Tensor:
     """Shape one number an image, ``(B,)`` or ``(B, 1, ...)``, to be broadcast against ``like`` ``(B, ...)``."""
     return values.reshape(-1, *[1] * (like.ndim - 1))

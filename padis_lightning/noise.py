@@ -1,4 +1,4 @@
-"""Noise models: how measurements are simulated, and how far each of them can be trusted."""
+"""Noise models say how measurements are simulated, and how far each of them can be trusted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from padis_lightning.random import Generators
 
 
 class Noise(ABC):
-    """Noise of a measurement ``(B, ...)``, independent from entry to entry."""
+    """Noise of a measurement ``(B, ...)`` is independent from entry to entry."""
 
     @abstractmethod
     def simulate(self, y: Tensor, generator: Generators) -> Tensor:
@@ -42,7 +42,7 @@ class Noise(ABC):
 
 
 class GaussianNoise(Noise):
-    r"""Normal noise of one deviation, :math:`y = A x + n, n \sim N(0, s^2 I)`.
+    r"""Gaussian noise has one deviation, :math:`y = A x + n, n \sim N(0, s^2 I)`.
 
     Args:
         std: s, in ``units``; 0 for none.
@@ -72,7 +72,7 @@ class GaussianNoise(Noise):
 
 
 class PoissonNoise(Noise):
-    r"""Photon counts with electronic noise, then the logarithm: what a CT detector hands over.
+    r"""A CT detector hands over the logarithm of photon counts with electronic noise.
 
     .. math::
         c &\sim \mathrm{Poisson}(I_0 \, e^{-\mu \, (A x)}) + N(0, \sigma_e^2), \quad

@@ -1,9 +1,7 @@
-"""The ASTRA toolbox (GPL, optional): images one by one, on the CPU or by CUDA."""
+"""The ASTRA toolbox (GPL, optional) projects images one by one, on the CPU or by CUDA."""
 
 from __future__ import annotations
 
-import importlib.util
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -11,11 +9,11 @@ import torch
 from torch import Tensor
 
 from padis_lightning.ct.geometry import Geometry
-from padis_lightning.ct.projectors import Projector
+from padis_lightning.ct.projectors import Projector, installed
 
 
 class Astra(Projector):
-    """ASTRA's projector: Joseph's weights for parallel rays and intersection lengths for a flat fan on the CPU, its own by CUDA.
+    """ASTRA takes Joseph's weights for parallel rays, intersection lengths for a flat fan on the CPU, and its own by CUDA.
 
     It computes in single precision. The CUDA pair is not matched: its back-projection is approximate. Measurements that lie
     on a GPU are copied to the host and back.
@@ -46,12 +44,7 @@ class Astra(Projector):
     @classmethod
     def version(cls) -> str | None:
         """Return the version of the package, without importing it."""
-        if importlib.util.find_spec("astra") is None:
-            return None
-        try:
-            return version("astra-toolbox")
-        except PackageNotFoundError:  # from conda or a build of one's own
-            return "of an unknown version"
+        return installed("astra", "astra-toolbox")
 
     @classmethod
     def obstacle(cls, geometry: Geometry) -> str | None:

@@ -1,4 +1,4 @@
-"""The ASTRA toolbox's cone beam (GPL, optional): volumes one by one, on NVIDIA GPUs."""
+"""The ASTRA toolbox (GPL, optional) projects volumes one by one, on NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def vectors(g: ConeGeometry) -> Array:
 
 
 class AstraCone(Astra):
-    """ASTRA's ``FP3D_CUDA`` and ``BP3D_CUDA``, in single precision; its adjoint is approximate and scaled to match.
+    """ASTRA projects volumes by CUDA, in single precision; its adjoint is approximate and scaled to match.
 
     Volumes that lie on a GPU are copied to the host and back. Two views of a volume are held against :class:`Joseph`'s, since
     conventions have changed between versions.

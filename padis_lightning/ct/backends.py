@@ -1,4 +1,4 @@
-"""The list of backends and the choice between them. A new one is one file and one entry of a tuple here."""
+"""This module lists the backends and chooses between them. A new one is one file and one entry of a tuple here."""
 
 from __future__ import annotations
 

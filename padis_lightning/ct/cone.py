@@ -1,4 +1,4 @@
-"""A cone-beam scan of a volume in physical units, whatever computes it."""
+"""A cone-beam scan of a volume is described in physical units, whatever computes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from padis_lightning.errors import InputError, require_above
 
 @dataclass(frozen=True)
 class ConeGeometry(Serialisable):
-    r"""A scan of a volume by a cone of rays on a flat detector, along a circle or a helix; lengths share one unit.
+    r"""A cone of rays scans a volume on a flat detector, along a circle or a helix; lengths share one unit.
 
     Slice k of the volume lies at :math:`z = (k - (D - 1) / 2) h_z`, as :class:`Geometry` has it: row 0 at the top, y pointing
     up, the axis of rotation through its middle. At angle :math:`\theta` and height :math:`z_0` the source is at
@@ -78,12 +78,12 @@ class ConeGeometry(Serialisable):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """The numbers of views, rows and bins."""
+        """Return the numbers of views, rows and bins."""
         return len(self.angles), self.rows, self.bins
 
     @property
     def fan(self) -> Geometry:
-        """The fan-beam scan of one slice, with the detector in its middle."""
+        """Return the fan-beam scan of one slice, with the detector in its middle."""
         return Geometry(
             size=self.size[1:],
             angles=self.angles,
@@ -96,27 +96,27 @@ class ConeGeometry(Serialisable):
 
     @property
     def reach(self) -> float:
-        """The distance from the source to the detector."""
+        """Return the distance from the source to the detector."""
         return self.source_distance + self.detector_distance
 
     @property
     def circular(self) -> bool:
-        """Whether the source stays in one plane, that of the volume's middle."""
+        """Tell whether the source stays in one plane, that of the volume's middle."""
         return not any(self.heights)
 
     @property
     def detector(self) -> Array:
-        """The places u of the columns, ``(bins,)``."""
+        """Return the places u of the columns, ``(bins,)``."""
         return (np.arange(self.bins) - (self.bins - 1) / 2) * self.bin_spacing + self.bin_offset
 
     @property
     def detector_rows(self) -> Array:
-        """The places v of the rows, ``(rows,)``."""
+        """Return the places v of the rows, ``(rows,)``."""
         return (np.arange(self.rows) - (self.rows - 1) / 2) * self.row_spacing + self.row_offset
 
     @property
     def gamma(self) -> Array:
-        """The angle in the plane of each column's rays to the central ones, ``(bins,)``."""
+        """Return the angle in the plane of each column's rays to the central ones, ``(bins,)``."""
         return np.arctan(self.detector / self.reach)
 
     def rays(self) -> tuple[Array, Array]:

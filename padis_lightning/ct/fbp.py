@@ -1,4 +1,4 @@
-"""Filtered back-projection for every scan: filters, weights of views and rays, and the way back for a fan."""
+"""Filtered back-projection reconstructs every scan of a slice: filters, weights of views and rays, and the way back."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def redundancy(geometry: Geometry) -> Array:
 
 
 class FilteredBackProjection(nn.Module):
-    r"""Filtered back-projection: weigh, filter, and spread back.
+    r"""Filtered back-projection weighs rays, filters, and spreads back.
 
     Parallel rays: the transposed matrix spreads a bin over :math:`h^2 / d` of pixel area (pixel side h, bin width d), which is
     divided out. A fan is weighted by :math:`\cos\gamma` and by :func:`redundancy`, and each pixel takes, view by view, what the

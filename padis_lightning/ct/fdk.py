@@ -1,4 +1,4 @@
-"""Filtered back-projection of a circular cone beam."""
+"""Feldkamp's method reconstructs circular cone-beam scans."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _redundancy(geometry: ConeGeometry) -> Array:
 
 
 class FDK(nn.Module):
-    r"""Feldkamp's method: weigh rays, filter the rows, and spread back over the square of the distance.
+    r"""Feldkamp's method weighs rays, filters the rows, and spreads back over the square of the distance.
 
     A ray weighs the cosine of its angle to the central one. In the middle slice the result is the filtered back-projection of a
     fan. Elsewhere it is approximate, the more the wider the cone.

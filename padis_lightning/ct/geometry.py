@@ -1,4 +1,4 @@
-"""A CT scan in physical units, whatever computes it."""
+"""A CT scan is described in physical units, whatever computes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Geometry(Serialisable):
-    r"""A scan of one slice: image and detector are centred on the axis of rotation; lengths share one unit.
+    r"""A scan of one slice has image and detector centred on the axis of rotation; lengths share one unit.
 
     The image lies in the plane with row 0 at the top and y pointing up. At angle :math:`\theta` the detector's axis is
     :math:`e = (\cos\theta, \sin\theta)` and the central ray runs along :math:`d = (-\sin\theta, \cos\theta)`. A parallel ray is
@@ -79,27 +79,27 @@ class Geometry(Serialisable):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The numbers of views and of bins."""
+        """Return the numbers of views and of bins."""
         return len(self.angles), self.bins
 
     @property
     def fan(self) -> bool:
-        """Whether rays start from a point."""
+        """Tell whether rays start from a point."""
         return self.source_distance is not None
 
     @property
     def radius(self) -> float:
-        """Half of the image's diagonal."""
+        """Return half of the image's diagonal."""
         return math.hypot(*self.size) * self.pixel_spacing / 2
 
     @property
     def detector(self) -> Array:
-        """Bin centres, ``(bins,)``."""
+        """Return the bin centres, ``(bins,)``."""
         return (np.arange(self.bins) - (self.bins - 1) / 2) * self.bin_spacing
 
     @property
     def gamma(self) -> Array:
-        """Angle of each bin's ray to the central one, ``(bins,)``; 0 for parallel rays."""
+        """Return the angle of each bin's ray to the central one, ``(bins,)``; 0 for parallel rays."""
         if not self.fan:
             return np.zeros(self.bins)
         u = self.detector / (self.source_distance + self.detector_distance)
@@ -107,7 +107,7 @@ class Geometry(Serialisable):
 
     @property
     def fan_angle(self) -> float:
-        """Half the opening of the fan, to the outer edge of the last bin."""
+        """Return half the opening of the fan, to the outer edge of the last bin."""
         if not self.fan:
             return 0.0
         u = self.bins * self.bin_spacing / 2 / (self.source_distance + self.detector_distance)

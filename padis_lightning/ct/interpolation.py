@@ -1,4 +1,4 @@
-"""Linear interpolation along the rows of a table, and its transpose."""
+"""These functions interpolate linearly along the rows of a table, and apply the transpose."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Positions(NamedTuple):
-    """Positions between the entries ``low`` and ``low + 1`` of a padded row, at ``share`` from the first."""
+    """Positions lie between the entries ``low`` and ``low + 1`` of a padded row, at ``share`` from the first."""
 
     low: Tensor
     share: Tensor

@@ -1,4 +1,4 @@
-"""The cone beam without a matrix: Joseph's weights, computed anew for some rays at a time."""
+"""This backend projects a cone beam without a matrix: it computes Joseph's weights anew for a chunk of rays at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMFORTABLE = 1 << 34  # samples of one projection beyond which another backend 
 
 
 class RayWeights(NamedTuple):
-    """The weights of the rays that end in some columns of the detector.
+    """These weights belong to the rays that end in a chunk of the detector's columns.
 
     Attributes:
         columns: which ones of all views, ``(n,)``.
@@ -52,7 +52,7 @@ def _lines(g: ConeGeometry, theta: Array, s: Array, steep: bool) -> tuple[Array,
 
 
 class Joseph(Projector):
-    r"""Line integrals through the centres of the bins of a :class:`ConeGeometry`, with their exact transpose.
+    r"""Joseph's method takes line integrals through the centres of the bins of a cone beam, with their exact transpose.
 
     A ray is sampled in each row of pixels (or column, whichever it crosses more steeply), with linear interpolation between
     the two neighbours in the slice and between the two slices. All rays that end in one column of the detector cross a slice
@@ -122,26 +122,24 @@ class Joseph(Projector):
     def project(self, x: Tensor) -> Tensor:
         """Project, ``(B, D, H, W) -> (B, views, rows, bins)``."""
         g = self.geometry
-        dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
-        pillars = pad(x.to(dtype).flatten(2).mT.contiguous())  # one for each pixel, along z
+        pillars = pad(x.flatten(2).mT.contiguous())  # one for each pixel, along z
         y = pillars.new_empty(len(x), len(self.table), g.rows)
-        for rays in self._ray_weights(dtype):
+        for rays in self._ray_weights(x.dtype):
             for volume, out in zip(pillars, y, strict=True):
                 slices = embedding_bag(rays.cells, volume, per_sample_weights=rays.shares, mode="sum")
                 samples = interpolate(slices, rays.at).unflatten(0, (len(rays.columns), -1))
                 out[rays.columns] = samples.sum(1) * rays.length
-        return y.unflatten(1, (len(g.angles), g.bins)).mT.to(x.dtype).contiguous()
+        return y.unflatten(1, (len(g.angles), g.bins)).mT.contiguous()
 
     def backproject(self, y: Tensor) -> Tensor:
         """Apply the transpose, ``(B, views, rows, bins) -> (B, D, H, W)``."""
         g, depth = self.geometry, self.geometry.size[0]
-        dtype = y.dtype if y.dtype in (torch.float32, torch.float64) else torch.float32
-        measured = y.to(dtype).mT.flatten(1, 2)
+        measured = y.mT.flatten(1, 2)
         pillars = measured.new_zeros(len(y), g.size[1] * g.size[2], depth + 3)
-        for rays in self._ray_weights(dtype):
+        for rays in self._ray_weights(y.dtype):
             lines = len(rays.at.low) // len(rays.columns)
             for values, out in zip(measured, pillars, strict=True):
                 spread = (values[rays.columns] * rays.length).repeat_interleave(lines, 0)
                 table = interpolate_transposed(spread, rays.at, depth)[:, None] * rays.shares[..., None]
                 out.index_add_(0, rays.cells.flatten(), table.flatten(0, 1))
-        return unpad(pillars).mT.unflatten(2, g.size[1:]).to(y.dtype).contiguous()
+        return unpad(pillars).mT.unflatten(2, g.size[1:]).contiguous()

@@ -1,4 +1,4 @@
-"""A scan as a picture: the image, the path of the source, the detector, the outer rays of some views."""
+"""A picture shows a scan: the image, the path of the source, the detector, the outer rays of two views."""
 
 from __future__ import annotations
 

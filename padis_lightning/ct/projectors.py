@@ -1,18 +1,37 @@
-"""The interface of all backends that compute a scan."""
+"""All backends that compute a scan share this interface."""
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from padis_lightning.ct.geometry import Geometry
+from padis_lightning.linalg import at_least_single
+
+
+def installed(module: str, *distributions: str) -> str | None:
+    """Return the version of a package without importing it, or None where it is not installed.
+
+    Args:
+        module: its name in an import.
+        distributions: the names under which it may have been installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        return None
+    for name in distributions:
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return "of an unknown version"  # from a build of one's own
 
 
 class Projector(nn.Module, ABC):
-    """Line integrals of images and their transpose, computed by one backend.
+    """A projector computes line integrals of images and their transpose, by one backend.
 
     Args:
         geometry: the scan.
@@ -66,13 +85,14 @@ class Projector(nn.Module, ABC):
 
 
 class _Product(torch.autograd.Function):
-    """A projection or a back-projection; the derivative of the one is the other."""
+    """This product is a projection or a back-projection; the derivative of the one is the other."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, projector: Projector, forward: bool) -> Tensor:
         ctx.projector, ctx.forward = projector, forward
         with torch.autocast(x.device.type, enabled=False):  # data terms keep their precision
-            return projector.project(x) if forward else projector.backproject(x)
+            compute = projector.project if forward else projector.backproject
+            return compute(at_least_single(x)).to(x.dtype)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:

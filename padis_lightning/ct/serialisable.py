@@ -1,4 +1,4 @@
-"""Geometries as plain values and as JSON files: how they are written and read."""
+"""Geometries are kept as plain values and as JSON files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ READERS: dict[str, Callable[[Any, str], Any]] = {  # by the type that a field is
 
 
 class Serialisable(ABC):
-    """A frozen dataclass that is kept as plain values: numbers, and tuples of them."""
+    """A serialisable dataclass is kept as plain values: numbers, and tuples of them."""
 
     FORMAT: ClassVar[str]
 

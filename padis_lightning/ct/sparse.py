@@ -1,4 +1,4 @@
-"""The scan as a sparse matrix: exact, with an exact transpose, on any device."""
+"""This backend keeps the scan as a sparse matrix: exact, with an exact transpose, on any device."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _block(geometry: Geometry, theta: Array, s: Array) -> sparse.csr_array:
 
 
 class SparseMatrix(Projector):
-    """Joseph's weights in a sparse matrix, stored with its transpose."""
+    """The sparse matrix holds Joseph's weights and is stored with its transpose."""
 
     name = "sparse"
 
@@ -145,8 +145,7 @@ class SparseMatrix(Projector):
         return torch.sparse_csr_tensor(rows, columns, values.to(dtype), shape)
 
     def _product(self, name: str, x: Tensor) -> Tensor:
-        dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
-        return (self.sparse(name, dtype) @ x.flatten(1).t().to(dtype).contiguous()).t().contiguous().to(x.dtype)
+        return (self.sparse(name, x.dtype) @ x.flatten(1).t().contiguous()).t().contiguous()
 
     def project(self, x: Tensor) -> Tensor:
         """Project, ``(B, H, W) -> (B, views, bins)``."""

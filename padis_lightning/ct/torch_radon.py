@@ -1,11 +1,10 @@
-"""torch-radon (GPL, optional, from conda-forge as carterbox-torch-radon): batches of images on NVIDIA GPUs."""
+"""torch-radon (GPL, optional, from conda-forge as carterbox-torch-radon) projects batches of images on NVIDIA GPUs."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 import types
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from padis_lightning.ct.geometry import Geometry
-from padis_lightning.ct.projectors import Projector
+from padis_lightning.ct.projectors import Projector, installed
 
 MOST_ANGLES = 4096
 
@@ -32,7 +31,7 @@ def _import() -> Any:  # noqa: ANN401 - the module
 
 
 class TorchRadon(Projector):
-    """torch-radon's projectors, version 2: rays forwards, pixels backwards, so that the adjoint is approximate (1e-3).
+    """torch-radon, version 2, follows rays forwards and pixels backwards, so that the adjoint is approximate (1e-3).
 
     It computes on unit pixels in single precision: lengths are divided by the pixel spacing, results multiplied by it, and
     batches computed on the GPU's default stream.
@@ -57,14 +56,7 @@ class TorchRadon(Projector):
     @classmethod
     def version(cls) -> str | None:
         """Return the version of the package, without importing it."""
-        if importlib.util.find_spec("torch_radon") is None:
-            return None
-        for name in ("torch-radon", "torch_radon", "carterbox-torch-radon"):
-            try:
-                return version(name)
-            except PackageNotFoundError:
-                continue
-        return "of an unknown version"
+        return installed("torch_radon", "torch-radon", "torch_radon", "carterbox-torch-radon")
 
     @classmethod
     def obstacle(cls, geometry: Geometry) -> str | None:

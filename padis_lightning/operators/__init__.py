@@ -1,4 +1,4 @@
-"""Measurement operators. A new one is one file here: a subclass of LinearOperator."""
+"""Measurement operators: each is one file that holds a subclass of LinearOperator."""
 
 from padis_lightning.operators.base import Composition, LinearOperator
 from padis_lightning.operators.stack import Stack

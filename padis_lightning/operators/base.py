@@ -1,4 +1,4 @@
-"""Linear measurement operators: what they share, their products and their stacks."""
+"""The interface that all linear measurement operators share, and their products."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import conjugate_gradient, largest_eigenvalue
+from padis_lightning.linalg import at_least_single, conjugate_gradient, largest_eigenvalue
 
 
 def dimensions(image_shape: Sequence[int]) -> tuple[int, int, int]:
@@ -27,13 +27,8 @@ def dimensions(image_shape: Sequence[int]) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def at_least_single(x: Tensor) -> Tensor:
-    """Return ``x`` in a precision to compute in: half precision becomes float32."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 class Limits(NamedTuple):
-    """When conjugate gradients end.
+    """These limits end conjugate gradients.
 
     Attributes:
         iterations: most steps.
@@ -45,7 +40,7 @@ class Limits(NamedTuple):
 
 
 class LinearOperator(nn.Module, ABC):
-    """A linear map A from images ``(B, C, H, W)`` to measurements ``(B, ...)``.
+    """A linear map A takes images ``(B, C, H, W)`` to measurements ``(B, ...)``.
 
     Attributes:
         image_shape: channels, height and width of an image.
@@ -65,7 +60,7 @@ class LinearOperator(nn.Module, ABC):
 
     @property
     def volumetric(self) -> bool:
-        """Whether it measures volumes ``(B, C, D, H, W)`` rather than images."""
+        """Tell whether it measures volumes ``(B, C, D, H, W)`` rather than images."""
         return len(self.image_shape) == 4
 
     @abstractmethod
@@ -156,7 +151,7 @@ class LinearOperator(nn.Module, ABC):
 
     @cached_property
     def norm_squared(self) -> float:
-        r"""The square of the norm, :math:`\|A\|^2`: the largest eigenvalue of A'A."""
+        r"""Return the square of the norm :math:`\|A\|^2`, the largest eigenvalue of A'A."""
         like = next(self.buffers(), torch.zeros(()))
         dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
         with torch.no_grad():
@@ -176,7 +171,7 @@ class LinearOperator(nn.Module, ABC):
 
 
 class Composition(LinearOperator):
-    r"""The product :math:`A = L R`.
+    r"""The product :math:`A = L R` applies one operator after another.
 
     Where the rows of R are orthonormal (a crop), :math:`A^+ = R^T L^+`, and the proximal step is
     :math:`v + R^T (\mathrm{prox}_L(R v) - R v)`.
@@ -231,5 +226,5 @@ class Composition(LinearOperator):
 
     @cached_property
     def norm_squared(self) -> float:
-        r"""The square of the norm: that of L for orthonormal R."""
+        r"""Return the square of the norm, that of L for orthonormal R."""
         return self.left.norm_squared if self.right.orthonormal else LinearOperator.norm_squared.func(self)

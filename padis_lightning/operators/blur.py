@@ -1,4 +1,4 @@
-"""Blur: convolution with one kernel, by FFT."""
+"""Blur convolves an image with one kernel, by FFT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from padis_lightning.errors import InputError, require_above, require_at_least
-from padis_lightning.operators.base import at_least_single, dimensions
+from padis_lightning.linalg import at_least_single
+from padis_lightning.operators.base import dimensions
 from padis_lightning.operators.diagonalisable import Diagonalisable
 
 SAMPLES = 32  # points along a side of a pixel by which its overlap with a line is counted
@@ -41,7 +42,7 @@ def read_matrix(source: Matrix | str, name: str) -> np.ndarray:
 
 
 class Blur(Diagonalisable):
-    r"""Convolution of every channel with one kernel.
+    r"""A blur convolves every channel with one kernel.
 
     .. math:: (A x)_i = \sum_k h_k \, x_{i + c - k}, \quad c = \lfloor n / 2 \rfloor
 
@@ -125,7 +126,7 @@ class Blur(Diagonalisable):
 
 
 class UniformBlur(Blur):
-    """The mean over a square.
+    """Uniform blur takes the mean over a square.
 
     Args:
         image_shape: channels, height and width.
@@ -139,7 +140,7 @@ class UniformBlur(Blur):
 
 
 class GaussianBlur(Blur):
-    """A Gaussian, sampled at pixel centres, of sum 1.
+    """Gaussian blur convolves with a Gaussian, sampled at pixel centres, of sum 1.
 
     Args:
         image_shape: channels, height and width.
@@ -165,7 +166,7 @@ class GaussianBlur(Blur):
 
 
 class MotionBlur(Blur):
-    """A straight line one pixel wide: the share of each pixel that it covers, of sum 1.
+    """Motion blur convolves with a straight line one pixel wide: the share of each pixel that it covers, of sum 1.
 
     Args:
         image_shape: channels, height and width.

@@ -1,4 +1,4 @@
-"""Computed tomography of a volume: cones of rays along a circle or a helix."""
+"""Computed tomography measures a volume by cones of rays along a circle or a helix."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Backend = Literal["auto", "joseph", "astra"]
 
 
 class ConeScan(Scan):
-    """Line integrals of a volume, ``(B, C, D, H, W)`` to ``(B, C, views, rows, bins)``.
+    """A cone scan takes line integrals of a volume, ``(B, C, D, H, W)`` to ``(B, C, views, rows, bins)``.
 
     Args:
         geometry: the scan.
@@ -63,7 +63,7 @@ class ConeScan(Scan):
 
 
 class ConeBeam(ConeScan):
-    r"""Line integrals over a cone of rays, volumes ``(B, C, D, H, W)`` to ``(B, C, views, rows, bins)``.
+    r"""A cone beam takes line integrals over rays from a point, volumes ``(B, C, D, H, W)`` to ``(B, C, views, rows, bins)``.
 
     By default a slice has a side of 40, source and detector are four and two sides from the axis as on a C-arm, a bin is the
     shadow of a voxel at the axis, and the detector is as large as the shadow of the volume. ``pitch`` makes the circle a helix

@@ -1,4 +1,4 @@
-"""Padding as an operator."""
+"""Crop cuts the padding off a canvas, as an operator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from padis_lightning.operators.diagonalisable import Diagonalisable
 
 
 class Crop(Diagonalisable):
-    """The image out of its canvas; the adjoint and the pseudo-inverse are zero-padding.
+    """A crop cuts the image out of its canvas; its adjoint and its pseudo-inverse are zero-padding.
 
     Args:
         image_shape: channels, height and width of the image that comes out, or channels, slices, height and width.

@@ -1,4 +1,4 @@
-"""Computed tomography of a slice: parallel and fan beams."""
+"""Computed tomography measures a slice by parallel rays or by a fan of rays."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from padis_lightning.ct import Geometry, choose
 from padis_lightning.ct.fbp import Filter, FilteredBackProjection
 from padis_lightning.errors import InputError, require_above, require_at_least
+from padis_lightning.linalg import at_least_single
 from padis_lightning.memory import on_device_of
-from padis_lightning.operators.base import LinearOperator, at_least_single
+from padis_lightning.operators.base import LinearOperator
 
 Backend = Literal["auto", "sparse", "torch_radon", "astra"]
 SIDE = 40.0  # of the image in the paper's units, where no pixel spacing says otherwise
 
 
 class Scan(LinearOperator):
-    """Line integrals of an image, ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
+    """A scan takes line integrals of an image, ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
 
     Args:
         geometry: the scan.
@@ -77,7 +78,7 @@ class Scan(LinearOperator):
 
 
 class FinerScan(LinearOperator):
-    """A scan that is simulated on a finer grid than it is solved on: pixels are squares, bins have a width.
+    """A finer scan simulates a scan on a finer grid than it is solved on: pixels are squares, bins have a width.
 
     Args:
         scan: what is to be measured.
@@ -132,7 +133,7 @@ def view_angles(angles: Sequence[float] | None, views: int, arc: float) -> tuple
 
 
 class ParallelBeam(Scan):
-    r"""Line integrals over parallel rays, images ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
+    r"""A parallel beam takes line integrals over parallel rays, images ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
 
     By default the paper's scan: the image has a side of 40, the detector has twice as many bins as the image has
     pixels across and bins as wide as pixels, angles are cell centres :math:`(i + \tfrac12)\pi / n`.
@@ -178,7 +179,7 @@ class ParallelBeam(Scan):
 
 
 class FanBeam(Scan):
-    r"""Line integrals over rays from a point, images ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
+    r"""A fan beam takes line integrals over rays from a point, images ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
 
     By default the image has a side of 40, source and detector are 40 from the axis as in the paper, and the detector is wide
     enough for the whole image. The arc is a full turn, which the paper's half turn is not: that would not see every line.

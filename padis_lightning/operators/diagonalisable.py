@@ -1,4 +1,4 @@
-"""The base of operators whose singular value decomposition is known."""
+"""Operators whose singular value decomposition is known share this base."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from padis_lightning.operators.base import Limits, LinearOperator
 
 
 class Diagonalisable(LinearOperator):
-    r"""An operator :math:`A = U \operatorname{diag}(s) V^*` that is inverted value by value.
+    r"""An operator :math:`A = U \operatorname{diag}(s) V^*` is inverted singular value by singular value.
 
     .. math:: A^+ y = V \frac{\bar s}{|s|^2} U^* y, \quad
         \operatorname{prox}(v) = v + V \frac{P \bar s}{P |s|^2 + w} U^* (y - A v)
@@ -57,7 +57,7 @@ class Diagonalisable(LinearOperator):
 
     @cached_property
     def norm_squared(self) -> float:
-        r"""The square of the norm, :math:`\max |s|^2`; by Lanczos iteration where there is no closed form."""
+        r"""Return the square of the norm, :math:`\max |s|^2`; by Lanczos iteration where there is no closed form."""
         if not self.closed_form:
             return LinearOperator.norm_squared.func(self)
         like = torch.zeros((), dtype=torch.float64, device=device_of(self))

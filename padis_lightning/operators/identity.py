@@ -10,7 +10,7 @@ from padis_lightning.operators.diagonalisable import Diagonalisable
 
 
 class Identity(Diagonalisable):
-    """A = I.
+    """The identity measures the image itself, A = I.
 
     Args:
         image_shape: channels, height and width.

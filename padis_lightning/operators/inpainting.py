@@ -37,7 +37,7 @@ def read_mask(source: Matrix | str) -> np.ndarray:
 
 
 class Inpainting(Diagonalisable):
-    """A = diag(m): an image with zeros where it is not known.
+    """Inpainting measures an image with zeros where it is not known, A = diag(m).
 
     Args:
         image_shape: channels, height and width.
@@ -81,7 +81,7 @@ class Inpainting(Diagonalisable):
 
 
 class BoxInpainting(Inpainting):
-    """A rectangle is missing.
+    """Box inpainting misses a rectangle.
 
     Args:
         image_shape: channels, height and width.
@@ -107,7 +107,7 @@ class BoxInpainting(Inpainting):
 
 
 class RandomInpainting(Inpainting):
-    """Single pixels are missing, an exact share of them.
+    """Random inpainting misses single pixels, an exact share of them.
 
     Args:
         image_shape: channels, height and width.
@@ -124,7 +124,7 @@ class RandomInpainting(Inpainting):
 
 
 class IrregularInpainting(Inpainting):
-    """Bent strokes of a round brush are missing, as many as cover a share of the image.
+    """Irregular inpainting misses bent strokes of a round brush, as many as cover a share of the image.
 
     Args:
         image_shape: channels, height and width.

@@ -1,4 +1,4 @@
-"""Measurements of volumes, slice by slice."""
+"""An operator on images measures volumes slice by slice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def volumes(x: Tensor, depth: int) -> Tensor:
 
 
 class Slices(LinearOperator):
-    """An operator on each slice of volumes, ``(B, C, D, H, W)`` to ``(B, D, ...)``.
+    """Slices apply an operator to each slice of volumes, ``(B, C, D, H, W)`` to ``(B, D, ...)``.
 
     Slices are a batch of the operator's, whose own adjoint, pseudo-inverse and proximal step serve; conjugate gradients run
     slice by slice. They are computed where the operator is and come back to where the volume is: a volume on the host needs no
@@ -52,7 +52,7 @@ class Slices(LinearOperator):
 
     @property
     def geometry(self) -> Geometry | ConeGeometry | None:
-        """The geometry of the scan of a slice, or None."""
+        """Return the geometry of the scan of a slice, or None."""
         return self.operator.geometry
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,5 +115,5 @@ class Slices(LinearOperator):
 
     @cached_property
     def norm_squared(self) -> float:
-        """The square of the norm: that of a slice."""
+        """Return the square of the norm, that of a slice."""
         return self.operator.norm_squared

@@ -1,4 +1,4 @@
-"""Several measurements of one image."""
+"""A stack holds several measurements of one image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from padis_lightning.operators.base import LinearOperator
 
 
 class Stack(LinearOperator):
-    """Several measurements of one image, flattened and concatenated: ``(B, n)``.
+    """A stack measures one image several times; the measurements are flattened and concatenated, ``(B, n)``.
 
     Args:
         operators: what is measured.

@@ -1,4 +1,4 @@
-"""Super-resolution: images on a coarser grid, by block means or by an anti-aliased bicubic filter."""
+"""Super-resolution measures images on a coarser grid, by block means or by an anti-aliased bicubic filter."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from padis_lightning.errors import InputError, require_at_least
-from padis_lightning.operators.base import at_least_single, dimensions
+from padis_lightning.linalg import at_least_single
+from padis_lightning.operators.base import dimensions
 from padis_lightning.operators.diagonalisable import Diagonalisable
 
 
 class Downsampling(Diagonalisable):
-    """An operator that yields an image on a coarser grid.
+    """Downsampling yields an image on a coarser grid.
 
     Args:
         image_shape: channels, height and width, multiples of ``factor``.
@@ -24,7 +25,7 @@ class Downsampling(Diagonalisable):
         InputError: the sides are not multiples of the factor.
     """
 
-    def __init__(self, image_shape: Sequence[int], factor: int) -> None:
+    def __init__(self, image_shape: Sequence[int] = (3, 256, 256), factor: int = 4) -> None:
         super().__init__()
         require_at_least(1, factor=factor)
         channels, height, width = self.image_shape = dimensions(image_shape)
@@ -39,15 +40,7 @@ class Downsampling(Diagonalisable):
 
 
 class AveragePooling(Downsampling):
-    """Means of square blocks; with a factor f, ``A A' = I / f**2``.
-
-    Args:
-        image_shape: channels, height and width, multiples of ``factor``.
-        factor: f, pixels along a side of a block.
-    """
-
-    def __init__(self, image_shape: Sequence[int] = (3, 256, 256), factor: int = 4) -> None:
-        super().__init__(image_shape, factor)
+    """Average pooling takes the means of square blocks; with a factor f, ``A A' = I / f**2``."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Average blocks, ``(B, C, H, W) -> (B, C, H / f, W / f)``."""
@@ -65,7 +58,7 @@ class AveragePooling(Downsampling):
 
 
 class BicubicDownsampling(Downsampling):
-    r"""An anti-aliased bicubic filter and its samples, :math:`A X = M_h X M_w^T` with a small matrix for each axis.
+    r"""Bicubic downsampling filters without aliasing and samples: :math:`A X = M_h X M_w^T` with a small matrix for each axis.
 
     The singular values of A are the products of those of the two matrices, so pinv and prox are exact.
 
@@ -89,12 +82,12 @@ class BicubicDownsampling(Downsampling):
                 self.register_buffer(f"{axis}_{name}", part, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W) -> (B, C, H / f, W / f)``."""
+        """Filter and sample, ``(B, C, H, W) -> (B, C, H / f, W / f)``."""
         self.check(x, self.image_shape, "image")
         return self._between(x, self.rows_matrix, self.columns_matrix)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The transposed matrices, ``(B, C, H / f, W / f) -> (B, C, H, W)``."""
+        """Multiply with the transposed matrices, ``(B, C, H / f, W / f) -> (B, C, H, W)``."""
         self.check(y, self.measurement_shape, "measurement")
         return self._between(y, self.rows_matrix.t(), self.columns_matrix.t())
 
