@@ -172,8 +172,7 @@ def test_what_is_not_measured_is_zero(operator, dense, rng):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"),
-    [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 4e-2), (torch.float16, 5e-3)],
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 4e-2), (torch.float16, 5e-3)]
 )
 def test_types_follow_the_input_and_autocast_changes_nothing(operator, dtype, tolerance, rng):
     """The weight of the proximal step is that of the data, so that its equations are well conditioned."""

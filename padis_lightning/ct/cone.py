@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from padis_lightning.ct.geometry import Array, Geometry
-from padis_lightning.ct.serialisable import Serialisable
+from padis_lightning.ct.geometry import Array, Geometry, ScanGeometry
 from padis_lightning.errors import InputError, require_above
 
 
 @dataclass(frozen=True)
-class ConeGeometry(Serialisable):
+class ConeGeometry(ScanGeometry):
     r"""A cone of rays scans a volume on a flat detector, along a circle or a helix; lengths share one unit.
 
     Slice k of the volume lies at :math:`z = (k - (D - 1) / 2) h_z`, as :class:`Geometry` has it: row 0 at the top, y pointing
@@ -118,17 +117,3 @@ class ConeGeometry(Serialisable):
     def gamma(self) -> Array:
         """Return the angle in the plane of each column's rays to the central ones, ``(bins,)``."""
         return np.arctan(self.detector / self.reach)
-
-    def rays(self) -> tuple[Array, Array]:
-        """Return angle and offset of every column's rays seen along the axis, as parallel ones, each ``(views, bins)``."""
-        angles = np.asarray(self.angles)[:, None]
-        return np.broadcast_arrays(angles - self.gamma, self.source_distance * np.sin(self.gamma)[None])
-
-    def finer(self, factor: int) -> ConeGeometry:
-        """Return the same scan with ``factor`` times as many voxels and bins along every axis."""
-        return replace(
-            self,
-            size=tuple(factor * n for n in self.size),
-            **{name: factor * getattr(self, name) for name in ("rows", "bins")},
-            **{name: getattr(self, name) / factor for name in ("pixel_spacing", "slice_spacing", "row_spacing", "bin_spacing")},
-        )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,24 @@ from padis_lightning.errors import InputError, require_above, require_at_least
 Array = NDArray[np.float64]
 
 
+class ScanGeometry(Serialisable):
+    """Scans of slices and of volumes share how rays are seen along the axis, and how a grid is made finer."""
+
+    def rays(self) -> tuple[Array, Array]:
+        """Return angle and offset of the rays to every bin of a row, seen along the axis, as parallel ones: ``(views, bins)``."""
+        offsets = self.source_distance * np.sin(self.gamma) if self.fan else self.detector
+        return np.broadcast_arrays(np.asarray(self.angles)[:, None] - self.gamma, offsets[None])
+
+    def finer(self, factor: int) -> Self:
+        """Return the same scan with ``factor`` times as many pixels and bins along every axis."""
+        names = {field.name for field in fields(self)}
+        counts = {name: factor * getattr(self, name) for name in names & {"rows", "bins"}}
+        spacings = {name: getattr(self, name) / factor for name in names if name.endswith("_spacing")}
+        return replace(self, size=tuple(factor * n for n in self.size), **counts, **spacings)
+
+
 @dataclass(frozen=True)
-class Geometry(Serialisable):
+class Geometry(ScanGeometry):
     r"""A scan of one slice has image and detector centred on the axis of rotation; lengths share one unit.
 
     The image lies in the plane with row 0 at the top and y pointing up. At angle :math:`\theta` the detector's axis is
@@ -112,21 +128,3 @@ class Geometry(Serialisable):
             return 0.0
         u = self.bins * self.bin_spacing / 2 / (self.source_distance + self.detector_distance)
         return u if self.curved else math.atan(u)
-
-    def rays(self) -> tuple[Array, Array]:
-        """Return angle and offset of every bin's ray as a parallel one, each ``(views, bins)``."""
-        angles = np.asarray(self.angles)[:, None]
-        if not self.fan:
-            return np.broadcast_arrays(angles, self.detector[None])
-        return np.broadcast_arrays(angles - self.gamma, self.source_distance * np.sin(self.gamma)[None])
-
-    def finer(self, factor: int) -> Geometry:
-        """Return the same scan with ``factor`` times as many pixels and bins along every axis."""
-        height, width = self.size
-        return replace(
-            self,
-            size=(factor * height, factor * width),
-            pixel_spacing=self.pixel_spacing / factor,
-            bins=factor * self.bins,
-            bin_spacing=self.bin_spacing / factor,
-        )

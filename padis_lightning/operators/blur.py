@@ -150,11 +150,7 @@ class GaussianBlur(Blur):
     """
 
     def __init__(
-        self,
-        image_shape: Sequence[int] = (3, 256, 256),
-        std: float = 3.0,
-        size: int | None = None,
-        border: Border = "circular",
+        self, image_shape: Sequence[int] = (3, 256, 256), std: float = 3.0, size: int | None = None, border: Border = "circular"
     ) -> None:
         require_above(0, std=std)
         size = 2 * math.ceil(4 * std) + 1 if size is None else size
@@ -176,11 +172,7 @@ class MotionBlur(Blur):
     """
 
     def __init__(
-        self,
-        image_shape: Sequence[int] = (3, 256, 256),
-        length: float = 15,
-        angle: float = 30.0,
-        border: Border = "circular",
+        self, image_shape: Sequence[int] = (3, 256, 256), length: float = 15, angle: float = 30.0, border: Border = "circular"
     ) -> None:
         require_at_least(1, length=length)
         if not math.isfinite(angle):

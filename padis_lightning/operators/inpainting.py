@@ -90,10 +90,7 @@ class BoxInpainting(Inpainting):
     """
 
     def __init__(
-        self,
-        image_shape: Sequence[int] = (3, 256, 256),
-        box: Sequence[int] = (64, 64),
-        at: Sequence[int] | None = None,
+        self, image_shape: Sequence[int] = (3, 256, 256), box: Sequence[int] = (64, 64), at: Sequence[int] | None = None
     ) -> None:
         _, height, width = dimensions(image_shape)
         if len(box) != 2 or min(box) < 1:
