@@ -113,5 +113,5 @@ def damped_inverse(values: Tensor, weight: float | Tensor = 0.0, precision: floa
     """
     square = values.abs().square()
     total = precision * square + weight
-    kept = ((square > CUTOFF**2 * square.max()) & (total > 0)) | (torch.as_tensor(weight, device=values.device) > 0)
+    kept = ((square > CUTOFF**2 * square.max()) & (total > 0)) | (weight > 0)
     return torch.where(kept, precision * values.conj() / torch.where(kept, total, 1), 0)
