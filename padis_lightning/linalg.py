@@ -1,4 +1,4 @@
-"""Small linear algebra on batches of images; every inner product is per image, so a batch is a set of problems."""
+"""Linear algebra on batches of images: every inner product is taken per image, so that a batch is a set of problems."""
 
 from __future__ import annotations
 
@@ -15,23 +15,28 @@ Linear = Callable[[Tensor], Tensor]
 CUTOFF = 1e-4  # singular values up to this share of the largest count as 0; those above may amplify noise 10 000 times
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """Return ``x`` in a precision to compute in: half precision becomes float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """One number an image, ``(B,)`` or ``(B, 1, ...)``, ready to be broadcast against ``like`` ``(B, ...)``."""
+    """Shape one number an image, ``(B,)`` or ``(B, 1, ...)``, to be broadcast against ``like`` ``(B, ...)``."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product of each image, ``(B, ...), (B, ...) -> (B, 1, ...)``, ready to be broadcast."""
+    """Return the inner product of each image, ``(B, ...), (B, ...) -> (B, 1, ...)``."""
     return per_image((a * b).flatten(1).sum(1), a)
 
 
 def norm(a: Tensor) -> Tensor:
-    """Euclidean norm of each image, ``(B, ...) -> (B, 1, ...)``."""
+    """Return the Euclidean norm of each image, ``(B, ...) -> (B, 1, ...)``."""
     return dot(a, a).sqrt()
 
 
 def concatenated(parts: Iterator[Tensor], count: int) -> Tensor:
-    """Tensors one behind the other along their first axis, ``count`` entries in all; each is let go before the next is made."""
+    """Concatenate tensors along their first axis, ``count`` entries in all; each is freed before the next is made."""
     first = next(parts)
     if len(first) == count:
         return first
@@ -50,7 +55,7 @@ def conjugate_gradient(apply: Linear, b: Tensor, x: Tensor, iterations: int, tol
     r"""Solve :math:`H x = b` for a symmetric positive semi-definite :math:`H`, image by image, from the start ``x``.
 
     Ends after ``iterations``. An image whose :math:`\|b - H x\|` is at most ``tolerance`` :math:`\|b\|`, or what rounding
-    leaves of it, stands still while the others go on: more steps would only add noise where H is singular.
+    leaves of it, no longer changes while the others go on: more steps would only add noise where H is singular.
 
     Source: Hestenes and Stiefel, Methods of conjugate gradients for solving linear systems, 1952.
     """
@@ -74,56 +79,39 @@ def conjugate_gradient(apply: Linear, b: Tensor, x: Tensor, iterations: int, tol
     return x
 
 
-def largest_eigenvalue(apply: Linear, like: Tensor, iterations: int = 500, tolerance: float = 1e-6) -> float:
-    r"""Largest eigenvalue of a symmetric positive semi-definite map on tensors shaped as ``like`` ``(1, ...)``.
-
-    Power iteration from a fixed random start, ended when the Rayleigh quotient moves by less than ``tolerance``.
-    """
-    x = torch.randn(like.shape, generator=seeded(0), dtype=like.dtype).to(like.device)
-    value = 0.0
-    for _ in range(iterations):
-        x = x / norm(x).clamp_min(torch.finfo(x.dtype).tiny)
-        y = apply(x)
-        previous, value = value, float(dot(x, y))
-        if abs(value - previous) <= tolerance * abs(value):
-            break
-        x = y
-    return value
-
-
-def lanczos_eigenvalue(apply: Linear, like: Tensor, tolerance: float = 1e-3) -> float:
-    """What :func:`largest_eigenvalue` finds, for maps that cost more than a few vectors do: a fifth of the products.
-
-    ARPACK's Lanczos iteration from a constant, which a map with values of one sign does not take to zero.
+def largest_eigenvalue(apply: Linear, like: Tensor, tolerance: float = 1e-3) -> float:
+    """Find the largest eigenvalue of a symmetric positive semi-definite map, by ARPACK's Lanczos iteration from a fixed start.
 
     Args:
-        apply: a symmetric positive semi-definite map.
-        like: ``(1, ...)``, whose shape, type and device it takes.
-        tolerance: relative residual of the vector; the value's error is about its square.
+        apply: the map.
+        like: ``(1, ...)``, a tensor whose shape, type and device the map takes.
+        tolerance: relative residual of the eigenvector; the error of the value is about its square.
     """
-    kind = torch.zeros((), dtype=like.dtype).numpy().dtype
+    start = torch.randn(like.shape, generator=seeded(0), dtype=like.dtype)
+    if like.numel() == 1:
+        return float(apply(torch.ones_like(like)))
 
     def product(v: np.ndarray) -> np.ndarray:
         return apply(torch.from_numpy(v.reshape(like.shape)).to(like)).numpy(force=True).ravel()
 
-    linear = LinearOperator((like.numel(),) * 2, matvec=product, dtype=kind)
+    linear = LinearOperator((like.numel(),) * 2, matvec=product, dtype=start.numpy().dtype)
     options = {"k": 1, "which": "LA", "ncv": min(10, like.numel()), "tol": tolerance, "return_eigenvectors": False}
-    return float(eigsh(linear, v0=np.ones(like.numel(), kind), **options)[0])
+    return float(eigsh(linear, v0=start.numpy().ravel(), **options)[0])
 
 
-def damped_inverse(values: Tensor, weight: float | Tensor, largest: float) -> Tensor:
-    r"""The inverse of singular values s with a proximal weight w, their pseudo-inverse where w = 0.
+def damped_inverse(values: Tensor, weight: float | Tensor = 0.0, precision: float | Tensor = 1.0) -> Tensor:
+    r"""Invert singular values s under a proximal weight w and weights P of the measurements.
 
-    .. math:: \bar s / (|s|^2 + w)
+    .. math:: P \bar s / (P |s|^2 + w)
+
+    Where w = 0, values up to :data:`CUTOFF` of the largest have the inverse 0, as have measurements of the weight P = 0.
 
     Args:
-        values: s, real or complex, ``(m, n)``.
+        values: s, real or complex, ``(m, n)`` or a number.
         weight: w, a number or ``(B, 1, 1, 1)``.
-        largest: the largest absolute value; where w = 0, those up to :data:`CUTOFF` of it have the inverse 0.
-
-    Returns:
-        ``(m, n)`` or ``(B, 1, m, n)``.
+        precision: P, a number or ``(B, C, m, n)``.
     """
     square = values.abs().square()
-    kept = (square > (CUTOFF * largest) ** 2) | (weight > 0)
-    return torch.where(kept, values.conj() / torch.where(kept, square + weight, 1), 0)
+    total = precision * square + weight
+    kept = ((square > CUTOFF**2 * square.max()) & (total > 0)) | (weight > 0)
+    return torch.where(kept, precision * values.conj() / torch.where(kept, total, 1), 0)

@@ -1,35 +1,34 @@
-"""Noise models: what measurements carry, and what that says of how far to trust each of them."""
+"""Noise models say how measurements are simulated, and how far each of them can be trusted."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_above, require_at_least
 from padis_lightning.random import Generators
 
 
 class Noise(ABC):
-    """Noise of a measurement ``(B, ...)``, independent from entry to entry."""
+    """Noise of a measurement ``(B, ...)`` is independent from entry to entry."""
 
     @abstractmethod
     def simulate(self, y: Tensor, generator: Generators) -> Tensor:
-        """A noisy copy of the clean measurement ``y``, with one random stream an image."""
+        """Return a noisy copy of the clean measurement ``y``, with one random stream an image."""
 
     @abstractmethod
     def variance(self, y: Tensor) -> Tensor:
-        """Variance of every entry from the noisy ``y``: ``(B, ...)``, or ``(B, 1, ...)`` where it is the same for all."""
+        """Estimate the variance of every entry from the noisy ``y``: ``(B, ...)``, or ``(B, 1, ...)`` where all have the same."""
 
     def describe(self) -> dict[str, Any]:
-        """Its name and its numbers, for a summary."""
+        """Return its name and its numbers, for a summary."""
         return {"name": type(self).__name__, **vars(self)}
 
     def data_term(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        r"""What a data term needs: :math:`\|A u - y\|_P^2 / s^2`.
+        r"""Return what a data term :math:`\|A u - y\|_P^2 / s^2` needs.
 
         Returns:
             :math:`s^2` ``(B, 1, ...)``, the harmonic mean of the variances, and P of mean 1, or None where P = I.
@@ -38,12 +37,12 @@ class Noise(ABC):
         if variance[0].numel() == 1:
             return variance, None
         precision = 1 / variance
-        mean = _each(precision)
+        mean = _mean(precision)
         return 1 / mean, precision / mean
 
 
 class GaussianNoise(Noise):
-    r"""Normal noise of one deviation, :math:`y = A x + n, n \sim N(0, s^2 I)`.
+    r"""Gaussian noise has one deviation, :math:`y = A x + n, n \sim N(0, s^2 I)`.
 
     Args:
         std: s, in ``units``; 0 for none.
@@ -52,29 +51,28 @@ class GaussianNoise(Noise):
     """
 
     def __init__(self, std: float = 0.0, units: Literal["normalised", "8-bit", "relative"] = "normalised") -> None:
-        if not (std >= 0 and math.isfinite(std)):
-            raise InputError(f"std is {std:g}; wanted at least 0")
+        require_at_least(0, std=std)
         self.std = std / 255 if units == "8-bit" else std
         self.relative = units == "relative"
 
     def _deviation(self, square: Tensor) -> Tensor:
-        """From the mean square of each clean measurement, ``(B, 1, ...)``."""
+        """Return the deviation from the mean square of each clean measurement, ``(B, 1, ...)``."""
         return self.std * square.sqrt() if self.relative else torch.full_like(square, self.std)
 
     def simulate(self, y: Tensor, generator: Generators) -> Tensor:
-        """``y + s z``."""
+        """Return ``y + s z`` with normal z."""
         if self.std == 0:
             return y
-        return y + self._deviation(_each(y.square())) * generator.normal(y)
+        return y + self._deviation(_mean(y.square())) * generator.normal(y)
 
     def variance(self, y: Tensor) -> Tensor:
-        """``s**2``, ``(B, 1, ...)``; of relative noise its own part in the mean square is taken off."""
-        square = _each(y.square())
+        """Return ``s**2``, ``(B, 1, ...)``; relative noise takes its own part in the mean square off."""
+        square = _mean(y.square())
         return self._deviation(square / (1 + self.std**2) if self.relative else square).square()
 
 
 class PoissonNoise(Noise):
-    r"""Photon counts with electronic noise, then the logarithm: what a CT detector hands over.
+    r"""A CT detector hands over the logarithm of photon counts with electronic noise.
 
     .. math::
         c &\sim \mathrm{Poisson}(I_0 \, e^{-\mu \, (A x)}) + N(0, \sigma_e^2), \quad
@@ -92,30 +90,27 @@ class PoissonNoise(Noise):
     """
 
     def __init__(self, photons: float = 1e5, electronic: float = 0.0, attenuation: float = 0.4) -> None:
-        for name, value in {"photons": photons, "attenuation": attenuation}.items():
-            if not (value > 0 and math.isfinite(value)):
-                raise InputError(f"{name} is {value:g}; wanted a value above 0")
-        if not (electronic >= 0 and math.isfinite(electronic)):
-            raise InputError(f"electronic is {electronic:g}; wanted at least 0")
+        require_above(0, photons=photons, attenuation=attenuation)
+        require_at_least(0, electronic=electronic)
         self.photons, self.electronic, self.attenuation = float(photons), float(electronic), float(attenuation)
 
     def counts(self, y: Tensor) -> Tensor:
-        r""":math:`I_0 e^{-\mu y}`."""
+        r"""Return the expected counts :math:`I_0 e^{-\mu y}`."""
         return self.photons * torch.exp(-self.attenuation * y)
 
     def simulate(self, y: Tensor, generator: Generators) -> Tensor:
-        """Counts, electronic noise, logarithm."""
+        """Draw counts, add electronic noise and take the logarithm."""
         counts = generator.poisson(self.counts(y.double()))
         if self.electronic > 0:
             counts = counts + self.electronic * generator.normal(counts)
         return (-(counts.clamp_min(1) / self.photons).log() / self.attenuation).to(y.dtype)
 
     def variance(self, y: Tensor) -> Tensor:
-        """Variance of every entry of ``y`` ``(B, ...)``, from its own count."""
+        """Return the variance of every entry of ``y`` ``(B, ...)``, from its own count."""
         counts = self.counts(y).clamp_min(1)
         return (counts + self.electronic**2) / (self.attenuation * counts).square()
 
 
-def _each(values: Tensor) -> Tensor:
-    """The mean of each image, ``(B, ...) -> (B, 1, ...)``."""
+def _mean(values: Tensor) -> Tensor:
+    """Return the mean of each image, ``(B, ...) -> (B, 1, ...)``."""
     return values.flatten(1).mean(1).reshape(-1, *[1] * (values.ndim - 1))

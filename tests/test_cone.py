@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from jsonargparse import ArgumentParser
 from scipy.ndimage import map_coordinates
 
 import padis_lightning
@@ -22,10 +21,11 @@ from padis_lightning import ct
 from padis_lightning.ct import ConeGeometry, astra_cone, fdk, joseph
 from padis_lightning.ct.picture import draw_scan
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import dot, largest_eigenvalue, norm
-from padis_lightning.operators import LinearOperator
+from padis_lightning.linalg import dot
 from padis_lightning.operators.cone import ConeBeam, ConeScan
 from padis_lightning.operators.ct import FanBeam, ParallelBeam
+
+from .test_image_operators import build
 
 SCANS = {
     "circle": lambda n, views=8: ConeBeam(n, views=views),
@@ -130,15 +130,6 @@ def test_projections_of_smooth_volumes_are_of_second_order(kind):
     assert errors[-1] < 0.01 and errors[0] > 2.5 * errors[1] > 2.5 * 3.3 * errors[2], errors
 
 
-@scan
-def test_the_adjoint_is_the_transpose(kind, rng):
-    operator = SCANS[kind](19, 7)
-    x = torch.randn(2, *operator.image_shape, generator=rng, dtype=torch.float64)
-    y = torch.randn(2, *operator.measurement_shape, generator=rng, dtype=torch.float64)
-    forward, back = operator(x), operator.adjoint(y)
-    assert ((dot(forward, y) - dot(x, back)).abs() / (norm(forward) * norm(y))).max() < 1e-12
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_batches_and_chunks_leave_the_bits_alone(dtype, rng, monkeypatch):
     helix, circle = SCANS["helix"](13, 5), SCANS["circle"](13, 5)
@@ -210,12 +201,6 @@ def test_the_detector_is_the_shadow_of_the_volume():
     seen, more = operator(torch.ones(1, *operator.image_shape)), wider(torch.ones(1, *operator.image_shape))
     torch.testing.assert_close(more[..., 1:-1, 1:-1], seen)
     assert more.sum() < 1.002 * seen.sum() and min(seen[..., :2, :].max(), seen[..., :2].max()) > 0
-
-
-def test_the_norm_is_that_of_power_iteration():
-    operator = SCANS["circle"](12, 6)
-    like = torch.zeros(1, *operator.image_shape, dtype=torch.float64)
-    assert operator.norm_squared == pytest.approx(largest_eigenvalue(operator.normal, like, tolerance=1e-9), rel=1e-4)
 
 
 def test_the_finer_scan_is_nearer_to_the_truth():
@@ -361,12 +346,6 @@ def test_backends_of_slices_are_not_those_of_volumes():
 
 
 def test_a_cone_can_be_written_in_a_config(tmp_path):
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(LinearOperator, "operator")
-
-    def build(value):
-        return parser.instantiate_classes(parser.parse_args(["--operator", str(value)])).operator
-
     shipped = Path(padis_lightning.__file__).parents[1] / "configs" / "operator" / "cone30.yaml"
     operator = build(shipped)
     assert operator.image_shape == (1, 8, 128, 128) and len(operator.geometry.angles) == 30 and operator.geometry.circular

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 import types
 from importlib.util import find_spec
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from padis_lightning import ct
-from padis_lightning.ct import Geometry, backends, fbp, sparse
+from padis_lightning.ct import Geometry, backends, fbp, sparse, torch_radon
 from padis_lightning.errors import InputError
 from padis_lightning.linalg import dot, norm
 from padis_lightning.operators.ct import FanBeam, ParallelBeam
@@ -53,14 +52,14 @@ def ellipses(geometry, parts=ELLIPSES, samples=4):
 @scan
 def test_sinograms_of_ellipses_are_exact_up_to_resolution(kind):
     errors = []
-    for size in (64, 128, 256):
+    for size in (32, 64, 128):
         operator = SCANS[kind](size)
         image, sinogram = ellipses(operator.geometry)
         errors.append(float((operator(image) - sinogram).norm() / sinogram.norm()))
-    assert errors[-1] < 0.01 and errors[0] > 1.5 * errors[1] > 2.25 * errors[2], errors
+    assert errors[-1] < 0.02 and errors[0] > 1.5 * errors[1] > 2.25 * errors[2], errors
 
 
-@pytest.mark.parametrize(("views", "expected"), [(8, 48.2), (20, 120.7), (60, 362.1)])
+@pytest.mark.parametrize(("views", "expected"), [(8, 48.2), (20, 120.7)])
 def test_norm_in_the_papers_geometry(views, expected):
     assert ParallelBeam(256, views).norm_squared == pytest.approx(expected, abs=0.1)
 
@@ -95,8 +94,18 @@ def test_a_ray_of_a_fan_is_where_the_source_and_the_bin_are():
                 assert normal @ source == pytest.approx(s[view, k]) and normal @ place == pytest.approx(s[view, k])
 
 
-@pytest.mark.parametrize("window", fbp.WINDOWS)
-@pytest.mark.parametrize("kind", sorted(SCANS.keys() - {"limited"}))  # whose mean has a test of its own
+# each scan by one window, each window of one scan; the limited scan's mean has a test of its own
+@pytest.mark.parametrize(
+    ("kind", "window"),
+    [
+        ("parallel", "shepp-logan"),
+        ("fan", "cosine"),
+        ("short", "ram-lak"),
+        ("curved", "hamming"),
+        ("short curved", "ram-lak"),
+        ("wide image", "hann"),
+    ],
+)
 def test_fbp_has_the_values_the_places_and_nothing_else(kind, window):
     operator = SCANS[kind](96, 360)
     operator.fbp_module = fbp.FilteredBackProjection(operator.projector, window)
@@ -131,7 +140,7 @@ def test_fbp_keeps_its_scale_with_other_spacings_and_arcs(beam, options):
     options = dict(options)
     if beam is FanBeam and "bin_spacing" in options:
         options["bin_spacing"] = 1.0
-    operator = beam(128, views=180, **options)
+    operator = beam(128, views=120, **options)
     radius = 40 * operator.geometry.pixel_spacing
     image, sinogram = ellipses(operator.geometry, [((0.0, 0.0), (radius, radius), 0.0, 1.0)])
     assert float(operator.fbp(sinogram)[image == 1].mean()) == pytest.approx(1.0, abs=0.02)
@@ -139,12 +148,12 @@ def test_fbp_keeps_its_scale_with_other_spacings_and_arcs(beam, options):
 
 def test_views_at_uneven_angles_weigh_the_angle_between_them():
     """Every third view left out of one half: without weights that half would count for less."""
-    even = [(k + 0.5) * math.pi / 240 for k in range(240)]
-    uneven = [a for k, a in enumerate(even) if k < 120 or k % 2]
-    operator = ParallelBeam(96, angles=uneven)
+    even = [(k + 0.5) * math.pi / 160 for k in range(160)]
+    uneven = [a for k, a in enumerate(even) if k < 80 or k % 2]
+    operator = ParallelBeam(64, angles=uneven)
     image, sinogram = ellipses(operator.geometry)
     assert float((operator.fbp(sinogram) - image).square().mean()) < 10**-2.5
-    twice = ParallelBeam(96, angles=[*even, *(a + math.pi for a in even[:120])])
+    twice = ParallelBeam(64, angles=[*even, *(a + math.pi for a in even[:80])])
     image, sinogram = ellipses(twice.geometry)
     assert float((twice.fbp(sinogram) - image).square().mean()) < 10**-2.5
 
@@ -281,8 +290,6 @@ class FakeRadon(types.ModuleType):
 
 @pytest.mark.parametrize("kind", ["parallel", "fan", "wide image"])
 def test_the_adapter_of_torch_radon_scales_unit_pixels(kind, monkeypatch):
-    from padis_lightning.ct import torch_radon
-
     monkeypatch.setattr(torch_radon, "_import", lambda: FakeRadon("torch_radon"))
     monkeypatch.setattr(torch_radon.TorchRadon, "_on_device", lambda self, x, compute: self.geometry.pixel_spacing * compute(x))
     geometry = SCANS[kind](20, 6).geometry
@@ -296,12 +303,12 @@ def test_the_adapter_of_torch_radon_scales_unit_pixels(kind, monkeypatch):
 def test_torch_radon_is_imported_without_tkinter(monkeypatch, tmp_path):
     """Its module imports a name from turtle, which wants tkinter: a stand-in serves, and is gone afterwards."""
     (tmp_path / "torch_radon.py").write_text("from turtle import width\nfound = True\n")
-    code = (
-        "import sys, importlib.util as u; sys.path.insert(0, sys.argv[1]); real = u.find_spec; "
-        "u.find_spec = lambda name, *rest: None if name == 'tkinter' else real(name, *rest); "
-        "from padis_lightning.ct.torch_radon import _import; assert _import().found and 'turtle' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch_radon.importlib.util, "find_spec", lambda name: None if name == "tkinter" else find_spec(name))
+    for name in ("turtle", "torch_radon"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert torch_radon._import().found and "turtle" not in sys.modules
+    del sys.modules["torch_radon"]
 
 
 # Geometry
@@ -318,7 +325,7 @@ def test_a_geometry_that_cannot_be_is_refused(tmp_path):
     good = ParallelBeam(8, views=3).geometry.describe()
     for change, sentence in {
         "bins": (0, "bins is 0; wanted a value above 0"),
-        "pixel_spacing": (-1, "pixel_spacing is -1.0; wanted a value above 0"),
+        "pixel_spacing": (-1, "pixel_spacing is -1; wanted a value above 0"),
         "bin_spacing": (math.inf, "bin_spacing is inf; wanted"),
         "angles": ([], "the scan has 0 angles; wanted at least 1"),
         "size": ([8, 0], r"size is \[8, 0\]; wanted at least 1"),
@@ -344,8 +351,8 @@ def test_a_geometry_that_cannot_be_is_refused(tmp_path):
 
 def test_the_finer_scan_is_nearer_to_the_truth():
     """Square pixels and bins of a width are what the finer one tends to; its image-side mean is the analytic sinogram's."""
-    operator = ParallelBeam(48, views=12)
+    operator = ParallelBeam(32, views=12)
     image, _ = ellipses(operator.geometry, samples=1)
-    finest = operator.finer(12)(image)
+    finest = operator.finer(8)(image)
     errors = [float((operator.finer(k)(image) - finest).norm() / finest.norm()) for k in (1, 2, 4)]
     assert errors[0] > 1.5 * errors[1] > 2.25 * errors[2]

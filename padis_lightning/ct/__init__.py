@@ -1,4 +1,4 @@
-"""Computed tomography below the operators: the scan, its rays, projectors and filtered back-projection."""
+"""Computed tomography below the operators: this package holds scans, projectors and filtered back-projection."""
 
 from padis_lightning.ct.backends import CONE_PROJECTORS, PROJECTORS, choose
 from padis_lightning.ct.cone import ConeGeometry

@@ -1,9 +1,7 @@
-"""The ASTRA toolbox (GPL, optional): images one by one, on the CPU or by CUDA."""
+"""The ASTRA toolbox (GPL, optional) projects images one by one, on the CPU or by CUDA."""
 
 from __future__ import annotations
 
-import importlib.util
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -11,11 +9,11 @@ import torch
 from torch import Tensor
 
 from padis_lightning.ct.geometry import Geometry
-from padis_lightning.ct.projectors import Projector
+from padis_lightning.ct.projectors import Projector, installed
 
 
 class Astra(Projector):
-    """ASTRA's projector: Joseph's weights for parallel rays and intersection lengths for a flat fan on the CPU, its own by CUDA.
+    """ASTRA takes Joseph's weights for parallel rays, intersection lengths for a flat fan on the CPU, and its own by CUDA.
 
     It computes in single precision. The CUDA pair is not matched: its back-projection is approximate. Measurements that lie
     on a GPU are copied to the host and back.
@@ -45,21 +43,16 @@ class Astra(Projector):
 
     @classmethod
     def version(cls) -> str | None:
-        """Of the package, without importing it."""
-        if importlib.util.find_spec("astra") is None:
-            return None
-        try:
-            return version("astra-toolbox")
-        except PackageNotFoundError:  # from conda or a build of one's own
-            return "of an unknown version"
+        """Return the version of the package, without importing it."""
+        return installed("astra", "astra-toolbox")
 
     @classmethod
     def obstacle(cls, geometry: Geometry) -> str | None:
-        """It has no curved detectors."""
+        """Refuse curved detectors, which it does not have."""
         return "it has no curved detectors" if geometry.curved else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but what belongs to this process."""
+        """Return everything but what belongs to this process."""
         return {k: v for k, v in self.__dict__.items() if k not in ("library", "identifiers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -74,7 +67,7 @@ class Astra(Projector):
         for identifier in self.__dict__.get("identifiers", ()):
             self.library.projector.delete(identifier)
 
-    def _each(self, images: Tensor, shape: tuple[int, ...], compute: Any) -> Tensor:  # noqa: ANN401 - a function of ASTRA
+    def _imagewise(self, images: Tensor, shape: tuple[int, ...], compute: Any) -> Tensor:  # noqa: ANN401 - a function of ASTRA
         inputs = images.detach().to("cpu", torch.float32).contiguous()
         out = torch.empty(len(inputs), *shape)
         for image, result in zip(inputs.numpy(), out.numpy(), strict=True):
@@ -82,9 +75,9 @@ class Astra(Projector):
         return out.to(images)
 
     def project(self, x: Tensor) -> Tensor:
-        """``(B, H, W) -> (B, views, bins)``."""
-        return self._each(x, (len(self.geometry.angles), self.geometry.bins), self.library.projector.direct_FP)
+        """Project, ``(B, H, W) -> (B, views, bins)``."""
+        return self._imagewise(x, (len(self.geometry.angles), self.geometry.bins), self.library.projector.direct_FP)
 
     def backproject(self, y: Tensor) -> Tensor:
-        """``(B, views, bins) -> (B, H, W)``."""
-        return self._each(y, self.geometry.size, self.library.projector.direct_BP)
+        """Back-project, ``(B, views, bins) -> (B, H, W)``."""
+        return self._imagewise(y, self.geometry.size, self.library.projector.direct_BP)

@@ -1,4 +1,4 @@
-"""The ASTRA toolbox's cone beam (GPL, optional): volumes one by one, on NVIDIA GPUs."""
+"""The ASTRA toolbox (GPL, optional) projects volumes one by one, on NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from padis_lightning.ct.geometry import Array
 from padis_lightning.ct.joseph import Joseph
 from padis_lightning.errors import InputError
 
-LIKENESS = 0.1  # by which its projection may differ from Joseph's
+TOLERANCE = 0.1  # by which its projection may differ from Joseph's
 
 
 def vectors(g: ConeGeometry) -> Array:
-    """ASTRA's twelve numbers a view: source, middle of the detector, from column to column, from row to row.
+    """Return ASTRA's twelve numbers a view: source, middle of the detector, from column to column, from row to row.
 
     Its rows of voxels run along y, ours against it, so that the signs of y are turned.
     """
@@ -32,7 +32,7 @@ def vectors(g: ConeGeometry) -> Array:
 
 
 class AstraCone(Astra):
-    """ASTRA's ``FP3D_CUDA`` and ``BP3D_CUDA``, in single precision; its adjoint is approximate and scaled to match.
+    """ASTRA projects volumes by CUDA, in single precision; its adjoint is approximate and scaled to match.
 
     Volumes that lie on a GPU are copied to the host and back. Two views of a volume are held against :class:`Joseph`'s, since
     conventions have changed between versions.
@@ -52,8 +52,8 @@ class AstraCone(Astra):
         angles, heights = (tuple(part[k] for k in few) for part in (geometry.angles, geometry.heights))
         expected = Joseph(replace(geometry, angles=angles, heights=heights)).project(probe)
         gap = float((projected[:, few] - expected).norm() / expected.norm())
-        if not gap < LIKENESS:
-            raise InputError(f"ASTRA's projection is {gap:.2g} from Joseph's; wanted at most {LIKENESS}, or the backend joseph")
+        if not gap < TOLERANCE:
+            raise InputError(f"ASTRA's projection is {gap:.2g} from Joseph's; wanted at most {TOLERANCE}, or the backend joseph")
         self.scale = float(projected.square().sum() / (probe * self.backproject(projected)).sum())
 
     def _create(self) -> list[int]:
@@ -66,7 +66,7 @@ class AstraCone(Astra):
 
     @classmethod
     def obstacle(cls, geometry: ConeGeometry) -> str | None:
-        """It needs an NVIDIA GPU."""
+        """Refuse machines without an NVIDIA GPU."""
         return None if torch.cuda.is_available() else "it needs an NVIDIA GPU"
 
     def __del__(self) -> None:
@@ -75,10 +75,12 @@ class AstraCone(Astra):
             self.library.projector3d.delete(identifier)
 
     def project(self, x: Tensor) -> Tensor:
-        """``(B, D, H, W) -> (B, views, rows, bins)``."""
+        """Project, ``(B, D, H, W) -> (B, views, rows, bins)``."""
         g = self.geometry  # ASTRA has rows before views
-        return self._each(x, (g.rows, len(g.angles), g.bins), self.library.projector3d.direct_FP).transpose(1, 2).contiguous()
+        return (
+            self._imagewise(x, (g.rows, len(g.angles), g.bins), self.library.projector3d.direct_FP).transpose(1, 2).contiguous()
+        )
 
     def backproject(self, y: Tensor) -> Tensor:
-        """``(B, views, rows, bins) -> (B, D, H, W)``."""
-        return self.scale * self._each(y.transpose(1, 2), self.geometry.size, self.library.projector3d.direct_BP)
+        """Back-project, ``(B, views, rows, bins) -> (B, D, H, W)``."""
+        return self.scale * self._imagewise(y.transpose(1, 2), self.geometry.size, self.library.projector3d.direct_BP)

@@ -1,4 +1,4 @@
-"""The backends there are, and the choice between them. A new one is one file and one place in the tuple."""
+"""This module lists the backends and chooses between them. A new one is one file and one entry of a tuple here."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from padis_lightning.ct.sparse import SparseMatrix
 from padis_lightning.ct.torch_radon import TorchRadon
 from padis_lightning.errors import InputError
 
-#: by name, in the order in which they are tried: the exact one first
+#: backends of images by name, in the order in which they are tried: the exact one first
 PROJECTORS: dict[str, type[Projector]] = {cls.name: cls for cls in (SparseMatrix, TorchRadon, Astra)}
-#: those of volumes
+#: backends of volumes
 CONE_PROJECTORS: dict[str, type[Projector]] = {cls.name: cls for cls in (Joseph, AstraCone)}
 
 
 def choose(geometry: Geometry | ConeGeometry, backend: str = "auto") -> Projector:
-    """The backend of that name, or the first that is installed, can compute the scan, and is good at its size.
+    """Return the backend of that name, or the first that is installed, can compute the scan, and is good at its size.
 
     Raises:
         InputError: none can, or the named one cannot; with the reasons.

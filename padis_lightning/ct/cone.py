@@ -1,21 +1,20 @@
-"""A cone-beam scan of a volume in physical units, whatever computes it."""
+"""A cone-beam scan of a volume is described in physical units, whatever computes it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from padis_lightning.ct.described import Described
-from padis_lightning.ct.geometry import Array, Geometry
-from padis_lightning.errors import InputError
+from padis_lightning.ct.geometry import Array, Geometry, ScanGeometry
+from padis_lightning.errors import InputError, require_above
 
 
 @dataclass(frozen=True)
-class ConeGeometry(Described):
-    r"""A scan of a volume by a cone of rays on a flat detector, along a circle or a helix; lengths share one unit.
+class ConeGeometry(ScanGeometry):
+    r"""A cone of rays scans a volume on a flat detector, along a circle or a helix; lengths share one unit.
 
     Slice k of the volume lies at :math:`z = (k - (D - 1) / 2) h_z`, as :class:`Geometry` has it: row 0 at the top, y pointing
     up, the axis of rotation through its middle. At angle :math:`\theta` and height :math:`z_0` the source is at
@@ -64,10 +63,7 @@ class ConeGeometry(Described):
         if min(self.size) < 1:
             raise InputError(f"size is {list(self.size)}; wanted at least 1")
         fan = self.fan  # which refuses what it cannot be
-        for name in ("rows", "slice_spacing", "row_spacing"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise InputError(f"{name} is {value}; wanted a value above 0")
+        require_above(0, rows=self.rows, slice_spacing=self.slice_spacing, row_spacing=self.row_spacing)
         for name in ("source_distance", "row_offset", "bin_offset"):
             if not math.isfinite(getattr(self, name)):
                 raise InputError(f"{name} is {getattr(self, name)}; wanted a finite length")
@@ -81,12 +77,12 @@ class ConeGeometry(Described):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Views, rows and bins."""
+        """Return the numbers of views, rows and bins."""
         return len(self.angles), self.rows, self.bins
 
     @property
     def fan(self) -> Geometry:
-        """The fan-beam scan of one slice, with the detector in its middle."""
+        """Return the fan-beam scan of one slice, with the detector in its middle."""
         return Geometry(
             size=self.size[1:],
             angles=self.angles,
@@ -99,39 +95,25 @@ class ConeGeometry(Described):
 
     @property
     def reach(self) -> float:
-        """From the source to the detector."""
+        """Return the distance from the source to the detector."""
         return self.source_distance + self.detector_distance
 
     @property
     def circular(self) -> bool:
-        """Whether the source stays in one plane, that of the volume's middle."""
+        """Tell whether the source stays in one plane, that of the volume's middle."""
         return not any(self.heights)
 
     @property
     def detector(self) -> Array:
-        """Places u of the columns, ``(bins,)``."""
+        """Return the places u of the columns, ``(bins,)``."""
         return (np.arange(self.bins) - (self.bins - 1) / 2) * self.bin_spacing + self.bin_offset
 
     @property
     def detector_rows(self) -> Array:
-        """Places v of the rows, ``(rows,)``."""
+        """Return the places v of the rows, ``(rows,)``."""
         return (np.arange(self.rows) - (self.rows - 1) / 2) * self.row_spacing + self.row_offset
 
     @property
     def gamma(self) -> Array:
-        """Angle in the plane of each column's rays to the central ones, ``(bins,)``."""
+        """Return the angle in the plane of each column's rays to the central ones, ``(bins,)``."""
         return np.arctan(self.detector / self.reach)
-
-    def rays(self) -> tuple[Array, Array]:
-        """Angle and offset of every column's rays seen along the axis, as parallel ones, each ``(views, bins)``."""
-        angles = np.asarray(self.angles)[:, None]
-        return np.broadcast_arrays(angles - self.gamma, self.source_distance * np.sin(self.gamma)[None])
-
-    def finer(self, factor: int) -> ConeGeometry:
-        """The same scan with ``factor`` times as many voxels and bins along every axis."""
-        return replace(
-            self,
-            size=tuple(factor * n for n in self.size),
-            **{name: factor * getattr(self, name) for name in ("rows", "bins")},
-            **{name: getattr(self, name) / factor for name in ("pixel_spacing", "slice_spacing", "row_spacing", "bin_spacing")},
-        )

@@ -1,4 +1,4 @@
-"""Filtered back-projection for every scan: filters, weights of views and rays, and the way back for a fan."""
+"""Filtered back-projection reconstructs every scan of a slice: filters, weights of views and rays, and the way back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WINDOWS = {  # of the frequency as a share of the highest
 
 
 def check_window(window: str) -> None:
-    """Refuse a window that there is not.
+    """Refuse a window that does not exist.
 
     Raises:
         InputError: with those that there are.
@@ -35,7 +35,7 @@ def check_window(window: str) -> None:
 
 
 def ramp_filter(bins: int, spacing: float, window: str = "ram-lak", curved: bool = False) -> Array:
-    r"""Spectrum of the band-limited ramp, ``(length / 2 + 1,)``, from its samples in space, which keeps the mean right.
+    r"""Return the spectrum of the band-limited ramp from its samples in space, ``(length / 2 + 1,)``: this keeps the mean.
 
     .. math:: d \cdot h(0) = \frac{1}{4 d}, \quad d \cdot h(n d) = -\frac{1}{\pi^2 n^2 d} \text{ for odd } n
 
@@ -55,7 +55,7 @@ def ramp_filter(bins: int, spacing: float, window: str = "ram-lak", curved: bool
 
 
 def view_shares(angles: Array, period: float) -> tuple[Array, bool]:
-    """The angle that each view stands for, half-way to its neighbours modulo ``period``, and whether they go all round.
+    """Return the angle that each view stands for, half-way to its neighbours, and whether the views cover the ``period``.
 
     A gap of more than twice the median is a part that was not scanned. Views at the same angle share what is theirs.
     """
@@ -70,10 +70,10 @@ def view_shares(angles: Array, period: float) -> tuple[Array, bool]:
 
 
 def redundancy(geometry: Geometry) -> Array:
-    r"""Weights of a fan's rays, ``(views, bins)``, that sum to 1 over all measurements of the same line.
+    r"""Return weights of a fan's rays, ``(views, bins)``, that sum to 1 over all measurements of the same line.
 
-    All round, a half. Otherwise a line that is seen twice, from t after the start of the arc and from t' before its end,
-    has the weights
+    In a full turn each is a half. Otherwise a line that is seen twice, from t after the start of the arc and from t' before its
+    end, has the weights
 
     .. math:: \sin^2\!\Big(\frac{\pi}{2} \frac{t}{t + t'}\Big), \quad \cos^2\!\Big(\frac{\pi}{2} \frac{t}{t + t'}\Big)
 
@@ -101,7 +101,7 @@ def redundancy(geometry: Geometry) -> Array:
 
 
 class FilteredBackProjection(nn.Module):
-    r"""Weigh, filter, and spread back.
+    r"""Filtered back-projection weighs rays, filters, and spreads back.
 
     Parallel rays: the transposed matrix spreads a bin over :math:`h^2 / d` of pixel area (pixel side h, bin width d), which is
     divided out. A fan is weighted by :math:`\cos\gamma` and by :func:`redundancy`, and each pixel takes, view by view, what the
@@ -142,14 +142,14 @@ class FilteredBackProjection(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
 
     def forward(self, y: Tensor) -> Tensor:
-        """``(B, views, bins) -> (B, H, W)``."""
+        """Reconstruct, ``(B, views, bins) -> (B, H, W)``."""
         length = 2 * (self.response.shape[0] - 1)
         spectrum = torch.fft.rfft(y * self.weights.to(y), length) * self.response.to(y)
         filtered = torch.fft.irfft(spectrum, length)[..., : self.geometry.bins].contiguous()
         return self._spread(filtered) if self.geometry.fan else self.projector.adjoint(filtered)
 
     def _spread(self, filtered: Tensor) -> Tensor:
-        """What the detector of each view has at a pixel's place, linearly interpolated, over the square of the distance."""
+        """Sum over views what the detector has at a pixel's place, over the square of the pixel's distance to the source."""
         g = self.geometry
         like = {"dtype": filtered.dtype, "device": filtered.device}
         down, across = ((torch.arange(n, **like) - (n - 1) / 2) * g.pixel_spacing for n in g.size)

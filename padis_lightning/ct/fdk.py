@@ -1,4 +1,4 @@
-"""Filtered back-projection of a circular cone beam."""
+"""Feldkamp's method reconstructs circular cone-beam scans."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from padis_lightning.ct.cone import ConeGeometry
 from padis_lightning.ct.fbp import Filter, check_window, ramp_filter, redundancy, view_shares
 from padis_lightning.ct.geometry import Array
-from padis_lightning.ct.resampling import pad, places, take
+from padis_lightning.ct.interpolation import interpolate, pad, positions
 from padis_lightning.errors import InputError
 
 CHUNK = 1 << 17  # values along z at once: what a processor's cache holds
 
 
 def obstacle(geometry: ConeGeometry) -> str | None:
-    """Why there is no such reconstruction of a scan, or None."""
+    """Say why a scan has no such reconstruction; None where it has one."""
     if not geometry.circular:
         return "the source does not move on a circle"
     if geometry.bin_offset and not view_shares(np.asarray(geometry.angles), 2 * math.pi)[1]:
@@ -29,9 +29,10 @@ def obstacle(geometry: ConeGeometry) -> str | None:
 
 
 def _redundancy(geometry: ConeGeometry) -> Array:
-    r"""Weights of the columns, ``(views, bins)``, that sum to 1 over all measurements of the same line of the middle slice.
+    r"""Return weights of the columns, ``(views, bins)``, that sum to 1 over all measurements of a line of the middle slice.
 
-    Those of the fan; a detector that is shifted sees twice what lies up to :math:`\gamma_0`, where its shorter side ends, with
+    They are those of the fan. A detector that is shifted sees twice what lies up to :math:`\gamma_0`, where its shorter side
+    ends, with
 
     .. math:: \tfrac12 \Big(1 + \sin\frac{\pi \gamma}{2 \gamma_0}\Big)
 
@@ -48,9 +49,10 @@ def _redundancy(geometry: ConeGeometry) -> Array:
 
 
 class FDK(nn.Module):
-    r"""Weigh by the cosine of a ray to the central one, filter the rows, and spread back over the square of the distance.
+    r"""Feldkamp's method weighs rays, filters the rows, and spreads back over the square of the distance.
 
-    In the middle slice it is the filtered back-projection of a fan. Elsewhere it is approximate, the more the wider the cone.
+    A ray weighs the cosine of its angle to the central one. In the middle slice the result is the filtered back-projection of a
+    fan. Elsewhere it is approximate, the more the wider the cone.
 
     Source: Feldkamp, Davis and Kress, Practical cone-beam algorithm, JOSA A 1984; Kak and Slaney, 1988, section 3.6.
 
@@ -81,7 +83,7 @@ class FDK(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
 
     def forward(self, y: Tensor) -> Tensor:
-        """``(B, views, rows, bins) -> (B, D, H, W)``."""
+        """Reconstruct, ``(B, views, rows, bins) -> (B, D, H, W)``."""
         g, length = self.geometry, 2 * (self.response.shape[0] - 1)
         pillars = y.new_zeros(len(y), g.size[1] * g.size[2], g.size[0])
         for view, angle in enumerate(g.angles):
@@ -92,7 +94,7 @@ class FDK(nn.Module):
         return pillars.mT.unflatten(2, g.size[1:]).contiguous()
 
     def _spread(self, tables: Tensor, angle: float, pillars: Tensor) -> None:
-        """Add what the detector of a view, ``(B, bins + 3, rows + 3)``, has at the places of all voxels."""
+        """Add what the detector of a view, ``(B, bins + 3, rows + 3)``, has at all voxels."""
         g, (depth, height, width) = self.geometry, self.geometry.size
         like = {"dtype": self.cosine.dtype, "device": tables.device}
         x = (torch.arange(width, **like) - (width - 1) / 2) * g.pixel_spacing
@@ -108,6 +110,6 @@ class FDK(nn.Module):
         first = (g.rows - 1) / 2 - g.row_offset / g.row_spacing - step * (depth - 1) / 2
         count = max(1, CHUNK // depth)
         for part in (slice(start, start + count) for start in range(0, height * width, count)):
-            at = places(first[part], step[part], depth, g.rows, tables.dtype)
+            at = positions(first[part], step[part], depth, g.rows, tables.dtype)
             for table, out in zip(tables, pillars, strict=True):
-                out[part] += shrink[part] * take(torch.lerp(table[low[part]], table[low[part] + 1], share[part]), at)
+                out[part] += shrink[part] * interpolate(torch.lerp(table[low[part]], table[low[part] + 1], share[part]), at)

@@ -1,23 +1,39 @@
-"""A CT scan in physical units, whatever computes it."""
+"""A CT scan is described in physical units, whatever computes it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from padis_lightning.ct.described import Described
-from padis_lightning.errors import InputError
+from padis_lightning.ct.serialisable import Serialisable
+from padis_lightning.errors import InputError, require_above, require_at_least
 
 Array = NDArray[np.float64]
 
 
+class ScanGeometry(Serialisable):
+    """Scans of slices and of volumes share how rays are seen along the axis, and how a grid is made finer."""
+
+    def rays(self) -> tuple[Array, Array]:
+        """Return angle and offset of the rays to every bin of a row, seen along the axis, as parallel ones: ``(views, bins)``."""
+        offsets = self.source_distance * np.sin(self.gamma) if self.fan else self.detector
+        return np.broadcast_arrays(np.asarray(self.angles)[:, None] - self.gamma, offsets[None])
+
+    def finer(self, factor: int) -> Self:
+        """Return the same scan with ``factor`` times as many pixels and bins along every axis."""
+        names = {field.name for field in fields(self)}
+        counts = {name: factor * getattr(self, name) for name in names & {"rows", "bins"}}
+        spacings = {name: getattr(self, name) / factor for name in names if name.endswith("_spacing")}
+        return replace(self, size=tuple(factor * n for n in self.size), **counts, **spacings)
+
+
 @dataclass(frozen=True)
-class Geometry(Described):
-    r"""A scan of one slice: image and detector are centred on the axis of rotation; lengths share one unit.
+class Geometry(ScanGeometry):
+    r"""A scan of one slice has image and detector centred on the axis of rotation; lengths share one unit.
 
     The image lies in the plane with row 0 at the top and y pointing up. At angle :math:`\theta` the detector's axis is
     :math:`e = (\cos\theta, \sin\theta)` and the central ray runs along :math:`d = (-\sin\theta, \cos\theta)`. A parallel ray is
@@ -56,10 +72,7 @@ class Geometry(Described):
     def __post_init__(self) -> None:
         if min(self.size) < 1:
             raise InputError(f"size is {list(self.size)}; wanted at least 1")
-        for name in ("bins", "pixel_spacing", "bin_spacing"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise InputError(f"{name} is {value}; wanted a value above 0")
+        require_above(0, bins=self.bins, pixel_spacing=self.pixel_spacing, bin_spacing=self.bin_spacing)
         if not self.angles:
             raise InputError("the scan has 0 angles; wanted at least 1")
         if not np.isfinite(self.angles).all():
@@ -73,8 +86,8 @@ class Geometry(Described):
             raise InputError(
                 f"source_distance is {self.source_distance:g}; wanted above {self.radius:g}, half the image's diagonal"
             )
-        if self.fan and not (self.detector_distance >= 0 and math.isfinite(self.detector_distance)):
-            raise InputError(f"detector_distance is {self.detector_distance:g}; wanted at least 0")
+        if self.fan:
+            require_at_least(0, detector_distance=self.detector_distance)
         if self.curved and not self.fan:
             raise InputError("curved is true for parallel rays; wanted source_distance and detector_distance with it")
         if self.fan and self.curved and not self.fan_angle < math.pi / 2:
@@ -82,27 +95,27 @@ class Geometry(Described):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Views and bins."""
+        """Return the numbers of views and of bins."""
         return len(self.angles), self.bins
 
     @property
     def fan(self) -> bool:
-        """Whether rays start from a point."""
+        """Tell whether rays start from a point."""
         return self.source_distance is not None
 
     @property
     def radius(self) -> float:
-        """Half the image's diagonal."""
+        """Return half of the image's diagonal."""
         return math.hypot(*self.size) * self.pixel_spacing / 2
 
     @property
     def detector(self) -> Array:
-        """Bin centres, ``(bins,)``."""
+        """Return the bin centres, ``(bins,)``."""
         return (np.arange(self.bins) - (self.bins - 1) / 2) * self.bin_spacing
 
     @property
     def gamma(self) -> Array:
-        """Angle of each bin's ray to the central one, ``(bins,)``; 0 for parallel rays."""
+        """Return the angle of each bin's ray to the central one, ``(bins,)``; 0 for parallel rays."""
         if not self.fan:
             return np.zeros(self.bins)
         u = self.detector / (self.source_distance + self.detector_distance)
@@ -110,26 +123,8 @@ class Geometry(Described):
 
     @property
     def fan_angle(self) -> float:
-        """Half the opening of the fan, to the outer edge of the last bin."""
+        """Return half the opening of the fan, to the outer edge of the last bin."""
         if not self.fan:
             return 0.0
         u = self.bins * self.bin_spacing / 2 / (self.source_distance + self.detector_distance)
         return u if self.curved else math.atan(u)
-
-    def rays(self) -> tuple[Array, Array]:
-        """Angle and offset of every bin's ray as a parallel one, each ``(views, bins)``."""
-        angles = np.asarray(self.angles)[:, None]
-        if not self.fan:
-            return np.broadcast_arrays(angles, self.detector[None])
-        return np.broadcast_arrays(angles - self.gamma, self.source_distance * np.sin(self.gamma)[None])
-
-    def finer(self, factor: int) -> Geometry:
-        """The same scan with ``factor`` times as many pixels and bins along every axis."""
-        height, width = self.size
-        return replace(
-            self,
-            size=(factor * height, factor * width),
-            pixel_spacing=self.pixel_spacing / factor,
-            bins=factor * self.bins,
-            bin_spacing=self.bin_spacing / factor,
-        )

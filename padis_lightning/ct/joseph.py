@@ -1,4 +1,4 @@
-"""The cone beam without a matrix: Joseph's weights, computed anew for some rays at a time."""
+"""This backend projects a cone beam without a matrix: it computes Joseph's weights anew for a chunk of rays at a time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.nn.functional import embedding_bag
 
 from padis_lightning.ct.cone import ConeGeometry
 from padis_lightning.ct.geometry import Array
+from padis_lightning.ct.interpolation import Positions, interpolate, interpolate_transposed, pad, positions, unpad
 from padis_lightning.ct.projectors import Projector
-from padis_lightning.ct.resampling import Places, pad, places, put, take, unpad
 from padis_lightning.ct.sparse import crossings
 
 CHUNK = 1 << 18  # samples of rays at once: what a processor's cache holds ...
@@ -21,8 +21,8 @@ CHUNK_GPU = 1 << 24  # ... and what keeps a GPU busy with some 500 MiB
 COMFORTABLE = 1 << 34  # samples of one projection beyond which another backend is better, if there is one
 
 
-class Block(NamedTuple):
-    """The weights of the rays that end in some columns of the detector.
+class RayWeights(NamedTuple):
+    """These weights belong to the rays that end in a chunk of the detector's columns.
 
     Attributes:
         columns: which ones of all views, ``(n,)``.
@@ -35,12 +35,12 @@ class Block(NamedTuple):
     columns: Tensor
     cells: Tensor
     shares: Tensor
-    at: Places
+    at: Positions
     length: Tensor
 
 
 def _lines(g: ConeGeometry, theta: Array, s: Array, steep: bool) -> tuple[Array, Array, Array, Array]:
-    """Crossings as in :func:`crossings`, and the way there from the source, seen along the axis, as ``first + step * line``."""
+    """Return :func:`crossings` and the way there from the source, seen along the axis, as ``first + step * line``."""
     start, slope = crossings(g.size[1:], g.pixel_spacing, theta, s, steep)
     cos, sin = np.cos(theta), np.sin(theta)
     middle = (g.size[1 if steep else 2] - 1) / 2 * g.pixel_spacing
@@ -52,7 +52,7 @@ def _lines(g: ConeGeometry, theta: Array, s: Array, steep: bool) -> tuple[Array,
 
 
 class Joseph(Projector):
-    r"""Line integrals through the centres of the bins of a :class:`ConeGeometry`, with their exact transpose.
+    r"""Joseph's method takes line integrals through the centres of the bins of a cone beam, with their exact transpose.
 
     A ray is sampled in each row of pixels (or column, whichever it crosses more steeply), with linear interpolation between
     the two neighbours in the slice and between the two slices. All rays that end in one column of the detector cross a slice
@@ -78,30 +78,30 @@ class Joseph(Projector):
 
     @classmethod
     def version(cls) -> str:
-        """Torch computes it."""
+        """Name the version of torch, which computes it."""
         return f"of torch {torch.__version__}"
 
     def describe(self) -> str:
-        """How much is computed anew in every projection."""
+        """Say how much is computed anew in every projection."""
         samples = len(self.table) * self.geometry.rows * max(self.geometry.size[1:])
         return f"Joseph's weights of {samples / 1e6:.3g} million samples, without a matrix (torch {torch.__version__})"
 
     @classmethod
     def comfortable(cls, geometry: ConeGeometry) -> bool:
-        """Up to 17 thousand million samples of rays."""
+        """Accept up to 17 thousand million samples of rays."""
         return len(geometry.angles) * geometry.rows * geometry.bins * max(geometry.size[1:]) <= COMFORTABLE
 
-    def _blocks(self, dtype: torch.dtype) -> Iterator[Block]:
-        """All rays, in an order that does not depend on :data:`CHUNK`."""
+    def _ray_weights(self, dtype: torch.dtype) -> Iterator[RayWeights]:
+        """Compute the weights of all rays, in an order that does not depend on :data:`CHUNK`."""
         g = self.geometry
         for steep in (True, False):
             lines = g.size[1] if steep else g.size[2]
             columns = torch.nonzero(self.steep == steep)[:, 0]
             count = max(1, (CHUNK_GPU if columns.is_cuda else CHUNK) // (lines * g.rows))
             for start in range(0, len(columns), count):
-                yield self._block(columns[start : start + count], steep, lines, dtype)
+                yield self._ray_weights_of(columns[start : start + count], steep, lines, dtype)
 
-    def _block(self, columns: Tensor, steep: bool, lines: int, dtype: torch.dtype) -> Block:
+    def _ray_weights_of(self, columns: Tensor, steep: bool, lines: int, dtype: torch.dtype) -> RayWeights:
         g, (depth, height, width) = self.geometry, self.geometry.size
         start, slope, first, step, flat, z = self.table[columns, :, None].unbind(1)
         line = torch.arange(lines, device=columns.device)
@@ -114,34 +114,32 @@ class Joseph(Projector):
         rows = torch.from_numpy(g.detector_rows).to(flat)
         ratio = (first + step * line) / (flat * g.slice_spacing)
         lowest = z / g.slice_spacing + (depth - 1) / 2 + ratio * rows[0]
-        at = places(lowest.flatten(), ratio.flatten() * g.row_spacing, g.rows, depth, dtype)
+        at = positions(lowest.flatten(), ratio.flatten() * g.row_spacing, g.rows, depth, dtype)
         length = g.pixel_spacing * (1 + slope.square()).sqrt() * (1 + (rows / flat).square()).sqrt()
         cells, shares = (torch.stack(part, 2).flatten(0, 1) for part in (cells, shares))
-        return Block(columns, cells, shares.to(dtype), at, length.to(dtype))
+        return RayWeights(columns, cells, shares.to(dtype), at, length.to(dtype))
 
     def project(self, x: Tensor) -> Tensor:
-        """``(B, D, H, W) -> (B, views, rows, bins)``."""
+        """Project, ``(B, D, H, W) -> (B, views, rows, bins)``."""
         g = self.geometry
-        dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
-        pillars = pad(x.to(dtype).flatten(2).mT.contiguous())  # one for each pixel, along z
+        pillars = pad(x.flatten(2).mT.contiguous())  # one for each pixel, along z
         y = pillars.new_empty(len(x), len(self.table), g.rows)
-        for block in self._blocks(dtype):
+        for rays in self._ray_weights(x.dtype):
             for volume, out in zip(pillars, y, strict=True):
-                slices = embedding_bag(block.cells, volume, per_sample_weights=block.shares, mode="sum")
-                samples = take(slices, block.at).unflatten(0, (len(block.columns), -1))
-                out[block.columns] = samples.sum(1) * block.length
-        return y.unflatten(1, (len(g.angles), g.bins)).mT.to(x.dtype).contiguous()
+                slices = embedding_bag(rays.cells, volume, per_sample_weights=rays.shares, mode="sum")
+                samples = interpolate(slices, rays.at).unflatten(0, (len(rays.columns), -1))
+                out[rays.columns] = samples.sum(1) * rays.length
+        return y.unflatten(1, (len(g.angles), g.bins)).mT.contiguous()
 
     def backproject(self, y: Tensor) -> Tensor:
-        """The transpose, ``(B, views, rows, bins) -> (B, D, H, W)``."""
+        """Apply the transpose, ``(B, views, rows, bins) -> (B, D, H, W)``."""
         g, depth = self.geometry, self.geometry.size[0]
-        dtype = y.dtype if y.dtype in (torch.float32, torch.float64) else torch.float32
-        rays = y.to(dtype).mT.flatten(1, 2)
-        pillars = rays.new_zeros(len(y), g.size[1] * g.size[2], depth + 3)
-        for block in self._blocks(dtype):
-            lines = len(block.at.low) // len(block.columns)
-            for values, out in zip(rays, pillars, strict=True):
-                spread = (values[block.columns] * block.length).repeat_interleave(lines, 0)
-                table = put(spread, block.at, depth)[:, None] * block.shares[..., None]
-                out.index_add_(0, block.cells.flatten(), table.flatten(0, 1))
-        return unpad(pillars).mT.unflatten(2, g.size[1:]).to(y.dtype).contiguous()
+        measured = y.mT.flatten(1, 2)
+        pillars = measured.new_zeros(len(y), g.size[1] * g.size[2], depth + 3)
+        for rays in self._ray_weights(y.dtype):
+            lines = len(rays.at.low) // len(rays.columns)
+            for values, out in zip(measured, pillars, strict=True):
+                spread = (values[rays.columns] * rays.length).repeat_interleave(lines, 0)
+                table = interpolate_transposed(spread, rays.at, depth)[:, None] * rays.shares[..., None]
+                out.index_add_(0, rays.cells.flatten(), table.flatten(0, 1))
+        return unpad(pillars).mT.unflatten(2, g.size[1:]).contiguous()

@@ -1,4 +1,4 @@
-"""A scan as a picture: the image, the source's way, the detector, the outer rays of some views."""
+"""A picture shows a scan: the image, the path of the source, the detector, the outer rays of two views."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INK, PALE, FIRST, LAST = "#1a1a1a", "#c8c8c8", "#005ab5", "#dc5a00"
 
 
 def draw_scan(geometry: Geometry | ConeGeometry, side: int = 640) -> Image.Image:
-    """The plane of the slice seen from the feet, y pointing up; the first view in blue, the last in orange."""
+    """Draw the plane of the slice seen from the feet, y pointing up; the first view in blue, the last in orange."""
     cone = isinstance(geometry, ConeGeometry)
     g, detector = geometry.fan if cone else geometry, geometry.detector
     widest = np.abs(detector).max()
@@ -61,7 +61,7 @@ def draw_scan(geometry: Geometry | ConeGeometry, side: int = 640) -> Image.Image
 
 
 def _bins(g: Geometry, detector: Array, e: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """Places of the bins of one view, ``(bins, 2)``; parallel ones behind the image."""
+    """Return the places of the bins of one view, ``(bins, 2)``; parallel ones behind the image."""
     if not g.fan:
         return g.radius * d + detector[:, None] * e
     if not g.curved:

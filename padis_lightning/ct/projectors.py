@@ -1,18 +1,37 @@
-"""What computes a scan: the interface of all backends."""
+"""All backends that compute a scan share this interface."""
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from padis_lightning.ct.geometry import Geometry
+from padis_lightning.linalg import at_least_single
+
+
+def installed(module: str, *distributions: str) -> str | None:
+    """Return the version of a package without importing it, or None where it is not installed.
+
+    Args:
+        module: its name in an import.
+        distributions: the names under which it may have been installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        return None
+    for name in distributions:
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return "of an unknown version"  # from a build of one's own
 
 
 class Projector(nn.Module, ABC):
-    """Line integrals of images and their transpose, by one backend.
+    """A projector computes line integrals of images and their transpose, by one backend.
 
     Args:
         geometry: the scan.
@@ -31,48 +50,49 @@ class Projector(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def version(cls) -> str | None:
-        """The version of the library behind it, or None where it is not installed."""
+        """Return the version of the library behind it, or None where it is not installed."""
 
     @classmethod
     def obstacle(cls, geometry: Geometry) -> str | None:
-        """Why it cannot compute this scan here, or None."""
+        """Say why it cannot compute this scan here; None where it can."""
         return None
 
     @classmethod
     def comfortable(cls, geometry: Geometry) -> bool:
-        """Whether it is a good choice for a scan of this size, where there are others."""
+        """Tell whether it is a good choice for a scan of this size, where there are others."""
         return True
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
-        """``(B, H, W) -> (B, views, bins)``."""
+        """Project without derivatives, ``(B, H, W) -> (B, views, bins)``."""
 
     @abstractmethod
     def backproject(self, y: Tensor) -> Tensor:
-        """``(B, views, bins) -> (B, H, W)``."""
+        """Back-project without derivatives, ``(B, views, bins) -> (B, H, W)``."""
 
     def describe(self) -> str:
-        """A line for the start of a run."""
+        """Return a line for the start of a run."""
         kind = "" if self.exact_adjoint else ", its adjoint is approximate"
         return f"{self.name} {self.version()}{kind}"
 
     def forward(self, x: Tensor) -> Tensor:
-        """:meth:`project`, differentiable."""
+        """Compute :meth:`project`, differentiable."""
         return _Product.apply(x, self, True)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """:meth:`backproject`, differentiable."""
+        """Compute :meth:`backproject`, differentiable."""
         return _Product.apply(y, self, False)
 
 
 class _Product(torch.autograd.Function):
-    """A projection or a back-projection; the derivative of the one is the other."""
+    """This product is a projection or a back-projection; the derivative of the one is the other."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, projector: Projector, forward: bool) -> Tensor:
         ctx.projector, ctx.forward = projector, forward
         with torch.autocast(x.device.type, enabled=False):  # data terms keep their precision
-            return projector.project(x) if forward else projector.backproject(x)
+            compute = projector.project if forward else projector.backproject
+            return compute(at_least_single(x)).to(x.dtype)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:

@@ -1,4 +1,4 @@
-"""The scan as a sparse matrix: exact, with an exact transpose, on any device."""
+"""This backend keeps the scan as a sparse matrix: exact, with an exact transpose, on any device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHUNK = 1 << 21  # samples of rays at once, while building
 
 
 def crossings(size: tuple[int, int], h: float, theta: Array, s: Array, steep: bool) -> tuple[Array, Array]:
-    """Where rays cross the lines of pixels (rows if steep, else columns), as ``start + slope * line`` in pixels of side h."""
+    """Find where rays cross lines of pixels (rows if steep, else columns): ``start + slope * line`` in pixels of side h."""
     height, width = size
     cos, sin = np.cos(theta), np.sin(theta)
     if steep:  # x = (s - y sin) / cos with y = ((height - 1) / 2 - row) h
@@ -31,7 +31,7 @@ def crossings(size: tuple[int, int], h: float, theta: Array, s: Array, steep: bo
 
 
 def entries(geometry: Geometry) -> int:
-    """How many entries :func:`joseph_matrix` has, at most and nearly, without building it."""
+    """Count the entries of :func:`joseph_matrix` without building it; the count is a bound and nearly exact."""
     theta, s = (part.ravel() for part in geometry.rays())
     is_steep, total = np.abs(np.cos(theta)) >= np.abs(np.sin(theta)), 0
     for steep in (True, False):
@@ -40,22 +40,22 @@ def entries(geometry: Geometry) -> int:
         with np.errstate(divide="ignore", invalid="ignore"):
             ends = np.stack([(-1 - start) / slope, (across - start) / slope])
         level = np.abs(slope) < 1e-12
-        inside = np.where((start > -1) & (start < across), 1.0, -1.0)
+        hits = (start > -1) & (start < across)
         low = np.where(level, 0.0, np.clip(ends.min(0), 0, lines))
-        high = np.where(level, np.where(inside > 0, lines, 0), np.clip(ends.max(0), 0, lines))
+        high = np.where(level, np.where(hits, lines, 0), np.clip(ends.max(0), 0, lines))
         total += 2 * int(np.ceil(np.clip(high - low, 0, None)).sum())
     return total
 
 
 def matrix_bytes(geometry: Geometry) -> int:
-    """Memory of the matrix and its transpose in single precision."""
+    """Return the memory of the matrix and its transpose in single precision, bytes."""
     count = entries(geometry)
     index = 4 if count < 2**31 else 8
     return 2 * count * (4 + index) + index * (len(geometry.angles) * geometry.bins + math.prod(geometry.size))
 
 
 def joseph_matrix(geometry: Geometry, dtype: np.dtype | type = np.float64) -> sparse.csr_array:
-    r"""Line integrals through every bin's centre, ``(views * bins, height * width)``.
+    r"""Build the matrix of line integrals through every bin's centre, ``(views * bins, height * width)``.
 
     A ray :math:`x \cos\theta + y \sin\theta = s` is sampled once in each row of pixels (or column, whichever it crosses
     more steeply) with linear interpolation between the two neighbours; a sample weighs the length between rows.
@@ -73,7 +73,7 @@ def joseph_matrix(geometry: Geometry, dtype: np.dtype | type = np.float64) -> sp
 
 
 def _block(geometry: Geometry, theta: Array, s: Array) -> sparse.csr_array:
-    """The rows of some rays."""
+    """Build the rows of the matrix that belong to the rays ``theta``, ``s``."""
     is_steep, found = np.abs(np.cos(theta)) >= np.abs(np.sin(theta)), []
     for steep in (True, False):
         rays = np.flatnonzero(is_steep == steep)
@@ -93,7 +93,7 @@ def _block(geometry: Geometry, theta: Array, s: Array) -> sparse.csr_array:
 
 
 class SparseMatrix(Projector):
-    """Joseph's weights in a sparse matrix, stored with its transpose."""
+    """The sparse matrix holds Joseph's weights and is stored with its transpose."""
 
     name = "sparse"
 
@@ -113,12 +113,12 @@ class SparseMatrix(Projector):
 
     @classmethod
     def version(cls) -> str:
-        """scipy builds it, torch multiplies."""
+        """Name the version of scipy, which builds the matrix."""
         return f"of scipy {scipy.__version__}"
 
     @classmethod
     def obstacle(cls, geometry: Geometry) -> str | None:
-        """Its memory, stated before it is built."""
+        """Refuse a matrix that would take too much memory, before it is built."""
         free = free_memory()
         if torch.cuda.is_available():
             free = min(free, torch.cuda.mem_get_info()[0])
@@ -129,29 +129,28 @@ class SparseMatrix(Projector):
 
     @classmethod
     def comfortable(cls, geometry: Geometry) -> bool:
-        """Up to 4 GiB."""
+        """Accept matrices of up to 4 GiB."""
         return matrix_bytes(geometry) <= COMFORTABLE
 
     def describe(self) -> str:
-        """Entries and memory."""
+        """Say how many entries the matrix has and what memory it takes."""
         size = matrix_bytes(self.geometry) / 2**20
         count = f"{self.count / 1e6:.2g} million entries"
         return f"a sparse matrix of {count}, {size:.3g} MiB with its transpose (scipy {scipy.__version__})"
 
     def sparse(self, name: str, dtype: torch.dtype) -> Tensor:
-        """The ``matrix`` ``(views * bins, H * W)`` or its ``transpose``, in CSR form."""
+        """Return the ``matrix`` ``(views * bins, H * W)`` or its ``transpose``, in CSR form."""
         rows, columns, values = (getattr(self, f"{name}_{part}") for part in ("rows", "columns", "values"))
         shape = self.shape if name == "matrix" else self.shape[::-1]
         return torch.sparse_csr_tensor(rows, columns, values.to(dtype), shape)
 
     def _product(self, name: str, x: Tensor) -> Tensor:
-        dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
-        return (self.sparse(name, dtype) @ x.flatten(1).t().to(dtype).contiguous()).t().contiguous().to(x.dtype)
+        return (self.sparse(name, x.dtype) @ x.flatten(1).t().contiguous()).t().contiguous()
 
     def project(self, x: Tensor) -> Tensor:
-        """``(B, H, W) -> (B, views, bins)``."""
+        """Project, ``(B, H, W) -> (B, views, bins)``."""
         return self._product("matrix", x).reshape(-1, len(self.geometry.angles), self.geometry.bins)
 
     def backproject(self, y: Tensor) -> Tensor:
-        """The transposed matrix, ``(B, views, bins) -> (B, H, W)``."""
+        """Multiply with the transposed matrix, ``(B, views, bins) -> (B, H, W)``."""
         return self._product("transpose", y).reshape(-1, *self.geometry.size)

@@ -1,11 +1,10 @@
-"""torch-radon (GPL, optional, from conda-forge as carterbox-torch-radon): batches of images on NVIDIA GPUs."""
+"""torch-radon (GPL, optional, from conda-forge as carterbox-torch-radon) projects batches of images on NVIDIA GPUs."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 import types
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,13 @@ import torch
 from torch import Tensor
 
 from padis_lightning.ct.geometry import Geometry
-from padis_lightning.ct.projectors import Projector
+from padis_lightning.ct.projectors import Projector, installed
 
 MOST_ANGLES = 4096
 
 
 def _import() -> Any:  # noqa: ANN401 - the module
-    """The library, which imports a name from ``turtle`` that it never uses: without tkinter a stand-in gives it."""
+    """Import the library. It imports a name from ``turtle`` that it never uses: without tkinter a stand-in gives it."""
     stand_in = importlib.util.find_spec("tkinter") is None and "turtle" not in sys.modules
     if stand_in:
         sys.modules["turtle"] = types.SimpleNamespace(width=None)
@@ -32,7 +31,7 @@ def _import() -> Any:  # noqa: ANN401 - the module
 
 
 class TorchRadon(Projector):
-    """torch-radon's projectors, version 2: rays forwards, pixels backwards, so that the adjoint is approximate (1e-3).
+    """torch-radon, version 2, follows rays forwards and pixels backwards, so that the adjoint is approximate (1e-3).
 
     It computes on unit pixels in single precision: lengths are divided by the pixel spacing, results multiplied by it, and
     batches computed on the GPU's default stream.
@@ -56,19 +55,12 @@ class TorchRadon(Projector):
 
     @classmethod
     def version(cls) -> str | None:
-        """Of the package, without importing it."""
-        if importlib.util.find_spec("torch_radon") is None:
-            return None
-        for name in ("torch-radon", "torch_radon", "carterbox-torch-radon"):
-            try:
-                return version(name)
-            except PackageNotFoundError:
-                continue
-        return "of an unknown version"
+        """Return the version of the package, without importing it."""
+        return installed("torch_radon", "torch-radon", "torch_radon", "carterbox-torch-radon")
 
     @classmethod
     def obstacle(cls, geometry: Geometry) -> str | None:
-        """It needs an NVIDIA GPU, and has no curved detectors."""
+        """Refuse machines without an NVIDIA GPU, curved detectors and too many views."""
         if not torch.cuda.is_available():
             return "it needs an NVIDIA GPU"
         if geometry.curved:
@@ -88,9 +80,9 @@ class TorchRadon(Projector):
         return (self.geometry.pixel_spacing * result).to(x)
 
     def project(self, x: Tensor) -> Tensor:
-        """``(B, H, W) -> (B, views, bins)``."""
+        """Project, ``(B, H, W) -> (B, views, bins)``."""
         return self._on_device(x, self.scan.forward)
 
     def backproject(self, y: Tensor) -> Tensor:
-        """``(B, views, bins) -> (B, H, W)``."""
+        """Back-project, ``(B, views, bins) -> (B, H, W)``."""
         return self._on_device(y, self.scan.backward)

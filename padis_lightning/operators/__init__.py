@@ -1,6 +1,7 @@
-"""Measurement operators. A new one is one file here: a subclass of LinearOperator."""
+"""Measurement operators: each is one file that holds a subclass of LinearOperator."""
 
-from padis_lightning.operators.base import Composition, LinearOperator, Stack
+from padis_lightning.operators.base import Composition, LinearOperator
+from padis_lightning.operators.stack import Stack
 from padis_lightning.registry import import_submodules
 
 import_submodules(__name__, __path__)

@@ -1,25 +1,25 @@
-"""Linear measurement operators: batch first, on any device, with an exact adjoint where not said otherwise."""
+"""The interface that all linear measurement operators share, and their products."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import conjugate_gradient, largest_eigenvalue
+from padis_lightning.linalg import at_least_single, conjugate_gradient, largest_eigenvalue
 
 
 def dimensions(image_shape: Sequence[int]) -> tuple[int, int, int]:
-    """Channels, height and width.
+    """Return channels, height and width as whole numbers.
 
     Raises:
-        InputError: these are not three whole numbers above 0.
+        InputError: they are not three whole numbers above 0.
     """
     if len(image_shape) != 3 or not all(n == int(n) >= 1 for n in image_shape):
         raise InputError(f"image_shape is {list(image_shape)}; wanted channels, height and width, each at least 1")
@@ -27,20 +27,28 @@ def dimensions(image_shape: Sequence[int]) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def working(x: Tensor) -> Tensor:
-    """``x`` in a precision to compute in: half precision becomes float32."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+class Limits(NamedTuple):
+    """These limits end conjugate gradients.
+
+    Attributes:
+        iterations: most steps.
+        tolerance: relative residual at which an image is done.
+    """
+
+    iterations: int
+    tolerance: float
 
 
 class LinearOperator(nn.Module, ABC):
-    """A linear map A from images ``(B, C, H, W)`` to measurements ``(B, ...)``.
+    """A linear map A takes images ``(B, C, H, W)`` to measurements ``(B, ...)``.
 
     Attributes:
         image_shape: channels, height and width of an image.
         measurement_shape: a measurement's shape without the batch.
         exact_adjoint: whether :meth:`adjoint` is the transpose up to rounding.
-        closed_form: whether :meth:`pinv` and :meth:`prox` are exact and take no iterations.
+        closed_form: whether :meth:`pinv` and :meth:`prox` without a precision are exact and take no iterations.
         orthonormal: whether A A' = I, as for a crop.
+        geometry: the scan's, of operators that have one.
     """
 
     image_shape: tuple[int, ...]
@@ -48,30 +56,35 @@ class LinearOperator(nn.Module, ABC):
     exact_adjoint: bool = True
     closed_form: bool = False
     orthonormal: bool = False
-    #: the scan's geometry, of operators that have one
     geometry: Geometry | ConeGeometry | None = None
 
     @property
     def volumetric(self) -> bool:
-        """Whether it measures volumes ``(B, C, D, H, W)`` rather than images."""
+        """Tell whether it measures volumes ``(B, C, D, H, W)`` rather than images."""
         return len(self.image_shape) == 4
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """``A x``, ``(B, C, H, W) -> (B, *measurement_shape)``."""
+        """Measure: ``A x``, ``(B, C, H, W) -> (B, *measurement_shape)``."""
 
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:
-        """``A' y``, the transpose, ``(B, *measurement_shape) -> (B, C, H, W)``."""
+        """Apply the transpose: ``A' y``, ``(B, *measurement_shape) -> (B, C, H, W)``."""
 
     def normal(self, x: Tensor) -> Tensor:
-        """``A' A x``."""
+        """Return ``A' A x``."""
         return self.adjoint(self(x))
 
     def pinv(self, y: Tensor, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:
-        r"""The minimum-norm least-squares solution :math:`A^+ y`, by conjugate gradients on the normal equations."""
-        b = self.adjoint(y)
-        return conjugate_gradient(self.normal, b, torch.zeros_like(b), iterations, tolerance)
+        r"""Return the minimum-norm least-squares solution :math:`A^+ y`: in closed form, or by conjugate gradients.
+
+        Args:
+            y: ``(B, *measurement_shape)``.
+            iterations: most steps of conjugate gradients.
+            tolerance: relative residual at which an image is done.
+        """
+        self.check(y, self.measurement_shape, "measurement")
+        return self._pinv(at_least_single(y), Limits(iterations, tolerance)).to(y.dtype)
 
     def prox(
         self,
@@ -82,7 +95,7 @@ class LinearOperator(nn.Module, ABC):
         iterations: int = 100,
         tolerance: float = 0.0,
     ) -> Tensor:
-        r"""The image near ``v`` that explains ``y``: conjugate gradients from ``v``.
+        r"""Return the image near ``v`` that explains ``y``: in closed form, or by conjugate gradients from ``v``.
 
         .. math:: \arg\min_u \|A u - y\|_P^2 + w \|u - v\|^2, \quad (A^T P A + w I) u = A^T P y + w v
 
@@ -93,31 +106,43 @@ class LinearOperator(nn.Module, ABC):
             y: ``(B, *measurement_shape)``.
             weight: w, a number or ``(B, 1, 1, 1)``.
             precision: diagonal of P, of the shape of ``y`` (default: the identity).
-            iterations: most steps.
+            iterations: most steps of conjugate gradients.
             tolerance: relative residual at which an image is done.
         """
-
-        def weighted(r: Tensor) -> Tensor:
-            return self.adjoint(r if precision is None else precision * r)
-
-        return conjugate_gradient(lambda u: weighted(self(u)) + weight * u, weighted(y) + weight * v, v, iterations, tolerance)
+        self.check(y, self.measurement_shape, "measurement")
+        start = at_least_single(v)
+        weight, precision = (part.to(start) if isinstance(part, Tensor) else part for part in (weight, precision))
+        return self._prox(start, y.to(start), weight, precision, Limits(iterations, tolerance)).to(v.dtype)
 
     def double_prox(
         self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None = None, iterations: int = 100
     ) -> Tensor:
-        """:meth:`prox` computed in float64, of the type of ``v``."""
-        return self.prox(v.double(), y.double(), weight, precision, iterations).to(v.dtype)
+        """Compute :meth:`prox` in float64; the result has the type of ``v``."""
+        return self.prox(v.double(), y, weight, precision, iterations).to(v.dtype)
+
+    def _pinv(self, y: Tensor, limits: Limits) -> Tensor:
+        """Compute :meth:`pinv` by conjugate gradients on the normal equations."""
+        b = self.adjoint(y)
+        return conjugate_gradient(self.normal, b, torch.zeros_like(b), *limits)
+
+    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, limits: Limits) -> Tensor:
+        """Compute :meth:`prox` by conjugate gradients, all tensors in the precision of ``v``."""
+
+        def weighted(r: Tensor) -> Tensor:
+            return self.adjoint(r if precision is None else precision * r)
+
+        return conjugate_gradient(lambda u: weighted(self(u)) + weight * u, weighted(y) + weight * v, v, *limits)
 
     def approximate_inverse(self, y: Tensor) -> Tensor:
-        """The reconstruction that the field uses as its plain baseline; the pseudo-inverse where there is no better."""
+        """Return the field's plain baseline, such as filtered back-projection; the pseudo-inverse where there is no better."""
         return self.pinv(y)
 
     def zero_unmeasured(self, y: Tensor) -> Tensor:
-        """``y`` with 0 where nothing is measured, such as the missing pixels of an image: noise has no place there."""
+        """Set to 0 what ``y`` has where nothing is measured, such as at missing pixels: noise has no place there."""
         return y
 
     def finer(self, factor: int) -> LinearOperator:
-        """The same measurement of the same images with ``factor`` times finer sampling, to simulate with.
+        """Return the same measurement of the same images with ``factor`` times finer sampling, to simulate with.
 
         Raises:
             InputError: this operator is defined on pixels and has no finer version.
@@ -126,14 +151,14 @@ class LinearOperator(nn.Module, ABC):
 
     @cached_property
     def norm_squared(self) -> float:
-        r""":math:`\|A\|^2`, the largest eigenvalue of A'A, by power iteration."""
+        r"""Return the square of the norm :math:`\|A\|^2`, the largest eigenvalue of A'A."""
         like = next(self.buffers(), torch.zeros(()))
         dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
         with torch.no_grad():
             return largest_eigenvalue(self.normal, torch.zeros(1, *self.image_shape, dtype=dtype, device=like.device))
 
     def check(self, x: Tensor, shape: tuple[int, ...], what: str) -> None:
-        """Refuse an image or a measurement of another shape.
+        """Refuse an image or a measurement of another shape than ``shape``.
 
         Raises:
             InputError: with both shapes.
@@ -146,16 +171,17 @@ class LinearOperator(nn.Module, ABC):
 
 
 class Composition(LinearOperator):
-    r"""The product :math:`A = L R`.
+    r"""The product :math:`A = L R` applies one operator after another.
 
-    Where the rows of R are orthonormal (a crop), :math:`A^+ = R^T L^+`, and the proximal step is that of L inside.
+    Where the rows of R are orthonormal (a crop), :math:`A^+ = R^T L^+`, and the proximal step is
+    :math:`v + R^T (\mathrm{prox}_L(R v) - R v)`.
 
     Args:
         left: applied last.
         right: applied first.
 
     Raises:
-        InputError: the one does not take what the other yields.
+        InputError: L does not take what R yields.
     """
 
     def __init__(self, left: LinearOperator, right: LinearOperator) -> None:
@@ -172,86 +198,33 @@ class Composition(LinearOperator):
         self.orthonormal = left.orthonormal and right.orthonormal
 
     def forward(self, x: Tensor) -> Tensor:
-        """``L R x``."""
+        """Return ``L R x``."""
         return self.left(self.right(x))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """``R' L' y``."""
+        """Return ``R' L' y``."""
         return self.right.adjoint(self.left.adjoint(y))
 
-    def pinv(self, y: Tensor, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:
-        """``R' L+ y`` for orthonormal R, else by conjugate gradients."""
-        if self.right.orthonormal:
-            return self.right.adjoint(self.left.pinv(y, iterations, tolerance))
-        return super().pinv(y, iterations, tolerance)
-
-    def prox(
-        self,
-        v: Tensor,
-        y: Tensor,
-        weight: float | Tensor = 0.0,
-        precision: Tensor | None = None,
-        iterations: int = 100,
-        tolerance: float = 0.0,
-    ) -> Tensor:
-        """``v + R' (prox_L(R v) - R v)`` for orthonormal R, else by conjugate gradients."""
+    def _pinv(self, y: Tensor, limits: Limits) -> Tensor:
         if not self.right.orthonormal:
-            return super().prox(v, y, weight, precision, iterations, tolerance)
-        inside = self.right(v)
-        return v + self.right.adjoint(self.left.prox(inside, y, weight, precision, iterations, tolerance) - inside)
+            return super()._pinv(y, limits)
+        return self.right.adjoint(self.left._pinv(y, limits))
+
+    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, limits: Limits) -> Tensor:
+        if not self.right.orthonormal:
+            return super()._prox(v, y, weight, precision, limits)
+        taken = self.right(v)
+        return v + self.right.adjoint(self.left._prox(taken, y, weight, precision, limits) - taken)
 
     def zero_unmeasured(self, y: Tensor) -> Tensor:
-        """What the left operator measures."""
+        """Set to 0 what the left operator does not measure."""
         return self.left.zero_unmeasured(y)
 
     def finer(self, factor: int) -> LinearOperator:
-        """A finer left operator, where the right one stays as it is."""
+        """Return the product with a finer left operator."""
         return Composition(self.left.finer(factor), self.right)
 
     @cached_property
     def norm_squared(self) -> float:
-        r""":math:`\|L\|^2` for orthonormal R, else by power iteration."""
-        if self.right.orthonormal:
-            return self.left.norm_squared
-        return LinearOperator.norm_squared.func(self)
-
-
-class Stack(LinearOperator):
-    """Several measurements of one image, ``(B, n)``: those of each operator, flattened, one after the other.
-
-    Args:
-        operators: what is measured.
-
-    Raises:
-        InputError: there are none, or they take different images.
-    """
-
-    def __init__(self, operators: Sequence[LinearOperator]) -> None:
-        super().__init__()
-        shapes = {tuple(operator.image_shape) for operator in operators}
-        if len(shapes) != 1:
-            seen = ", ".join(map(str, sorted(shapes))) or "none"
-            raise InputError(f"the stacked operators take images of the shapes {seen}; wanted one shape")
-        self.operators = nn.ModuleList(operators)
-        self.image_shape = shapes.pop()
-        self.lengths = [math.prod(operator.measurement_shape) for operator in operators]
-        self.measurement_shape = (sum(self.lengths),)
-        self.exact_adjoint = all(operator.exact_adjoint for operator in operators)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W) -> (B, n)``."""
-        return torch.cat([operator(x).flatten(1) for operator in self.operators], 1)
-
-    def split(self, y: Tensor) -> list[Tensor]:
-        """``(B, n)`` to each operator's own measurement."""
-        parts = y.split(self.lengths, 1)
-        return [part.unflatten(1, o.measurement_shape) for part, o in zip(parts, self.operators, strict=True)]
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        """The sum of the adjoints, ``(B, n) -> (B, C, H, W)``."""
-        self.check(y, self.measurement_shape, "measurement")
-        return sum(o.adjoint(part) for o, part in zip(self.operators, self.split(y), strict=True))
-
-    def zero_unmeasured(self, y: Tensor) -> Tensor:
-        """What each operator measures."""
-        return torch.cat([o.zero_unmeasured(part).flatten(1) for o, part in zip(self.operators, self.split(y), strict=True)], 1)
+        r"""Return the square of the norm, that of L for orthonormal R."""
+        return self.left.norm_squared if self.right.orthonormal else LinearOperator.norm_squared.func(self)

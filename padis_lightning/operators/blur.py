@@ -1,10 +1,9 @@
-"""Blur: convolution with one kernel, by FFT, with a closed-form inverse where a transform makes it diagonal."""
+"""Blur convolves an image with one kernel, by FFT."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padis_lightning.errors import InputError
-from padis_lightning.linalg import damped_inverse
-from padis_lightning.operators.base import LinearOperator, dimensions, working
+from padis_lightning.errors import InputError, require_above, require_at_least
+from padis_lightning.linalg import at_least_single
+from padis_lightning.operators.base import dimensions
+from padis_lightning.operators.diagonalisable import Diagonalisable
 
 SAMPLES = 32  # points along a side of a pixel by which its overlap with a line is counted
 Border = Literal["circular", "reflect"]
@@ -22,7 +22,7 @@ Matrix = Sequence[Sequence[float]]
 
 
 def read_matrix(source: Matrix | str, name: str) -> np.ndarray:
-    """Rows of finite numbers, ``(m, n)`` in float64: as given, or out of a .npy file.
+    """Read rows of finite numbers, ``(m, n)`` in float64, as given or out of a .npy file.
 
     Raises:
         InputError: there is no such file, or the content is something else.
@@ -41,8 +41,8 @@ def read_matrix(source: Matrix | str, name: str) -> np.ndarray:
     return values
 
 
-class Blur(LinearOperator):
-    r"""Convolution of every channel with one kernel.
+class Blur(Diagonalisable):
+    r"""A blur convolves every channel with one kernel.
 
     .. math:: (A x)_i = \sum_k h_k \, x_{i + c - k}, \quad c = \lfloor n / 2 \rfloor
 
@@ -60,6 +60,8 @@ class Blur(LinearOperator):
     Raises:
         InputError: the kernel cannot be read, is larger than the image or sums to 0.
     """
+
+    pixelwise = False
 
     def __init__(self, image_shape: Sequence[int] = (3, 256, 256), *, kernel: Matrix | str, border: Border = "circular") -> None:
         super().__init__()
@@ -79,86 +81,52 @@ class Blur(LinearOperator):
         response[:rows, :columns] = values
         response = response.roll((-(rows // 2), -(columns // 2)), (0, 1))
         self.closed_form = border == "circular" or _symmetric(response)
+        spectrum = torch.fft.rfft2(response)
+        if border == "reflect":  # a mirrored image has nothing at the frequency H or W
+            spectrum[height], spectrum[:, width] = 0, 0
         self.register_buffer("kernel", values, persistent=False)
-        self.register_buffer("spectrum", torch.view_as_real(torch.fft.rfft2(response)), persistent=False)
+        self.register_buffer("spectrum", torch.view_as_real(spectrum), persistent=False)
 
-    def transfer(self, x: Tensor) -> Tensor:
-        """The kernel's transform in the precision of ``x`` and on its device, ``grid`` cut to half in its last axis."""
-        return torch.view_as_complex(self.spectrum.to(x))
+    def singular_values(self, like: Tensor) -> Tensor:
+        """Return the kernel's transform, ``grid`` cut to half in its last axis."""
+        return torch.view_as_complex(self.spectrum.to(like))
 
-    def transform(self, x: Tensor) -> Tensor:
-        """Fourier transform of the continued image."""
+    def to_spectrum(self, y: Tensor) -> Tensor:
+        """Return the Fourier transform of the continued image."""
         if self.border == "reflect":
-            x = torch.cat([x, x.flip(-2)], -2)
-            x = torch.cat([x, x.flip(-1)], -1)
-        return torch.fft.rfft2(x)
+            y = torch.cat([y, y.flip(-2)], -2)
+            y = torch.cat([y, y.flip(-1)], -1)
+        return torch.fft.rfft2(y)
 
-    def restore(self, spectrum: Tensor) -> Tensor:
-        """The image of such a transform."""
+    def from_spectrum(self, coefficients: Tensor) -> Tensor:
+        """Return the image of such a transform."""
         _, height, width = self.image_shape
-        return torch.fft.irfft2(spectrum, s=self.grid)[..., :height, :width]
+        return torch.fft.irfft2(coefficients, s=self.grid)[..., :height, :width]
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W) -> (B, C, H, W)``."""
+        """Convolve with the kernel, ``(B, C, H, W) -> (B, C, H, W)``."""
         self.check(x, self.image_shape, "image")
-        wide = working(x)
-        return self.restore(self.transfer(wide) * self.transform(wide)).to(x.dtype)
+        wide = at_least_single(x)
+        return self.from_spectrum(self.singular_values(wide) * self.to_spectrum(wide)).to(x.dtype)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Correlation with the kernel; what falls outside is folded back, ``(B, C, H, W) -> (B, C, H, W)``."""
+        """Correlate with the kernel and fold back what falls outside, ``(B, C, H, W) -> (B, C, H, W)``."""
         self.check(y, self.measurement_shape, "measurement")
-        wide = working(y)
-        spread = torch.fft.irfft2(self.transfer(wide).conj() * torch.fft.rfft2(wide, s=self.grid), s=self.grid)
+        wide = at_least_single(y)
+        spread = torch.fft.irfft2(self.singular_values(wide).conj() * torch.fft.rfft2(wide, s=self.grid), s=self.grid)
         if self.border == "reflect":
             _, height, width = self.image_shape
             spread = spread[..., :height, :] + spread[..., height:, :].flip(-2)
             spread = spread[..., :width] + spread[..., width:].flip(-1)
         return spread.to(y.dtype)
 
-    def pinv(self, y: Tensor, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:
-        """Division in the Fourier transform or the DCT-II, small values left out; else by conjugate gradients."""
-        if not self.closed_form:
-            return super().pinv(working(y), iterations, tolerance).to(y.dtype)
-        self.check(y, self.measurement_shape, "measurement")
-        wide = working(y)
-        inverse = damped_inverse(self.transfer(wide), 0.0, math.sqrt(self.norm_squared))
-        return self.restore(inverse * self.transform(wide)).to(y.dtype)
-
-    def prox(
-        self,
-        v: Tensor,
-        y: Tensor,
-        weight: float | Tensor = 0.0,
-        precision: Tensor | None = None,
-        iterations: int = 100,
-        tolerance: float = 0.0,
-    ) -> Tensor:
-        """``v + A' (A A' + w)^-1 (y - A v)``, with ``A+`` for w = 0; by conjugate gradients where A is not diagonal."""
-        start, data = working(v), working(y)
-        weight = weight.to(start) if isinstance(weight, Tensor) else weight
-        if precision is not None or not self.closed_form:
-            return super().prox(start, data, weight, precision, iterations, tolerance).to(v.dtype)
-        self.check(y, self.measurement_shape, "measurement")
-        transfer = self.transfer(start)
-        inverse = damped_inverse(transfer, weight, math.sqrt(self.norm_squared))
-        change = inverse * (self.transform(data) - transfer * self.transform(start))
-        return (start + self.restore(change)).to(v.dtype)
-
     def approximate_inverse(self, y: Tensor) -> Tensor:
-        """The blurred image."""
+        """Return the blurred image."""
         return y
-
-    @cached_property
-    def norm_squared(self) -> float:
-        r""":math:`\max |\hat h|^2`; by power iteration where A is not diagonal."""
-        if not self.closed_form:
-            return LinearOperator.norm_squared.func(self)
-        _, height, width = self.image_shape  # a mirrored image has nothing at the frequency H or W
-        return float(self.spectrum.square().sum(-1)[:height, :width].max())
 
 
 class UniformBlur(Blur):
-    """The mean over a square.
+    """Uniform blur takes the mean over a square.
 
     Args:
         image_shape: channels, height and width.
@@ -167,13 +135,12 @@ class UniformBlur(Blur):
     """
 
     def __init__(self, image_shape: Sequence[int] = (3, 256, 256), size: int = 9, border: Border = "circular") -> None:
-        if size < 1:
-            raise InputError(f"size is {size}; wanted at least 1")
+        require_at_least(1, size=size)
         super().__init__(image_shape, kernel=np.full((size, size), 1 / size**2), border=border)
 
 
 class GaussianBlur(Blur):
-    """A Gaussian, sampled at pixel centres, of sum 1.
+    """Gaussian blur convolves with a Gaussian, sampled at pixel centres, of sum 1.
 
     Args:
         image_shape: channels, height and width.
@@ -183,14 +150,9 @@ class GaussianBlur(Blur):
     """
 
     def __init__(
-        self,
-        image_shape: Sequence[int] = (3, 256, 256),
-        std: float = 3.0,
-        size: int | None = None,
-        border: Border = "circular",
+        self, image_shape: Sequence[int] = (3, 256, 256), std: float = 3.0, size: int | None = None, border: Border = "circular"
     ) -> None:
-        if not (std > 0 and math.isfinite(std)):
-            raise InputError(f"std is {std:g}; wanted a value above 0")
+        require_above(0, std=std)
         size = 2 * math.ceil(4 * std) + 1 if size is None else size
         if size < 1 or size % 2 == 0:
             raise InputError(f"size is {size}; wanted an odd number of at least 1")
@@ -200,7 +162,7 @@ class GaussianBlur(Blur):
 
 
 class MotionBlur(Blur):
-    """A straight line one pixel wide: the share of each pixel that it covers, of sum 1.
+    """Motion blur convolves with a straight line one pixel wide: the share of each pixel that it covers, of sum 1.
 
     Args:
         image_shape: channels, height and width.
@@ -210,32 +172,27 @@ class MotionBlur(Blur):
     """
 
     def __init__(
-        self,
-        image_shape: Sequence[int] = (3, 256, 256),
-        length: float = 15,
-        angle: float = 30.0,
-        border: Border = "circular",
+        self, image_shape: Sequence[int] = (3, 256, 256), length: float = 15, angle: float = 30.0, border: Border = "circular"
     ) -> None:
-        if not (length >= 1 and math.isfinite(length)):
-            raise InputError(f"length is {length:g}; wanted at least 1")
+        require_at_least(1, length=length)
         if not math.isfinite(angle):
             raise InputError(f"angle is {angle:g}; wanted degrees")
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         y, x = _points(length * abs(sin) + abs(cos))[:, None], _points(length * abs(cos) + abs(sin))
         along, across = x * cos - y * sin, x * sin + y * cos  # y points down
-        inside = (np.abs(along) <= length / 2) & (np.abs(across) <= 0.5)
-        covered = inside.reshape(len(y) // SAMPLES, SAMPLES, len(x) // SAMPLES, SAMPLES).mean((1, 3))
+        covered = (np.abs(along) <= length / 2) & (np.abs(across) <= 0.5)
+        covered = covered.reshape(len(y) // SAMPLES, SAMPLES, len(x) // SAMPLES, SAMPLES).mean((1, 3))
         super().__init__(image_shape, kernel=covered / covered.sum(), border=border)
 
 
 def _points(extent: float) -> np.ndarray:
-    """``SAMPLES`` places a pixel along an odd number of pixels around 0 that hold ``extent``."""
+    """Return ``SAMPLES`` places a pixel along an odd number of pixels around 0 that hold ``extent``."""
     pixels = 2 * math.ceil(round((extent - 1) / 2, 6)) + 1
     return (np.arange(pixels * SAMPLES) - (pixels * SAMPLES - 1) / 2) / SAMPLES
 
 
 def _symmetric(response: Tensor) -> bool:
-    """Whether a periodic impulse response equals its mirror images around its first row and its first column."""
+    """Tell whether a periodic impulse response equals its mirror images around its first row and its first column."""
     margin = 1e-12 * float(response.abs().max())
     mirrored = (response.flip(axis).roll(1, axis) for axis in (0, 1))
     return all(torch.allclose(response, other, rtol=0, atol=margin) for other in mirrored)

@@ -1,11 +1,10 @@
-"""Computed tomography of a volume: cones of rays along a circle or a helix."""
+"""Computed tomography measures a volume by cones of rays along a circle or a helix."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -16,14 +15,13 @@ from padis_lightning.ct import ConeGeometry
 from padis_lightning.ct.fbp import Filter, check_window
 from padis_lightning.ct.fdk import FDK, obstacle
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import lanczos_eigenvalue
-from padis_lightning.operators.ct import SIDE, Scan, view_angles
+from padis_lightning.operators.ct import SIDE, Scan, sides_of, view_angles
 
 Backend = Literal["auto", "joseph", "astra"]
 
 
 class ConeScan(Scan):
-    """Line integrals of a volume, ``(B, C, D, H, W)`` to ``(B, C, views, rows, bins)``.
+    """A cone scan takes line integrals of a volume, ``(B, C, D, H, W)`` to ``(B, C, views, rows, bins)``.
 
     Args:
         geometry: the scan.
@@ -46,11 +44,11 @@ class ConeScan(Scan):
         return None if obstacle(self.geometry) else FDK(self.geometry, self.filter)
 
     def approximate_inverse(self, y: Tensor) -> Tensor:
-        """Feldkamp's filtered back-projection of a circular scan, else least squares by conjugate gradients."""
+        """Reconstruct by Feldkamp's method if the scan is circular, else by conjugate gradients."""
         return self.fbp(y) if self.fbp_module else self.pinv(y, iterations=20)
 
     def fbp(self, y: Tensor) -> Tensor:
-        """Feldkamp's filtered back-projection, ``(B, C, views, rows, bins) -> (B, C, D, H, W)``.
+        """Reconstruct by Feldkamp's filtered back-projection, ``(B, C, views, rows, bins) -> (B, C, D, H, W)``.
 
         Raises:
             InputError: the scan is not circular.
@@ -59,26 +57,13 @@ class ConeScan(Scan):
             raise InputError(f"{obstacle(self.geometry)}; wanted a circular scan for filtered back-projection")
         return super().fbp(y)
 
-    @cached_property
-    def norm_squared(self) -> float:
-        r""":math:`\|A\|^2`, by Lanczos iteration."""
-        with torch.no_grad():
-            return lanczos_eigenvalue(self.normal, torch.zeros(1, *self.image_shape, device=next(self.buffers()).device))
-
-    def refined(self, factor: int) -> ConeScan:
-        """The scan on a grid that is ``factor`` times as fine, each ray for itself."""
+    def fine_scan(self, factor: int) -> ConeScan:
+        """Return the scan on a grid that is ``factor`` times as fine, each ray for itself."""
         return ConeScan(self.geometry.finer(factor), self.backend, self.filter, self.image_shape[0])
 
 
-def _sides(size: int | Sequence[int]) -> tuple[int, int, int]:
-    sides = (size,) * 3 if isinstance(size, int) else tuple(size)
-    if len(sides) != 3 or min(sides) < 1:
-        raise InputError(f"size is {size}; wanted at least 1, or a depth, a height and a width")
-    return sides
-
-
 class ConeBeam(ConeScan):
-    r"""Line integrals over a cone of rays, volumes ``(B, C, D, H, W)`` to ``(B, C, views, rows, bins)``.
+    r"""A cone beam takes line integrals over rays from a point, volumes ``(B, C, D, H, W)`` to ``(B, C, views, rows, bins)``.
 
     By default a slice has a side of 40, source and detector are four and two sides from the axis as on a C-arm, a bin is the
     shadow of a voxel at the axis, and the detector is as large as the shadow of the volume. ``pitch`` makes the circle a helix
@@ -128,7 +113,7 @@ class ConeBeam(ConeScan):
         filter: Filter = "ram-lak",  # noqa: A002 - the word that users type
         channels: int = 1,
     ) -> None:
-        sides = _sides(size)
+        sides = sides_of(size, ("a depth", "a height", "a width"))
         side = max(sides[1:])
         pixel = SIDE / side if pixel_spacing is None else pixel_spacing
         thick = pixel if slice_spacing is None else slice_spacing
@@ -162,5 +147,5 @@ class ConeBeam(ConeScan):
 
 
 def _shadow(half: float, distance: float, reach: float, spacing: float) -> int:
-    """Bins in the shadow of what reaches so far to either side, at that distance from the source."""
+    """Count the bins in the shadow of what reaches ``half`` to either side, at that ``distance`` from the source."""
     return math.ceil(2 * half * reach / distance / spacing - 1e-9)

@@ -1,4 +1,4 @@
-"""Computed tomography of a slice: parallel and fan beams."""
+"""Computed tomography measures a slice by parallel rays or by a fan of rays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from padis_lightning.ct import Geometry, choose
 from padis_lightning.ct.fbp import Filter, FilteredBackProjection
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, require_above, require_at_least
+from padis_lightning.linalg import at_least_single
 from padis_lightning.memory import on_device_of
 from padis_lightning.operators.base import LinearOperator
 
@@ -21,7 +22,7 @@ SIDE = 40.0  # of the image in the paper's units, where no pixel spacing says ot
 
 
 class Scan(LinearOperator):
-    """Line integrals of an image, ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
+    """A scan takes line integrals of an image, ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
 
     Args:
         geometry: the scan.
@@ -32,8 +33,7 @@ class Scan(LinearOperator):
 
     def __init__(self, geometry: Geometry, backend: Backend = "auto", filter: Filter = "ram-lak", channels: int = 1) -> None:  # noqa: A002
         super().__init__()
-        if channels < 1:
-            raise InputError(f"channels is {channels}; wanted at least 1")
+        require_at_least(1, channels=channels)
         self.geometry, self.backend, self.filter = geometry, backend, filter
         self.projector = choose(geometry, backend)
         self.exact_adjoint = self.projector.exact_adjoint
@@ -42,43 +42,43 @@ class Scan(LinearOperator):
         self.measurement_shape = (channels, *geometry.shape)
 
     def _filtered(self) -> nn.Module | None:
-        """What computes :meth:`fbp`."""
+        """Return what computes :meth:`fbp`."""
         return FilteredBackProjection(self.projector, self.filter)
 
-    def _each(self, x: Tensor, module: nn.Module, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        images = rearrange(x, "b c ... -> (b c) ...")
-        return rearrange(on_device_of(module, compute)(images), "(b c) ... -> b c ...", c=self.image_shape[0])
+    def _channelwise(self, x: Tensor, module: nn.Module, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        images = rearrange(at_least_single(x), "b c ... -> (b c) ...")
+        return rearrange(on_device_of(module, compute)(images), "(b c) ... -> b c ...", c=self.image_shape[0]).to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W) -> (B, C, views, bins)``."""
+        """Project, ``(B, C, H, W) -> (B, C, views, bins)``."""
         self.check(x, self.image_shape, "image")
-        return self._each(x, self.projector, self.projector)
+        return self._channelwise(x, self.projector, self.projector)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Back-projection, ``(B, C, views, bins) -> (B, C, H, W)``."""
+        """Back-project, ``(B, C, views, bins) -> (B, C, H, W)``."""
         self.check(y, self.measurement_shape, "sinogram")
-        return self._each(y, self.projector, self.projector.adjoint)
+        return self._channelwise(y, self.projector, self.projector.adjoint)
 
     def approximate_inverse(self, y: Tensor) -> Tensor:
-        """Filtered back-projection."""
+        """Reconstruct by filtered back-projection."""
         return self.fbp(y)
 
     def fbp(self, y: Tensor) -> Tensor:
-        """Filtered back-projection with the weights of the scan, ``(B, C, views, bins) -> (B, C, H, W)``."""
+        """Reconstruct by filtered back-projection with the weights of the scan, ``(B, C, views, bins) -> (B, C, H, W)``."""
         self.check(y, self.measurement_shape, "sinogram")
-        return self._each(y, self.fbp_module, self.fbp_module)
+        return self._channelwise(y, self.fbp_module, self.fbp_module)
 
     def finer(self, factor: int) -> LinearOperator:
-        """Pixels cut into ``factor`` by ``factor``, and bins into ``factor`` rays of which the mean is taken."""
+        """Return a scan that cuts pixels into ``factor`` by ``factor``, and takes the mean of ``factor`` rays a bin."""
         return FinerScan(self, factor) if factor > 1 else self
 
-    def refined(self, factor: int) -> Scan:
-        """The scan on that grid, each ray for itself."""
+    def fine_scan(self, factor: int) -> Scan:
+        """Return the scan on that grid, each ray for itself."""
         return Scan(self.geometry.finer(factor), self.backend, self.filter, self.image_shape[0])
 
 
 class FinerScan(LinearOperator):
-    """A scan that is simulated on a finer grid than it is solved on: pixels are squares, bins have a width.
+    """A finer scan simulates a scan on a finer grid than it is solved on: pixels are squares, bins have a width.
 
     Args:
         scan: what is to be measured.
@@ -88,7 +88,7 @@ class FinerScan(LinearOperator):
     def __init__(self, scan: Scan, factor: int) -> None:
         super().__init__()
         self.factor = factor
-        self.fine = scan.refined(factor)
+        self.fine = scan.fine_scan(factor)
         self.exact_adjoint = self.fine.exact_adjoint
         self.image_shape, self.measurement_shape = scan.image_shape, scan.measurement_shape
         self.image_axes, self.detector_axes = len(scan.geometry.size), len(scan.geometry.shape) - 1
@@ -104,33 +104,36 @@ class FinerScan(LinearOperator):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W) -> (B, C, views, bins)``, or what a scan of volumes takes and yields."""
+        """Project, ``(B, C, H, W) -> (B, C, views, bins)``, or what a scan of volumes takes and yields."""
         return self._pool(self.fine(self._repeat(x, self.image_axes)), self.detector_axes) / self.factor**self.detector_axes
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The transpose of :meth:`forward`."""
+        """Back-project: the transpose of :meth:`forward`."""
         spread = self._repeat(y, self.detector_axes) / self.factor**self.detector_axes
         return self._pool(self.fine.adjoint(spread), self.image_axes)
 
 
-def _size(size: int | Sequence[int]) -> tuple[int, int]:
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or min(sides) < 1:
-        raise InputError(f"size is {size}; wanted at least 1, or a height and a width")
+def sides_of(size: int | Sequence[int], axes: Sequence[str] = ("a height", "a width")) -> tuple[int, ...]:
+    """Return the sides along each of the ``axes``; one number stands for all of them.
+
+    Raises:
+        InputError: there are not as many sides, or one is below 1.
+    """
+    sides = (size,) * len(axes) if isinstance(size, int) else tuple(size)
+    if len(sides) != len(axes) or min(sides) < 1:
+        raise InputError(f"size is {size}; wanted at least 1, or {', '.join(axes[:-1])} and {axes[-1]}")
     return sides
 
 
 def view_angles(angles: Sequence[float] | None, views: int, arc: float) -> tuple[float, ...]:
-    """The angles as given, or the centres of ``views`` cells of ``arc``."""
-    if views < 1:
-        raise InputError(f"views is {views}; wanted at least 1")
-    if not (arc > 0 and math.isfinite(arc)):
-        raise InputError(f"arc is {arc:g}; wanted radians above 0")
+    """Return the angles as given, or the centres of ``views`` cells of ``arc``."""
+    require_at_least(1, views=views)
+    require_above(0, arc=arc)
     return tuple(angles) if angles is not None else tuple((i + 0.5) * arc / views for i in range(views))
 
 
 class ParallelBeam(Scan):
-    r"""Line integrals over parallel rays, images ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
+    r"""A parallel beam takes line integrals over parallel rays, images ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
 
     By default the paper's scan: the image has a side of 40, the detector has twice as many bins as the image has
     pixels across and bins as wide as pixels, angles are cell centres :math:`(i + \tfrac12)\pi / n`.
@@ -163,7 +166,7 @@ class ParallelBeam(Scan):
         filter: Filter = "ram-lak",  # noqa: A002 - the word that users type
         channels: int = 1,
     ) -> None:
-        sides = _size(size)
+        sides = sides_of(size)
         spacing = SIDE / max(sides) if pixel_spacing is None else pixel_spacing
         geometry = Geometry(
             size=sides,
@@ -176,7 +179,7 @@ class ParallelBeam(Scan):
 
 
 class FanBeam(Scan):
-    r"""Line integrals over rays from a point, images ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
+    r"""A fan beam takes line integrals over rays from a point, images ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
 
     By default the image has a side of 40, source and detector are 40 from the axis as in the paper, and the detector is wide
     enough for the whole image. The arc is a full turn, which the paper's half turn is not: that would not see every line.
@@ -215,7 +218,7 @@ class FanBeam(Scan):
         filter: Filter = "ram-lak",  # noqa: A002 - the word that users type
         channels: int = 1,
     ) -> None:
-        sides = _size(size)
+        sides = sides_of(size)
         spacing = SIDE / max(sides) if pixel_spacing is None else pixel_spacing
         source = max(sides) * spacing if source_distance is None else source_distance
         detector = max(sides) * spacing if detector_distance is None else detector_distance

@@ -1,9 +1,8 @@
-"""Inpainting: some pixels of an image are missing."""
+"""Inpainting: a part of the pixels of an image is missing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,14 @@ from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 from torch import Tensor
 
-from padis_lightning.errors import InputError
-from padis_lightning.operators.base import LinearOperator, dimensions
+from padis_lightning.errors import InputError, require_at_least
+from padis_lightning.operators.base import dimensions
 from padis_lightning.operators.blur import Matrix, read_matrix
+from padis_lightning.operators.diagonalisable import Diagonalisable
 
 
 def read_mask(source: Matrix | str) -> np.ndarray:
-    """Which pixels are known, ``(H, W)``: white ones of a .png, those other than 0 of rows of numbers or of a .npy file.
+    """Read which pixels are known, ``(H, W)``: white ones of a .png, those other than 0 of rows of numbers or of a .npy file.
 
     Raises:
         InputError: there is no such file, or the content is something else.
@@ -36,8 +36,8 @@ def read_mask(source: Matrix | str) -> np.ndarray:
         raise InputError(f"{source} cannot be read ({error}); wanted a picture") from error
 
 
-class Inpainting(LinearOperator):
-    """A = diag(m): an image with zeros where it is not known.
+class Inpainting(Diagonalisable):
+    """Inpainting measures an image with zeros where it is not known, A = diag(m).
 
     Args:
         image_shape: channels, height and width.
@@ -47,8 +47,6 @@ class Inpainting(LinearOperator):
     Raises:
         InputError: the mask cannot be read, has another shape or keeps nothing.
     """
-
-    closed_form = True
 
     def __init__(self, image_shape: Sequence[int] = (3, 256, 256), *, mask: Matrix | str) -> None:
         super().__init__()
@@ -64,50 +62,26 @@ class Inpainting(LinearOperator):
         self.register_buffer("nearest", nearest.flatten(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``m x``, ``(B, C, H, W) -> (B, C, H, W)``."""
+        """Set missing pixels to 0: ``m x``, ``(B, C, H, W) -> (B, C, H, W)``."""
         self.check(x, self.image_shape, "image")
         return x * self.mask
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """``m y``."""
+        """Set missing pixels to 0: ``m y``."""
         return self(y)
-
-    def pinv(self, y: Tensor, iterations: int = 0, tolerance: float = 0.0) -> Tensor:
-        """``m y``; nothing to iterate."""
-        return self(y)
-
-    def prox(
-        self,
-        v: Tensor,
-        y: Tensor,
-        weight: float | Tensor = 0.0,
-        precision: Tensor | None = None,
-        iterations: int = 0,
-        tolerance: float = 0.0,
-    ) -> Tensor:
-        """``(m P y + w v) / (m P + w)``; v where that is 0 / 0."""
-        self.check(y, self.measurement_shape, "measurement")
-        share = self.mask.to(v.dtype) if precision is None else self.mask * precision
-        total = share + weight
-        return torch.where(total > 0, (share * y + weight * v) / torch.where(total > 0, total, 1), v).to(v.dtype)
 
     def zero_unmeasured(self, y: Tensor) -> Tensor:
-        """``m y``."""
+        """Set missing pixels to 0: ``m y``."""
         return self(y)
 
     def approximate_inverse(self, y: Tensor) -> Tensor:
-        """Every unknown pixel takes the value of the nearest known one."""
+        """Give every unknown pixel the value of the nearest known one."""
         self.check(y, self.measurement_shape, "measurement")
         return y.flatten(2)[..., self.nearest].reshape(y.shape)
 
-    @cached_property
-    def norm_squared(self) -> float:
-        """1."""
-        return 1.0
-
 
 class BoxInpainting(Inpainting):
-    """A rectangle is missing.
+    """Box inpainting misses a rectangle.
 
     Args:
         image_shape: channels, height and width.
@@ -116,10 +90,7 @@ class BoxInpainting(Inpainting):
     """
 
     def __init__(
-        self,
-        image_shape: Sequence[int] = (3, 256, 256),
-        box: Sequence[int] = (64, 64),
-        at: Sequence[int] | None = None,
+        self, image_shape: Sequence[int] = (3, 256, 256), box: Sequence[int] = (64, 64), at: Sequence[int] | None = None
     ) -> None:
         _, height, width = dimensions(image_shape)
         if len(box) != 2 or min(box) < 1:
@@ -133,7 +104,7 @@ class BoxInpainting(Inpainting):
 
 
 class RandomInpainting(Inpainting):
-    """Single pixels are missing, an exact share of them.
+    """Random inpainting misses single pixels, an exact share of them.
 
     Args:
         image_shape: channels, height and width.
@@ -150,7 +121,7 @@ class RandomInpainting(Inpainting):
 
 
 class IrregularInpainting(Inpainting):
-    """Bent strokes of a round brush are missing, drawn until they cover a share of the image.
+    """Irregular inpainting misses bent strokes of a round brush, as many as cover a share of the image.
 
     Args:
         image_shape: channels, height and width.
@@ -161,8 +132,7 @@ class IrregularInpainting(Inpainting):
 
     def __init__(self, image_shape: Sequence[int] = (3, 256, 256), share: float = 0.3, width: float = 9, seed: int = 0) -> None:
         _, *size = dimensions(image_shape)
-        if not width >= 1:
-            raise InputError(f"width is {width:g}; wanted at least 1")
+        require_at_least(1, width=width)
         rng = _generator(share, seed)
         known, pieces = np.ones(size), 0
         while known.mean() > 1 - share:
@@ -179,8 +149,7 @@ class IrregularInpainting(Inpainting):
 def _generator(share: float, seed: int) -> np.random.Generator:
     if not 0 <= share < 1:
         raise InputError(f"share is {share:g}; wanted at least 0 and less than 1")
-    if seed < 0:
-        raise InputError(f"seed is {seed}; wanted at least 0")
+    require_at_least(0, seed=seed)
     return np.random.default_rng(seed)
 
 

@@ -1,95 +1,64 @@
-"""Super-resolution: images on a coarser grid, by block means or by an anti-aliased bicubic filter."""
+"""Super-resolution measures images on a coarser grid, by block means or by an anti-aliased bicubic filter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from padis_lightning.errors import InputError
-from padis_lightning.linalg import damped_inverse
-from padis_lightning.operators.base import LinearOperator, dimensions, working
+from padis_lightning.errors import InputError, require_at_least
+from padis_lightning.linalg import at_least_single
+from padis_lightning.operators.base import dimensions
+from padis_lightning.operators.diagonalisable import Diagonalisable
 
 
-def coarser(image_shape: Sequence[int], factor: int) -> tuple[int, int, int]:
-    """Channels, height and width of an image on the coarser grid.
+class Downsampling(Diagonalisable):
+    """Downsampling yields an image on a coarser grid.
+
+    Args:
+        image_shape: channels, height and width, multiples of ``factor``.
+        factor: pixels along an axis that become one.
 
     Raises:
         InputError: the sides are not multiples of the factor.
     """
-    channels, height, width = dimensions(image_shape)
-    if factor < 1:
-        raise InputError(f"factor is {factor}; wanted at least 1")
-    if height % factor or width % factor:
-        raise InputError(f"the image is {height}x{width}; wanted multiples of {factor}, the factor")
-    return channels, height // factor, width // factor
-
-
-def upsample(y: Tensor, shape: Sequence[int]) -> Tensor:
-    """Bicubic interpolation, ``(B, C, h, w)`` to the image ``(B, *shape)``."""
-    return functional.interpolate(y, tuple(shape[1:]), mode="bicubic", align_corners=False)
-
-
-class AveragePooling(LinearOperator):
-    """Means of square blocks; with a factor f, ``A A' = I / f**2``.
-
-    Args:
-        image_shape: channels, height and width, multiples of ``factor``.
-        factor: f, pixels along a side of a block.
-    """
-
-    closed_form = True
 
     def __init__(self, image_shape: Sequence[int] = (3, 256, 256), factor: int = 4) -> None:
         super().__init__()
-        self.image_shape, self.measurement_shape = dimensions(image_shape), coarser(image_shape, factor)
-        self.factor = factor
+        require_at_least(1, factor=factor)
+        channels, height, width = self.image_shape = dimensions(image_shape)
+        if height % factor or width % factor:
+            raise InputError(f"the image is {height}x{width}; wanted multiples of {factor}, the factor")
+        self.factor, self.measurement_shape = factor, (channels, height // factor, width // factor)
+
+    def approximate_inverse(self, y: Tensor) -> Tensor:
+        """Interpolate bicubically, ``(B, C, H / f, W / f) -> (B, C, H, W)``."""
+        self.check(y, self.measurement_shape, "measurement")
+        return functional.interpolate(y, self.image_shape[1:], mode="bicubic", align_corners=False)
+
+
+class AveragePooling(Downsampling):
+    """Average pooling takes the means of square blocks; with a factor f, ``A A' = I / f**2``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W) -> (B, C, H / f, W / f)``."""
+        """Average blocks, ``(B, C, H, W) -> (B, C, H / f, W / f)``."""
         self.check(x, self.image_shape, "image")
         return functional.avg_pool2d(x, self.factor)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Each value spread evenly over its block, ``(B, C, H / f, W / f) -> (B, C, H, W)``."""
-        return self.pinv(y) / self.factor**2
-
-    def pinv(self, y: Tensor, iterations: int = 0, tolerance: float = 0.0) -> Tensor:
-        """Each value repeated; nothing to iterate."""
+        """Spread each value evenly over its block, ``(B, C, H / f, W / f) -> (B, C, H, W)``."""
         self.check(y, self.measurement_shape, "measurement")
-        return y.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1)
+        return y.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1) / self.factor**2
 
-    def prox(
-        self,
-        v: Tensor,
-        y: Tensor,
-        weight: float | Tensor = 0.0,
-        precision: Tensor | None = None,
-        iterations: int = 0,
-        tolerance: float = 0.0,
-    ) -> Tensor:
-        """``v + A+ P (y - A v) / (P + w f**2)``; v where both P and w are 0."""
-        share = torch.ones_like(y) if precision is None else precision
-        total = share + weight * self.factor**2
-        step = share * (y - self(v)) / torch.where(total > 0, total, 1)
-        return (v + self.pinv(step)).to(v.dtype)
-
-    def approximate_inverse(self, y: Tensor) -> Tensor:
-        """Bicubic interpolation."""
-        self.check(y, self.measurement_shape, "measurement")
-        return upsample(y, self.image_shape)
-
-    @cached_property
-    def norm_squared(self) -> float:
-        """``1 / f**2``."""
-        return 1 / self.factor**2
+    def singular_values(self, like: Tensor) -> Tensor:
+        """Return ``1 / f``."""
+        return like.new_ones(()) / self.factor
 
 
-class BicubicDownsampling(LinearOperator):
-    r"""An anti-aliased bicubic filter and its samples, :math:`A X = M_h X M_w^T` with a small matrix for each axis.
+class BicubicDownsampling(Downsampling):
+    r"""Bicubic downsampling filters without aliasing and samples: :math:`A X = M_h X M_w^T` with a small matrix for each axis.
 
     The singular values of A are the products of those of the two matrices, so pinv and prox are exact.
 
@@ -101,11 +70,10 @@ class BicubicDownsampling(LinearOperator):
         factor: f, pixels along an axis that become one.
     """
 
-    closed_form = True
+    pixelwise = False
 
     def __init__(self, image_shape: Sequence[int] = (3, 256, 256), factor: int = 4) -> None:
-        super().__init__()
-        self.image_shape, self.measurement_shape = dimensions(image_shape), coarser(image_shape, factor)
+        super().__init__(image_shape, factor)
         for axis, size in zip(("rows", "columns"), self.image_shape[1:], strict=True):
             identity = torch.eye(size, dtype=torch.float64)[None, None]
             matrix = functional.interpolate(identity, (size // factor, size), mode="bicubic", antialias=True)[0, 0]
@@ -114,56 +82,30 @@ class BicubicDownsampling(LinearOperator):
                 self.register_buffer(f"{axis}_{name}", part, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W) -> (B, C, H / f, W / f)``."""
+        """Filter and sample, ``(B, C, H, W) -> (B, C, H / f, W / f)``."""
         self.check(x, self.image_shape, "image")
         return self._between(x, self.rows_matrix, self.columns_matrix)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The transposed matrices, ``(B, C, H / f, W / f) -> (B, C, H, W)``."""
+        """Multiply with the transposed matrices, ``(B, C, H / f, W / f) -> (B, C, H, W)``."""
         self.check(y, self.measurement_shape, "measurement")
         return self._between(y, self.rows_matrix.t(), self.columns_matrix.t())
 
-    def pinv(self, y: Tensor, iterations: int = 0, tolerance: float = 0.0) -> Tensor:
-        """Division by the singular values that :data:`~padis_lightning.linalg.CUTOFF` keeps; nothing to iterate."""
-        self.check(y, self.measurement_shape, "measurement")
-        return self._divide(working(y), 0.0).to(y.dtype)
+    def singular_values(self, like: Tensor) -> Tensor:
+        """Return the products of the values of both axes."""
+        return (self.rows_values[:, None] * self.columns_values).to(like)
 
-    def prox(
-        self,
-        v: Tensor,
-        y: Tensor,
-        weight: float | Tensor = 0.0,
-        precision: Tensor | None = None,
-        iterations: int = 100,
-        tolerance: float = 0.0,
-    ) -> Tensor:
-        """``v + A' (A A' + w)^-1 (y - A v)``, with ``A+`` for w = 0; with a precision by conjugate gradients."""
-        start, data = working(v), working(y)
-        weight = weight.to(start) if isinstance(weight, Tensor) else weight
-        if precision is not None:
-            return super().prox(start, data, weight, precision, iterations, tolerance).to(v.dtype)
-        return (start + self._divide(data - self(start), weight)).to(v.dtype)
+    def to_spectrum(self, y: Tensor) -> Tensor:
+        """Multiply with the left singular vectors of both axes."""
+        return self._between(y, self.rows_left.t(), self.columns_left.t())
 
-    def _divide(self, y: Tensor, weight: float | Tensor) -> Tensor:
-        """``A' (A A' + w)^-1 y``."""
-        values = (self.rows_values[:, None] * self.columns_values).to(y)
-        inverse = damped_inverse(values, weight, self.norm_squared**0.5)
-        inside = self._between(y, self.rows_left.t(), self.columns_left.t())
-        return self._between(inverse * inside, self.rows_right.t(), self.columns_right.t())
+    def from_spectrum(self, coefficients: Tensor) -> Tensor:
+        """Multiply with the right singular vectors of both axes."""
+        return self._between(coefficients, self.rows_right.t(), self.columns_right.t())
 
     @staticmethod
     def _between(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """``L X R'`` of every channel."""
+        """Return ``L X R'`` of every channel."""
         with torch.autocast(x.device.type, enabled=False):  # data terms keep their precision
-            wide = working(x)
+            wide = at_least_single(x)
             return (left.to(wide) @ wide @ right.to(wide).t()).to(x.dtype)
-
-    def approximate_inverse(self, y: Tensor) -> Tensor:
-        """Bicubic interpolation."""
-        self.check(y, self.measurement_shape, "measurement")
-        return upsample(y, self.image_shape)
-
-    @cached_property
-    def norm_squared(self) -> float:
-        """The square of the product of the two largest singular values."""
-        return float(self.rows_values.max() * self.columns_values.max()) ** 2

@@ -1,4 +1,4 @@
-"""Linear interpolation along the rows of a table, and its transpose."""
+"""These functions interpolate linearly along the rows of a table, and apply the transpose."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import torch
 from torch import Tensor, nn
 
 
-class Places(NamedTuple):
-    """Where to take values: between the entries ``low`` and ``low + 1`` of a padded row, at ``share`` from the first."""
+class Positions(NamedTuple):
+    """Positions lie between the entries ``low`` and ``low + 1`` of a padded row, at ``share`` from the first."""
 
     low: Tensor
     share: Tensor
 
 
 def pad(table: Tensor) -> Tensor:
-    """``(..., size) -> (..., size + 3)``: a zero before each row and two behind it."""
+    """Put a zero before each row and two behind it, ``(..., size) -> (..., size + 3)``."""
     return nn.functional.pad(table, (1, 2))
 
 
 def unpad(table: Tensor) -> Tensor:
-    """The transpose of :func:`pad`."""
+    """Apply the transpose of :func:`pad`."""
     return table[..., 1:-2]
 
 
-def places(first: Tensor, step: Tensor, count: int, size: int, dtype: torch.dtype) -> Places:
-    """The places ``first + step * k`` for k below ``count``, in rows that are 0 beyond their ends.
+def positions(first: Tensor, step: Tensor, count: int, size: int, dtype: torch.dtype) -> Positions:
+    """Return the positions ``first + step * k`` for k below ``count``, in rows that are 0 beyond their ends.
 
     Args:
         first: ``(n,)``, in entries.
@@ -38,16 +38,16 @@ def places(first: Tensor, step: Tensor, count: int, size: int, dtype: torch.dtyp
     k = torch.arange(count, device=first.device, dtype=dtype)
     place = torch.addcmul((first + 1).to(dtype)[:, None], step.to(dtype)[:, None], k).clamp_(0, size + 1)
     low = place.int()
-    return Places(low.long(), place.sub_(low))
+    return Positions(low.long(), place.sub_(low))
 
 
-def take(table: Tensor, at: Places) -> Tensor:
-    """``(n, size + 3) -> (n, count)``."""
+def interpolate(table: Tensor, at: Positions) -> Tensor:
+    """Interpolate each row of a padded table, ``(n, size + 3) -> (n, count)``."""
     return torch.lerp(table[:, :-1].gather(1, at.low), table[:, 1:].gather(1, at.low), at.share)
 
 
-def put(values: Tensor, at: Places, size: int) -> Tensor:
-    """The transpose of :func:`take`: ``(n, count) -> (n, size + 3)``."""
+def interpolate_transposed(values: Tensor, at: Positions, size: int) -> Tensor:
+    """Apply the transpose of :func:`interpolate`, ``(n, count) -> (n, size + 3)``."""
     far = values * at.share
     table = values.new_zeros(len(values), size + 3)
     table[:, :-1].scatter_add_(1, at.low, values - far)

@@ -1,4 +1,4 @@
-"""Geometries as plain values and as JSON files."""
+"""Geometries are kept as plain values and as JSON files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _whole(value: float, name: str) -> int:
 
 
 def _sides(values: float | Sequence[float], name: str, count: int) -> tuple[int, ...]:
-    """One number stands for all sides."""
+    """Read the sides of an image or a volume; one number stands for all of them."""
     sides = tuple(_whole(v, name) for v in (values if isinstance(values, Sequence) else [values] * count))
     if len(sides) != count:
         raise InputError(f"the geometry has {name} {list(sides)}; wanted {count} numbers")
@@ -38,18 +38,18 @@ READERS: dict[str, Callable[[Any, str], Any]] = {  # by the type that a field is
 }
 
 
-class Described(ABC):
-    """A frozen dataclass that is kept as plain values: numbers, and tuples of them."""
+class Serialisable(ABC):
+    """A serialisable dataclass is kept as plain values: numbers, and tuples of them."""
 
     FORMAT: ClassVar[str]
 
     def describe(self) -> dict[str, Any]:
-        """Plain values for a file."""
+        """Return plain values for a file."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def read(cls, described: dict[str, Any]) -> Self:
-        """The inverse of :meth:`describe`.
+        """Build a geometry from what :meth:`describe` returned.
 
         Raises:
             InputError: a key is missing, unknown or not of its kind.
@@ -70,7 +70,7 @@ class Described(ABC):
             ) from error
 
     def save(self, path: str | Path) -> None:
-        """Write a JSON file whole."""
+        """Write a JSON file."""
         write_text(Path(path), json.dumps({"format": self.FORMAT, **self.describe()}, indent=1) + "\n")
 
     @classmethod
