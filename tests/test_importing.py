@@ -10,8 +10,10 @@ import os
 import pickle
 import random
 import re
+import resource
 import subprocess
 import sys
+import time
 import types
 from collections import OrderedDict
 from pathlib import Path
@@ -21,11 +23,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from padis_lightning.commands.pickles import Record, read
-from padis_lightning.commands.snapshots import architecture, build_network, collect, load, run, settle
+from padis_lightning.commands import pickles
+from padis_lightning.commands.pickles import Record
+from padis_lightning.commands.snapshot_weights import collect
+from padis_lightning.commands.snapshots import complete_settings, load, run
+from padis_lightning.commands.stand_ins import SnapshotReader, Stored
 from padis_lightning.diffusion import Denoiser, NoPositions, PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.networks.ddpmpp import DDPMpp
+from padis_lightning.networks.ddpmpp_weights import architecture, build_network
 
 PARITY = load_file(Path(__file__).parent / "data" / "ddpmpp.safetensors")
 
@@ -34,6 +40,10 @@ def weights(name):
     """A set of published weights under the names within the preconditioned network."""
     prefix = f"{name}.state.model."
     return {k.removeprefix(prefix): v for k, v in PARITY.items() if k.startswith(prefix)}
+
+
+def read(path):
+    return pickles.read(path, SnapshotReader)
 
 
 # ---- snapshots in the form of EDM's, without EDM's code
@@ -226,17 +236,23 @@ def test_tensors_and_plain_values_are_what_pickle_itself_would_give(tmp_path, pr
     value = {
         "tensors": tensors,
         "parameter": torch.nn.Parameter(long),
-        "numbers": [*numbers, 1, -1.5, True, None, "ä", b"\x00\xff", 2**70, math.inf],
-        "containers": [(), (1,), {1, 2}, set(), OrderedDict(a=1), torch.Size([2, 3]), [[]], torch.float32],
+        "numbers": [*numbers, 1, -1.5, True, None, "ä", b"\x00\xff", -(2**62), math.inf],
+        "containers": [(), (1,), OrderedDict(a=1), {"b": (None, 2)}, [[]]],
+        "records": [{1, 2}, torch.Size([2, 3]), torch.float32],
     }
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps(value, protocol))
     found, theirs = read(path), pickle.loads(path.read_bytes())
-    for a, b in zip([*found["tensors"], found["parameter"]], [*theirs["tensors"], theirs["parameter"]], strict=True):
-        assert type(a) is torch.Tensor and a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)
+    for stored, b in zip([*found["tensors"], found["parameter"]], [*theirs["tensors"], theirs["parameter"]], strict=True):
+        a = stored.tensor
+        assert type(stored) is Stored and type(a) is torch.Tensor and a.dtype == b.dtype
+        assert a.stride() == b.stride() and torch.equal(a, b)
     assert found["numbers"] == theirs["numbers"] and found["containers"] == theirs["containers"]
     assert {type(x) for x in found["numbers"]} == {int, float, bool, type(None), str, bytes}
-    assert type(found["containers"][4]) is dict and type(found["containers"][5]) is tuple
+    assert type(found["containers"][2]) is dict
+    members, size, dtype = found["records"]
+    assert members == {1, 2} if protocol > 3 else members.arguments == ([1, 2],)
+    assert size.name == "Size" and size.arguments == ((2, 3),) and dtype.__name__ == "float32"
 
 
 def test_names_are_those_of_a_state_dict(tmp_path):
@@ -317,21 +333,21 @@ RUNS = {  # each makes the marker when the standard unpickler reads it
     "as a key": (lambda m: {touch(m): 1}, SYSTEM),
     "in hooks": (in_hooks, SYSTEM),
     "in a storage": (lambda m: Call(LOAD, saved(m, False)), SYSTEM),
-    "in an archive": (lambda m: Call(LOAD, saved(m, True)), "the pickle opcode PERSID"),
+    "in an archive": (lambda m: Call(LOAD, saved(m, True)), None),
     "torch.load": (lambda m: Call(torch.load, Call(io.BytesIO, pickle.dumps(touch(m)))), "torch.serialization.load"),
     "by method": (lambda m: Call(Path.write_text, m, "x"), f"{Path.write_text.__module__}.Path.write_text"),
     "by state": (Stateful, f"{Stateful.__module__}.Stateful"),
-    "INST": (lambda m: f"(S'touch {m}'\nios\nsystem\n.".encode(), "os.system"),
+    "INST": (lambda m: f"(S'touch {m}'\nios\nsystem\n.".encode(), "the pickle opcode STRING"),
     "OBJ": (lambda m: f"(cos\nsystem\nS'touch {m}'\no.".encode(), "os.system"),
     "GLOBAL": (lambda m: f"cos\nsystem\n(S'touch {m}'\ntR.".encode(), "os.system"),
     "dotted": (lambda m: found_by("torch", "os.system", f"touch {m}"), "torch.os.system"),
     "dotted twice": (lambda m: found_by("torch", "serialization.os.system", f"touch {m}"), "torch.serialization.os.system"),
-    "dotted known": (lambda m: found_by("torch", "storage._load_from_bytes", saved(m, False)), "torch.storage._load_from_bytes"),
+    "dotted known": (lambda m: found_by("torch", "storage._load_from_bytes", saved(m, False)), SYSTEM),
 }
 ONES = torch.storage.TypedStorage(wrap_storage=torch.ones(2).untyped_storage(), dtype=torch.float32, _internal=True)
 TENSOR = (torch._utils._rebuild_tensor_v2, (ONES, 0, (2,), (1,), False, OrderedDict()))
 ODD = {  # do nothing by themselves, and have no business in a snapshot either
-    "known name by dots": (found_by("torch", "_utils._rebuild_tensor_v2", "x"), "torch._utils._rebuild_tensor_v2"),
+    "known name by dots": (found_by("torch._utils", "x._rebuild_tensor_v2", "x"), "torch._utils.x._rebuild_tensor_v2"),
     "beyond a known name": (found_by("collections", "OrderedDict.fromkeys", "x"), "collections.OrderedDict.fromkeys"),
     "globals of a known name": (
         found_by("torch.storage", "_load_from_bytes.__globals__", "x"),
@@ -343,11 +359,14 @@ ODD = {  # do nothing by themselves, and have no business in a snapshot either
     "array": (np.zeros(2), f"{ARRAY.__module__}._reconstruct"),
     "partial": (functools.partial(print), "functools.partial"),
     "layer": (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
-    "state of a dictionary": (b"}}b.", "to set attributes of a dict"),
-    "state of a tensor": (type("", (), {"__reduce__": lambda self: (*TENSOR, (1, 2))})(), "to set attributes of a Tensor"),
-    "state of a name": (b"ccollections\nOrderedDict\n}b.", "to set attributes of a Maker"),
-    "call of a value": (b"})R.", "to call something that is not a name"),
-    "class of a value": (b"X\x01\x00\x00\x00a)\x81.", "to call something that is not a name"),
+    "state of a dictionary": (b"}}b.", None),
+    "state of a name": (b"ctorch\nSize\n}X\x01\x00\x00\x00aNsb.", None),
+    "slots of a name": (b"ccollections\nOrderedDict\nN}X\x01\x00\x00\x00aNs\x86b.", "to set attributes of a name"),
+    "call of a value": (b"})R.", None),
+    "call of a record": (b"ctorch\nSize\n)R)R.", None),
+    "class of a value": (b"X\x01\x00\x00\x00a)\x81.", None),
+    "items of a tensor": (pickle.dumps(Call(*TENSOR), 3)[:-1] + b"(K\x01\x90.", None),
+    "copy of a dictionary": (b"ccollections\nOrderedDict\n}\x85R.", None),
     "OBJ": (b"(ccollections\nOrderedDict\no.", "the pickle opcode OBJ"),
     "INST": (b"(icollections\nOrderedDict\n.", "the pickle opcode INST"),
     "NEWOBJ_EX": (b"\x80\x04ccollections\nOrderedDict\n)}\x92.", "the pickle opcode NEWOBJ_EX"),
@@ -368,10 +387,13 @@ def refused(made, tmp_path, name):
         path.write_bytes(made)
     else:
         dump(made, path)
-    sentence = f"{path} wants {name}"
+    sentence = f"{path} wants {name}" if name else f"{path} cannot be read ("
     with pytest.raises(InputError, match=re.escape(sentence)) as caught:
         run([str(path), "--output", str(folder / "prior.safetensors"), "--patch_sizes", "16"])
-    assert str(caught.value).endswith("on loading; wanted tensors and plain containers only, nothing was run")
+    wanted = (
+        "on loading; wanted tensors and plain containers only, nothing was run" if name else "wanted a network snapshot (.pkl)"
+    )
+    assert str(caught.value).endswith(wanted)
     assert str(caught.value).isprintable()
     assert not list(folder.iterdir())
     return path
@@ -395,6 +417,56 @@ def test_code_is_refused_by_name_and_not_run(case, tmp_path, marker):
 @pytest.mark.parametrize("case", ODD)
 def test_what_no_snapshot_needs_is_refused_by_name(case, tmp_path):
     refused(ODD[case][0], tmp_path, ODD[case][1])
+
+
+def doubled(levels, begin, pair):
+    """A value of ``levels`` pairs, each of the one before twice: as many paths as two to their power."""
+    steps = b"".join(pair(level) for level in range(levels))
+    return b"\x80\x04" + begin + b"\x94" + steps
+
+
+def nested_tuples(levels):
+    return b"}" + doubled(levels, b")", lambda level: b"h" + bytes([level]) + b"\x86\x94") + b"Ns."
+
+
+def nested_modules(levels):
+    """A network of modules, each with the one before under two names."""
+    inner = torch.nn.ModuleDict()
+    for _ in range(levels):
+        outer = torch.nn.ModuleDict()
+        outer._modules |= {"a": inner, "b": inner}
+        inner = outer
+    value = {"ema": Persistent("EDMPrecond")}
+    value["ema"]._modules["model"] = inner
+    return value
+
+
+BOMBS = {
+    "a key of many paths": (nested_tuples(200), "wants a tuple of more than 1000 values on loading"),
+    "a deep key": (b"\x80\x04}N" + b"\x85" * 200_000 + b"Ns.", "wants a tuple of more than 1000 values on loading"),
+    "many paths": (nested_modules(28), "the network has the module .* twice; wanted"),
+    "endless opcodes": (b"\x80\x04]" + b"N0" * 10**6 + b".", "wants more than 300000 pickle opcodes on loading"),
+    "a far place": (b"\x80\x04Nr\xff\xff\xff\xff.", "wants the place 4294967295 of the pickle's memo on loading"),
+    "keys of one hash": (pickle.dumps({k * (2**61 - 1): 0 for k in range(50_000)}), "wants an integer of 6. bits on loading"),
+    "a long text": (b"\x80\x04\x8d" + bytes(7) + b"\x7f.", "cannot be read"),
+    "a long frame": (b"\x80\x04\x95" + bytes(7) + b"\x7f.", "cannot be read"),
+    "attributes of many": (
+        b"\x80\x04}(" + b"".join(b"J" + k.to_bytes(4, "little") + b"N" for k in range(50_000)) + b"u\x940]"
+        + (b"ctorch\nSize\n)Rh\x00ba" * 20_000) + b".", "holds a list",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_small_files_take_neither_long_nor_much(case, tmp_path):
+    made, sentence = BOMBS[case]
+    path = tmp_path / "a.pkl"
+    path.write_bytes(made) if isinstance(made, bytes) else dump(made, path)
+    begin, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=sentence):
+        load(path)
+    assert time.process_time() - begin < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
 
 
 @pytest.mark.parametrize("where", ["attribute", "arguments", "weights", "meta", "loss"])
@@ -436,7 +508,7 @@ def test_attributes_are_kept_and_never_set(tmp_path):
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps(layer))
     found = read(path)
-    assert type(found) is Record and found.name == "ModuleDict" and vars(found).keys() == {"name", "state"}
+    assert isinstance(found, Record) and found.name == "ModuleDict" and not hasattr(found, "__dict__")
     assert found.state["__setstate__"] == 2 and found.state["name"] == "other" and not callable(found)
 
 
@@ -494,7 +566,7 @@ def test_a_tensor_lies_within_its_storage(offset, size, stride, tmp_path):
     for whole, view in {True: (0, (2,), (1,)), False: (offset, size, stride)}.items():
         path.write_bytes(pickle.dumps(Call(TENSOR[0], ONES, *view, False, OrderedDict())))
         if whole:
-            assert torch.equal(read(path), torch.ones(2))
+            assert torch.equal(read(path).tensor, torch.ones(2))
         else:
             with pytest.raises(InputError, match="cannot be read"):
                 read(path)
@@ -520,7 +592,7 @@ def test_a_storage_is_as_torch_writes_it(options, tmp_path):
     for given in ({"view": [None]}, options):
         path.write_bytes(pickle.dumps(Call(LOAD, stored(**given))))
         if given is not options:
-            assert torch.equal(read(path), torch.ones(1))
+            assert torch.equal(read(path).tensor, torch.ones(1))
     with pytest.raises(InputError, match="cannot be read"):
         read(path)
 
@@ -540,11 +612,11 @@ def test_damaged_files_raise_input_errors_only(tmp_path):
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda inner: inner._modules.update(a=1), "_modules of SongUNet has a int as a; wanted a Record"),
+        (lambda inner: inner._modules.update(a=1), "_modules of SongUNet has a int as a; wanted a module"),
         (lambda inner: inner._parameters.update(a="x"), "_parameters of SongUNet has a str as a; wanted a Tensor"),
         (lambda inner: inner._parameters.update({"a\x1b": 1}), r"_parameters of SongUNet has the name 'a\\\\x1b'"),
         (lambda inner: inner.__dict__.update(_buffers=[1]), "_buffers of SongUNet is a list; wanted a dictionary"),
-        (lambda inner: inner._modules.update(a=endless()), "modules more than 32 deep"),
+        (lambda inner: inner._modules.update(a=endless()), "the network has the module a.a. twice; wanted DDPM"),
         (lambda inner: inner._init_kwargs.update(dropout="x"), "the network's dropout is a str; wanted a number"),
     ],
 )
@@ -593,13 +665,16 @@ def test_names_and_shapes_tell_the_architecture(options):
 
 TOP = "enc.64x64_conv.weight"
 OTHER = {
-    "fourier": ({"map_noise.freqs": (8,)}, "has map_noise.freqs, a Fourier embedding"),
-    "classes": ({"map_label.weight": (16, 10)}, "has map_label.weight, an input of class labels"),
-    "residual": ({"enc.32x32_aux_residual.weight": (16, 3, 3, 3)}, "has enc.32x32_aux_residual.weight, a second encoder"),
-    "skip": ({"enc.32x32_aux_skip.weight": (16, 3, 1, 1)}, "has enc.32x32_aux_skip.weight, a second encoder"),
-    "outputs": ({"dec.32x32_aux_up.resample_filter": (1, 1, 2, 2)}, "outputs at several resolutions"),
-    "adm": ({"out_norm.weight": (16,)}, "has out_norm.weight, an output as in ADM"),
-    "perceptron": ({"enc.64x64_conv.0.weight": (16, 3, 1, 1)}, "has enc.64x64_conv.0.weight, an input of several layers"),
+    "fourier": ({"map_noise.freqs": (8,)}, "has map_noise.freqs; wanted"),
+    "classes": (
+        {"map_label.weight": (16, 10)},
+        "has map_label.weight; wanted the weights of DDPM[+][+] without class labels alone",
+    ),
+    "residual": ({"enc.32x32_aux_residual.weight": (16, 3, 3, 3)}, "has enc.32x32_aux_residual.weight; wanted"),
+    "skip": ({"enc.32x32_aux_skip.weight": (16, 3, 1, 1)}, "has enc.32x32_aux_skip.weight; wanted"),
+    "outputs": ({"dec.32x32_aux_conv.weight": (1, 32, 3, 3)}, "has dec.32x32_aux_conv.weight; wanted"),
+    "adm": ({"out_norm.weight": (16,)}, "has out_norm.weight; wanted"),
+    "perceptron": ({"enc.64x64_conv.0.weight": (16, 3, 1, 1)}, "has enc.64x64_conv.0.weight; wanted"),
     "more positions": ({TOP: (16, 5, 3, 3)}, "takes 5 channels and gives 1; wanted as many, or 2 more for positions"),
     "no convolution": ({TOP: (16,)}, "enc.64x64_conv.weight is 16; wanted the kernel of a convolution"),
     "no input": ({TOP: None}, "enc.64x64_conv.weight is missing; wanted"),
@@ -607,7 +682,7 @@ OTHER = {
     "width": ({"enc.32x32_block0.conv0.weight": (40, 16, 3, 3)}, "wanted multiples of its first 16"),
     "lack": ({"map_layer0.bias": None}, "lacks map_layer0.bias; wanted all weights of DDPM[+][+]"),
     "block": ({"enc.64x64_block0.conv0.bias": None}, "lacks enc.64x64_block0.conv0.bias"),
-    "surplus": ({"enc.64x64_block0.gate": (3,)}, "has enc.64x64_block0.gate; wanted the weights of DDPM[+][+] alone"),
+    "surplus": ({"enc.64x64_block0.gate": (3,)}, "has enc.64x64_block0.gate; wanted"),
     "scale": (
         {"enc.64x64_block0.affine.weight": (32, 64)},
         r"affine.weight is torch.float32 \(32, 64\); wanted floats \(16, 64\)",
@@ -643,7 +718,7 @@ def test_nothing_but_other_names_is_refused():
     [
         ("UNetBlock", "skip_scale", 1, "skip_scale is 1; wanted 0.707107"),
         ("UNetBlock", "num_heads", 4, "num_heads is 4; wanted 1"),
-        ("GroupNorm", "eps", 1e-5, "norm0.eps is 1e-05; wanted 1e-06"),
+        ("GroupNorm", "eps", 1e-5, "norm.?[.]eps is 1e-05; wanted 1e-06"),
         ("UNetBlock", "skip_scale", "x", "skip_scale is a str; wanted a number"),
     ],
 )
@@ -671,16 +746,16 @@ PADDED, WHOLE = meta(base=4), meta(base=4, positions=0, resolution=64)
 
 
 def test_what_is_not_given_follows_from_the_resolution():
-    found = settle(WHOLE)
+    found = complete_settings(WHOLE)
     assert (found.image_size, found.patch_sizes, found.pad, found.span) == (64, [64], 0, (-1.0, 1.0))
     assert found.assumed == ["image_size", "patch_sizes", "pad", "span"]
-    found = settle(PADDED, image_size=256, patch_sizes=[56, 16, 32, 16])
+    found = complete_settings(PADDED, image_size=256, patch_sizes=[56, 16, 32, 16])
     assert (found.image_size, found.patch_sizes, found.pad, found.span) == (256, [16, 32, 56], 24, (0.0, 1.0))
-    found = settle(PADDED, patch_sizes=[16])
+    found = complete_settings(PADDED, patch_sizes=[16])
     assert (found.image_size, found.pad, found.span) == (304, 0, (-1.0, 1.0))
-    found = settle(PADDED, 320, [16], span=[0, 2])
+    found = complete_settings(PADDED, 320, [16], span=[0, 2])
     assert (found.image_size, found.pad, found.span, found.assumed) == (320, 0, (0, 2), ["pad"])
-    assert settle(PADDED, 255, [16], 3, (0, 1)).assumed == []
+    assert complete_settings(PADDED, 255, [16], 3, (0, 1)).assumed == []
 
 
 @pytest.mark.parametrize(
@@ -707,7 +782,7 @@ def test_what_is_not_given_follows_from_the_resolution():
 )
 def test_settings_that_do_not_fit_are_refused(network, options, sentence):
     with pytest.raises(InputError, match=sentence):
-        settle(network, **options)
+        complete_settings(network, **options)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""Weights and constants of a network, read out of the records of a snapshot."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from padis_lightning.commands.pickles import Record, printable
+from padis_lightning.commands.stand_ins import Stored
+from padis_lightning.errors import InputError
+
+PRECONDITIONED = ("EDMPrecond", "Patch_EDMPrecond")
+DEEPEST = 32  # modules within modules
+CONSTANTS = {  # attributes that leave no trace in the weights
+    "skip_scale": (math.sqrt(0.5),),
+    "eps": (1e-6,),
+    "num_heads": (0, 1),
+    "max_positions": (10000,),
+    "endpoint": (True,),
+}
+
+
+def find_network(snapshot: object, file: Path) -> Record:
+    """Return the averaged network of a snapshot, or else the one that was trained.
+
+    Raises:
+        InputError: there is none, or it is not preconditioned as EDM's.
+    """
+    if not isinstance(snapshot, dict):
+        kind = snapshot.name if isinstance(snapshot, Record) else type(snapshot).__name__
+        raise InputError(f"{file} holds a {kind}; wanted a dictionary with a network under 'ema' or 'net'")
+    found = [snapshot[key] for key in ("ema", "net") if isinstance(snapshot.get(key), Record)]
+    if not found:
+        keys = ", ".join(sorted(printable(key) for key in snapshot if isinstance(key, str))[:8]) or "none"
+        raise InputError(f"{file} has the keys {keys}; wanted a network under 'ema' or 'net'")
+    if found[0].name not in PRECONDITIONED:
+        raise InputError(f"{file} holds a network of the class {found[0].name}; wanted {' or '.join(PRECONDITIONED)}")
+    return found[0]
+
+
+def children(module: Record, key: str, kind: type[Record] = Record) -> dict[str, Record]:
+    """Return the entries of a module's dictionary, those that are None left out."""
+    children, wanted = module.state.get(key) or {}, "Tensor" if kind is Stored else "module"
+    if not isinstance(children, dict):
+        raise InputError(f"{key} of {module.name} is a {type(children).__name__}; wanted a dictionary")
+    for name, child in children.items():
+        if not isinstance(name, str) or not re.fullmatch(r"\w{1,100}", name):
+            seen = printable(name) if isinstance(name, str) else type(name).__name__
+            raise InputError(f"{key} of {module.name} has the name {seen!r}; wanted letters, digits and _")
+        if child is not None and not isinstance(child, kind):
+            raise InputError(f"{key} of {module.name} has a {type(child).__name__} as {name}; wanted a {wanted}")
+    return {name: child for name, child in children.items() if child is not None}
+
+
+def walk(network: Record) -> list[tuple[str, Record]]:
+    """Return a module and all within it, with the prefixes of their names.
+
+    Raises:
+        InputError: one is met twice, so that there may be no end to them.
+    """
+    found, seen = [("", network)], set()
+    for prefix, module in found:  # which grows
+        parts = {id(module), *(id(module.state.get(key)) for key in ("_modules", "_parameters", "_buffers"))} - {id(None)}
+        if seen & parts or prefix.count(".") > DEEPEST:
+            raise InputError(f"the network has the module {prefix[-200:]} twice; wanted DDPM++, a tree of modules")
+        seen |= parts
+        found += [(f"{prefix}{name}.", child) for name, child in children(module, "_modules").items()]
+    return found
+
+
+def collect(network: Record) -> dict[str, Tensor]:
+    """Return parameters and stored buffers under the names that ``nn.Module.state_dict`` gives them."""
+    state: dict[str, Tensor] = {}
+    for prefix, module in walk(network):
+        skipped = module.state.get("_non_persistent_buffers_set") or ()
+        skipped = skipped.arguments[0] if isinstance(skipped, Record) else skipped  # a set of an old protocol
+        kept = children(module, "_parameters", Stored) | children(module, "_buffers", Stored)
+        state |= {prefix + name: value.tensor for name, value in kept.items() if name not in skipped}
+    return state
+
+
+def to_number(key: str, value: object) -> float:
+    """Return an attribute that has to be a number."""
+    if not isinstance(value, (bool, int, float)):
+        raise InputError(f"the network's {key} is a {type(value).__name__}; wanted a number")
+    return float(value)
+
+
+def check_constants(network: Record) -> None:
+    """Refuse a network that computes with other constants than DDPM++, as far as it says.
+
+    Raises:
+        InputError: with the first one.
+    """
+    for prefix, module in walk(network):
+        for key, wanted in CONSTANTS.items():
+            value = to_number(key, module.state.get(key, wanted[0]))
+            if not any(math.isclose(value, each, rel_tol=1e-4) for each in wanted):
+                raise InputError(f"the network's {prefix}{key} is {value:g}; wanted {wanted[-1]:g}, as in DDPM++")
