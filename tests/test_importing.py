@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from padis_lightning.commands import pickles
 from padis_lightning.commands.pickles import Record
@@ -33,7 +32,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.networks.ddpmpp import DDPMpp
 from padis_lightning.networks.ddpmpp_weights import architecture, build_network
 
-PARITY = load_file(Path(__file__).parent / "data" / "ddpmpp.safetensors")
+from .test_networks import PARITY, from_published
 
 
 def weights(name):
@@ -149,14 +148,9 @@ def marker(tmp_path, monkeypatch):
     return path
 
 
-def agree(denoiser, name, patch):
-    """The network's contribution against the published numbers."""
-    x, sigma, position, denoised = (PARITY[f"{name}.{patch}.{key}"] for key in ("x", "sigma", "position", "denoised"))
-    with torch.no_grad():
-        found = denoiser.eval()(x, sigma, position)
-    c_skip, c_out, _ = denoiser.scalings(sigma.double()[:, None, None, None])
-    ours, theirs = ((value.double() - c_skip * x) / c_out for value in (found, denoised))
-    return all((a - b).norm() < 1e-5 * b.norm() for a, b in zip(ours, theirs, strict=True))
+def agree(model, name, *patches):
+    """Whether the prior's network is the published one."""
+    return all(from_published(model.denoiser, name, patch) < 1e-8 for patch in patches)
 
 
 # ---- what should work
@@ -168,7 +162,7 @@ def test_a_patch_network_becomes_its_prior(tmp_path, marker, capsys):
     out = tmp_path / "new" / "prior.safetensors"
     run([str(file), "--output", str(out), "--patch_sizes", "[32, 16]", "--span", "0", "1"])
     model = PatchModel.load(out)
-    assert agree(model.denoiser, "gray", 16) and agree(model.denoiser, "gray", 32)
+    assert agree(model, "gray", 16, 32)
     assert (model.image_shape, model.patch_sizes, model.pad) == ((1, 64, 64), [16, 32], (0, 0))
     assert model.denoiser.network.config["dropout"] == 0.13
     assert model.training["source"] == file.name and model.training["class"] == "Patch_EDMPrecond"
@@ -184,7 +178,7 @@ def test_a_padded_network_of_colour_images_becomes_its_prior(tmp_path, marker, c
     out.write_text("an earlier one")
     run([str(file), "--output", str(out), "--image_size", "256", "--patch_sizes", "16", "56"])
     model = PatchModel.load(out)
-    assert agree(model.denoiser, "colour", 16)
+    assert agree(model, "colour", 16)
     assert (model.image_shape, model.patch_sizes, model.pad) == ((3, 256, 256), [16, 56], (24, 24))
     (line,) = capsys.readouterr().out.splitlines()
     assert "pad 24, span 0 1 (assumed pad, span)" in line and "OverlapTiling" not in line and "stretched" not in line
@@ -365,7 +359,7 @@ ODD = {  # do nothing by themselves, and have no business in a snapshot either
     "call of a value": (b"})R.", None),
     "call of a record": (b"ctorch\nSize\n)R)R.", None),
     "class of a value": (b"X\x01\x00\x00\x00a)\x81.", None),
-    "items of a tensor": (pickle.dumps(Call(*TENSOR), 3)[:-1] + b"(K\x01\x90.", None),
+    "items of a tensor": (pickle.dumps(Call(TENSOR[0], *TENSOR[1]), 3)[:-1] + b"(K\x01\x90.", None),
     "copy of a dictionary": (b"ccollections\nOrderedDict\n}\x85R.", None),
     "OBJ": (b"(ccollections\nOrderedDict\no.", "the pickle opcode OBJ"),
     "INST": (b"(icollections\nOrderedDict\n.", "the pickle opcode INST"),
