@@ -91,7 +91,7 @@ class Trainee:
         side = max(step.size, 64)
         images = torch.rand(min(step.n, 4), 1, side, side, device=self.setup.device)
         self.task.image_shape = tuple(images.shape[1:])
-        draws = self.task.draw(step.size, step.n, self.generator)
+        draws = self.task.draw_patches(step.size, step.n, self.generator)
         with torch.autocast(self.setup.device, torch.bfloat16, enabled=self.setup.bf16):
             if self.setup.plain:
                 clean, position = self.task.cut(images, draws.corners, step.size)

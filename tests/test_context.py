@@ -159,7 +159,7 @@ def test_a_solver_that_takes_gradients_takes_those_of_the_context(rng):
 class Constants(nn.Module):
     """The best network for images of one value, ``c ~ N(0.2, 0.5^2)``: it looks at nothing but the context."""
 
-    channels, positions, mean, std = 1, 3, 0.2, 0.5
+    channels, positions, axes, mean, std = 1, 3, 2, 0.2, 0.5
 
     def __init__(self, span, pixels):
         super().__init__()
@@ -201,7 +201,7 @@ def task(size=(16, 16), patch_sizes=(4, 8), context=True):
 def test_training_shows_a_patch_the_image_whose_noise_it_has(rng):
     one = task()
     images, seen = torch.rand(2, 1, 16, 16, generator=rng), inputs_of(one.denoiser.network)
-    draws = one.draw(8, 3, seeded(0))
+    draws = one.draw_patches(8, 3, seeded(0))
     corners = torch.tensor([[8, 8], [12, 14], [18, 4]])  # in the image, in it elsewhere, beyond two edges
     draws = draws._replace(corners=corners, sigma=torch.tensor([0.1, 0.7, 5.0]))
     one.losses(images, 8, draws)
@@ -221,7 +221,7 @@ def test_training_shows_a_patch_the_image_whose_noise_it_has(rng):
 def test_a_patch_as_large_as_the_image_is_its_own_context_in_training(rng):
     one = task(patch_sizes=[16])
     images, seen = torch.rand(2, 1, 16, 16, generator=rng), inputs_of(one.denoiser.network)
-    draws = one.draw(16, 2, seeded(0))
+    draws = one.draw_patches(16, 2, seeded(0))
     one.losses(images, 16, draws._replace(corners=torch.tensor([[16, 16]] * 2)))
     assert one.pad == (16, 16)
     torch.testing.assert_close(seen[0][:, 3:], seen[0][:, :1], rtol=1e-5, atol=1e-5)
@@ -232,7 +232,7 @@ def test_training_of_volumes_shows_them_whole(rng):
     one = PatchDiffusion(network, context=True, patch_sizes=[4, 8], sigma_data=0.3)
     one.lay_out((1, 4, 16, 24))
     volumes, seen = torch.rand(2, 1, 4, 16, 24, generator=rng), inputs_of(network)
-    draws = one.draw(8, 2, seeded(0))
+    draws = one.draw_patches(8, 2, seeded(0))
     draws = draws._replace(corners=torch.tensor([[0, 12, 17], [0, 8, 14]]), sigma=torch.tensor([0.2, 3.0]))
     one.losses(volumes, 8, draws)
     level, (inputs,) = draws.sigma.reshape(2, 1, 1, 1, 1), seen
@@ -249,12 +249,12 @@ def test_training_of_volumes_shows_them_whole(rng):
 
 
 def test_the_context_changes_nothing_that_is_drawn_for_a_patch():
-    with_it, without = (task(context=context).draw(8, 5, seeded(3)) for context in (True, False))
+    with_it, without = (task(context=context).draw_patches(8, 5, seeded(3)) for context in (True, False))
     assert with_it.rest.shape == with_it.noise.shape and without.rest.numel() == 0
     for one, other in zip(with_it[:3], without[:3], strict=True):
         assert torch.equal(one, other)
     generator = seeded(3)
-    task(context=False).draw(8, 5, generator)
+    task(context=False).draw_patches(8, 5, generator)
     by_hand = seeded(3)
     for _ in range(2):
         torch.randint(1, 24, (5,), generator=by_hand)

@@ -18,6 +18,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.networks.unet import UNet
 from padis_lightning.random import seeded
 from padis_lightning.training import PatchDiffusion
+from padis_lightning.training.patches import draw_sigma
 
 from .conftest import random_network
 
@@ -51,7 +52,7 @@ def test_patches_are_the_images_at_their_positions(images):
     assert task.pad == (8, 8)
     batch = next(iter(torch.utils.data.DataLoader(data._parts["fit"], batch_size=3, collate_fn=lambda b: b)))
     stack = torch.stack([item.image for item in batch])
-    patches, positions = task.cut(stack, task.draw(4, task.patch_count(4), seeded(0)).corners, 4)
+    patches, positions = task.cut(stack, task.draw_patches(4, task.patch_count(4), seeded(0)).corners, 4)
     assert len(patches) == task.patch_count(4) == 24 and task.patch_count(8) == 6
     columns, rows = ((positions[:, k] + 1).mul(31 / 2).round().long() for k in (0, 1))
     padded = torch.nn.functional.pad(stack, (8, 8, 8, 8))
@@ -65,14 +66,14 @@ def test_crops_reach_every_position_that_touches_the_image(images):
     data.setup("fit")
     task = module()
     task.adapt(data)
-    _, positions = task.cut(torch.zeros(1, 1, 16, 16), task.draw(8, 3000, seeded(0)).corners, 8)
+    _, positions = task.cut(torch.zeros(1, 1, 16, 16), task.draw_patches(8, 3000, seeded(0)).corners, 8)
     corners = ((positions[:, :, 0, 0] + 1) / 2 * 31).round()
     assert corners.amin(0).tolist() == [1, 1] and corners.amax(0).tolist() == [23, 23]
 
 
 def test_noise_levels_are_log_normal_within_their_ends(images):
     task = module(log_sigma_mean=-1.0, log_sigma_std=1.5, sigma_range=(0.05, 2.0))
-    sigma = task.draw_sigma(20000, seeded(0)).double()
+    sigma = draw_sigma(20000, task.log_sigma, task.sigma_range, seeded(0)).double()
     assert sigma.min() >= 0.05 * (1 - 1e-6) and sigma.max() <= 2 * (1 + 1e-6)
     ends = (torch.tensor([0.05, 2.0]).double().log() + 1) / 1.5
     low, high = torch.special.ndtr(ends)
@@ -124,7 +125,7 @@ def test_loss_falls(images, tmp_path):
 
     def loss(m):
         with torch.no_grad():
-            return float(m.losses(batch, 8, m.draw(8, 200, seeded(0))).mean())
+            return float(m.losses(batch, 8, m.draw_patches(8, 200, seeded(0))).mean())
 
     assert loss(task) < 0.5 * loss(fresh)
 

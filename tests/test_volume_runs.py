@@ -193,14 +193,14 @@ def test_cubes_are_the_volumes_at_their_positions():
     task.adapt(Data(1, 12, 16, 20))
     volumes = numbered(2, 1, 12, 16, 20)
     padded = torch.nn.functional.pad(volumes, [m for m in reversed(task.pad) for _ in range(2)])
-    patches, positions = task.cut(volumes, task.draw(4, 30, seeded(0)).corners, 4)
+    patches, positions = task.cut(volumes, task.draw_patches(4, 30, seeded(0)).corners, 4)
     assert patches.shape == (30, 1, 4, 4, 4) and positions.shape == (30, 3, 4, 4, 4) and task.patch_count(4) == 40
     x, y, z = ((positions[:, k] + 1).mul((n - 1) / 2).round().long() for k, n in enumerate(reversed(padded.shape[2:])))
     assert torch.equal(patches[:, 0], torch.stack([padded[k % 2, 0][z[k], y[k], x[k]] for k in range(30)]))
     assert (z[:, 1:] - z[:, :-1] == 1).all() and (x[..., 1:] - x[..., :-1] == 1).all()
     flat = PatchDiffusion(UNet(base=8, multipliers=[1, 2], blocks=1, axes=3, positions=3), patch_sizes=[4, 8])
     flat.adapt(Data(1, 4, 16, 20))
-    patches, _ = flat.cut(volumes[:, :, :4], flat.draw(8, 3, seeded(0)).corners, 8)
+    patches, _ = flat.cut(volumes[:, :, :4], flat.draw_patches(8, 3, seeded(0)).corners, 8)
     assert patches.shape == (3, 1, 4, 8, 8) and flat.pad == (0, 8, 4) and flat.patch_count(4) == 4 * 64
     with pytest.raises(InputError, match="the volumes have 6 slices; wanted a multiple of 4 or at least 8"):
         flat.adapt(Data(1, 6, 16, 20))
@@ -216,7 +216,7 @@ def test_positions_of_another_number_of_axes_are_refused():
     network = UNet(base=8, multipliers=[1, 2], blocks=1, axes=3, positions=24)
     task = PatchDiffusion(network, positions=FourierFeatures(4, axes=3), patch_sizes=[8])
     task.adapt(Data(1, 8, 16, 16))
-    draws = task.draw(8, 2, seeded(0))
+    draws = task.draw_patches(8, 2, seeded(0))
     assert task.losses(torch.rand(2, 1, 8, 16, 16), 8, draws).isfinite().all()
 
 
@@ -230,7 +230,7 @@ def test_groups_are_cut_out_of_volumes_at_all_their_spacings():
     task.adapt(Data(1, 7, 16, 16))
     assert task.image_shape == (3, 16, 16) and task.pad == (8, 8)
     volumes = numbered(2, 1, 7, 16, 16)
-    draws = task.draw(8, 400, seeded(0))
+    draws = task.draw_patches(8, 400, seeded(0))
     patches, positions = task.cut(volumes, draws.corners, 8)
     padded = torch.nn.functional.pad(volumes, (8, 8, 8, 8))
     x, y = ((positions[:, k] + 1).mul(31 / 2).round().long() for k in range(2))

@@ -1,4 +1,4 @@
-"""The diffusion model of patches: preconditioned denoiser, noise levels, positions."""
+"""Model the diffusion of patches: preconditioned denoiser, noise levels, positions."""
 
 from padis_lightning.canvas import coordinates, padding
 from padis_lightning.diffusion.context import context_of

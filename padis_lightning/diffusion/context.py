@@ -1,4 +1,4 @@
-"""What a network is told of the whole image around its patch: the image, averaged down to the sides of a patch."""
+"""Compute the context of a patch: the whole image, averaged down to the sides of the patch."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 
 
 def context_of(images: Tensor, sides: Sequence[int]) -> Tensor:
-    """The means of the boxes that cut each image up into ``sides``, ``(B, C, H, W) -> (B, C, *sides)``.
+    """Return the means of the boxes that cut each image up into ``sides``, ``(B, C, H, W) -> (B, C, *sides)``.
 
     Every pixel is in one box; where sides do not divide, some boxes are a pixel longer. Along an axis that is shorter than
-    asked for, pixels are repeated. Of volumes with a further axis.
+    asked for, pixels are repeated. Volumes have a further axis.
     """
     corners = torch.zeros(1, len(sides), dtype=torch.long, device=images.device)
     return _means(images, corners, images.shape[2:], sides)
 
 
 def context_of_noise(patches: Tensor, rest: Tensor, corners: Tensor, size: Sequence[int]) -> Tensor:
-    r"""The context of images of standard normal noise, of which only a patch each is known.
+    r"""Return the context of images of standard normal noise, of which only a patch each is known.
 
     .. math:: \frac{1}{N} \Bigl( \sum_{j \in \text{patch}} z_j + \sqrt{N - n} \, w \Bigr)
 
@@ -41,13 +41,13 @@ def context_of_noise(patches: Tensor, rest: Tensor, corners: Tensor, size: Seque
 
 
 def _boxes(length: int, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The first pixel of each of ``side`` boxes along an axis, and their pixels."""
+    """Return the first pixel of each of ``side`` boxes along an axis, and their numbers of pixels."""
     edges = torch.arange(side + 1, device=device) * length // side
     return edges[:-1], edges.diff().clamp_min(1)
 
 
 def _means(parts: Tensor, corners: Tensor, size: Sequence[int], sides: Sequence[int]) -> Tensor:
-    """The context of images that are zero but for parts ``(n, C, ...)`` of them at ``corners`` ``(n or 1, axes)``."""
+    """Return the context of images that are zero but for parts ``(n, C, ...)`` of them at ``corners`` ``(n or 1, axes)``."""
     for axis, (length, side) in enumerate(zip(size, sides, strict=True), 2):
         shape = [-1 if k == 0 else side if k == axis else 1 for k in range(parts.ndim)]
         first, count = _boxes(length, side, parts.device)

@@ -1,4 +1,4 @@
-"""EDM's preconditioned denoiser on patches with positions."""
+"""Define EDM's preconditioned denoiser on patches with positions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from padis_lightning.diffusion.positions import Coordinates, Positions
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, require_above
 from padis_lightning.linalg import per_image
+from padis_lightning.networks import PatchNetwork
 
 
 class Denoiser(nn.Module):
-    r"""Estimate a clean patch from a noisy one and its position.
+    r"""A denoiser: it estimates a clean patch from a noisy one and its position.
 
     .. math:: D(x; \sigma) = c_{skip} x + c_{out} F(c_{in} x, \tfrac{1}{4} \ln \sigma, \text{position})
 
@@ -30,46 +31,46 @@ class Denoiser(nn.Module):
         context: whether the network sees the whole image, too.
     """
 
+    context: bool = False
+
     def __init__(
         self,
-        network: nn.Module,
+        network: PatchNetwork,
         sigma_data: float = 0.5,
         positions: Positions | None = None,
         span: tuple[float, float] = (0.0, 1.0),
         context: bool = False,
     ) -> None:
         super().__init__()
-        if not sigma_data > 0:
-            raise InputError(f"sigma_data is {sigma_data:g}; wanted a value above 0")
+        require_above(0, sigma_data=sigma_data)
         if not span[1] > span[0]:
             raise InputError(f"span is {tuple(span)}; wanted the lower value first")
-        positions = positions or Coordinates(getattr(network, "axes", 2))
+        positions = positions or Coordinates(network.axes)
         wanted = positions.channels + (network.channels if context else 0)
-        taken = getattr(network, "positions", wanted)
-        if taken != wanted:
+        if network.positions != wanted:
             known = f"{type(positions).__name__}{' and the context' if context else ''}"
-            raise InputError(f"the network's positions is {taken}; wanted {wanted}, the channels of {known}")
+            raise InputError(f"the network's positions is {network.positions}; wanted {wanted}, the channels of {known}")
         self.network, self.positions, self.context = network, positions, context
         self.sigma_data, self.span = sigma_data, (float(span[0]), float(span[1]))
 
     @property
     def gain(self) -> float:
-        """Units of the network in one unit of the image."""
+        """Return the units of the network in one unit of the image."""
         return self.span[1] - self.span[0]
 
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``c_skip, c_out, c_in`` for sigma of any shape, in the units of the network."""
+        """Return ``c_skip, c_out, c_in`` for sigma of any shape, in the units of the network."""
         total = sigma**2 + self.sigma_data**2
         return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), 1 / total.sqrt()
 
     def forward(self, x: Tensor, sigma: Tensor, position: Tensor, context: Tensor | None = None) -> Tensor:
-        """``(B, C, P, P), (B,), (B, 2, P, P) -> (B, C, P, P)``: the posterior mean of the clean patch at these coordinates.
+        """Return the posterior mean of the clean patch at its coordinates, ``(B, C, P, P), (B,), (B, 2, P, P) -> (B, C, P, P)``.
 
-        Of volumes ``(B, C, P, P, P)`` and ``(B, 3, P, P, P)``. A context is of the shape of ``x``, the means over boxes of the
-        noisy whole image (:func:`padis_lightning.diffusion.context_of`).
+        Patches of volumes are ``(B, C, P, P, P)`` and their coordinates ``(B, 3, P, P, P)``. A context is of the shape of
+        ``x``, the means over boxes of the noisy whole image (:func:`padis_lightning.diffusion.context_of`).
         """
-        own = self.span == (0.0, 1.0)
-        if not own:
+        same_units = self.span == (0.0, 1.0)
+        if not same_units:
             x, sigma = self.span[0] + self.gain * x, self.gain * sigma
             context = None if context is None else self.span[0] + self.gain * context
         level = per_image(sigma.to(x.dtype), x)
@@ -81,10 +82,10 @@ class Denoiser(nn.Module):
         inputs = torch.cat(channels, 1).contiguous(memory_format=layout)
         output = self.network(inputs, sigma.to(x.dtype).log() / 4)
         denoised = c_skip * x + c_out * output.to(x.dtype)
-        return denoised if own else (denoised - self.span[0]) / self.gain
+        return denoised if same_units else (denoised - self.span[0]) / self.gain
 
     def loss(self, clean: Tensor, sigma: Tensor, noise: Tensor, position: Tensor, context: Tensor | None = None) -> Tensor:
-        r"""EDM's weighted denoising loss, the mean over pixels of each patch, ``(B,)``.
+        r"""Return EDM's weighted denoising loss, the mean over pixels of each patch, ``(B,)``.
 
         .. math:: \frac{\sigma^2 + \sigma_{data}^2}{(\sigma \sigma_{data})^2} \, \|D(x_0 + \sigma z; \sigma) - x_0\|^2 / n
         """

@@ -1,4 +1,4 @@
-"""A trained patch denoiser with all that a solver has to know of its training, and its file."""
+"""Keep a trained patch denoiser with all that a solver has to know of its training, and read and write its file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PatchModel:
     training: dict[str, Any] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
-        """Everything but the weights, as plain values."""
+        """Return everything but the weights, as plain values."""
         network, positions = self.denoiser.network, self.denoiser.positions
         return {
             "network": type(network).__name__,
@@ -62,12 +62,12 @@ class PatchModel:
         }
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The network's weights under its own names, those of the positions behind ``positions.``."""
+        """Return the network's weights under its own names, those of the positions behind ``positions.``."""
         return {k.removeprefix("network."): v for k, v in self.denoiser.state_dict().items()}
 
     @classmethod
     def build(cls, described: dict[str, Any], state: dict[str, torch.Tensor]) -> PatchModel:
-        """The inverse of :meth:`describe` and :meth:`weights`."""
+        """Build a model from what :meth:`describe` and :meth:`weights` return."""
         network = PatchNetwork.build(described["network"], described["network_config"])
         positions = Positions.build(described.get("positions", "Coordinates"), described.get("positions_config", {}))
         span, context = tuple(described.get("span", (0.0, 1.0))), described.get("context", False)
@@ -90,11 +90,11 @@ class PatchModel:
         if broken:
             raise InputError(f"weights of {broken[0]} are not finite; wanted finite weights, nothing was written")
         with whole(path) as temporary:
-            temporary.write_bytes(_in_order(save(state, {"format": FORMAT, "model": json.dumps(self.describe())})))
+            temporary.write_bytes(_sort_metadata(save(state, {"format": FORMAT, "model": json.dumps(self.describe())})))
 
     @staticmethod
     def find(path: str | Path) -> Path:
-        """The file of a prior: as given, or that of a bundled one by its name.
+        """Return the file of a prior: as given, or that of a bundled one by its name.
 
         Raises:
             InputError: there is no such file.
@@ -147,20 +147,20 @@ class PatchModel:
 
     @classmethod
     def _rebuild(cls, file: Path, parts: Callable[[], tuple[dict[str, Any], dict[str, torch.Tensor]]]) -> PatchModel:
-        """What :meth:`build` makes of a file's parts, which may be anything."""
+        """Build a model from a file's parts, which may be anything."""
         try:
             return cls.build(*parts())
         except InputError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            said = one_line(error)[:160]
+            reason = one_line(error)[:160]
             raise InputError(
-                f"{file} does not fit together ({type(error).__name__}: {said}); wanted a prior written by fit"
+                f"{file} does not fit together ({type(error).__name__}: {reason}); wanted a prior written by fit"
             ) from error
 
 
-def _in_order(file: bytes) -> bytes:
-    """A safetensors file with its metadata in order of their names, which the library shuffles."""
+def _sort_metadata(file: bytes) -> bytes:
+    """Return a safetensors file with its metadata in order of their names, which the library shuffles."""
     end = 8 + int.from_bytes(file[:8], "little")
     header = json.loads(file[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))

@@ -1,4 +1,4 @@
-"""What a network is told of where a patch lies. A new encoding is one class here: a subclass of Positions."""
+"""Encode where a patch lies for a network. To add an encoding, write a subclass of Positions here."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.registry import Configured
 
 
 class Positions(Configured, ABC):
-    """From the coordinates of pixels to the position channels of a network.
+    """A map from the coordinates of pixels to the position channels of a network.
 
     Attributes:
         channels: position channels.
-        axes: coordinates that it takes: 2 of images, 3 of volumes, or what a network of groups of slices is told.
+        axes: coordinates that it takes: 2 of images, 3 of volumes, or what a network of groups of slices takes.
     """
 
     channels: int
@@ -26,7 +26,7 @@ class Positions(Configured, ABC):
 
     @abstractmethod
     def forward(self, coordinates: Tensor) -> Tensor:
-        """x and y in [-1, 1] over the canvas, ``(B, axes, P, P) -> (B, channels, P, P)``; of volumes with a further axis."""
+        """Map x and y in [-1, 1] over the canvas, ``(B, axes, P, P) -> (B, channels, P, P)``; volumes have a further axis."""
 
 
 def _checked(axes: int) -> int:
@@ -36,7 +36,7 @@ def _checked(axes: int) -> int:
 
 
 class Coordinates(Positions):
-    """The coordinates themselves.
+    """An encoding that returns the coordinates themselves.
 
     Source: Hu et al., PaDIS, NeurIPS 2024, section 3.2.
 
@@ -49,12 +49,12 @@ class Coordinates(Positions):
         self.channels = self.axes = _checked(axes)
 
     def forward(self, coordinates: Tensor) -> Tensor:
-        """Nothing changes."""
+        """Return the coordinates."""
         return coordinates
 
 
 class FourierFeatures(Positions):
-    r"""Sines and cosines of the coordinates at octaves, the lowest one half a turn over the canvas.
+    r"""An encoding by sines and cosines of the coordinates at octaves, the lowest one half a turn over the canvas.
 
     .. math:: \sin(2^k \pi u / 2), \; \cos(2^k \pi u / 2), \quad u \in \{x, y\}, \; k = 0 \dots K - 1
 
@@ -68,14 +68,13 @@ class FourierFeatures(Positions):
 
     def __init__(self, octaves: int = 4, axes: int = 2) -> None:
         super().__init__()
-        if octaves < 1:
-            raise InputError(f"octaves is {octaves}; wanted at least 1")
+        require_at_least(1, octaves=octaves)
         self.axes = _checked(axes)
         self.channels = 2 * axes * octaves
         self.register_buffer("frequencies", math.pi / 2 * 2.0 ** torch.arange(octaves), persistent=False)
 
     def forward(self, coordinates: Tensor) -> Tensor:
-        """``(B, axes, P, P) -> (B, 2 axes octaves, P, P)``."""
+        """Map ``(B, axes, P, P) -> (B, 2 axes octaves, P, P)``."""
         octaves = self.frequencies.to(coordinates).reshape(-1, *[1] * (coordinates.ndim - 2))
         angles = (coordinates[:, :, None] * octaves).flatten(1, 2)
         return torch.cat([angles.sin(), angles.cos()], 1)
@@ -92,23 +91,23 @@ class LearnedMap(Positions):
 
     def __init__(self, features: int = 4, nodes: int = 32, axes: int = 2) -> None:
         super().__init__()
-        if features < 1 or nodes < 2:
-            raise InputError(f"features is {features} and nodes {nodes}; wanted at least 1 and 2")
+        require_at_least(1, features=features)
+        require_at_least(2, nodes=nodes)
         self.channels, self.axes = features, _checked(axes)
         self.map = nn.Parameter(torch.zeros(features, *[nodes] * axes))
 
     def forward(self, coordinates: Tensor) -> Tensor:
-        """``(B, 2, P, P) -> (B, features, P, P)``."""
+        """Map ``(B, 2, P, P) -> (B, features, P, P)``."""
         places = coordinates.movedim(1, -1)
         maps = self.map.to(coordinates.dtype).expand(len(coordinates), *self.map.shape)
         return functional.grid_sample(maps, places, align_corners=True, padding_mode="border")
 
 
 class NoPositions(Positions):
-    """Nothing: patches of all places are one distribution."""
+    """An encoding of no channels: patches of all places are one distribution."""
 
     channels = 0
 
     def forward(self, coordinates: Tensor) -> Tensor:
-        """``(B, 2, P, P) -> (B, 0, P, P)``."""
+        """Return no channels, ``(B, 2, P, P) -> (B, 0, P, P)``."""
         return coordinates[:, :0]

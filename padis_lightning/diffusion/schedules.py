@@ -1,22 +1,21 @@
-"""Noise levels from high to low."""
+"""Space noise levels from high to low."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, require_at_least
 
 
 def _check(sigma_max: float, sigma_min: float, steps: int) -> None:
-    if steps < 1:
-        raise InputError(f"steps is {steps}; wanted at least 1")
+    require_at_least(1, steps=steps)
     if not sigma_max >= sigma_min > 0:
         raise InputError(f"sigma_max is {sigma_max:g} and sigma_min {sigma_min:g}; wanted sigma_max >= sigma_min > 0")
 
 
 def geometric_sigmas(sigma_max: float, sigma_min: float, steps: int) -> Tensor:
-    r"""Levels of constant ratio, :math:`\sigma_i = \sigma_{max} (\sigma_{min} / \sigma_{max})^{i / (n - 1)}`, ``(steps,)``.
+    r"""Return levels of one ratio, :math:`\sigma_i = \sigma_{max} (\sigma_{min} / \sigma_{max})^{i / (n - 1)}`, ``(steps,)``.
 
     Source: Hu et al., PaDIS, NeurIPS 2024, section 4.
     """
@@ -26,7 +25,7 @@ def geometric_sigmas(sigma_max: float, sigma_min: float, steps: int) -> Tensor:
 
 
 def karras_sigmas(sigma_max: float, sigma_min: float, steps: int, rho: float = 7.0) -> Tensor:
-    r"""Levels :math:`(\sigma_{max}^{1/\rho} + t (\sigma_{min}^{1/\rho} - \sigma_{max}^{1/\rho}))^\rho`, ``(steps,)``.
+    r"""Return levels :math:`(\sigma_{max}^{1/\rho} + t (\sigma_{min}^{1/\rho} - \sigma_{max}^{1/\rho}))^\rho`, ``(steps,)``.
 
     Source: Karras et al., EDM, NeurIPS 2022, equation 5.
     """

@@ -1,4 +1,4 @@
-"""Patch networks. A new one is one file here: a subclass of PatchNetwork."""
+"""Patch networks. To add one, write a file here with a subclass of PatchNetwork."""
 
 from padis_lightning.networks.base import PatchNetwork
 from padis_lightning.registry import import_submodules

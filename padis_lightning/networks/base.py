@@ -1,4 +1,4 @@
-"""What a patch network has to be."""
+"""Define what a patch network has to be."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from padis_lightning.registry import Configured
 
 
 class PatchNetwork(Configured, ABC):
-    """A network from a noisy patch with position channels to a clean one.
+    """A network that makes a clean patch of a noisy one with position channels.
 
     Attributes:
         channels: image channels.
         positions: channels that follow the image's in the input: those of positions, then those of a context.
-        axes: of a patch: 2, or 3 for volumes.
+        axes: axes of a patch: 2, or 3 for volumes.
         recompute: activation checkpointing: blocks called by :meth:`run` are computed again in the backward pass.
     """
 
@@ -30,15 +30,15 @@ class PatchNetwork(Configured, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """``(B, channels + positions, P, P)`` and the noise label ``(B,)`` to ``(B, channels, P, P)``; cubes have three P."""
+        """Map ``(B, channels + positions, P, P)`` and the noise label ``(B,)`` to ``(B, channels, P, P)``; cubes have three P."""
 
     @property
     @abstractmethod
     def divisor(self) -> int:
-        """A patch's side has to be a multiple of this."""
+        """Return the number that a patch's side has to be a multiple of."""
 
     def operations(self, *sides: int) -> int:
-        """Floating-point operations of a forward pass of one patch, mainly of convolutions and products of matrices.
+        """Count the floating-point operations of a forward pass of one patch, mainly of convolutions and products of matrices.
 
         Args:
             sides: of the patch, one for all axes or one each.

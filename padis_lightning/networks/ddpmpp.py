@@ -1,4 +1,4 @@
-"""The paper's network: DDPM++ as EDM has it, with its published parameter names."""
+"""Define the paper's network, DDPM++ as EDM has it, with its published parameter names."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
 
 
-class Block(nn.Module):
-    """Residual block: two convolutions with the noise level added between them, resampling and self-attention on demand.
+class ResidualBlock(nn.Module):
+    """A residual block of two convolutions with the noise level added between them, and resampling and self-attention on demand.
 
     Args:
         inputs: channels in.
@@ -124,29 +124,29 @@ class DDPMpp(PatchNetwork):
         for level, outputs in enumerate(widths):
             attends = resolution >> level in attention_resolutions
             if level:
-                self.enc[name(level, "down")] = Block(now, now, width, dropout, "down")
+                self.enc[name(level, "down")] = ResidualBlock(now, now, width, dropout, "down")
                 kept.append(now)
             for k in range(blocks):
-                self.enc[name(level, f"block{k}")] = Block(now, outputs, width, dropout, attention=attends)
+                self.enc[name(level, f"block{k}")] = ResidualBlock(now, outputs, width, dropout, attention=attends)
                 now = outputs
                 kept.append(now)
         for level, outputs in reversed(list(enumerate(widths))):
             attends = resolution >> level in attention_resolutions
             if level == self.levels - 1:
-                self.dec[name(level, "in0")] = Block(now, now, width, dropout, attention=True)
-                self.dec[name(level, "in1")] = Block(now, now, width, dropout)
+                self.dec[name(level, "in0")] = ResidualBlock(now, now, width, dropout, attention=True)
+                self.dec[name(level, "in1")] = ResidualBlock(now, now, width, dropout)
             else:
-                self.dec[name(level, "up")] = Block(now, now, width, dropout, "up")
+                self.dec[name(level, "up")] = ResidualBlock(now, now, width, dropout, "up")
             for k in range(blocks + 1):
                 last = attends and k == blocks
-                self.dec[name(level, f"block{k}")] = Block(now + kept.pop(), outputs, width, dropout, attention=last)
+                self.dec[name(level, f"block{k}")] = ResidualBlock(now + kept.pop(), outputs, width, dropout, attention=last)
                 now = outputs
         self.dec[name(0, "aux_norm")] = _norm(now)
         self.dec[name(0, "aux_conv")] = _conv(now, channels, 3, QUIET)
 
     @property
     def divisor(self) -> int:
-        """The side is halved once a level below the first."""
+        """Return the divisor of a patch's side, which is halved once a level below the first."""
         return 2 ** (self.levels - 1)
 
     def _embed(self, noise: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ class DDPMpp(PatchNetwork):
         return functional.silu(self.map_layer1(functional.silu(self.map_layer0(embedding))))
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """``(B, channels + positions, P, P), (B,) -> (B, channels, P, P)``."""
+        """Map ``(B, channels + positions, P, P), (B,) -> (B, channels, P, P)``."""
         embedding = self._embed(noise)
         first, *encoder = self.enc.values()
         *decoder, norm, last = self.dec.values()

@@ -1,4 +1,4 @@
-"""Sizes of a DDPM++ read off the names and shapes of published weights."""
+"""Read the sizes of a DDPM++ off the names and shapes of published weights."""
 
 from __future__ import annotations
 

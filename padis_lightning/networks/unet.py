@@ -1,4 +1,4 @@
-"""A small U-Net for training on a processor: it works on folded pixels, where convolutions are efficient."""
+"""Define a small U-Net for training on a processor; it works on folded pixels, where convolutions are efficient."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _unfold(x: Tensor, side: int) -> Tensor:
 
 
 class NoiseEmbedding(nn.Module):
-    """The noise label and its sines and cosines at octaves, through a small network: ``(B,) -> (B, width)``."""
+    """An embedding of the noise label and its sines and cosines at octaves by a small network, ``(B,) -> (B, width)``."""
 
     def __init__(self, width: int, octaves: int = 4) -> None:
         super().__init__()
@@ -48,8 +48,8 @@ class NoiseEmbedding(nn.Module):
         return self.layers(torch.cat([noise[:, None], angles.sin(), angles.cos()], 1))
 
 
-class Block(nn.Module):
-    """Residual block of two convolutions; the noise level scales and shifts its middle."""
+class ModulatedBlock(nn.Module):
+    """A residual block of two convolutions; the noise level scales and shifts its middle."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int, axes: int = 2) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Block(nn.Module):
 
 
 class UNet(PatchNetwork):
-    r"""Residual U-Net on folded pixels.
+    r"""A residual U-Net on folded pixels.
 
     Pixels are folded by ``fold`` into channels, go through levels of ``base * multiplier`` channels with ``blocks``
     residual blocks each way, and are unfolded again. Its cost is mainly 3x3 convolutions at a quarter of the pixels.
@@ -83,7 +83,7 @@ class UNet(PatchNetwork):
         blocks: residual blocks a level, down and up.
         fold: side of the square of pixels that becomes one place (1: none); of volumes a cube.
         positions: position channels, which follow the image's; with a context as many more as the image has.
-        axes: of a patch: 2, or 3 for volumes.
+        axes: axes of a patch: 2, or 3 for volumes.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class UNet(PatchNetwork):
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(widths):
-            self.down.append(nn.ModuleList(Block(width, width, embedding, axes) for _ in range(blocks)))
+            self.down.append(nn.ModuleList(ModulatedBlock(width, width, embedding, axes) for _ in range(blocks)))
             if level + 1 < self.levels:
                 self.shrink.append(conv(width, widths[level + 1], 2, stride=2))
                 self.grow.append(transposed(widths[level + 1], width, 2, stride=2))
-                self.up.append(nn.ModuleList(Block(width, width, embedding, axes) for _ in range(blocks)))
+                self.up.append(nn.ModuleList(ModulatedBlock(width, width, embedding, axes) for _ in range(blocks)))
         self.tail = nn.Sequential(
             nn.GroupNorm(_groups(widths[0]), widths[0]),
             nn.SiLU(),
@@ -123,11 +123,11 @@ class UNet(PatchNetwork):
 
     @property
     def divisor(self) -> int:
-        """The fold, doubled at each level below the first."""
+        """Return the divisor of a patch's side: the fold, doubled at each level below the first."""
         return self.fold * 2 ** (self.levels - 1)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """``(B, channels + positions, P, P), (B,) -> (B, channels, P, P)``; of volumes with three P."""
+        """Map ``(B, channels + positions, P, P), (B,) -> (B, channels, P, P)``; patches of volumes have three P."""
         embedding = self.embed(noise)
         h = self.head(_fold(x, self.fold))
         skips = []

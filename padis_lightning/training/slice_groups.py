@@ -1,4 +1,4 @@
-"""Training on groups of three slices of volumes."""
+"""Train on groups of three slices of volumes."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from padis_lightning.errors import InputError
 from padis_lightning.linalg import per_image
 from padis_lightning.networks import PatchNetwork
 from padis_lightning.priors.groups import GROUP
-from padis_lightning.training.patch_diffusion import PatchDiffusion, Patches
+from padis_lightning.training.patch_diffusion import PatchDiffusion
+from padis_lightning.training.patches import Patches
 
 
 class GroupPatchDiffusion(PatchDiffusion):
     r"""Train a denoiser on patches of three slices, the channels of its network, for :class:`padis_lightning.priors.GroupPrior`.
 
-    The data are volumes. A patch's slices lie ``spacings`` apart, which the network is told as a third coordinate,
+    The data are volumes. A patch's slices lie ``spacings`` apart, which the network takes as a third coordinate,
     :math:`\log_2 s`, the same over the patch.
 
     Source: Song, Hu, Luo, Fessler and Shen, DiffusionBlend, NeurIPS 2024, section 3.
 
     Args:
         network: the patch network, of three channels and three positions.
-        positions: what it is told of a patch's place and spacing (default: the coordinates).
+        positions: the encoding of a patch's place and spacing (default: the coordinates).
         spacings: from a slice of a group to the next; each patch draws one.
         options: those of :class:`PatchDiffusion`.
 
@@ -34,7 +35,7 @@ class GroupPatchDiffusion(PatchDiffusion):
         InputError: the settings contradict each other or the data.
     """
 
-    told = 1
+    extra_coordinates = 1
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class GroupPatchDiffusion(PatchDiffusion):
         self.spacings = tuple(spacings)
 
     def lay_out(self, image_shape: tuple[int, ...]) -> None:
-        """As images of three channels.
+        """Fit network, patches and canvas to images of three channels.
 
         Raises:
             InputError: these are not grey volumes of enough slices.
@@ -66,9 +67,9 @@ class GroupPatchDiffusion(PatchDiffusion):
             )
         super().lay_out((GROUP, height, width))
 
-    def draw(self, size: int, n: int, generator: torch.Generator) -> Patches:
-        """Besides: the first slice of each patch and its spacing, as further columns of the corners."""
-        drawn, device = super().draw(size, n, generator), generator.device
+    def draw_patches(self, size: int, n: int, generator: torch.Generator) -> Patches:
+        """Draw besides the first slice of each patch and its spacing, as further columns of the corners."""
+        drawn, device = super().draw_patches(size, n, generator), generator.device
         choices = torch.randint(len(self.spacings), (n,), generator=generator, device=device)
         spacing = torch.tensor(self.spacings, device=device)[choices]
         share = torch.rand(n, generator=generator, device=device, dtype=torch.float64)
@@ -76,10 +77,10 @@ class GroupPatchDiffusion(PatchDiffusion):
         return drawn._replace(corners=torch.cat([drawn.corners, first[:, None], spacing[:, None]], 1))
 
     def cut(self, volumes: Tensor, corners: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """``(B, 1, D, H, W), (n, 4) -> (n, 3, size, size)`` and the coordinates with the spacing, ``(n, 3, size, size)``."""
+        """Cut patches and their coordinates with the spacing, ``(B, 1, D, H, W), (n, 4) -> (n, 3, P, P), (n, 3, P, P)``."""
         device, (first, spacing) = volumes.device, corners[:, 2:].T
         source = torch.arange(len(corners), device=device) % len(volumes)
         slices = first[:, None] + spacing[:, None] * torch.arange(GROUP, device=device)
         patches, places = super().cut(volumes[source[:, None], 0, slices], corners[:, :2], size)
-        told = per_image(spacing.to(places).log2(), places).expand_as(places[:, :1])
-        return patches, torch.cat([places, told], 1)
+        spacings = per_image(spacing.to(places).log2(), places).expand_as(places[:, :1])
+        return patches, torch.cat([places, spacings], 1)
