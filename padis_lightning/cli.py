@@ -17,7 +17,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
@@ -29,6 +29,7 @@ import padis_lightning.solvers  # noqa: F401 - importing makes short class names
 from padis_lightning.callbacks import EMA, Checkpoints, PriorExport, Results, Samples, Throughput, Tracking, WholeCheckpoints
 from padis_lightning.callbacks.checkpoint_io import newest
 from padis_lightning.callbacks.csv_log import Log
+from padis_lightning.callbacks.progress import Progress
 from padis_lightning.callbacks.tracking import complete_wandb_options
 from padis_lightning.canvas import axis_names
 from padis_lightning.commands import doctor, prepare, report, snapshots, sweep
@@ -232,7 +233,7 @@ class PadisCLI(LightningCLI):
             kwargs["plugins"] = [*plugins, WholeCheckpoints()]
         callbacks = _as_list(wanted["callbacks"])
         if wanted["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(TQDMProgressBar(refresh_rate=10 if self.subcommand == "fit" else 1, leave=True))
+            callbacks.append(Progress(refresh_rate=10 if self.subcommand == "fit" else 1, leave=True))
         return super().instantiate_trainer(**kwargs, callbacks=callbacks)
 
     def before_fit(self) -> None:

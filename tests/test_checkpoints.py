@@ -139,7 +139,7 @@ def snapshot(folder):
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_auto_begins_goes_on_and_leaves_a_finished_run_alone(images, tmp_path, capsys):
+def test_auto_begins_goes_on_and_leaves_a_finished_run_alone(images, tmp_path, capsys, recwarn):
     """Damaged checkpoints are passed over; a last step that no interval meets has a checkpoint, too."""
     run, auto = tmp_path / "run", ["--ckpt_path", "auto", "--checkpoint.every_n_train_steps", "3", "--samples.count", "0"]
     auto += ["--model.decay", "false"]  # the same law of the learning rate whatever the steps
@@ -156,9 +156,10 @@ def test_auto_begins_goes_on_and_leaves_a_finished_run_alone(images, tmp_path, c
     shutil.copy(run / "checkpoints" / "last.ckpt", run / "hpc_ckpt_1.ckpt")
     (run / "checkpoints" / "last.ckpt").write_bytes(b"damaged")
     capsys.readouterr()
-    fit(images, run, *auto, "--trainer.max_steps", "6")
+    fit(images, run, *auto, "--trainer.max_steps", "6", "--trainer.enable_progress_bar", "true")
     said = capsys.readouterr().err
     assert "last.ckpt is damaged; it is skipped" in said and f"going on from {run}/hpc_ckpt_1.ckpt at step 4" in said
+    assert "4/6 [" in said and "6/6 [" in said and not any("unreliable" in str(warning.message) for warning in recwarn)
     fit(images, tmp_path / "whole", *auto, "--trainer.max_steps", "6")
     assert (run / "prior.safetensors").read_bytes() == (tmp_path / "whole" / "prior.safetensors").read_bytes()
     before = snapshot(run)

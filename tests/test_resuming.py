@@ -12,6 +12,7 @@ import torch
 
 from padis_lightning.cli import main
 from padis_lightning.data.batches import share
+from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import RunError
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
@@ -25,33 +26,51 @@ from padis_lightning.solvers.plug_and_play import PnPADMM
 from padis_lightning.solvers.tv import TotalVariation
 from padis_lightning.types import Batch
 
+from .conftest import small_model, write_images
 from .test_solvers import SOLVERS
 
 WALKING = [name for name in SOLVERS if not name.startswith("PseudoInverse")]
 
 
-@pytest.fixture
-def command(model, images, tmp_path):
-    """A run of nine images in batches of two; a function of its folder and further arguments."""
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with images, a prior, and the results ``whole`` of a run."""
+    folder = tmp_path_factory.mktemp("place")
+    write_images(folder / "images.npz")
+    model = small_model()
     model.image_shape, model.pad = (1, 16, 16), (8, 8)
-    model.save(tmp_path / "prior.safetensors")
+    model.save(folder / "prior.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(place):
+    """A run of nine images in batches of two; a function of its folder and further arguments."""
 
     def run(output, *extra):
         main([
             "predict", "--config", "ct20.yaml", "--model", "DDS", "--model.steps", "4", "--operator.size", "16",
-            "--operator.views", "6", "--data.size", "null", "--data.path", str(images), "--data.count", "9",
-            "--data.batch_size", "2", "--prior.checkpoint", str(tmp_path / "prior.safetensors"), "--results.keep_every", "0",
+            "--operator.views", "6", "--data.size", "null", "--data.path", str(place / "images.npz"), "--data.count", "9",
+            "--data.batch_size", "2", "--prior.checkpoint", str(place / "prior.safetensors"), "--results.keep_every", "0",
             "--results.report_images", "3", "--results.baselines", "{fbp: PseudoInverse}", "--output", str(output),
             "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", *extra,
         ])  # fmt: skip
 
+    run(place / "whole")
     return run
+
+
+@pytest.fixture
+def whole(command, place, tmp_path):
+    """The results of a run that nothing has touched, and at ``out`` beside it a copy to go on with."""
+    shutil.copytree(place / "whole", tmp_path / "out")
+    return place / "whole"
 
 
 def contents(folder):
     """Every file of a folder but those that say when and how long."""
-    told = ("records", "metrics.csv", "summary.json", "report.json", "report.html", "run.json", "config.yaml")
-    files = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] not in told]
+    volatile = ("records", "metrics.csv", "summary.json", "report.json", "report.html", "run.json", "config.yaml")
+    files = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] not in volatile]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
@@ -64,8 +83,7 @@ def forbid(*_args):
     raise AssertionError("something was solved")
 
 
-def test_a_rerun_solves_nothing_and_makes_the_table_again(command, tmp_path, monkeypatch, capsys):
-    command(tmp_path / "out")
+def test_a_rerun_solves_nothing_and_makes_the_table_again(command, whole, tmp_path, monkeypatch, capsys):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.joinpath("out", "arrays").iterdir()}
     first = scores(tmp_path / "out")
     (tmp_path / "out" / "metrics.csv").unlink()
@@ -78,9 +96,7 @@ def test_a_rerun_solves_nothing_and_makes_the_table_again(command, tmp_path, mon
     assert not list((tmp_path / "out" / "unfinished").glob("*"))
 
 
-def test_what_is_lacking_or_damaged_is_solved_again_to_the_same_bits(command, tmp_path):
-    command(tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole", tmp_path / "out")
+def test_what_is_lacking_or_damaged_is_solved_again_to_the_same_bits(command, whole, tmp_path):
     out = tmp_path / "out"
     names = sorted(path.stem for path in (out / "arrays").iterdir())
     (out / "records" / f"{names[0]}.json").unlink()  # never finished
@@ -91,7 +107,7 @@ def test_what_is_lacking_or_damaged_is_solved_again_to_the_same_bits(command, tm
     alone = out / "arrays" / f"{names[7]}.npy"
     kept = alone.stat().st_mtime_ns
     command(out)
-    assert contents(out) == contents(tmp_path / "whole") and scores(out) == scores(tmp_path / "whole")
+    assert contents(out) == contents(whole) and scores(out) == scores(whole)
     assert alone.stat().st_mtime_ns == kept
 
 
@@ -105,8 +121,7 @@ def test_what_is_lacking_or_damaged_is_solved_again_to_the_same_bits(command, tm
         (["--trainer.precision", "bf16-true"], "holds results with trainer.precision null and this run has bf16-true"),
     ],
 )
-def test_other_settings_are_refused_by_the_first_difference(command, tmp_path, change, sentence, capsys):
-    command(tmp_path / "out")
+def test_other_settings_are_refused_by_the_first_difference(command, whole, tmp_path, change, sentence, capsys):
     before = contents(tmp_path / "out"), (tmp_path / "out" / "config.yaml").read_bytes()
     with pytest.raises(SystemExit) as stop:
         command(tmp_path / "out", *change)
@@ -116,20 +131,20 @@ def test_other_settings_are_refused_by_the_first_difference(command, tmp_path, c
     assert before == (contents(tmp_path / "out"), (tmp_path / "out" / "config.yaml").read_bytes())
 
 
-def test_another_prior_is_refused_whatever_its_name_and_the_same_one_taken_under_another(command, model, tmp_path, capsys):
-    command(tmp_path / "out")
-    shutil.copy(tmp_path / "prior.safetensors", tmp_path / "copy.safetensors")
-    command(tmp_path / "out", "--prior.checkpoint", str(tmp_path / "copy.safetensors"), "--prior.chunk_size", "3")
+def test_another_prior_is_refused_whatever_its_name_and_the_same_one_taken_under_another(command, whole, place, tmp_path, capsys):
+    copy = tmp_path / "copy.safetensors"
+    shutil.copy(place / "prior.safetensors", copy)
+    command(tmp_path / "out", "--prior.checkpoint", str(copy), "--prior.chunk_size", "3")
+    model = PatchModel.load(copy)
     with torch.no_grad():
         next(model.denoiser.parameters())[0] += 1e-3
-    model.save(tmp_path / "prior.safetensors")
+    model.save(copy)
     with pytest.raises(SystemExit):
-        command(tmp_path / "out")
+        command(tmp_path / "out", "--prior.checkpoint", str(copy))
     assert "holds results with weights " in capsys.readouterr().err
 
 
-def test_overwriting_leaves_nothing_of_the_other_run(command, tmp_path):
-    command(tmp_path / "out", "--results.formats", "[png16]")
+def test_overwriting_leaves_nothing_of_the_other_run(command, whole, tmp_path):
     command(tmp_path / "out", "--data.count", "4", "--results.overwrite", "true")
     command(tmp_path / "fresh", "--data.count", "4")
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh") and len(scores(tmp_path / "out")) == 4
@@ -140,8 +155,8 @@ class Killed(BaseException):
     """Ends a run as a signal does: nothing catches it."""
 
 
-def test_a_run_that_is_killed_in_a_solve_goes_on_in_it(command, tmp_path, monkeypatch):
-    command(tmp_path / "whole")
+def test_a_run_that_is_killed_in_a_solve_goes_on_in_it(command, place, tmp_path, monkeypatch):
+    whole = place / "whole"
     calls, step = [], DDS.step
 
     def counted(self, *args):
@@ -156,7 +171,7 @@ def test_a_run_that_is_killed_in_a_solve_goes_on_in_it(command, tmp_path, monkey
     assert len(list((tmp_path / "out" / "unfinished").iterdir())) == 1
     command(tmp_path / "out")
     assert len(calls) == 4 * 5 + 1  # five batches of four steps; only the killed one was tried twice
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole") and scores(tmp_path / "out") == scores(tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(whole) and scores(tmp_path / "out") == scores(whole)
 
 
 @pytest.mark.parametrize("name", WALKING)
@@ -252,8 +267,9 @@ def test_an_image_that_diverges_is_named_and_the_others_are_as_without_it():
         assert torch.equal(found.estimate[place], solver.predict_step(alone).estimate[0])
 
 
-def test_a_run_with_an_image_that_diverges_ends_with_exit_code_1_and_tries_it_again(command, tmp_path, monkeypatch, capsys):
-    command(tmp_path / "whole")
+def test_a_run_with_an_image_that_diverges_ends_with_exit_code_1_and_tries_it_again(
+    command, place, tmp_path, monkeypatch, capsys
+):
     forward = PatchPrior.forward
 
     def poisoned(self, x, sigma, generator):
@@ -264,7 +280,7 @@ def test_a_run_with_an_image_that_diverges_ends_with_exit_code_1_and_tries_it_ag
     with pytest.raises(SystemExit) as stop:
         command(tmp_path / "out")
     said = capsys.readouterr().err
-    whole, rows = scores(tmp_path / "whole"), scores(tmp_path / "out")
+    whole, rows = scores(place / "whole"), scores(tmp_path / "out")
     failed = [row["name"] for row in whole][1::2]
     assert stop.value.code == 1 and f"error: 4 images failed ({', '.join(failed)}; {failed[0]}: DDS diverged at step " in said
     assert all(f"image {name} failed: DDS diverged at step " in said for name in failed)
@@ -276,11 +292,11 @@ def test_a_run_with_an_image_that_diverges_ends_with_exit_code_1_and_tries_it_ag
     assert f"In out 4 failed: {', '.join(failed)}." in (tmp_path / "out" / "report.html").read_text()
     monkeypatch.setattr(PatchPrior, "forward", forward)
     command(tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole") and scores(tmp_path / "out") == whole
+    assert contents(tmp_path / "out") == contents(place / "whole") and scores(tmp_path / "out") == whole
 
 
-def test_shards_in_one_folder_make_what_one_run_makes(command, tmp_path, capsys):
-    command(tmp_path / "whole")
+def test_shards_in_one_folder_make_what_one_run_makes(command, place, tmp_path, capsys):
+    whole = place / "whole"
     out = tmp_path / "out"
     for shard in (2, 0):
         command(out, "--data.shards", "3", "--data.shard", str(shard))
@@ -288,15 +304,15 @@ def test_shards_in_one_folder_make_what_one_run_makes(command, tmp_path, capsys)
     assert "6 of 9 images are in" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         main(["gather", str(out)])
-    missing = [row["name"] for row in scores(tmp_path / "whole")][2:4] + [scores(tmp_path / "whole")[8]["name"]]
+    missing = [row["name"] for row in scores(whole)][2:4] + [scores(whole)[8]["name"]]
     assert stop.value.code == 1
     said = capsys.readouterr().err
     assert "images are missing" in said and all(name in said for name in missing if name not in "")
     command(out, "--data.shards", "3", "--data.shard", "1")
-    assert contents(out) == contents(tmp_path / "whole") and scores(out) == scores(tmp_path / "whole")
+    assert contents(out) == contents(whole) and scores(out) == scores(whole)
     (out / "metrics.csv").unlink()
     main(["gather", str(out)])
-    assert scores(out) == scores(tmp_path / "whole")
+    assert scores(out) == scores(whole)
 
 
 def test_every_batch_is_solved_once_whatever_is_done():

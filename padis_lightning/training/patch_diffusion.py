@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -122,6 +123,10 @@ class PatchDiffusion(AdamModule):
         network = self.denoiser.network.to(memory_format=layout)
         if self.compile_network:
             network.compile(dynamic=False)
+
+    def on_fit_start(self) -> None:
+        """Silence Lightning's doubt of a run that goes on within an epoch: what a step draws depends on (seed, step) alone."""
+        warnings.filterwarnings("ignore", ".*resuming from a checkpoint that ended before the epoch ended")
 
     def adapt(self, data: ImageData) -> None:
         """Take the image's shape from the data and lay out the canvas.

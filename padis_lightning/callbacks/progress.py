@@ -1,0 +1,23 @@
+"""Show the progress of a training run, also of one that goes on."""
+
+from __future__ import annotations
+
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+
+
+class Progress(TQDMProgressBar):
+    """A progress bar whose total is there where a run goes on within its one epoch, which Lightning then does not begin."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """Return the batches of the whole run; Lightning would mix steps with the batches that are accumulated in each."""
+        return self.trainer.num_training_batches
+
+    def init_train_tqdm(self) -> Tqdm:
+        """Return a bar that begins where the run does."""
+        bar = super().init_train_tqdm()
+        bar.total = self.total_train_batches
+        bar.n = bar.initial = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        bar.refresh()
+        return bar
