@@ -157,9 +157,9 @@ def test_auto_begins_goes_on_and_leaves_a_finished_run_alone(images, tmp_path, c
     (run / "checkpoints" / "last.ckpt").write_bytes(b"damaged")
     capsys.readouterr()
     fit(images, run, *auto, "--trainer.max_steps", "6", "--trainer.enable_progress_bar", "true")
-    said = capsys.readouterr().err
+    bar, said = capsys.readouterr()
     assert "last.ckpt is damaged; it is skipped" in said and f"going on from {run}/hpc_ckpt_1.ckpt at step 4" in said
-    assert "4/6 [" in said and "6/6 [" in said and not any("unreliable" in str(warning.message) for warning in recwarn)
+    assert "4/6 [" in bar and "6/6 [" in bar and not any("unreliable" in str(warning.message) for warning in recwarn)
     fit(images, tmp_path / "whole", *auto, "--trainer.max_steps", "6")
     assert (run / "prior.safetensors").read_bytes() == (tmp_path / "whole" / "prior.safetensors").read_bytes()
     before = snapshot(run)
