@@ -37,7 +37,6 @@ from padis_lightning.operators.slices import Slices
 from padis_lightning.priors import GroupPrior, PatchPrior, Prior, SlicePrior
 from padis_lightning.priors import slices as of_slices
 from padis_lightning.solvers import Solver
-from padis_lightning.solvers.estimate import estimate_of
 from padis_lightning.solvers.plug_and_play import PnPADMM
 from padis_lightning.solvers.plug_and_play_slices import PnPSlices
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
@@ -128,7 +127,7 @@ def peak(args: argparse.Namespace, depth: int, steps: int = 2) -> int:
     solver.sigmas = solver.sigmas[:steps]
     y = torch.rand(1, *operator.measurement_shape, device=args.device)
     with torch.no_grad():
-        solver.timed(y, [0])
+        solver.solve_in_time(y, [0])
     return torch.cuda.max_memory_allocated() if args.device == "cuda" else resident("VmHWM")
 
 
@@ -141,16 +140,15 @@ def memory(arguments: Sequence[str], depths: Sequence[int], known: dict[str, int
 
 
 def large(args: argparse.Namespace, depth: int, size: int) -> None:
-    """What is said before one step on a volume, and what it then took; weights may have been trained on another size."""
+    """Print what one step on a volume takes; weights may have been trained on another size."""
     model = PatchModel.load(args.slices)
     model = replace(model, image_shape=(1, size, size), pad=padding((size, size), max(model.patch_sizes)))
     operator = Slices(ParallelBeam(size, args.views[0]), depth)
     solver = PnPADMM(SlicePrior(PatchPrior(model), slice_tv=IN_PRIOR), operator, steps=1, iterations=2).to(args.device)
     y = torch.rand(1, *operator.measurement_shape, device=args.device)
     before = 0 if args.device == "cuda" else resident("VmRSS")
-    print("said:", estimate_of(solver, y).sentence(operator.image_shape), flush=True)
     with torch.no_grad():
-        _, seconds = solver.timed(y, [0])
+        _, seconds = solver.solve_in_time(y, [0])
     most = torch.cuda.max_memory_allocated() if args.device == "cuda" else resident("VmHWM") - before
     print(f"took: {seconds:.0f} s, {most / 2**30:.2f} GiB beside what was loaded before")
 

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from padis_lightning.callbacks import Results
-from padis_lightning.data.sources.base import PhantomSource
+from padis_lightning.data.generators import PhantomSource
 from padis_lightning.errors import InputError
 from padis_lightning.files import safe_names
 from padis_lightning.metrics import interval, ssim
