@@ -1,0 +1,40 @@
+"""What a trainer gets that the command line does not name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.plugins import CheckpointIO
+
+from padis_lightning.callbacks.checkpoint_io import WholeCheckpoints
+from padis_lightning.callbacks.csv_log import Log
+from padis_lightning.machine import fast_precision
+
+
+def trainer_parts(wanted: dict[str, Any], output: str, fits: bool, volumetric: bool) -> dict[str, Any]:
+    """Return the trainer's arguments in which logs, checkpoints, precision and one kind of progress bar are filled in.
+
+    Args:
+        wanted: the trainer's arguments.
+        output: the folder of the run.
+        fits: whether it trains.
+        volumetric: whether the network is one of volumes.
+    """
+    plugins, callbacks, filled = as_list(wanted["plugins"]), as_list(wanted["callbacks"]), {}
+    if wanted["logger"] in (None, True):
+        filled["logger"] = Log(output, name="log") if fits else False
+    if wanted["precision"] is None and fits and wanted["accelerator"] in ("auto", "cpu", "gpu"):
+        filled["precision"] = fast_precision(wanted["accelerator"], volumetric)
+    if fits and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        filled["plugins"] = [*plugins, WholeCheckpoints()]
+    if wanted["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+        callbacks.append(TQDMProgressBar(refresh_rate=10 if fits else 1, leave=True))
+    return {**filled, "callbacks": callbacks}
+
+
+def as_list(value: Any) -> list:  # noqa: ANN401 - one or several of anything
+    """Return the values that there are as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
