@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,11 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities import rank_zero_only
-from tqdm.auto import tqdm
 
 from padis_lightning.callbacks import EMA, Checkpoints, PriorExport, Results, Samples, Throughput, Tracking
-from padis_lightning.callbacks.resuming import check_resumable, find_checkpoint
+from padis_lightning.callbacks.resuming import find_checkpoint
+from padis_lightning.callbacks.setup import as_list, tell, trainer_parts
 from padis_lightning.callbacks.tracking import settle
-from padis_lightning.callbacks.trainer_parts import as_list, trainer_parts
 from padis_lightning.commands import main
 from padis_lightning.ct import Projector
 from padis_lightning.data.sources.open import read_geometry
@@ -92,13 +90,13 @@ class PadisCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse what was given, whatever the interpreter was started with, and hold it against what is allowed."""
+        actions = self._subcommand_parsers[self.command]._actions
+        types = {action.dest: getattr(action, "_typehint", action.type) for action in actions}
         try:
             with refusing("the command line or a config cannot be read"):
                 self.config = parser.parse_args(args)
         except ArgumentError as error:
-            actions = self._subcommand_parsers[self.command]._actions
-            types = {action.dest: getattr(action, "_typehint", action.type) for action in actions}
-            raise InputError(sentence(error, types)) from error
+            raise InputError(sentence(str(error), types)) from error
         settings = self.config[self.command]
         check_settings(settings, ("trainer", *GROUPS[self.command]))
         check_classes(settings, self.modules)
@@ -110,7 +108,7 @@ class PadisCLI(LightningCLI):
         return parser
 
     def _parse_ckpt_path(self) -> None:
-        """Let a resumed run keep the settings of its command line; :func:`check_resumable` refuses those that cannot be."""
+        """Let a resumed run keep the settings of its command line; those that cannot be are refused later."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the keys of the command besides model, data and trainer."""
@@ -132,8 +130,6 @@ class PadisCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fill in the folder, the scan of a measured file, and W&B without an account; a checkpoint never runs code."""
         config = self.config[self.command]
-        if config.weights_only is False:
-            raise InputError("weights_only is false; wanted true, a checkpoint with objects in it can run code")
         config.weights_only = True
         self.output = config.output or str(Path("results") / self.name)
         config.output = config.trainer.default_root_dir = self.output
@@ -150,10 +146,6 @@ class PadisCLI(LightningCLI):
     @staticmethod
     def _take_scan(config: Namespace) -> None:
         """Take the operator of a file of measurements from the file."""
-        if config.ckpt_path is not None:
-            raise InputError(
-                f"ckpt_path is {config.ckpt_path!r}; wanted --prior.checkpoint, which predict takes its weights from"
-            )
         data = config.data.init_args
         geometry = read_geometry(data.path) if data.get("path") else None  # Draws have no path
         if geometry is not None:
@@ -176,13 +168,10 @@ class PadisCLI(LightningCLI):
         self.datamodule.setup("fit")
         self.model.adapt(self.datamodule)
         sweep_up(Path(self.output))
-        path = self._get(self.config, "ckpt_path")
-        if path == "auto":
-            kept = Path(self._get(self.config, "checkpoint").dirpath)
-            path, self._finished = find_checkpoint(Path(self.output), kept, self.trainer.max_steps, tell)
-            self.config_init["fit"]["ckpt_path"] = path
-        if path not in (None, "best", "last", "hpc"):
-            check_resumable(path, self.model.patch_model())
+        kept = Path(self._get(self.config, "checkpoint").dirpath)
+        asked, steps = self._get(self.config, "ckpt_path"), self.trainer.max_steps
+        path, self._finished = find_checkpoint(asked, Path(self.output), kept, steps, self.model.patch_model())
+        self.config_init["fit"]["ckpt_path"] = path
         if not self._finished:
             tell(f"training in {self.trainer.precision} precision; --trainer.precision sets another")
 
@@ -211,27 +200,14 @@ class PadisCLI(LightningCLI):
             raise RunError(f"{lacking}; what is done is in {self.output}, the same command tries the others again")
 
 
-@rank_zero_only
-def tell(line: str) -> None:
-    """Say what was decided, once, above the progress bar."""
-    tqdm.write(f"padis_lightning: {line}", file=sys.stderr)
-
-
 def _namespace(values: dict[str, Any]) -> Namespace:
     return Namespace({key: _namespace(value) if isinstance(value, dict) else value for key, value in values.items()})
-
-
-def fit(args: Sequence[str]) -> None:
-    """Run the command ``fit`` with the arguments after its name."""
-    _run("fit", args)
-
-
-def predict(args: Sequence[str]) -> None:
-    """Run the command ``predict`` with the arguments after its name."""
-    _run("predict", args)
 
 
 def _run(command: str, args: Sequence[str]) -> None:
     words, modules = split_allowed([command, *args])
     words, name = find_configs(words)
     PadisCLI(inline(words), name, modules)
+
+
+fit, predict = partial(_run, "fit"), partial(_run, "predict")

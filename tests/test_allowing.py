@@ -95,7 +95,7 @@ def test_classes_of_the_package_and_of_lightning_need_no_permission(args, key, p
 
 FOREIGN = {  # options, and the module that would have to be permitted
     "a function": (["--model", "os.system"], "os"),
-    "through a module of the package": (["--model", "padis_lightning.files.os.system"], "posix"),
+    "through a module of the package": (["--model", "padis_lightning.files.os.system"], "padis_lightning.files.os"),
     "torch.load": (["--model", "torch.load"], "torch"),
     "torch.hub": (["--trainer.logger", "torch.hub.load"], "torch.hub"),
     "a checkpoint's class method": (
@@ -103,7 +103,8 @@ FOREIGN = {  # options, and the module that would have to be permitted
     ),
     "a callback": (["--trainer.callbacks+=subprocess.Popen"], "subprocess"),
     "a callback's function": (
-        ["--trainer.callbacks+=LambdaCallback", "--trainer.callbacks.on_fit_start", "builtins.exec"], "builtins",
+        ["--trainer.callbacks+=LambdaCallback", "--trainer.callbacks.on_fit_start", "builtins.exec"],
+        "lightning.pytorch.callbacks",
     ),
     "a plugin": (["--trainer.plugins", "[{class_path: pickle.Unpickler}]"], "pickle"),
     "a baseline": (["--results.baselines", "{a: os.system}"], "os"),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from padis_lightning.callbacks.checkpoint_io import newest
+from padis_lightning.callbacks.setup import tell
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError
 
@@ -25,22 +25,29 @@ def check_resumable(path: str, model: PatchModel) -> None:
             raise InputError(f"the checkpoint's {key} is {theirs[key]}; wanted {ours[key]}, the run's")
 
 
-def find_checkpoint(output: Path, kept: Path, max_steps: int, tell: Callable[[str], None]) -> tuple[str | None, bool]:
-    """Return the newest checkpoint of a run, None where it has none, and whether it is the run's last.
+def find_checkpoint(asked: str | None, output: Path, kept: Path, max_steps: int, model: PatchModel) -> tuple[str | None, bool]:
+    """Return the checkpoint that a run goes on from, None where it has none, and whether it is the run's last.
 
     Args:
+        asked: the checkpoint, ``auto`` for the newest, or what Lightning finds itself.
         output: the folder of the run, where SLURM's requeueing leaves checkpoints.
         kept: the folder of its checkpoints.
         max_steps: steps of the run.
-        tell: what takes a line about the choice.
+        model: what is trained.
+
+    Raises:
+        InputError: the checkpoint is missing or of another model.
     """
-    found = newest([*kept.glob("*.ckpt"), *output.glob("hpc_ckpt_*.ckpt")], tell)
-    if found is None:
-        tell(f"there is no checkpoint in {kept}; training begins at step 0")
-        return None, False
-    path, steps = found
-    finished = steps >= max_steps
-    tell(
-        f"{path} is at step {steps} of {max_steps}; training is finished" if finished else f"going on from {path} at step {steps}"
-    )
-    return str(path), finished
+    path, finished = asked, False
+    if asked == "auto":
+        path, steps = newest([*kept.glob("*.ckpt"), *output.glob("hpc_ckpt_*.ckpt")], tell) or (None, 0)
+        finished = path is not None and steps >= max_steps
+        if path is None:
+            tell(f"there is no checkpoint in {kept}; training begins at step 0")
+        elif finished:
+            tell(f"{path} is at step {steps} of {max_steps}; training is finished")
+        else:
+            tell(f"going on from {path} at step {steps}")
+    if path not in (None, "best", "last", "hpc"):
+        check_resumable(str(path), model)
+    return None if path is None else str(path), finished

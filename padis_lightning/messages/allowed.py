@@ -134,7 +134,7 @@ def check_classes(value: Any, modules: Sequence[str], key: str = "") -> None:  #
     if isinstance(value, (list, tuple, set)):
         for item in value:
             check_classes(item, modules, key)
-    entries = dict(value) if isinstance(value, Mapping) else vars(value) if type(value).__name__ == "Namespace" else {}
+    entries = entries_of(value)
     if "class_path" in entries:
         path = entries["class_path"]
         cls = find_class(path)
@@ -145,6 +145,11 @@ def check_classes(value: Any, modules: Sequence[str], key: str = "") -> None:  #
             raise InputError(f"{key} names {path}; wanted a class of the kind that {key} takes, see --help")
     for name, item in entries.items():
         check_classes(item, modules, f"{key}.{name}".removeprefix(".").replace(".init_args", ""))
+
+
+def entries_of(value: object) -> dict[str, Any]:
+    """Return keys and values of a part of a parsed config; none of anything else."""
+    return dict(value) if isinstance(value, Mapping) else dict(vars(value)) if type(value).__name__ == "Namespace" else {}
 
 
 def _name_of(value: object) -> str:

@@ -84,7 +84,7 @@ def inline(args: Sequence[str]) -> list[str]:
         if before in CONFIG:
             word = _text(configs[word])
         elif flag.startswith("--") and "." not in flag and flag not in PATHS and value.endswith(ENDINGS):
-            word = f"{flag}{equals}" * bool(equals) + _text(_expand(value, Path(), 0, [0]))
+            word = f"{flag}{equals}" * bool(equals) + _text(_expand(value, Path(), (flag[2:],), [0]))
         elif before == "--model" and args[0] == "predict" and word.rpartition(".")[2] not in models | {""}:
             out += ["PseudoInverse", "--model"]
         out.append(word)
@@ -109,7 +109,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is not YAML of keys and values, is endless, or a part is missing.
     """
-    config = _expand(_load(path), path.parent, 0, [0])
+    config = _expand(_load(path), path.parent, (), [0])
     if not isinstance(config, dict):
         raise InputError(f"{path} holds {str(config)[:80]!r}; wanted keys and values such as 'model: DDS'")
     return config
@@ -126,36 +126,39 @@ def _load(path: Path) -> Any:
     return text if value is None else value
 
 
-def _expand(value: Any, folder: Path, depth: int, count: list[int]) -> Any:
+def _expand(value: Any, folder: Path, place: tuple[str, ...], count: list[int]) -> Any:
     """Replace names of parts by what they hold.
 
     Args:
         value: a config or a part of it.
         folder: that of the file it stands in.
-        depth: how deep it lies.
+        place: the keys that it lies under.
         count: values met so far.
     """
     count[0] += 1
-    if count[0] > LARGEST or depth > DEEPEST:
+    if count[0] > LARGEST or len(place) > DEEPEST:
         raise InputError(f"a config holds more than {LARGEST} values or is more than {DEEPEST} deep; wanted a plain one")
+    key = ".".join(key for key in place if key != "init_args") or "a config"
     if isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str) or " " in key:
-                raise InputError(f"a config has the key {key!r}; wanted keys of text without spaces")
-        return {key: _expand(item, folder, depth + 1, count) for key, item in value.items()}
+        for name in value:
+            if not isinstance(name, str) or " " in name:
+                raise InputError(f"{key} has the key {name!r}; wanted keys of text without spaces")
+            if "class_path" in value and name not in ("class_path", "init_args", "dict_kwargs"):
+                raise InputError(f"{key} has the key {name!r} beside class_path; wanted it in init_args")
+        return {name: _expand(item, folder, (*place, name), count) for name, item in value.items()}
     if isinstance(value, list):
-        return [_expand(item, folder, depth + 1, count) for item in value]
+        return [_expand(item, folder, place, count) for item in value]
     if isinstance(value, str) and value.endswith(ENDINGS):
-        path = _find_part(value, folder)
-        return _expand(_load(path), path.parent, depth + 1, count)
+        path = _find_part(value, folder, key)
+        return _expand(_load(path), path.parent, (*place, "init_args"), count)
     if value is None or isinstance(value, (str, int, float)):
         return value
-    raise InputError(f"a config holds {str(value)[:80]!r}; wanted text, numbers, lists, keys and values")
+    raise InputError(f"{key} is {str(value)[:80]!r}; wanted text, numbers, lists, keys and values")
 
 
-def _find_part(name: str, folder: Path) -> Path:
+def _find_part(name: str, folder: Path, key: str) -> Path:
     """Return the file of a part: relative to what names it, or among the shipped configs."""
     for path in (folder / name, CONFIGS / name):
         if path.is_file():
             return path
-    raise InputError(f"there is no {name}, looked for in {folder.resolve()} and {CONFIGS}; wanted a file there")
+    raise InputError(f"{key} is {name!r}, which is neither in {folder.resolve()} nor in {CONFIGS}; wanted a file")

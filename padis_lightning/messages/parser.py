@@ -1,7 +1,7 @@
 """The parser's errors as sentences: the key and the value seen, the value wanted.
 
-The parser wraps an error once for each key and class that it lies in. Keys and classes are read off these layers; what is wanted
-comes from the annotation of the innermost one.
+The parser's messages have a line for each key and class that a value lies in, ever further in. What is wanted is told by the
+annotation of the innermost key.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import inspect
 import re
 import typing
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from padis_lightning.errors import one_line
-from padis_lightning.messages.allowed import find_class, refused
+from padis_lightning.messages.allowed import allowed_names, find_class, refused
 from padis_lightning.registry import subclasses
 
 # ruff: noqa: ANN401 - values and annotations are anything
@@ -21,67 +22,66 @@ PLAIN = {
     "int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "list": "a list", "Sequence": "a list",
     "Iterable": "a list", "dict": "keys and values", "timedelta": "a time such as 0:30:00",
 }  # fmt: skip
+LINKED = ("prior", "operator", "problem")  # what a model gets from keys of their own
 LONGEST = 80  # characters of a value that are shown
 
 
-def sentence(error: BaseException, types: Mapping[str, Any]) -> str:
-    """Return one sentence for an error of the parser.
+def sentence(message: str, types: Mapping[str, Any]) -> str:
+    """Return one sentence for a message of the parser.
 
     Args:
-        error: what it raised.
+        message: what it said.
         types: what its options take.
     """
-    denied = refused(str(error))
+    denied = refused(message)
     if denied:
         return denied
-    keys, cls, message, seen = _layers(error)
-    unknown = re.search(r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'", message)
+    keys, parent, cls, value = _innermost(message.splitlines())
+    unknown = re.search(r"(?:Option '([^']+)' is not accepted|does not accept option '([^']+)')", message)
     lacking = re.search(r"arguments are required: (.*)", message)
-    if unknown and cls:
-        return f"{unknown[1]!r} is not a key of {cls.__name__}; wanted one of {', '.join(keys_of(cls))}"
     if unknown:
-        return f"{unknown[1] or unknown[2]!r} is not a key of a config; wanted one that --help lists"
+        key, known = unknown[1] or unknown[2], keys_of(cls) if cls else ["those that --help lists"]
+        return f"{key!r} is not a key of {cls.__name__ if cls else 'a config'}; wanted one of {', '.join(known)}"
     if lacking and cls:
         return f"{cls.__name__} comes without {lacking[1]}; wanted a value for it"
     if lacking:
         return f"{lacking[1].replace(', ', ' and ')} missing; wanted --config FILE that names them, or options"
     if not keys:
         strange = message.removeprefix("unrecognized arguments: ")
-        seen = f"there is no option {shown(strange)}" if strange != message else shown(one_line(message), 300)
-        return f"{seen}; wanted what --help lists"
-    hint = _hints(cls).get(keys[-1]) if cls else types.get(keys[0])
-    wanted = " or ".join(dict.fromkeys(_words(hint))) or "another value"
-    key = ".".join(keys)
-    return f"{key} is {shown(seen)}; wanted {wanted}" if seen else f"{key} cannot be used ({shown(message)}); wanted {wanted}"
+        seen = f"there is no option {shown(strange)}" if strange != message else shown(message, 300)
+        return f"{seen}; wanted those that --help lists"
+    hint = hints(parent).get(keys[-1]) if parent else types.get(keys[-1])
+    seen = f"is {shown(_quoted(value))}" if value else f"cannot be used ({shown(message, 300)})"
+    return f"{'.'.join(keys)} {seen}; wanted {words(hint) or 'another value'}"
 
 
-def shown(value: str, longest: int = LONGEST) -> str:
-    """Return the beginning of a text in one line, in quotes unless it is a number or a list."""
-    text = one_line(value)
-    return text if len(text) <= longest else f"{text[:longest]} ..."
+def shown(text: str, longest: int = LONGEST) -> str:
+    """Return the beginning of a text in one line."""
+    line = one_line(text)
+    return line if len(line) <= longest else f"{line[:longest]} ..."
 
 
-def _layers(error: BaseException | None) -> tuple[list[str], type | None, str, str | None]:
-    """Return keys from the outermost to the innermost, the class that takes the last, the last message and the value seen."""
+def _innermost(lines: list[str]) -> tuple[list[str], type | None, type | None, str | None]:
+    """Return keys from the outermost to the innermost, the class that takes the last, the class that it is, and the value."""
     keys: list[str] = []
-    cls, message, value, of_class = None, "", None, True
-    while error is not None:
-        if str(error) != message:
-            message = str(error)
-            named = re.match(r"Problem with given class_path '([\w.]+)'", message)
-            key = re.match(r'Parser key "([^"]+)"', message)
-            if named:
-                cls, of_class = find_class(named[1]), True
-            elif key and of_class:
-                keys, of_class = [*keys, key[1]], False
-            given = re.search(r"(?:Got|Given) value: ((?!NestedArg).*)", message)
-            value = given[1] if given else value
-        error = error.__cause__ or error.__context__
-    return keys, cls, message, value and _quoted(value)
+    parent, cls, value, at = None, None, None, -1
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        if keys and line.strip() and indent <= at:
+            break
+        named = re.search(r"class_path '([\w.]+)'|Got value: .* Got value: Namespace\(class_path='([\w.]+)'", line)
+        key = re.search(r'Parser key "([^"]+)"', line)
+        given = re.search(r"(?:Got value|Given value|import path string): ((?!NestedArg).*?)(?:\. Got value|$)", line)
+        if key and indent > at:
+            keys, parent, at, value = [*keys, key[1]], cls, indent, None
+        cls = find_class(named[1] or named[2]) if named else cls
+        parent = cls if named and named[2] else parent
+        value = given[1] if given and value is None else value
+    return keys, parent, cls, value
 
 
 def _quoted(value: str) -> str:
-    return value if re.match(r"[-+\d.\[{(]|(None|True|False)$", value) else repr(value)
+    return "null" if value == "None" else value if re.match(r"[-+\d.\[{(]|(None|True|False)$", value) else repr(value)
 
 
 def keys_of(cls: type) -> list[str]:
@@ -89,36 +89,42 @@ def keys_of(cls: type) -> list[str]:
     found: dict[str, None] = {}
     for base in cls.__mro__:
         parameters = inspect.signature(vars(base).get("__init__", lambda self, **rest: None)).parameters.values()
-        kinds = {p.name: p.kind for p in parameters if p.name not in ("self", "prior", "operator", "problem")}
+        kinds = {p.name: p.kind for p in parameters if p.name not in ("self", *LINKED)}
         found |= dict.fromkeys(name for name, kind in kinds.items() if kind.name not in ("VAR_KEYWORD", "VAR_POSITIONAL"))
         if inspect.Parameter.VAR_KEYWORD not in kinds.values():
             break
     return list(found)
 
 
-def _hints(cls: type) -> dict[str, Any]:
-    bases = [base for base in reversed(cls.__mro__) if "__init__" in vars(base)]
-    return {name: hint for base in bases for name, hint in typing.get_type_hints(base.__init__).items()}
+def hints(cls: type) -> dict[str, Any]:
+    """Return the annotations of what a class takes, those of its bases included."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        with suppress(NameError):  # some of Lightning's annotations are for type checkers only
+            found |= typing.get_type_hints(vars(base).get("__init__", object.__init__))
+    return found
+
+
+def words(hint: Any) -> str:
+    """Return what an annotation takes, in words."""
+    return " or ".join(dict.fromkeys(_words(hint)))
 
 
 def _words(hint: Any) -> Iterator[str]:
-    """Yield what an annotation takes, in words."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     name = getattr(origin or hint, "__name__", "")
     if origin is typing.Literal:
         yield ", ".join(map(str, parts))
     elif origin is tuple:
         yield f"a list of {len(parts)} values" if ... not in parts else "a list"
+    elif origin is dict:
+        yield f"keys with values, each {words(parts[1])}"
     elif name in PLAIN and typing.get_origin(parts[0] if parts else None) is not typing.Literal:
         yield PLAIN[name]
     elif inspect.isclass(hint) and hint is not type(None):
-        known = sorted({sub.__name__ for sub in subclasses(hint) if _is_ours(sub)})
+        listed = (sub for sub in subclasses(hint) if f"{sub.__module__}.{sub.__qualname__}" in allowed_names())
+        known = sorted({sub.__name__ for sub in listed if not inspect.isabstract(sub)})
         yield f"one of {', '.join(known)}" if known else "the name of a class"
     else:
-        for part in parts:
+        for part in parts[-1:] if name == "Callable" else parts:
             yield from _words(part)
-
-
-def _is_ours(cls: type) -> bool:
-    named = cls.__module__.startswith(("padis_lightning.", "lightning.pytorch."))
-    return named and not inspect.isabstract(cls) and not cls.__name__.startswith("_")

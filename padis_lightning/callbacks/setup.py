@@ -1,11 +1,14 @@
-"""What a trainer gets that the command line does not name."""
+"""What a trainer gets that the command line does not name, and lines above its progress bar."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+from tqdm.auto import tqdm
 
 from padis_lightning.callbacks.checkpoint_io import WholeCheckpoints
 from padis_lightning.callbacks.csv_log import Log
@@ -38,3 +41,9 @@ def as_list(value: Any) -> list:  # noqa: ANN401 - one or several of anything
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+@rank_zero_only
+def tell(line: str) -> None:
+    """Say what was decided, once, above the progress bar."""
+    tqdm.write(f"padis_lightning: {line}", file=sys.stderr)
