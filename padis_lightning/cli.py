@@ -14,8 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from padis_lightning.callbacks import EMA, Checkpoints, PriorExport, Results, Samples, Throughput, Tracking
 from padis_lightning.callbacks.resuming import find_checkpoint
-from padis_lightning.callbacks.setup import as_list, tell, trainer_parts
-from padis_lightning.callbacks.tracking import settle
+from padis_lightning.callbacks.setup import name_wandb_run, tell, trainer_parts
 from padis_lightning.commands import main
 from padis_lightning.ct import Projector
 from padis_lightning.data.sources.open import read_geometry
@@ -32,6 +31,7 @@ from padis_lightning.operators.scan_settings import scan_settings, scan_words
 from padis_lightning.priors import Prior
 from padis_lightning.solvers.checks import check_run
 from padis_lightning.training import PatchDiffusion
+from padis_lightning.training.checks import check_training
 
 __all__ = ["PadisCLI", "fit", "main", "predict"]
 
@@ -42,6 +42,7 @@ GROUPS = {
     },
     "predict": {"results": Results, "tracking": Tracking},
 }  # fmt: skip
+TRAINER = {"inference_mode": False, "enable_model_summary": False, "num_sanity_val_steps": 0}  # without gradients no DPS
 
 
 class SaveConfig(SaveConfigCallback):
@@ -71,11 +72,7 @@ class PadisCLI(LightningCLI):
                 LightningDataModule,
                 save_config_callback=SaveConfig,
                 save_config_kwargs={"save_to_log_dir": False},
-                trainer_defaults={
-                    "inference_mode": False,  # under it DPS cannot take gradients
-                    "enable_model_summary": False,
-                    "num_sanity_val_steps": 0,
-                },
+                trainer_defaults=TRAINER,
                 seed_everything_default=0,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
@@ -116,8 +113,7 @@ class PadisCLI(LightningCLI):
         for key, callback in GROUPS[self.command].items():
             parser.add_lightning_class_args(callback, key)
         if self.command == "fit":
-            parser.set_defaults({"checkpoint.save_last": True, "checkpoint.every_n_train_steps": 500})
-            return
+            return parser.set_defaults({"checkpoint.save_last": True, "checkpoint.every_n_train_steps": 500})
         for key, base in (("prior", Prior), ("operator", LinearOperator)):
             parser.add_subclass_arguments(base, key, required=False)
             parser.link_arguments(key, f"model.init_args.{key}", apply_on="instantiate")
@@ -139,9 +135,7 @@ class PadisCLI(LightningCLI):
             config.trainer.use_distributed_sampler = False  # batches are shared out by step already
         else:
             self._take_scan(config)
-        for logger in as_list(config.trainer.logger):
-            if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
-                settle(logger.init_args, self.output)
+        name_wandb_run(config.trainer.logger, self.output)
 
     @staticmethod
     def _take_scan(config: Namespace) -> None:
@@ -161,10 +155,7 @@ class PadisCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Check data and model against each other before anything is written."""
-        if not isinstance(self.model, PatchDiffusion):
-            raise InputError(f"the model to fit is {type(self.model).__name__}; wanted PatchDiffusion")
-        if self.trainer.max_steps < 1:
-            raise InputError(f"trainer.max_steps is {self.trainer.max_steps}; wanted at least 1, training is counted in steps")
+        check_training(self.model, self.trainer.max_steps)
         self.datamodule.setup("fit")
         self.model.adapt(self.datamodule)
         sweep_up(Path(self.output))
@@ -195,8 +186,7 @@ class PadisCLI(LightningCLI):
 
     def after_predict(self) -> None:
         """Fail where images did."""
-        lacking = self._get(self.config_init, "results").lacking
-        if lacking:
+        if lacking := self._get(self.config_init, "results").lacking:
             raise RunError(f"{lacking}; what is done is in {self.output}, the same command tries the others again")
 
 

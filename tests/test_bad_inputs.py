@@ -108,7 +108,7 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
     "a prior's class": (lambda: [*P, "--prior", "Magic"], f"prior is 'Magic'; wanted one of {ANY}PatchPrior{ANY}"),
     "a network": (lambda: [*F, "--model.network", "Magic"], "model.network is 'Magic'; wanted one of DDPMpp, UNet"),
     "a noise": (lambda: [*P, "--model.noise", "x"], "model.noise is 'x'; wanted one of GaussianNoise, PoissonNoise"),
-    "a logger": (lambda: [*P, "--trainer.logger", "Magic"], f"trainer.logger is 'Magic'; wanted one of CSVLogger, {ANY} or true or false"),
+    "a logger": (lambda: [*P, "--trainer.logger", "Magic"], f"trainer.logger is 'Magic'; wanted one of CSVLogger, {ANY}"),
     "an accelerator": (
         lambda: [*PLAIN, "--trainer.accelerator", "quantum"],
         f"the settings cannot be used (ValueError: You selected an invalid accelerator {ANY}); wanted other values, see --help",

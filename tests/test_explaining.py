@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 import pytest
 import torch
@@ -119,9 +120,17 @@ def test_a_bug_is_not_explained_and_keeps_its_traceback(monkeypatch, capsys):
     assert said[-1] == "padis_lightning: error: KeyError is a fault of padis_lightning; wanted a report with the lines above"
 
 
-def test_an_interruption_has_the_shells_code(monkeypatch, capsys):
+@pytest.mark.parametrize("lightnings", [False, True])
+def test_an_interruption_has_the_shells_code(lightnings, monkeypatch, capsys):
+    """Also where Lightning has caught it and ends the process with 1."""
+
     def interrupted(args: list[str]) -> None:
-        raise KeyboardInterrupt
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if lightnings:
+                sys.exit(1)
+            raise
 
     monkeypatch.setattr(report, "run", interrupted)
     with pytest.raises(SystemExit) as stop:

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from padis_lightning.callbacks.checkpoint_io import WholeCheckpoints
 from padis_lightning.callbacks.csv_log import Log
+from padis_lightning.callbacks.tracking import settle
 from padis_lightning.machine import fast_precision
 
 
@@ -41,6 +42,13 @@ def as_list(value: Any) -> list:  # noqa: ANN401 - one or several of anything
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def name_wandb_run(loggers: Any, output: str) -> None:  # noqa: ANN401 - the parser's
+    """Fill in folder and name of each ``WandbLogger`` among the loggers that a config names."""
+    for logger in as_list(loggers):
+        if getattr(logger, "class_path", "").endswith("WandbLogger"):
+            settle(logger.init_args, output)
 
 
 @rank_zero_only

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -82,7 +83,7 @@ def _end(error: BaseException) -> None:
     ):
         print("padis_lightning: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
-    if not _is_read():
+    if not _is_read(error):
         raise SystemExit(UNUSED_PIPE) from None
     if not isinstance(error, Exception):
         raise error
@@ -97,11 +98,21 @@ def _end(error: BaseException) -> None:
     raise SystemExit(code) from None
 
 
-def _is_read() -> bool:
+def _is_read(error: BaseException | None = None) -> bool:
     """Return whether somebody reads what is printed; where nobody does, the rest is thrown away in silence."""
     try:
         sys.stdout.flush()
+        if not isinstance(error, BrokenPipeError) or not _has_no_reader(sys.stdout.fileno()):
+            return True
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
-    return True
+        pass
+    except ValueError:  # not a stream of the system's
+        return True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return False
+
+
+def _has_no_reader(stream: int) -> bool:
+    poll = select.poll()
+    poll.register(stream, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -19,22 +19,20 @@ from padis_lightning.registry import subclasses
 
 # ruff: noqa: ANN401 - values and annotations are anything
 PLAIN = {
-    "int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "list": "a list", "Sequence": "a list",
-    "Iterable": "a list", "dict": "keys and values", "timedelta": "a time such as 0:30:00",
-}  # fmt: skip
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "timedelta": "a time such as 0:30:00",
+}
+PLAIN |= dict.fromkeys(("list", "Sequence", "Iterable"), "a list")
 LINKED = ("prior", "operator", "problem")  # what a model gets from keys of their own
 LONGEST = 80  # characters of a value that are shown
 
 
 def sentence(message: str, types: Mapping[str, Any]) -> str:
-    """Return one sentence for a message of the parser.
-
-    Args:
-        message: what it said.
-        types: what its options take.
-    """
-    denied = refused(message)
-    if denied:
+    """Return one sentence for a message of the parser, whose options take ``types``."""
+    if denied := refused(message):
         return denied
     keys, parent, cls, value = _innermost(message.splitlines())
     unknown = re.search(r"(?:Option '([^']+)' is not accepted|does not accept option '([^']+)')", message)
@@ -51,7 +49,7 @@ def sentence(message: str, types: Mapping[str, Any]) -> str:
         seen = f"there is no option {shown(strange)}" if strange != message else shown(message, 300)
         return f"{seen}; wanted those that --help lists"
     hint = hints(parent).get(keys[-1]) if parent else types.get(keys[-1])
-    seen = f"is {shown(_quoted(value))}" if value else f"cannot be used ({shown(message, 300)})"
+    seen = f"is {shown(value)}" if value else f"cannot be used ({shown(message, 300)})"
     return f"{'.'.join(keys)} {seen}; wanted {words(hint) or 'another value'}"
 
 
@@ -77,11 +75,9 @@ def _innermost(lines: list[str]) -> tuple[list[str], type | None, type | None, s
         cls = find_class(named[1] or named[2]) if named else cls
         parent = cls if named and named[2] else parent
         value = given[1] if given and value is None else value
-    return keys, parent, cls, value
-
-
-def _quoted(value: str) -> str:
-    return "null" if value == "None" else value if re.match(r"[-+\d.\[{(]|(None|True|False)$", value) else repr(value)
+    if value and not re.match(r"[-+\d.\[{(]|(None|True|False)$", value):
+        value = repr(value)
+    return keys, parent, cls, "null" if value == "None" else value
 
 
 def keys_of(cls: type) -> list[str]:
