@@ -160,9 +160,9 @@ class PadisCLI(LightningCLI):
         self.model.adapt(self.datamodule)
         sweep_up(Path(self.output))
         kept = Path(self._get(self.config, "checkpoint").dirpath)
-        asked, steps = self._get(self.config, "ckpt_path"), self.trainer.max_steps
-        path, self._finished = find_checkpoint(asked, Path(self.output), kept, steps, self.model.patch_model())
-        self.config_init["fit"]["ckpt_path"] = path
+        settings, steps = self.config_init["fit"], self.trainer.max_steps
+        found = find_checkpoint(settings["ckpt_path"], Path(self.output), kept, steps, self.model.patch_model())
+        settings["ckpt_path"], self._finished = found
         if not self._finished:
             tell(f"training in {self.trainer.precision} precision; --trainer.precision sets another")
 

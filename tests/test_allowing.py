@@ -131,8 +131,8 @@ CALLED = {  # parts of a config that call something when they are built or later
     "a function that writes": "results: {baselines: {y: {class_path: padis_lightning.files.write_text, init_args: CALL}}}",
     "a function's name": "results: {baselines: {y: padis_lightning.files.write_text}}",
     "the command line itself": (
-        "results: {baselines: {y: {class_path: padis_lightning.cli.main, init_args: {args: [predict, --config, ct20.yaml, --allow, "
-        "subprocess, --results.baselines, '{y: {class_path: subprocess.getoutput, init_args: {cmd: touch MARK}}}']}}}}"
+        "results: {baselines: {y: {class_path: padis_lightning.cli.main, init_args: {args: [predict, --config, ct20.yaml, "
+        "--allow, subprocess, --results.baselines, '{y: {class_path: subprocess.getoutput, init_args: {cmd: touch MARK}}}']}}}}"
     ),
     "the commands": "results: {baselines: {y: {class_path: padis_lightning.commands.main, init_args: {args: [--help]}}}}",
     "a method of a class on the list": "results: {baselines: {y: padis_lightning.diffusion.Positions.build}}",
