@@ -87,16 +87,14 @@ class PadisCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse what was given, whatever the interpreter was started with, and hold it against what is allowed."""
-        actions = self._subcommand_parsers[self.command]._actions
-        types = {action.dest: getattr(action, "_typehint", action.type) for action in actions}
+        types = {a.dest: getattr(a, "_typehint", a.type) for a in self._subcommand_parsers[self.command]._actions}
         try:
             with refusing("the command line or a config cannot be read"):
                 self.config = parser.parse_args(args)
         except ArgumentError as error:
             raise InputError(sentence(str(error), types)) from error
-        settings = self.config[self.command]
-        check_settings(settings, ("trainer", *GROUPS[self.command]))
-        check_classes(settings, self.modules)
+        check_settings(self.config[self.command], ("trainer", *GROUPS[self.command]))
+        check_classes(self.config[self.command], self.modules)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -114,9 +112,9 @@ class PadisCLI(LightningCLI):
             parser.add_lightning_class_args(callback, key)
         if self.command == "fit":
             return parser.set_defaults({"checkpoint.save_last": True, "checkpoint.every_n_train_steps": 500})
-        for key, base in (("prior", Prior), ("operator", LinearOperator)):
+        for key, base, target in (("prior", Prior, "prior"), ("operator", LinearOperator, "problem")):
             parser.add_subclass_arguments(base, key, required=False)
-            parser.link_arguments(key, f"model.init_args.{key}", apply_on="instantiate")
+            parser.link_arguments(key, f"model.init_args.{target}", apply_on="instantiate")
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a setting that one of them cannot be built with is the input's fault."""
@@ -140,9 +138,8 @@ class PadisCLI(LightningCLI):
     @staticmethod
     def _take_scan(config: Namespace) -> None:
         """Take the operator of a file of measurements from the file."""
-        data = config.data.init_args
-        geometry = read_geometry(data.path) if data.get("path") else None  # Draws have no path
-        if geometry is not None:
+        data = config.data.init_args  # Draws have no path
+        if data.get("path") and (geometry := read_geometry(data.path)):
             given = config.operator.init_args.as_dict() if config.operator else {}
             config.operator = _namespace(scan_settings(geometry, given, bool(data.get("volumes"))))
             tell(f"{data.path} is a measurement of {scan_words(geometry)}; its geometry is used")
@@ -161,8 +158,8 @@ class PadisCLI(LightningCLI):
         sweep_up(Path(self.output))
         kept = Path(self._get(self.config, "checkpoint").dirpath)
         settings, steps = self.config_init["fit"], self.trainer.max_steps
-        found = find_checkpoint(settings["ckpt_path"], Path(self.output), kept, steps, self.model.patch_model())
-        settings["ckpt_path"], self._finished = found
+        path, model = settings["ckpt_path"], self.model.patch_model()
+        settings["ckpt_path"], self._finished = find_checkpoint(path, Path(self.output), kept, steps, model)
         if not self._finished:
             tell(f"training in {self.trainer.precision} precision; --trainer.precision sets another")
 
@@ -176,7 +173,6 @@ class PadisCLI(LightningCLI):
     def before_predict(self) -> None:
         """Check data, operator and prior against each other before anything is written."""
         check_run(self.model, self.datamodule, self._get(self.config_init, "trainer")["inference_mode"])
-        self.model.announce = tell
         results = self._get(self.config_init, "results")
         results.config = yaml.safe_load(self._parser(self.command).dump(self.config[self.command], skip_none=False))
         results.check(Path(self.output), self.model, self.datamodule)

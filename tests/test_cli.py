@@ -338,7 +338,10 @@ def run_alone(code):
 
 
 def test_the_help_of_commands_waits_for_no_library():
-    calls = "".join(f"\nwith suppress(SystemExit): main([*{words!r}.split(), '--help'])" for words in ("", "report", "gather"))
+    calls = "".join(
+        f"\nwith suppress(SystemExit): main([*{words!r}.split(), '--help'])"
+        for words in ("", "report", "gather", "prepare", "doctor")
+    )
     heavy = "[m for m in ('torch', 'numpy', 'lightning', 'jsonargparse') if m in sys.modules]"
     done = run_alone(
         f"import sys\nfrom contextlib import suppress\nfrom padis_lightning.commands import main{calls}\nprint({heavy})"

@@ -27,7 +27,6 @@ PLAIN = {
 }
 PLAIN |= dict.fromkeys(("list", "Sequence", "Iterable"), "a list")
 LINKED = ("prior", "operator", "problem")  # what a model gets from keys of their own
-LONGEST = 80  # characters of a value that are shown
 
 
 def sentence(message: str, types: Mapping[str, Any]) -> str:
@@ -53,7 +52,7 @@ def sentence(message: str, types: Mapping[str, Any]) -> str:
     return f"{'.'.join(keys)} {seen}; wanted {words(hint) or 'another value'}"
 
 
-def shown(text: str, longest: int = LONGEST) -> str:
+def shown(text: str, longest: int = 80) -> str:
     """Return the beginning of a text in one line."""
     line = one_line(text)
     return line if len(line) <= longest else f"{line[:longest]} ..."
@@ -75,9 +74,8 @@ def _innermost(lines: list[str]) -> tuple[list[str], type | None, type | None, s
         cls = find_class(named[1] or named[2]) if named else cls
         parent = cls if named and named[2] else parent
         value = given[1] if given and value is None else value
-    if value and not re.match(r"[-+\d.\[{(]|(None|True|False)$", value):
-        value = repr(value)
-    return keys, parent, cls, "null" if value == "None" else value
+    plain = value is None or re.match(r"[-+\d.\[{(]|(True|False)$", value)
+    return keys, parent, cls, "null" if value == "None" else value if plain else repr(value)
 
 
 def keys_of(cls: type) -> list[str]:
@@ -94,7 +92,7 @@ def keys_of(cls: type) -> list[str]:
 
 def hints(cls: type) -> dict[str, Any]:
     """Return the annotations of what a class takes, those of its bases included."""
-    found: dict[str, Any] = {}
+    found = {}
     for base in reversed(cls.__mro__):
         with suppress(NameError):  # some of Lightning's annotations are for type checkers only
             found |= typing.get_type_hints(vars(base).get("__init__", object.__init__))

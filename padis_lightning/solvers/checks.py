@@ -32,7 +32,7 @@ def check_run(solver: Solver, data: ImageData | Draws, inference_mode: bool) -> 
             f"the data's images are {tuple(data.image_shape)} ({axis_names(data.image_shape)}); "
             f"wanted {tuple(solver.operator.image_shape)}, what the operator takes"
         )
-    prior = getattr(solver, "prior", None)
+    prior = solver.prior
     trained = prior.normalisation if prior is not None else None
     windows = data.normalisation.window, trained.window if trained else None
     if None not in windows and windows[0] != windows[1]:
