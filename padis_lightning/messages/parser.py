@@ -1,8 +1,4 @@
-"""The parser's errors as sentences: the key and the value seen, the value wanted.
-
-The parser's messages have a line for each key and class that a value lies in, ever further in. What is wanted is told by the
-annotation of the innermost key.
-"""
+"""The parser's errors as sentences: the key and the value seen, the value wanted."""
 
 from __future__ import annotations
 
