@@ -31,25 +31,28 @@ def random_network(seed: int = 0, channels: int = 1, positions: int = 2) -> UNet
     return network
 
 
-@pytest.fixture
-def model() -> PatchModel:
-    """A patch model of 20x20 images with 8x8 patches: two grids of 3x3, padding 4."""
+def small_model() -> PatchModel:
+    """Return a patch model of 20x20 images with 8x8 patches: two grids of 3x3, padding 4."""
     shape = (1, 20, 20)
     denoiser = Denoiser(random_network(), sigma_data=0.3)
     return PatchModel(denoiser, shape, [4, 8], padding(shape[1:], 8), Normalisation(0.0, 1.0))
 
 
 @pytest.fixture
-def images(tmp_path):
-    """A file of 12 smooth 16x16 images of 4 patients, stored as 0 .. 2000 with an HU window."""
-    return write_images(tmp_path / "images.npz")
+def model() -> PatchModel:
+    return small_model()
 
 
 def write_images(path):
-    """Write the file of the fixture ``images``."""
+    """Write a file of 12 smooth 16x16 images of 4 patients, stored as 0 .. 2000 with an HU window."""
     y, x = np.mgrid[-1:1:16j, -1:1:16j]
     shifts = np.random.default_rng(0).uniform(-0.4, 0.4, (12, 2))
     blobs = np.stack([np.exp(-4 * ((x - a) ** 2 + (y - b) ** 2)) for a, b in shifts])
     patients = np.repeat(["a", "b", "c", "d"], 3)
     np.savez(path, images=(blobs * 2000).astype(np.uint16), patient=patients, hu_window=np.array([-1000, 1000]))
     return path
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_images(tmp_path / "images.npz")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm.auto import tqdm
 
 from padis_lightning.callbacks.checkpoint_io import WholeCheckpoints
 from padis_lightning.callbacks.csv_log import Log
-from padis_lightning.callbacks.tracking import settle
+from padis_lightning.callbacks.progress import Progress
+from padis_lightning.callbacks.tracking import complete_wandb_options
 from padis_lightning.machine import fast_precision
 
 
@@ -33,7 +34,7 @@ def trainer_parts(wanted: dict[str, Any], output: str, fits: bool, volumetric: b
     if fits and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         filled["plugins"] = [*plugins, WholeCheckpoints()]
     if wanted["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-        callbacks.append(TQDMProgressBar(refresh_rate=10 if fits else 1, leave=True))
+        callbacks.append(Progress(refresh_rate=10 if fits else 1, leave=True))
     return {**filled, "callbacks": callbacks}
 
 
@@ -48,7 +49,7 @@ def name_wandb_run(loggers: Any, output: str) -> None:  # noqa: ANN401 - the par
     """Fill in folder and name of each ``WandbLogger`` among the loggers that a config names."""
     for logger in as_list(loggers):
         if getattr(logger, "class_path", "").endswith("WandbLogger"):
-            settle(logger.init_args, output)
+            complete_wandb_options(logger.init_args, output)
 
 
 @rank_zero_only

@@ -33,8 +33,8 @@ def run(args: Sequence[str]) -> None:
         InputError: a folder is not one of results, lacks a file, or holds other images than the first.
     """
     options = _parser().parse_args(list(args))
-    from padis_lightning.results.page import report_page  # imports torch, for which --help need not wait
-    from padis_lightning.results.runs import read_runs
+    from padis_lightning.results.report.page import report_page  # imports torch, for which --help need not wait
+    from padis_lightning.results.report.runs import read_runs
 
     runs = read_runs(options.folders)
     alone = options.folders[0] / "report.html" if len(runs) == 1 else Path("comparison.html")
@@ -63,12 +63,12 @@ def gather(args: Sequence[str]) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="the shards' --output")
     folder = parser.parse_args(list(args)).folder
     from padis_lightning.results.scores import table
-    from padis_lightning.results.summary import read, told, write
+    from padis_lightning.results.summary import missing_sentence, read_results, write_summary
 
-    gathered = read(folder)
+    gathered = read_results(folder)
     if gathered.summary is not None:
-        write(folder, gathered)
+        write_summary(folder, gathered)
         print(table(gathered.summary))
         print(f"gathered {len(gathered.rows)} images into {folder / 'metrics.csv'}; open {folder / 'report.html'}")
-    if told(gathered):
-        raise RunError(told(gathered))
+    if missing_sentence(gathered):
+        raise RunError(missing_sentence(gathered))
