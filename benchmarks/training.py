@@ -30,8 +30,8 @@ from torch import Tensor
 from torch.optim import Adam
 
 from benchmarks.plots import FULL, NO_GPU, plot, show
-from padis_lightning.cli import fast_precision
 from padis_lightning.files import write_text
+from padis_lightning.machine import fast_precision
 from padis_lightning.networks import PatchNetwork
 from padis_lightning.networks.ddpmpp import DDPMpp
 from padis_lightning.networks.unet import UNet

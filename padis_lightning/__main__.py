@@ -1,6 +1,6 @@
 """``python -m padis_lightning``."""
 
-from padis_lightning.cli import main
+from padis_lightning.commands import main
 
 if __name__ == "__main__":
     main()

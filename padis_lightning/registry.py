@@ -1,4 +1,4 @@
-"""Classes that are found by their name, and modules that remember what they were built from."""
+"""Find classes by their name, and remember what modules were built from."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def import_submodules(package: str, path: Iterable[str]) -> None:
 
 
 def subclasses(cls: type) -> Iterator[type]:
-    """All classes below ``cls`` that are imported."""
+    """Yield all classes below ``cls`` that are imported."""
     for sub in cls.__subclasses__():
         yield sub
         yield from subclasses(sub)
 
 
 class Configured(nn.Module):
-    """A module that remembers its arguments in ``config``, so that a file can name its class and hold no code.
+    """Remember a module's arguments in ``config``, so that a file can name its class and hold no code.
 
     Subclasses take plain numbers and lists.
     """
@@ -48,7 +48,7 @@ class Configured(nn.Module):
 
     @property
     def plain_config(self) -> dict[str, Any]:
-        """The arguments as JSON would give them back."""
+        """Return the arguments as JSON would give them back."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in self.config.items()}
 
     @classmethod

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from padis_lightning.cli import main
+from padis_lightning.commands import report
 from padis_lightning.errors import InputError
 from padis_lightning.messages.allowed import split_allowed
 
@@ -95,7 +96,7 @@ def test_classes_of_the_package_and_of_lightning_need_no_permission(args, key, p
 
 FOREIGN = {  # options, and the module that would have to be permitted
     "a function": (["--model", "os.system"], "os"),
-    "through a module of the package": (["--model", "padis_lightning.files.os.system"], "posix"),
+    "through a module of the package": (["--model", "padis_lightning.files.os.system"], "padis_lightning.files.os"),
     "torch.load": (["--model", "torch.load"], "torch"),
     "torch.hub": (["--trainer.logger", "torch.hub.load"], "torch.hub"),
     "a checkpoint's class method": (
@@ -103,7 +104,8 @@ FOREIGN = {  # options, and the module that would have to be permitted
     ),
     "a callback": (["--trainer.callbacks+=subprocess.Popen"], "subprocess"),
     "a callback's function": (
-        ["--trainer.callbacks+=LambdaCallback", "--trainer.callbacks.on_fit_start", "builtins.exec"], "builtins",
+        ["--trainer.callbacks+=LambdaCallback", "--trainer.callbacks.on_fit_start", "builtins.exec"],
+        "lightning.pytorch.callbacks",
     ),
     "a plugin": (["--trainer.plugins", "[{class_path: pickle.Unpickler}]"], "pickle"),
     "a baseline": (["--results.baselines", "{a: os.system}"], "os"),
@@ -123,6 +125,56 @@ def test_every_other_name_is_refused_before_it_is_imported(name, capsys):
     said = refused(capsys, "predict", "--config", "ct20.yaml", *args)
     assert "error: the config names " in said and f"--allow {module} on the command line" in said
     assert not {"antigravity", "code", "runpy"} & (set(sys.modules) - before)
+
+
+CALLED = {  # parts of a config that call something when they are built or later; the key that refuses
+    "a function that writes": "results: {baselines: {y: {class_path: padis_lightning.files.write_text, init_args: CALL}}}",
+    "a function's name": "results: {baselines: {y: padis_lightning.files.write_text}}",
+    "the command line itself": (
+        "results: {baselines: {y: {class_path: padis_lightning.cli.main, init_args: {args: [predict, --config, ct20.yaml, "
+        "--allow, subprocess, --results.baselines, '{y: {class_path: subprocess.getoutput, init_args: {cmd: touch MARK}}}']}}}}"
+    ),
+    "the commands": "results: {baselines: {y: {class_path: padis_lightning.commands.main, init_args: {args: [--help]}}}}",
+    "a method of a class on the list": "results: {baselines: {y: padis_lightning.diffusion.Positions.build}}",
+    "a class method": "results: {baselines: {y: {class_path: padis_lightning.solvers.Solver.build, init_args: {}}}}",
+    "a class of another role": "results: {baselines: {y: {class_path: PatchPrior, init_args: {checkpoint: ct_phantoms}}}}",
+    "its full name": "results: {baselines: {y: {class_path: padis_lightning.priors.PatchPrior}}}",
+    "a model of another role": "model: {class_path: padis_lightning.noise.GaussianNoise, init_args: {std: 1.0}}",
+    "a callback of functions": (
+        "trainer: {callbacks: [{class_path: LambdaCallback, init_args: {setup: padis_lightning.files.write_text}}]}"
+    ),
+    "averages": (
+        "trainer: {callbacks: [{class_path: StochasticWeightAveraging, init_args: {swa_lrs: 0.1, "
+        "avg_fn: padis_lightning.files.write_text}}]}"
+    ),
+    "a hook": "trainer: {strategy: {class_path: DDPStrategy, init_args: {ddp_comm_hook: padis_lightning.files.write_text}}}",
+    "a schedule": (
+        "trainer: {profiler: {class_path: PyTorchProfiler, init_args: {schedule: {class_path: padis_lightning.files.write_text, "
+        "init_args: CALL}}}}"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["predict", "fit"])
+@pytest.mark.parametrize("name", CALLED)
+def test_a_config_calls_nothing(name, command, tmp_path, capsys, monkeypatch):
+    if command == "fit" and "trainer" not in CALLED[name]:
+        pytest.skip("fit has no baselines")
+    mark = tmp_path / "mark"
+    text = CALLED[name].replace("CALL", f"{{path: {mark}, text: x}}").replace("MARK", str(mark))
+    (tmp_path / "c.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    first = "ct20.yaml" if command == "predict" else "ct.yaml"
+    said = refused(capsys, command, "--config", first, "--config", "c.yaml", "--output", "out")
+    assert "; wanted " in said and not mark.exists() and not (tmp_path / "out").exists()
+
+
+def test_a_permission_within_a_run_counts_nothing(own, capsys, monkeypatch):
+    """Even if something called the command line from a config."""
+    nested = ["predict", "--config", "ct20.yaml", "--model", "own_solvers.Mine", "--allow", "own_solvers"]
+    monkeypatch.setattr(report, "run", lambda args: main(nested))
+    said = refused(capsys, "report")
+    assert "--allow comes from within a run; wanted it on the command line" in said and not own.exists()
 
 
 IN_CONFIGS = {key: f"trainer: {{{key}: {{class_path: own_solvers.Mine}}}}" for key in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from padis_lightning.cli import main
 from padis_lightning.diffusion import Denoiser, PatchModel, padding
+from padis_lightning.messages.configs import CONFIGS
 from padis_lightning.types import Normalisation
 
 from .conftest import random_network
@@ -84,7 +86,7 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
         lambda: ["predict"], "predict.data and predict.model missing; wanted --config FILE that names them, or options",
     ),
     "a config's name": (lambda: ["fit", "--config", "nope.yaml"], f"there is no config 'nope.yaml'; wanted a file or {ANY}"),
-    "a flag without a value": (lambda: ["fit", "--config"], "-c/--config comes without a value; wanted one argument"),
+    "a flag without a value": (lambda: ["fit", "--config"], "--config comes without a value; wanted the name of a config"),
     "a flag": (lambda: [*F, "--modle.lr", "3"], "there is no option --modle.lr 3; wanted those that --help lists"),
     "a trainer's flag": (lambda: [*P, "--trainer.x=3"], "there is no option --trainer.x=3; wanted those that --help lists"),
     "a model's key": (lambda: [*F, "--model.speed", "3"], f"'speed' is not a key of PatchDiffusion; {AMONG}"),
@@ -100,13 +102,13 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
     "a choice": (
         lambda: [*P, "--operator.filter", "x"], "operator.filter is 'x'; wanted ram-lak, shepp-logan, cosine, hamming, hann",
     ),
-    "a format": (lambda: [*P, "--results.formats", "[x]"], "results.formats is ['x']; wanted nifti, dicom, png16, tiff"),
+    "a format": (lambda: [*P, "--results.formats", "[x]"], "results.formats is 'x'; wanted nifti, dicom, png16, tiff"),
     "a solver": (lambda: [*P, "--model", "Magic"], f"model is 'Magic'; wanted one of {ANY}DAPS, DDNM, DDS, {ANY}"),
     "an operator": (lambda: [*P, "--operator", "Magic"], f"operator is 'Magic'; wanted one of {ANY}ParallelBeam{ANY}"),
     "a prior's class": (lambda: [*P, "--prior", "Magic"], f"prior is 'Magic'; wanted one of {ANY}PatchPrior{ANY}"),
     "a network": (lambda: [*F, "--model.network", "Magic"], "model.network is 'Magic'; wanted one of DDPMpp, UNet"),
     "a noise": (lambda: [*P, "--model.noise", "x"], "model.noise is 'x'; wanted one of GaussianNoise, PoissonNoise"),
-    "a logger": (lambda: [*P, "--trainer.logger", "Magic"], f"trainer.logger is 'Magic'; wanted true or false or one of {ANY}"),
+    "a logger": (lambda: [*P, "--trainer.logger", "Magic"], f"trainer.logger is 'Magic'; wanted one of CSVLogger, {ANY}"),
     "an accelerator": (
         lambda: [*PLAIN, "--trainer.accelerator", "quantum"],
         f"the settings cannot be used (ValueError: You selected an invalid accelerator {ANY}); wanted other values, see --help",
@@ -124,17 +126,17 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
     # configs
     "broken YAML": (
         lambda: config("model: {class_path: DDS\n  x: ["),
-        f"a config cannot be read (while parsing a flow mapping {ANY}); wanted YAML of keys and values",
+        f"c.yaml cannot be read (while parsing a flow mapping {ANY}); wanted YAML of keys and values",
     ),
-    "a list as config": (lambda: config("- 1\n"), "a config holds '- 1'; wanted keys and values such as 'model: DDS'"),
-    "text as config": (lambda: config("hello"), "a config holds 'hello'; wanted keys and values such as 'model: DDS'"),
-    "an empty config": (lambda: config(""), "a config holds ''; wanted keys and values such as 'model: DDS'"),
+    "a list as config": (lambda: config("- 1\n"), "c.yaml holds '[1]'; wanted keys and values such as 'model: DDS'"),
+    "text as config": (lambda: config("hello"), "c.yaml holds 'hello'; wanted keys and values such as 'model: DDS'"),
+    "an empty config": (lambda: config(""), "c.yaml holds ''; wanted keys and values such as 'model: DDS'"),
     "a binary config": (
         lambda: config(b"\xff\xfe\x00"),
-        f"the command line or a config cannot be read (UnicodeDecodeError: {ANY}); wanted other values, see --help",
+        f"c.yaml cannot be read ({ANY}); wanted YAML of keys and values",
     ),
-    "a config's key": (lambda: config("modle: DDS"), "'modle' is not a key of predict; wanted one that predict --help lists"),
-    "a number as key": (lambda: config("5: 7"), "a config has the key 5; wanted keys of text"),
+    "a config's key": (lambda: config("modle: DDS"), "'modle' is not a key of a config; wanted one of those that --help lists"),
+    "a number as key": (lambda: config("5: 7"), "a config has the key 5; wanted keys of text without spaces"),
     "a number as model": (lambda: config("model: 3"), f"model is 3; {AMONG}"),
     "a list as model": (lambda: config("model: [1, 2]"), f"model is [1, 2]; {AMONG}"),
     "a value as a group": (lambda: config("results: 5"), "results is 5; wanted keys and values"),
@@ -145,7 +147,7 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
     "a key of a class": (lambda: config("model: {class_path: DDS, init_args: {x: 3}}"), f"'x' is not a key of DDS; {AMONG}"),
     "a key with spaces": (
         lambda: config("data: {class_path: ImageData, init_args: {x y: 3}}"),
-        "a config has the key 'x y'; wanted keys without spaces",
+        "data has the key 'x y'; wanted keys of text without spaces",
     ),
     "a class without what it needs": (
         lambda: [*P, "--model", "PatchDiffusion"], "PatchDiffusion comes without network; wanted a value for it",
@@ -155,6 +157,23 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
     "a number of many digits": (
         lambda: [*P, "--data.count", "1" + "0" * 30],
         f"data.count is 1{'0' * 30}; wanted a finite number, a whole one of at most 64 bits",
+    ),
+    "null": (lambda: [*F, "--data.generated", "null"], "data.generated is null; wanted a whole number"),
+    "null within": (lambda: [*F, "--model.network.base", "null"], "model.network.base is null; wanted a whole number"),
+    "a key of a baseline": (
+        lambda: [*P, "--results.baselines", "{a: {class_path: DDS, init_args: {steps: x}}}"],
+        "results.baselines.steps is 'x'; wanted a whole number",
+    ),
+    "a part": (
+        lambda: ["predict", *config("prior: prior/nope.yaml")[3:]],
+        f"prior is 'prior/nope.yaml', which is neither in {ANY} nor in {CONFIGS}; wanted a file",
+    ),
+    "an option's part": (lambda: [*P, "--prior", "no.yaml"], f"prior is 'no.yaml', which is neither in {ANY}; wanted a file"),
+    "a config in itself": (lambda: config("prior: &a {x: *a}"), f"a config holds more than {ANY} deep; wanted a plain one"),
+    "aliases that multiply": (
+        lambda: config("a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+            f"{y}: &{y} [{', '.join([f'*{x}'] * 8)}]\n" for x, y in pairwise("abcdefghijklmnop"))),
+        f"a config holds more than {ANY} values {ANY}; wanted a plain one",
     ),
     "a seed": (lambda: [*P, "--seed_everything", "-1"], "seed_everything is -1; wanted 0 to 4294967295"),
     # data

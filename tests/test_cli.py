@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import importlib
+import importlib.util
 import inspect
 import io
 import json
+import os
 import pkgutil
 import re
 import subprocess
@@ -21,6 +22,7 @@ from PIL import Image
 
 from padis_lightning import solvers
 from padis_lightning.cli import main
+from padis_lightning.commands import COMMANDS
 from padis_lightning.ct import Geometry
 from padis_lightning.data.sources.open import read_geometry
 from padis_lightning.diffusion import PatchModel
@@ -28,8 +30,12 @@ from padis_lightning.messages.configs import CONFIGS, find_config
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.solvers import Solver
 
+from .conftest import write_images
+
 SMALL_NETWORK = ["--model.network.base", "8", "--model.network.multipliers", "[1,2]", "--model.network.blocks", "1"]
-QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
+
+BASELINES = "{fbp: PseudoInverse, tv: {class_path: TotalVariation, init_args: {weight: 2.0e-5, iterations: 5}}}"
 
 
 def fit(images, output, *extra):
@@ -44,14 +50,20 @@ def fit(images, output, *extra):
 def predict(output, *extra):
     main([
         "predict", "--config", "ct20.yaml", "--output", str(output), "--operator.size", "16", "--operator.views", "6",
-        "--model.steps", "3", "--data.size", "null", *QUIET, *extra,
+        "--model.steps", "3", "--data.size", "null", "--results.baselines", BASELINES, *QUIET, *extra,
     ])  # fmt: skip
 
 
-@pytest.fixture
-def prior(images, tmp_path):
-    fit(images, tmp_path / "fit")
-    return tmp_path / "fit" / "prior.safetensors"
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images") / "images.npz")
+
+
+@pytest.fixture(scope="module")
+def prior(images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fit")
+    fit(images, folder)
+    return folder / "prior.safetensors"
 
 
 def test_fit_leaves_a_prior_checkpoints_a_log_and_its_config(prior):
@@ -126,8 +138,9 @@ def test_a_fan_measurement_is_kept_with_its_scan_and_solved_from_the_file(images
     """Photon noise, a finer grid to simulate on, and a second run that needs nothing but what the first one kept."""
     kept, out = tmp_path / "kept", tmp_path / "out"
     fan = ["--operator", "FanBeam", "--operator.size", "16", "--operator.views", "30", "--operator.curved", "true"]
+    quick = ["--model", "TotalVariation", "--model.iterations", "30", "--results.baselines", "{}"]
     noise = ["--model.noise", "PoissonNoise", "--model.noise.photons", "1e6", "--model.oversampling", "2"]
-    main(["predict", "--config", "ct20.yaml", "--output", str(kept), "--model", "TotalVariation",
+    main(["predict", "--config", "ct20.yaml", "--output", str(kept), *quick,
           "--data.path", str(images), "--data.size", "null", "--data.count", "2", *fan, *noise, *QUIET,
           "--results.measurements", "true", "--results.geometry", "true"])  # fmt: skip
     summary = json.loads((kept / "summary.json").read_text())
@@ -137,7 +150,7 @@ def test_a_fan_measurement_is_kept_with_its_scan_and_solved_from_the_file(images
     assert len(measured) == 2 and Image.open(kept / "geometry.png").size == (640, 680)
     scan = read_geometry(measured[0])
     assert scan == Geometry.load(kept / "geometry.json") and scan.curved and len(scan.angles) == 30
-    main(["predict", "--config", "ct20.yaml", "--output", str(out), "--model", "TotalVariation",
+    main(["predict", "--config", "ct20.yaml", "--output", str(out), *quick,
           "--data.path", str(measured[0]), "--operator.backend", "sparse", *noise[:4], *QUIET])  # fmt: skip
     assert json.loads((out / "summary.json").read_text())["residual"] < 0.2
     again = 2000 * np.load(out / "arrays" / "0000.npy")
@@ -196,43 +209,19 @@ def test_a_resumed_run_follows_its_command_line(images, tmp_path):
     assert moved < 1e-10  # at the checkpoint's rate it would be 1e-3
 
 
-def npz(path, **arrays):
-    np.savez(path, **arrays)
-    return str(path)
-
-
 def bad_inputs(images, prior, tmp):
-    wide = npz(tmp / "wide.npz", images=np.zeros((3, 16, 16), np.uint16), hu_window=np.array([-1000, 3000]))
+    wide = tmp / "wide.npz"
+    np.savez(wide, images=np.zeros((3, 16, 16), np.uint16), hu_window=np.array([-1000, 3000]))
     last = str(prior.parent / "checkpoints" / "last.ckpt")
     fit_file, predict_file = ["fit", "--config", "ct.yaml"], ["predict", "--config", "ct20.yaml"]
-    with_prior = [*predict_file, "--prior.checkpoint", str(prior)]
+    with_prior = [*predict_file, "--prior.checkpoint", str(prior), "--operator.size", "16"]
     return {
-        "config": (["fit", "--config", "nope.yaml"], r"there is no config 'nope.yaml'; wanted .*ct.yaml"),
-        "model key": ([*fit_file, "--model.speed", "3"], "'speed' is not a key of PatchDiffusion; wanted one of .*lr"),
         "solver key": ([*predict_file, "--model.speed", "3"], "'speed' is not a key of PnPADMM; wanted one of steps.*iter.*seed"),
-        "data key": ([*fit_file, "--data.pth", "x"], "'pth' is not a key of ImageData; wanted one of path"),
-        "top key": ([*fit_file, "--modle.lr", "3"], "modle"),
-        "type": ([*fit_file, "--model.lr", "fast"], "model.lr is 'fast'; wanted a number"),
-        "solver": ([*predict_file, "--model", "Magic"], "Magic"),
         "patch": ([*fit_file, "--model.patch_sizes", "[24,256]"], "patch size 256 is larger than the image of 128x128"),
-        "size": ([*with_prior], r"trained on images of \(1, 16, 16\).*wanted \(1, 128, 128\)"),
-        "no images": ([*fit_file, "--data.path", npz(tmp / "a.npz", x=np.zeros(3))], "has the arrays x; wanted 'images'"),
-        "nan": (
-            [*fit_file, "--data.path", npz(tmp / "b.npz", images=np.full((3, 16, 16), np.nan))],
-            r"has NaN in images\[0\]; wanted finite numbers",
-        ),
-        "no file": ([*fit_file, "--data.path", "nope.npz"], "there is no file 'nope.npz'"),
-        "no prior": ([*predict_file, "--prior.checkpoint", "nope"], "there is no prior 'nope'"),
-        "data size": (
-            [*with_prior, "--operator.size", "16", "--data.path", str(images), "--data.size", "8"],
-            r"the data's images are \(1, 8, 8\).*wanted \(1, 16, 16\)",
-        ),
         "window": (
-            [*with_prior, "--operator.size", "16", "--data.path", wide, "--data.size", "16"],
+            [*with_prior, "--data.path", str(wide), "--data.size", "16"],
             r"window is \(-1000.0, 3000.0\) HU; wanted \(-1000.0, 1000.0\) HU",
         ),
-        "views": ([*predict_file, "--operator.views", "0"], "views is 0; wanted at least 1"),
-        "checkpoint": ([*fit_file, "--ckpt_path", "nope.ckpt"], "there is no checkpoint 'nope.ckpt'"),
         "other checkpoint": (
             [
                 *fit_file, "--data.path", str(images), "--data.size", "8", "--ckpt_path", last,
@@ -241,11 +230,10 @@ def bad_inputs(images, prior, tmp):
             r"the checkpoint's image_shape is \[1, 16, 16\]; wanted \[1, 8, 8\], the run's",
         ),
         "wrong model": ([*predict_file, "--model", "PatchDiffusion", "--model.network", "UNet"], "wanted a solver"),
-        "steps": ([*fit_file, "--trainer.max_steps", "-1"], "trainer.max_steps is -1; wanted at least 1"),
-        "sigma": ([*with_prior, "--operator.size", "16", "--model.sigma_min", "99"], "sigma_max is .* and sigma_min 99"),
+        "sigma": ([*with_prior, "--model.sigma_min", "99"], "sigma_max is .* and sigma_min 99"),
         "inference": (
             [
-                *with_prior, "--operator.size", "16", "--data.path", str(images), "--data.size", "null", "--model", "DPS",
+                *with_prior, "--data.path", str(images), "--data.size", "null", "--model", "DPS",
                 "--trainer.inference_mode", "true",
             ],
             "trainer.inference_mode is true; wanted false",
@@ -344,11 +332,56 @@ def test_divergence_is_one_sentence_and_another_exit_code(images, tmp_path, caps
     assert not (tmp_path / "fit" / "prior.safetensors").exists()
 
 
-def test_errors_print_no_traceback():
-    done = subprocess.run(
-        [sys.executable, "-m", "padis_lightning", "fit", "--config", "nope.yaml"], capture_output=True, text=True
+def run_alone(code):
+    """Run code in a process of its own."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_the_help_of_commands_waits_for_no_library():
+    calls = "".join(
+        f"\nwith suppress(SystemExit): main([*{words!r}.split(), '--help'])"
+        for words in ("", "report", "gather", "prepare", "doctor", "sweep")
     )
-    assert done.returncode == 2 and done.stderr.strip().count("\n") == 0 and "Traceback" not in done.stderr
+    heavy = "[m for m in ('torch', 'numpy', 'lightning', 'jsonargparse') if m in sys.modules]"
+    done = run_alone(
+        f"import sys\nfrom contextlib import suppress\nfrom padis_lightning.commands import main{calls}\nprint({heavy})"
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+    assert all(re.search(rf"^  {name} +\w+ .*\w$", done.stdout, re.M) for name in COMMANDS)
+    assert {"fit", "predict", "doctor", "gather", "import", "prepare", "report", "sweep"} == set(COMMANDS)
+    assert all(importlib.util.find_spec(place.partition(":")[0]) for place, _ in COMMANDS.values())
+
+
+@pytest.mark.parametrize("flag", ["", "-u"])
+def test_a_reader_that_goes_away_gets_no_complaint(flag):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, *flag.split(), "-m", "padis_lightning", "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 141 and done.stderr == ""
+
+
+@pytest.mark.parametrize("config", ["ct20.yaml", "cone.yaml"])
+def test_a_copied_config_is_the_shipped_one_wherever_it_lies(config, tmp_path, monkeypatch):
+    """Its parts are found among the shipped ones; one that lies beside it goes before."""
+    (tmp_path / "mine").mkdir()
+    copy = tmp_path / "mine" / "copy.yaml"
+    copy.write_text((CONFIGS / config).read_text())
+    monkeypatch.chdir(tmp_path)
+    assert printed("--config", str(copy)) == printed("--config", config)
+    (tmp_path / "mine" / "operator").mkdir()
+    (tmp_path / "mine" / "operator" / f"{yaml.safe_load(copy.read_text())['operator'].split('/')[1]}").write_text("Identity")
+    assert printed("--config", "mine/copy.yaml")["operator"]["class_path"].endswith("Identity")
+    assert printed("--config", config, "--operator", "operator/ct8.yaml")["operator"]["init_args"]["views"] == 8
+
+
+def printed(*args):
+    """The settings of a command that ends before it runs."""
+    text = io.StringIO()
+    with pytest.raises(SystemExit), redirect_stdout(text):
+        main(["predict", *args, "--print_config"])
+    return yaml.safe_load(text.getvalue())
 
 
 def test_another_solver_brings_its_own_settings_and_keeps_the_noise():
@@ -362,10 +395,7 @@ def test_another_solver_brings_its_own_settings_and_keeps_the_noise():
     }
     found = {}
     for name, more in asked.items():
-        text = io.StringIO()
-        with pytest.raises(SystemExit), redirect_stdout(text):
-            main([*given, *more, "--print_config"])
-        found[name] = yaml.safe_load(text.getvalue())["model"]["init_args"]
+        found[name] = printed(*given[1:], *more)["model"]["init_args"]
     assert all(settings["noise_std"] == 0.1 for settings in found.values())
     same, another = found["the same"], found["another"]
     assert found["as it is"]["sigma_max"] == same["sigma_max"] == 0.1 and same["steps"] == 7
@@ -404,5 +434,5 @@ def test_wandb_is_one_flag_away_and_works_offline(images, tmp_path, monkeypatch)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     for _ in range(2):  # a second run into the same folder goes on
-        fit(images, tmp_path / "fit", "--trainer.logger", "WandbLogger")
+        fit(images, tmp_path / "fit", "--trainer.logger", "WandbLogger", "--trainer.max_steps", "1")
     assert list((tmp_path / "fit" / "wandb").glob("offline-run-*"))

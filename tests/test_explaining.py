@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 import pytest
 import torch
-from jsonargparse import ArgumentError
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 
-from padis_lightning import cli
+from padis_lightning.commands import main, report
 from padis_lightning.errors import InputError, RunError
 from padis_lightning.files import whole
 from padis_lightning.messages.sentences import explain
@@ -80,7 +80,6 @@ ERRORS = {
         OSError(errno.ENAMETOOLONG, "File name too long", "aaa"), "aaa: file name too long; wanted a path that can be used", 2,
     ),
     "lightning": (MisconfigurationException("No GPU\n  found."), "No GPU found; wanted another setting, see --help", 2),
-    "parser": (ArgumentError(None, "unrecognized arguments: --x"), "there is no option --x; wanted those that --help lists", 2),
 }  # fmt: skip
 
 
@@ -113,19 +112,27 @@ def test_a_bug_is_not_explained_and_keeps_its_traceback(monkeypatch, capsys):
             raise KeyError("a bug") from None
     except KeyError as error:
         assert explain(error) is None
-    monkeypatch.setitem(cli.COMMANDS, "report", lambda args: {}["a bug"])
+    monkeypatch.setattr(report, "run", lambda args: {}["a bug"])
     with pytest.raises(SystemExit) as stop:
-        cli.main(["report"])
+        main(["report"])
     said = capsys.readouterr().err.splitlines()
     assert stop.value.code == 1 and said[0].startswith("Traceback") and "KeyError" in said[-2]
     assert said[-1] == "padis_lightning: error: KeyError is a fault of padis_lightning; wanted a report with the lines above"
 
 
-def test_an_interruption_has_the_shells_code(monkeypatch, capsys):
-    def interrupted(args: list[str]) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("lightnings", [False, True])
+def test_an_interruption_has_the_shells_code(lightnings, monkeypatch, capsys):
+    """Also where Lightning has caught it and ends the process with 1."""
 
-    monkeypatch.setitem(cli.COMMANDS, "report", interrupted)
+    def interrupted(args: list[str]) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if lightnings:
+                sys.exit(1)
+            raise
+
+    monkeypatch.setattr(report, "run", interrupted)
     with pytest.raises(SystemExit) as stop:
-        cli.main(["report"])
+        main(["report"])
     assert stop.value.code == 130 and capsys.readouterr().err == "padis_lightning: interrupted\n"

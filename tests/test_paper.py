@@ -23,7 +23,7 @@ from benchmarks.paper.studies import CHOICES, PRIORS, Part, chosen, parts
 from padis_lightning.cli import PadisCLI
 from padis_lightning.data.sources.open import open_source
 from padis_lightning.messages.configs import find_configs as found_configs
-from padis_lightning.messages.configs import own_settings
+from padis_lightning.messages.configs import inline
 from padis_lightning.metrics import interval
 from padis_lightning.priors import PatchPrior
 from padis_lightning.random import Generators, seeded
@@ -45,7 +45,7 @@ class Parsed(PadisCLI):
 def accepts(row):
     """Whether the parser takes the words of a row; it raises where it does not."""
     words, name = found_configs(row.arguments())
-    return Parsed(own_settings(words), name).config[row.command]
+    return Parsed(inline(words), name).config[row.command]
 
 
 @cache

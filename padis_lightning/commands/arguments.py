@@ -8,10 +8,10 @@ from padis_lightning.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises; its program's last word is the command's name."""
+    """Parse a command's arguments and raise on a mistake; the program's last word is the command's name."""
 
     def error(self, message: str) -> None:
-        """One sentence instead of the usage and an exit.
+        """Raise one sentence instead of printing the usage and exiting.
 
         Raises:
             InputError: always.

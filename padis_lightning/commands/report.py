@@ -1,4 +1,4 @@
-"""The table and the page of a result folder, or of several against each other, from what ``predict`` left: nothing is solved."""
+"""Write the table and the page of a result folder, or of several against each other, from what ``predict`` left."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ from pathlib import Path
 from padis_lightning.commands.arguments import Parser
 from padis_lightning.errors import InputError, RunError
 from padis_lightning.files import write_text
-from padis_lightning.results.report.page import report_page
-from padis_lightning.results.report.runs import read_runs
-from padis_lightning.results.scores import table
-from padis_lightning.results.summary import missing_sentence, read_results, write_summary
 
 
 def _parser() -> Parser:
@@ -28,7 +24,7 @@ def _parser() -> Parser:
 
 
 def run(args: Sequence[str]) -> None:
-    """The command ``report``.
+    """Run the command ``report``.
 
     Args:
         args: the arguments after the command's name.
@@ -37,6 +33,9 @@ def run(args: Sequence[str]) -> None:
         InputError: a folder is not one of results, lacks a file, or holds other images than the first.
     """
     options = _parser().parse_args(list(args))
+    from padis_lightning.results.report.page import report_page  # imports torch, for which --help need not wait
+    from padis_lightning.results.report.runs import read_runs
+
     runs = read_runs(options.folders)
     alone = options.folders[0] / "report.html" if len(runs) == 1 else Path("comparison.html")
     output = options.output or alone
@@ -47,7 +46,7 @@ def run(args: Sequence[str]) -> None:
 
 
 def gather(args: Sequence[str]) -> None:
-    """The command ``gather``.
+    """Run the command ``gather``.
 
     Args:
         args: the arguments after the command's name.
@@ -63,6 +62,9 @@ def gather(args: Sequence[str]) -> None:
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="the shards' --output")
     folder = parser.parse_args(list(args)).folder
+    from padis_lightning.results.scores import table
+    from padis_lightning.results.summary import missing_sentence, read_results, write_summary
+
     gathered = read_results(folder)
     if gathered.summary is not None:
         write_summary(folder, gathered)

@@ -1,28 +1,62 @@
-"""What a config may name: classes of this package and of Lightning's parts, and of modules that the command line permits.
+"""What a config may name: classes of this package and a few of Lightning's, and of modules that the command line permits.
 
-Importing a module runs it, and a config may come from anybody; so a name is held against this list before it is imported.
+Importing a module runs it, calling what a config names runs that, and a config may come from anybody. So a name is held against
+a list of classes before it is imported, and what a config holds in the end against the same list before anything is built:
+only classes, never functions. The list has no class that runs, imports or writes what its arguments say.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
+import inspect
 import os
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-
-from jsonargparse import set_parsing_settings
+from typing import Any
 
 from padis_lightning.errors import InputError
 
 FLAG, VARIABLE = "--allow", "PADIS_LIGHTNING_ALLOW"
-PARTS = ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
-NAMED = ("padis_lightning", *(f"lightning.pytorch.{part}" for part in PARTS), "lightning.fabric.plugins")
 
+LIGHTNINGS = {  # by the package that shows them
+    "lightning.pytorch.accelerators": ("CPUAccelerator", "CUDAAccelerator", "MPSAccelerator"),
+    "lightning.pytorch.callbacks": (
+        "DeviceStatsMonitor", "EarlyStopping", "GradientAccumulationScheduler", "LearningRateMonitor", "ModelSummary",
+        "RichModelSummary", "RichProgressBar", "TQDMProgressBar", "Timer",
+    ),
+    "lightning.pytorch.loggers": ("CSVLogger", "TensorBoardLogger", "WandbLogger"),
+    "lightning.pytorch.plugins": (
+        "AsyncCheckpointIO", "DoublePrecision", "FSDPPrecision", "HalfPrecision", "MixedPrecision", "TorchCheckpointIO",
+    ),
+    "lightning.pytorch.plugins.environments": (
+        "LightningEnvironment", "MPIEnvironment", "SLURMEnvironment", "TorchElasticEnvironment",
+    ),
+    "lightning.pytorch.profilers": ("AdvancedProfiler", "PyTorchProfiler", "SimpleProfiler"),
+    "lightning.pytorch.strategies": ("DDPStrategy", "FSDPStrategy", "SingleDeviceStrategy"),
+}  # fmt: skip
+OURS = {  # classes of which subclasses may be named
+    "padis_lightning.callbacks": ("Animation",),
+    "padis_lightning.ct": ("ConeGeometry", "Geometry"),
+    "padis_lightning.data.datamodule": ("ImageData",),
+    "padis_lightning.data.draws": ("Draws",),
+    "padis_lightning.diffusion": ("Positions",),
+    "padis_lightning.networks": ("PatchNetwork",),
+    "padis_lightning.noise": ("Noise",),
+    "padis_lightning.operators": ("LinearOperator",),
+    "padis_lightning.priors": ("Prior",),
+    "padis_lightning.priors.tiling": ("Tiling",),
+    "padis_lightning.solvers": ("Solver",),
+    "padis_lightning.training": ("PatchDiffusion",),
+}
+PARTS = [package.rpartition(".")[2] for package in LIGHTNINGS]
 BASES = ("lightning.LightningModule", "lightning.LightningDataModule")  # what the parser takes where no class is named
 
 
 def split_allowed(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Arguments without each ``--allow MODULE``, and these modules with those of the environment.
+    """Return the arguments without each ``--allow MODULE``, and these modules with those of the environment.
 
     Raises:
         InputError: what is to be allowed is missing or no module's name.
@@ -42,30 +76,101 @@ def split_allowed(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return rest, modules
 
 
+@functools.cache
+def allowed_names() -> frozenset[str]:
+    """Return the full names of the classes of this package and of Lightning that a config may name."""
+    from padis_lightning.registry import subclasses  # imports torch, for which --help need not wait
+
+    names = set()
+    for package, members in (OURS | LIGHTNINGS).items():
+        module = importlib.import_module(package)
+        for base in (getattr(module, name) for name in members):
+            below = subclasses(base) if package in OURS else ()
+            classes = {base, *(cls for cls in below if cls.__module__.startswith("padis_lightning."))}
+            names |= {f"{package}.{base.__name__}", *(name for cls in classes for name in _names(cls))}
+    return frozenset(names)
+
+
+def _names(cls: type) -> Iterator[str]:
+    """Yield the names by which the modules above a class know it, its own first."""
+    parts = cls.__module__.split(".")
+    for end in range(len(parts), 0, -1):
+        module = ".".join(parts[:end])
+        if end == len(parts) or getattr(sys.modules.get(module), cls.__name__, None) is cls:
+            yield f"{module}.{cls.__qualname__}"
+
+
 @contextmanager
 def only(modules: Sequence[str]) -> Iterator[None]:
-    """Within the block a config may name what is under :data:`NAMED` or ``modules``, after it nothing of ``modules``."""
+    """Let a config name classes on the list or under ``modules`` within the block, and nothing of ``modules`` after it."""
+    from jsonargparse import set_parsing_settings
+
+    names = allowed_names()
     set_parsing_settings(
         import_path_denylist=["*"],
-        import_path_allowlist=[*NAMED, *modules],
+        import_path_allowlist=sorted({*names, *modules}),
         instantiate_subclass_spec_in_any=False,
         config_read_mode_fsspec_enabled=False,
     )
     try:
         yield
     finally:
-        own = {module for module in modules if module not in NAMED}
-        set_parsing_settings(import_path_denylist=sorted(own))
+        set_parsing_settings(import_path_denylist=sorted(set(modules) - names))
+
+
+def check_classes(value: Any, modules: Sequence[str], key: str = "") -> None:  # noqa: ANN401 - a config
+    """Refuse a parsed config that holds a function, or a class that is not on the list, at any depth.
+
+    Args:
+        value: the config or a part of it.
+        modules: those that are permitted besides the list.
+        key: where the part is.
+
+    Raises:
+        InputError: with the key and the name.
+    """
+    if callable(value) and not isinstance(value, Mapping):
+        raise InputError(f"{key} names {_name_of(value)}, which is called; wanted a class with its init_args")
+    if isinstance(value, (list, tuple, set)):
+        for item in value:
+            check_classes(item, modules, key)
+    entries = entries_of(value)
+    if "class_path" in entries:
+        path = entries["class_path"]
+        cls = find_class(path)
+        permitted = cls is not None and (
+            path in allowed_names() or any(f"{path}.".startswith(f"{module}.") for module in modules)
+        )
+        if not permitted:
+            raise InputError(f"{key} names {path}; wanted a class of the kind that {key} takes, see --help")
+    for name, item in entries.items():
+        check_classes(item, modules, f"{key}.{name}".removeprefix(".").replace(".init_args", ""))
+
+
+def entries_of(value: object) -> dict[str, Any]:
+    """Return keys and values of a part of a parsed config; none of anything else."""
+    return dict(value) if isinstance(value, Mapping) else dict(vars(value)) if type(value).__name__ == "Namespace" else {}
+
+
+def _name_of(value: object) -> str:
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
+
+
+def find_class(path: object) -> type | None:
+    """Return the class of a full name that is already imported, else None."""
+    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+    cls = getattr(sys.modules.get(module), name, None)
+    return cls if inspect.isclass(cls) else None
 
 
 def refused(message: str) -> str | None:
-    """One sentence if the parser's message says that a name is not on the list, else None."""
+    """Return one sentence if the parser's message says that a name is not on the list, else None."""
     found = re.search(r"Importing '([\w.]+)' is not allowed", message)
     if found is None or found[1] in BASES:
         return None
     path = found[1]
     module = path.rpartition(".")[0] or path
     return (
-        f"the config names {path}; wanted a class of padis_lightning or of Lightning's {', '.join(PARTS)}, "
-        f"or {FLAG} {module} on the command line to permit it"
+        f"the config names {path}; wanted a class of padis_lightning that the key takes, one of Lightning's usual "
+        f"{', '.join(PARTS)}, or {FLAG} {module} on the command line to permit it"
     )

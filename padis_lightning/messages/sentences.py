@@ -5,17 +5,10 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from jsonargparse import ArgumentError
-from safetensors import SafetensorError
-
 from padis_lightning.errors import InputError, RunError, one_line
-from padis_lightning.memory import is_out_of_memory
-from padis_lightning.messages.allowed import refused
-from padis_lightning.messages.parser import parser_sentence
 
 FAILED, UNUSABLE = 1, 2
 AGAIN = "then the same command again (fit: with --ckpt_path auto), which goes on where this one stopped"
@@ -25,11 +18,11 @@ WORKER = re.compile(r"DataLoader worker|terminated abruptly|process \d+ terminat
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """One sentence and the exit code, however deep the error is wrapped; None for one that is nobody's input: a bug."""
+    """Return one sentence and the exit code, however deep the error is wrapped; None for one that is nobody's input: a bug."""
     chain = list(_chain(error))
-    for told in (_own, _parsers, _memory, _disk, _worker, _folder, _lightnings):
+    for kind in (_own, _memory, _disk, _worker, _folder, _lightnings):
         for link in chain:
-            sentence = told(link)
+            sentence = kind(link)
             if sentence:
                 return sentence
     return None
@@ -51,15 +44,17 @@ def _own(error: BaseException) -> tuple[str, int] | None:
 
 
 def _memory(error: BaseException) -> tuple[str, int] | None:
+    from padis_lightning.memory import is_out_of_memory  # torch takes seconds, which a mistyped word need not wait for
+
     if not is_out_of_memory(error):
         return None
-    device = "GPU" if isinstance(error, torch.OutOfMemoryError) else "machine"
+    device = "GPU" if type(error).__name__ == "OutOfMemoryError" else "machine"
     lower = "data.batch_size, prior.chunk_size (predict) or model.patches (fit)"
     return f"the memory of the {device} is used up; wanted a lower {lower}, {AGAIN}", FAILED
 
 
 def _disk(error: BaseException) -> tuple[str, int] | None:
-    if not isinstance(error, (OSError, RuntimeError, SafetensorError)):
+    if not isinstance(error, (OSError, RuntimeError)) and type(error).__name__ != "SafetensorError":
         return None
     number = getattr(error, "errno", None)
     if number == errno.EIO:
@@ -71,7 +66,7 @@ def _disk(error: BaseException) -> tuple[str, int] | None:
 
 
 def _worker(error: BaseException) -> tuple[str, int] | None:
-    if isinstance(error, BrokenProcessPool) or (isinstance(error, RuntimeError) and WORKER.search(str(error))):
+    if isinstance(error, RuntimeError) and (type(error).__name__ == "BrokenProcessPool" or WORKER.search(str(error))):
         wanted = "more memory, or fewer workers (data.num_workers, prepare --workers)"
         return f"a worker process was killed ({one_line(error)}); wanted {wanted}, {AGAIN}", FAILED
     return None
@@ -95,7 +90,7 @@ def _folder(error: BaseException) -> tuple[str, int] | None:
 
 
 def _path(error: BaseException) -> str:
-    """The path that an error is about, as it is called once it is whole."""
+    """Return the path that an error is about, as it is called once it is whole."""
     path = getattr(error, "filename", None)
     if path is None:
         return "a file"
@@ -109,8 +104,16 @@ def _lightnings(error: BaseException) -> tuple[str, int] | None:
     return None
 
 
-def _parsers(error: BaseException) -> tuple[str, int] | None:
-    if not isinstance(error, ArgumentError):
-        return None
-    message = str(error)
-    return refused(message) or parser_sentence(message), UNUSABLE
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Take an error within the block that nothing explains for one of the input.
+
+    Raises:
+        InputError: in its place, with its message.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ == "ArgumentError" or explain(error):
+            raise
+        raise InputError(f"{what} ({type(error).__name__}: {one_line(error)[:300]}); wanted other values, see --help") from error

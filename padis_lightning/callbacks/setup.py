@@ -1,0 +1,58 @@
+"""What a trainer gets that the command line does not name, and lines above its progress bar."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+from tqdm.auto import tqdm
+
+from padis_lightning.callbacks.checkpoint_io import WholeCheckpoints
+from padis_lightning.callbacks.csv_log import Log
+from padis_lightning.callbacks.progress import Progress
+from padis_lightning.callbacks.tracking import complete_wandb_options
+from padis_lightning.machine import fast_precision
+
+
+def trainer_parts(wanted: dict[str, Any], output: str, fits: bool, volumetric: bool) -> dict[str, Any]:
+    """Return the trainer's arguments in which logs, checkpoints, precision and one kind of progress bar are filled in.
+
+    Args:
+        wanted: the trainer's arguments.
+        output: the folder of the run.
+        fits: whether it trains.
+        volumetric: whether the network is one of volumes.
+    """
+    plugins, callbacks, filled = as_list(wanted["plugins"]), as_list(wanted["callbacks"]), {}
+    if wanted["logger"] in (None, True):
+        filled["logger"] = Log(output, name="log") if fits else False
+    if wanted["precision"] is None and fits and wanted["accelerator"] in ("auto", "cpu", "gpu"):
+        filled["precision"] = fast_precision(wanted["accelerator"], volumetric)
+    if fits and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        filled["plugins"] = [*plugins, WholeCheckpoints()]
+    if wanted["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+        callbacks.append(Progress(refresh_rate=10 if fits else 1, leave=True))
+    return {**filled, "callbacks": callbacks}
+
+
+def as_list(value: Any) -> list:  # noqa: ANN401 - one or several of anything
+    """Return the values that there are as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def name_wandb_run(loggers: Any, output: str) -> None:  # noqa: ANN401 - the parser's
+    """Fill in folder and name of each ``WandbLogger`` among the loggers that a config names."""
+    for logger in as_list(loggers):
+        if getattr(logger, "class_path", "").endswith("WandbLogger"):
+            complete_wandb_options(logger.init_args, output)
+
+
+@rank_zero_only
+def tell(line: str) -> None:
+    """Say what was decided, once, above the progress bar."""
+    tqdm.write(f"padis_lightning: {line}", file=sys.stderr)

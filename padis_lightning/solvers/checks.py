@@ -1,0 +1,39 @@
+"""What a solver, its operator and its prior need of the data."""
+
+from __future__ import annotations
+
+from padis_lightning.canvas import axis_names
+from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.draws import Draws
+from padis_lightning.errors import InputError
+from padis_lightning.solvers.ancestral import Ancestral
+from padis_lightning.solvers.base import Solver
+
+
+def check_run(solver: Solver, data: ImageData | Draws, inference_mode: bool) -> None:
+    """Refuse data that the solver, the operator or the prior was not made for, and a mode that has no gradients.
+
+    Raises:
+        InputError: with both values.
+    """
+    name = type(solver).__name__
+    if not isinstance(solver, Solver):
+        raise InputError(f"the model to predict with is {name}; wanted a solver")
+    if solver.needs_gradients and inference_mode:
+        raise InputError(f"trainer.inference_mode is true; wanted false, since {name} takes gradients in its steps")
+    data.setup("predict")
+    wanted = Draws if isinstance(solver, Ancestral) else ImageData
+    if not isinstance(data, wanted):
+        raise InputError(f"the data is {type(data).__name__}; wanted {wanted.__name__} for {name}")
+    if isinstance(data, Draws):
+        return
+    if tuple(data.image_shape) != tuple(solver.operator.image_shape):
+        raise InputError(
+            f"the data's images are {tuple(data.image_shape)} ({axis_names(data.image_shape)}); "
+            f"wanted {tuple(solver.operator.image_shape)}, what the operator takes"
+        )
+    prior = solver.prior
+    trained = prior.normalisation if prior is not None else None
+    windows = data.normalisation.window, trained.window if trained else None
+    if None not in windows and windows[0] != windows[1]:
+        raise InputError(f"the data's window is {windows[0]} HU; wanted {windows[1]} HU, what the prior was trained on")
