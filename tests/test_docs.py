@@ -10,7 +10,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from padis_lightning.data.sources.open import open_source
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,6 +58,19 @@ def test_every_config_that_the_docs_name_exists():
 def blocks(page: Path) -> list[str]:
     """Return the Python of a page."""
     return [textwrap.dedent(code) for _, code in PYTHON.findall(page.read_text(encoding="utf-8"))]
+
+
+def test_the_python_of_the_data_page_writes_a_scan_that_is_read(tmp_path, monkeypatch):
+    """Projections turned over, attenuations from counts, and angles against the turns of the object."""
+    monkeypatch.chdir(tmp_path)
+    counts, sent = np.random.default_rng(0).uniform(50, 90, (6, 5, 7)), np.full((5, 7), 100.0)
+    np.save("flat.npy", sent), np.save("counts.npy", counts)
+    (code,) = blocks(ROOT / "docs" / "data.md")
+    exec(code, {})  # noqa: S102
+    source = open_source("scan.npz")
+    assert source.image_shape == (1, 64, 128, 128) and not source.has_images
+    expected = -np.log(counts / sent)[:, ::-1] / 0.04
+    np.testing.assert_allclose(source[0].measurement[0], expected, rtol=1e-5)
 
 
 @pytest.mark.slow
