@@ -29,7 +29,7 @@ def expected(path):
 
 
 SHIPPED = {path.name: expected(path) for path in sorted(CONFIGS.glob("*.yaml"))}
-LONG = {"ct20_padis.yaml"}  # minutes
+LONG = {"ct20_padis.yaml", "cone.yaml"}  # minutes
 #: least gain over total variation in dB and most evaluations, of the configs whose baselines are judged, too
 GAINS = {
     "ct20.yaml": (2.0, 50),
