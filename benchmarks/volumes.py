@@ -127,7 +127,7 @@ def peak(args: argparse.Namespace, depth: int, steps: int = 2) -> int:
     solver.sigmas = solver.sigmas[:steps]
     y = torch.rand(1, *operator.measurement_shape, device=args.device)
     with torch.no_grad():
-        solver.timed(y, [0])
+        solver.solve_in_time(y, [0])
     return torch.cuda.max_memory_allocated() if args.device == "cuda" else resident("VmHWM")
 
 
@@ -148,7 +148,7 @@ def large(args: argparse.Namespace, depth: int, size: int) -> None:
     y = torch.rand(1, *operator.measurement_shape, device=args.device)
     before = 0 if args.device == "cuda" else resident("VmRSS")
     with torch.no_grad():
-        _, seconds = solver.timed(y, [0])
+        _, seconds = solver.solve_in_time(y, [0])
     most = torch.cuda.max_memory_allocated() if args.device == "cuda" else resident("VmHWM") - before
     print(f"{seconds:.0f} s, {most / 2**30:.2f} GiB beside what was loaded before")
 
