@@ -3,8 +3,9 @@ PYTHON ?= python3
 EXTRAS ?= test,dev
 BIN := .venv/bin
 RUN := $(BIN)/python -m padis_lightning
+NUMERICAL := operators image_operators ct cone noise networks diffusion context training priors tiling solvers volumes
 
-.PHONY: setup demo test slow lint benchmark prior clean
+.PHONY: setup demo test slow numerical lint benchmark prior clean
 
 setup: .venv/ready
 
@@ -23,7 +24,11 @@ test: setup
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 
 slow: setup
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m slow
+
+# What computes, with the kernels of older processors and two threads: verdicts have to be the same.
+numerical: setup
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(NUMERICAL:%=tests/test_%.py)
 
 lint: setup
 	$(BIN)/ruff check .

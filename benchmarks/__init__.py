@@ -1,1 +1,1 @@
-"""Measurements that the README quotes: ``python -m benchmarks.speed``."""
+"""Measure what the docs quote: ``python -m benchmarks.speed``."""

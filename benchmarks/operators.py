@@ -1,4 +1,4 @@
-"""How fast each CT backend is: time an image forward and adjoint at several batch sizes, and the default against the others.
+"""Time each CT backend: an image forward and adjoint at several batch sizes, and the default against the others.
 
 Run with ``python -m benchmarks.operators`` (part of ``make benchmark``). Every backend that is installed takes part (ASTRA:
 ``pip install astra-toolbox``), and deepinv's ``Tomography`` where deepinv is. The cone beam, which ASTRA computes on GPUs alone,
@@ -29,7 +29,7 @@ Pair = tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], to
 
 
 def deepinv_tomography(geometry: Geometry) -> Pair | None:
-    """deepinv's projector, by rotation, and its adjoint by differentiation; None where deepinv is not installed."""
+    """Return deepinv's projector, by rotation, and its adjoint by differentiation; None where deepinv is not installed."""
     try:
         from deepinv.physics import Tomography
     except ImportError:
@@ -42,13 +42,13 @@ def deepinv_tomography(geometry: Geometry) -> Pair | None:
 
 
 def fan_by_slice(geometry: ConeGeometry, device: str) -> Pair:
-    """The fan beam of every slice by one sparse matrix, which knows no cone."""
+    """Return the fan beam of every slice by one sparse matrix, which knows no cone."""
     matrix = choose(geometry.fan, "sparse").to(device)
     return lambda x: matrix.project(x.flatten(0, 1)), matrix.backproject
 
 
 def candidates(geometry: Geometry | ConeGeometry, device: str) -> dict[str, Pair]:
-    """Projection and back-projection of each backend that is here."""
+    """Return projection and back-projection of each backend that is here."""
     cone = isinstance(geometry, ConeGeometry)
     found = {"fan by slice": fan_by_slice(geometry, device)} if cone else {}
     for name, cls in (CONE_PROJECTORS if cone else PROJECTORS).items():
@@ -61,7 +61,7 @@ def candidates(geometry: Geometry | ConeGeometry, device: str) -> dict[str, Pair
 
 @torch.inference_mode()
 def measure(geometry: Geometry | ConeGeometry, batch: int, device: str, count: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds an image of each backend, forward and adjoint, in rounds that take each once."""
+    """Return the seconds an image of each backend, forward and adjoint, in rounds that take each once."""
     x = torch.rand(batch, *geometry.size, generator=seeded(0)).to(device)
     pairs = candidates(geometry, device)
     data = {name: forward(x) for name, (forward, _) in pairs.items()}

@@ -1,4 +1,4 @@
-"""A prior of patches against one of whole images, by how many patients they were trained on.
+"""Compare a prior of patches with one of whole images, by how many patients they were trained on.
 
     python -m benchmarks.patients --train ct_train.npz --test ct_test.npz [--minutes 8] [--patients 36 10 3]
 
@@ -35,14 +35,14 @@ QUIET = ("--trainer.enable_progress_bar", "false", "--samples.count", "0", "--tr
 
 
 def fit(config: str, data: str, patients: int, steps: int, output: Path) -> None:
-    """Train by the command line."""
+    """Train a prior by the command line."""
     keys = {"data.path": data, "data.training_groups": patients, "trainer.max_steps": steps, "output": output}
     words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
     subprocess.run([sys.executable, "-m", "padis_lightning", "fit", "--config", config, *words, *QUIET], check=True)
 
 
 def step_seconds(data: str, output: Path, steps: int = 100, turns: int = 3) -> dict[str, float]:
-    """Seconds of a training step, both kinds in turn: the median of a long run less a short one."""
+    """Return the seconds of a training step, both kinds in turn: the median of a long run less a short one."""
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for turn in range(turns):
         for kind, config in KINDS.items():
@@ -56,7 +56,7 @@ def step_seconds(data: str, output: Path, steps: int = 100, turns: int = 3) -> d
 
 
 def plan(data: str, minutes: float, output: Path) -> dict[str, int]:
-    """Training steps of each kind that take so many minutes on this machine when it does nothing else; kept in a file."""
+    """Return, and keep in a file, the training steps of each kind that take so many minutes on this machine when it is idle."""
     path = output / "plan.json"
     if not path.exists():
         seconds = step_seconds(data, output)
@@ -66,7 +66,7 @@ def plan(data: str, minutes: float, output: Path) -> dict[str, int]:
 
 
 def compare(rows: dict[str, Any]) -> str:
-    """The gain of patches over whole images, dB, with its interval over patients."""
+    """Return the gain of patches over whole images, dB, with its interval over patients."""
     patch, image = rows["patches"], rows["whole images"]
     gains = [a - b for a, b in zip(patch["each"], image["each"], strict=True)]
     low, high = interval(gains, patch["groups"])

@@ -1,4 +1,4 @@
-"""The tables and the picture of what ``benchmarks.training`` has measured."""
+"""Show what the benchmarks have measured as tables and pictures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 
 
 def spread(value: dict[str, float] | None, scale: float = 1.0, unit: str = "") -> str:
-    """A median with its range."""
+    """Return a median with its range."""
     if value is None:
         return "-"
     middle, low, high = (f"{scale * value[key]:.3g}" for key in ("median", "low", "high"))
@@ -35,17 +35,17 @@ def spread(value: dict[str, float] | None, scale: float = 1.0, unit: str = "") -
 
 
 def percent(value: dict[str, float] | None) -> str:
-    """A share with its range."""
+    """Return a share with its range."""
     return spread(value, 100, " %")
 
 
 def quantity(value: float | None, scale: float, lost: str) -> str:
-    """A number in a unit, or what stands for a missing one."""
+    """Return a number in a unit, or what stands for a missing one."""
     return lost if value is None else f"{scale * value:.4g}"
 
 
 def cost_cells(row: dict[str, Any], lost: str) -> list[str]:
-    """Memory and time of two sides, with ratios."""
+    """Return memory and time of two sides, with ratios."""
     memory = [quantity(side["bytes"], 2**-20, lost) for side in row["values"]]
     seconds = [quantity(side["seconds"] and median(side["seconds"]), 1e3, lost) for side in row["values"]]
     times = row["time"] and (spread(row["time"]) if row["time"]["low"] < row["time"]["high"] else f"{row['time']['median']:.3g}")
@@ -53,7 +53,7 @@ def cost_cells(row: dict[str, Any], lost: str) -> list[str]:
 
 
 def show_costs(memory: dict[str, Any], gpu: bool) -> None:
-    """Part 1: a table a view."""
+    """Print part 1: one table for each view."""
     setup = memory["setup"]
     name = f"{setup['network']}, base {setup['base']}, {'bf16 autocast' if setup['bf16'] else 'float32'}, {setup['device']}"
     head = ["image / patch", "pixels", "image MiB", "patch MiB", "ratio", "image ms", "patch ms", "ratio"]
@@ -68,13 +68,13 @@ def show_costs(memory: dict[str, Any], gpu: bool) -> None:
 
 
 def workload(work: dict[str, Any]) -> str:
-    """A line's name."""
+    """Return the name of a line."""
     setup, step = work["setup"], work["step"]
     return f"{setup['network']}, base {setup['base']}, {step['n']} patches of {step['size']}, {setup['device']}"
 
 
 def show_speed(works: Sequence[dict[str, Any]], gpu: bool) -> None:
-    """Parts 2 to 4."""
+    """Print parts 2 to 4."""
     absent = "DDPMpp, base 128, 128 patches of 56, cuda"
     changes, plain, share = [], [], []
     for work in works:
@@ -107,7 +107,7 @@ def show_speed(works: Sequence[dict[str, Any]], gpu: bool) -> None:
 
 
 def target(work: dict[str, Any], kind: str) -> str:
-    """The share that a variant should reach of the rate of its own precision."""
+    """Return the share that a variant should reach of the rate of its own precision."""
     if work["setup"]["device"] == "cuda":
         return "bf16: 40 %" if kind != "float32" else ""
     return "float32: 60 %" if kind == "float32" else ""
@@ -124,7 +124,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def drawing() -> ModuleType | None:
-    """``matplotlib.pyplot`` without a screen, or None."""
+    """Return ``matplotlib.pyplot`` without a screen, or None."""
     try:
         import matplotlib
     except ImportError:
@@ -137,7 +137,7 @@ def drawing() -> ModuleType | None:
 
 
 def plot(memory: dict[str, Any], path: Path) -> None:
-    """Memory and time of a step against the side of what it trains on."""
+    """Plot memory and time of a step against the side of what it trains on."""
     if (pyplot := drawing()) is None:
         return
 
@@ -167,7 +167,7 @@ def plot(memory: dict[str, Any], path: Path) -> None:
 
 
 def memory_of_slices(memory: dict[str, dict[str, int]], size: int, path: Path) -> None:
-    """Peak memory against the number of slices of a volume, slices in turn and all at once."""
+    """Plot peak memory against the number of slices of a volume, slices in turn and all at once."""
     if (pyplot := drawing()) is None:
         return
 
@@ -184,7 +184,7 @@ def memory_of_slices(memory: dict[str, dict[str, int]], size: int, path: Path) -
 
 
 def labels(points: Sequence[tuple[str, float, float]], gap: float) -> list[tuple[str, float, float, float]]:
-    """Points with heights for their names, which keep ``gap`` from the names of points that are about as far to the right."""
+    """Return points with heights for their names, ``gap`` away from the names of points that are about as far to the right."""
     placed: list[tuple[str, float, float, float]] = []
     for name, x, y in sorted(points, key=lambda point: -point[2]):
         near = [label for _, other, _, label in placed if 0.4 < x / other < 2.5]
@@ -196,7 +196,7 @@ def labels(points: Sequence[tuple[str, float, float]], gap: float) -> list[tuple
 
 
 def quality_against_evaluations(figures: dict[str, Any], path: Path) -> None:
-    """PSNR of every solver against its network evaluations, a panel for each number of views."""
+    """Plot the PSNR of every solver against its network evaluations, a panel for each number of views."""
     if (pyplot := drawing()) is None:
         return
 

@@ -1,4 +1,4 @@
-"""Whole images drawn from a patch prior, and whether tile borders show in them.
+"""Draw whole images from a patch prior, and measure whether tile borders show in them.
 
     python -m benchmarks.samples [--prior FILE] [--count 16] [--steps 200] [--output results/samples]
 
@@ -23,13 +23,13 @@ from padis_lightning.solvers.ancestral import Ancestral
 
 
 class Recorded(Tiling):
-    """Another tiling, and the borders of every partition that it drew."""
+    """Tile as another tiling does, and remember the borders of every partition."""
 
     def __init__(self, tiling: Tiling) -> None:
         self.tiling, self.borders = tiling, []
 
     def partition(self, size: tuple[int, int], pad: tuple[int, int], patch: int, generator: Generators) -> GridTiles:
-        """Draw and remember."""
+        """Draw a partition and remember its borders."""
         tiles = self.tiling.partition(size, pad, patch, generator)
         self.borders.append(tiles.borders)
         return tiles
@@ -37,7 +37,7 @@ class Recorded(Tiling):
 
 @torch.no_grad()
 def draw(prior: str, tiling: Tiling, count: int, steps: int) -> tuple[Tensor, list[float]]:
-    """Images ``(count, C, H, W)``, and their seams at the borders of the partition of every step."""
+    """Return images ``(count, C, H, W)``, and their seams at the borders of the partition of every step."""
     recorded = Recorded(tiling)
     solver = Ancestral(PatchPrior(prior, recorded), steps=steps, sigma_max=10.0, sigma_min=0.005)
     with torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""How good each solver is for how many network evaluations: one table and one plot, on the same slices and measurements.
+"""Measure how good each solver is for how many network evaluations: one table and one plot, on the same slices and measurements.
 
     python -m benchmarks.solvers --data ct_test.npz --prior prior.safetensors --output results/solvers
     python -m benchmarks.solvers --data ct_train.npz --subset validation ...      # to tune on
@@ -57,25 +57,25 @@ BUDGETS = {
 Make = Callable[[PatchPrior, ParallelBeam, dict[str, Any]], Solver]
 
 
-def _few(operator: ParallelBeam) -> bool:
-    """Whether what was chosen at 8 views serves better than what was chosen at 20."""
+def _few_views(operator: ParallelBeam) -> bool:
+    """Say whether what was chosen at 8 views serves better than what was chosen at 20."""
     return operator.measurement_shape[1] < 14
 
 
 def budget(evaluations: int) -> Make:
-    """The default for so many evaluations."""
+    """Return the default for so many evaluations."""
 
     def make(prior: PatchPrior, operator: ParallelBeam, options: dict[str, Any]) -> Solver:
-        return PnPADMM(prior, operator, steps=evaluations, **BUDGETS[evaluations][8 if _few(operator) else 20], **options)
+        return PnPADMM(prior, operator, steps=evaluations, **BUDGETS[evaluations][8 if _few_views(operator) else 20], **options)
 
     return make
 
 
-def direct(steps: int, tiles: int | None = None) -> Make:
-    """``DDS`` from filtered back-projection with little noise put back, of patches as trained or of so many across."""
+def from_fbp(steps: int, tiles: int | None = None) -> Make:
+    """Return ``DDS`` from filtered back-projection with little noise put back, with patches as trained or ``tiles`` a side."""
 
     def make(prior: PatchPrior, operator: ParallelBeam, options: dict[str, Any]) -> Solver:
-        levels = {"sigma_max": 0.2, "sigma_min": 0.004} if _few(operator) else {"sigma_max": 0.1, "sigma_min": 0.003}
+        levels = {"sigma_max": 0.2, "sigma_min": 0.004} if _few_views(operator) else {"sigma_max": 0.1, "sigma_min": 0.003}
         prior = _tiled(prior, RandomTiling(tiles)) if tiles else prior
         return DDS(prior, operator, steps=steps, start="direct", iterations=20, eta=0.5, **levels, **options)
 
@@ -85,13 +85,13 @@ def direct(steps: int, tiles: int | None = None) -> Make:
 METHODS: dict[str, Make] = {
     "FBP": lambda p, a, o: PseudoInverse(a, **o),
     "least squares": lambda p, a, o: PseudoInverse(a, exact=True, **o),
-    "TV": lambda p, a, o: TotalVariation(a, weight=8e-5 if _few(a) else 2e-5, **o),
+    "TV": lambda p, a, o: TotalVariation(a, weight=8e-5 if _few_views(a) else 2e-5, **o),
     **{f"PnP-ADMM {evaluations}": budget(evaluations) for evaluations in BUDGETS},
     "PnP-ADMM, one level": lambda p, a, o: PnPADMM(p, a, sigma_max=0.05, sigma_min=0.05, penalty=0.05, **o),
     "RED": lambda p, a, o: RED(p, a, sigma_max=0.02, sigma_min=0.02, penalty=0.003, **o),
-    "DDS 20": direct(20),
-    "DDS 50": direct(50),
-    "DDS 50, larger tiles": direct(50, 2),
+    "DDS 20": from_fbp(20),
+    "DDS 50": from_fbp(50),
+    "DDS 50, larger tiles": from_fbp(50, 2),
     "DDS (as published)": lambda p, a, o: DDS(p, a, steps=100, **LEVELS, **o),
     "DDNM": lambda p, a, o: DDNM(p, a, steps=100, **LEVELS, **o),
     "DiffPIR": lambda p, a, o: DiffPIR(p, a, steps=100, **LEVELS, **o),
@@ -110,14 +110,14 @@ METHODS: dict[str, Make] = {
 
 
 def _tiled(prior: PatchPrior, tiling: Tiling) -> PatchPrior:
-    """The same network with another tiling."""
+    """Return the same network with another tiling."""
     other = copy.copy(prior)
     other.tiling = tiling
     return other
 
 
 def slices(path: str | None, subset: str, size: int, count: int, device: str) -> list:
-    """Images to measure on, evenly spread over patients."""
+    """Return images to measure on, evenly spread over patients."""
     source = ImageData(path, size=size, count=count, subset=subset)
     source.setup("predict")
     part = source.predict_dataloader().dataset.items
@@ -126,7 +126,7 @@ def slices(path: str | None, subset: str, size: int, count: int, device: str) ->
 
 @torch.no_grad()
 def measure(solver: Solver, data: list, batch: int) -> dict[str, Any]:
-    """Scores of one solver."""
+    """Return the scores of one solver."""
     rows: dict[str, list[float]] = {"psnr": [], "ssim": [], "residual": []}
     groups, seconds, evaluations = [], 0.0, 0
     for first in range(0, len(data), batch):

@@ -1,4 +1,4 @@
-"""How fast, as ratios of one run: the whole-image score against the bare network, and what the guard of a solver costs.
+"""Measure speed as ratios of one run: the whole-image score against the bare network, and what the guard of a solver costs.
 
 Run with ``make benchmark``. Alternatives are timed in turn (A B A B ...) and compared pair by pair, so that a machine whose
 speed drifts does not decide; medians are printed with the range of the ratios.
@@ -14,13 +14,14 @@ import torch
 
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.priors import PatchPrior
+from padis_lightning.priors.patch import CHUNK
 from padis_lightning.random import Generators, seeded
 from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.loop import WATCHED
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Wall-clock seconds of one run."""
+    """Return the wall-clock seconds of one run."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
@@ -38,15 +39,14 @@ def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object],
 
 @torch.inference_mode()
 def score_against_network(batch: int = 4) -> None:
-    """The score of whole images with fresh random tilings, against the network alone on tiles cut beforehand."""
+    """Time the score of whole images with fresh random tilings against the network alone on tiles cut beforehand."""
     prior = PatchPrior("ct_phantoms")
     x = torch.rand(batch, *prior.canvas_shape, generator=seeded(0))
     generator = Generators.keyed(0, range(batch))
     tiles = prior.tiling.partition(prior.image_shape[1:], prior.pad, prior.patch, generator)
     patches, positions = tiles.split(x), tiles.split(prior.positions.expand(batch, -1, -1, -1))
     levels = torch.full((len(patches),), 0.1)
-    chunk = prior.chunk(patches[0, 0].numel() * prior.pixel_bytes, x.device)
-    chunks = list(zip(*(part.split(chunk) for part in (patches, levels, positions)), strict=True))
+    chunks = list(zip(*(part.split(CHUNK) for part in (patches, levels, positions)), strict=True))
 
     def bare() -> list[torch.Tensor]:
         return [prior.denoiser(*chunk) for chunk in chunks]
@@ -57,7 +57,7 @@ def score_against_network(batch: int = 4) -> None:
 
 @torch.inference_mode()
 def guard_against_step(batch: int = 4) -> None:
-    """Looking whether every image is finite after a step, against the step."""
+    """Time a look whether every image is finite after a step against the step."""
     solver = DDS(PatchPrior("ct_phantoms"), ParallelBeam(128, 20), steps=WATCHED)
     generator, y = Generators.keyed(0, range(batch)), torch.rand(batch, 1, 20, 256, generator=seeded(0))
     x = torch.rand(batch, *solver.prior.canvas_shape, generator=seeded(1))

@@ -1,4 +1,4 @@
-"""What training costs: patches against whole images, the fast step against a plain one, and both against matrix products.
+"""Measure what training costs: patches against whole images, the fast step against a plain one, and both against matrix products.
 
     python -m benchmarks.training [--device auto|cpu|cuda] [--quick] [--output results/benchmarks] [--base N] [--turns N]
 
@@ -54,7 +54,7 @@ class Setup:
     tf32: bool = False
 
     def build(self) -> PatchNetwork:
-        """The network, initialised."""
+        """Return the network, initialised."""
         torch.manual_seed(0)
         return {"UNet": UNet, "DDPMpp": DDPMpp}[self.network](base=self.base)
 
@@ -84,7 +84,7 @@ class Trainee:
             network.compile(dynamic=False)
 
     def __call__(self, step: Step) -> None:
-        """Draw, cut, forward, backward, a look at the gradients, Adam; old gradients live through the forward pass."""
+        """Do a step: draw, cut, forward, backward, a look at the gradients, Adam; old gradients live through the forward pass."""
         if self.setup.device == "cuda":
             torch.backends.cudnn.allow_tf32 = self.setup.tf32
         self.task.denoiser.network.recompute = step.recompute
@@ -105,7 +105,7 @@ class Trainee:
         self.optimizer.step()
 
     def plain_loss(self, clean: Tensor, sigma: Tensor, noise: Tensor, position: Tensor) -> Tensor:
-        """EDM's loss, the network called with channels-first inputs."""
+        """Return EDM's loss, with the network called with channels-first inputs."""
         denoiser, noisy = self.task.denoiser, clean + sigma * noise
         c_skip, c_out, c_in = denoiser.scalings(sigma)
         inputs = torch.cat([c_in * noisy, position], 1).contiguous()
@@ -127,7 +127,7 @@ def synchronise(device: str) -> None:
 
 
 def turns(cases: dict[Any, Callable[[], object]], count: int, device: str) -> dict[Any, list[float]]:
-    """Seconds of every case in each turn, after one turn to warm up."""
+    """Return the seconds of every case in each turn, after one turn to warm up."""
     seconds: dict[Any, list[float]] = {key: [] for key in cases}
     for turn in range(count + 1):
         for key, run in cases.items():
@@ -141,7 +141,7 @@ def turns(cases: dict[Any, Callable[[], object]], count: int, device: str) -> di
 
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> dict[str, float]:
-    """Median and range of a / b, turn by turn."""
+    """Return median and range of a / b, turn by turn."""
     pairs = [x / y for x, y in zip(a, b, strict=True)]
     return {"median": median(pairs), "low": min(pairs), "high": max(pairs)}
 
@@ -150,13 +150,13 @@ def ratio(a: Sequence[float], b: Sequence[float]) -> dict[str, float]:
 
 
 def resident(field: str) -> int:
-    """Bytes of this process's memory, now (VmRSS) or at most (VmHWM; unlike ru_maxrss it forgets the parent's)."""
+    """Return the bytes of this process's memory, now (VmRSS) or at most (VmHWM; unlike ru_maxrss it forgets the parent's)."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(lines[field].split()[0])
 
 
 def worker(setup: Setup, step: Step) -> int:
-    """Peak of two steps in this fresh process beyond its libraries; it may not take memory that others use."""
+    """Return the peak of two steps in this fresh process beyond its libraries; it may not take memory that others use."""
     import resource
 
     warnings.simplefilter("ignore")
@@ -171,7 +171,7 @@ def worker(setup: Setup, step: Step) -> int:
 
 
 def peak_on_cpu(setup: Setup, step: Step) -> int | None:
-    """The peak of a process of its own, as no process can forget its peak; None where it ran out of memory."""
+    """Return the peak of a process of its own, as no process can forget its peak; None where it ran out of memory."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["padis_lightning.cli", "padis_lightning.training.patch_diffusion"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -186,7 +186,7 @@ def peak_on_cpu(setup: Setup, step: Step) -> int | None:
 
 
 def peak_on_gpu(trainee: Trainee, step: Step) -> int | None:
-    """The most that torch has allocated in a step, weights and Adam's state included; None where it ran out of memory."""
+    """Return the most that torch has allocated in a step, weights and Adam's state included; None where it ran out of memory."""
     found = None
     with suppress(torch.OutOfMemoryError):
         trainee(step)
@@ -198,7 +198,7 @@ def peak_on_gpu(trainee: Trainee, step: Step) -> int | None:
 
 
 def costs(setup: Setup, steps: Sequence[Step], count: int) -> dict[Step, dict[str, Any]]:
-    """Peak memory and seconds of every kind of step; those that ran out of memory are not timed."""
+    """Return peak memory and seconds of every kind of step; those that ran out of memory are not timed."""
     trainee = Trainee(setup)
     peaks = {step: peak_on_gpu(trainee, step) if setup.device == "cuda" else peak_on_cpu(setup, step) for step in steps}
     fitting = {step: lambda step=step: trainee(step) for step in steps if peaks[step] is not None}
@@ -207,14 +207,14 @@ def costs(setup: Setup, steps: Sequence[Step], count: int) -> dict[Step, dict[st
 
 
 def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """Memory and time of a and b and their ratios; None where one ran out of memory or is lost in noise."""
+    """Return memory and time of a and b and their ratios; None where one ran out of memory or is lost in noise."""
     known = all(side[name] for side in (a, b) for name in ("bytes", "seconds"))
     memory = a["bytes"] / b["bytes"] if a["bytes"] and b["bytes"] else None
     return {"values": [a, b], "memory": memory, "time": ratio(a["seconds"], b["seconds"]) if known else None}
 
 
 def added(found: dict[Step, dict[str, Any]], size: int) -> dict[str, Any]:
-    """Bytes and seconds that a further sample adds, from one to the most that fit; None where noise hides it."""
+    """Return the bytes and seconds that a further sample adds, from one to the most that fit; None where noise hides it."""
     fitting = {step.n: row for step, row in found.items() if step.size == size and not step.recompute and row["bytes"]}
     one, most = fitting.get(1), fitting.get(max(fitting, default=1))
     if one is most:
@@ -225,7 +225,7 @@ def added(found: dict[Step, dict[str, Any]], size: int) -> dict[str, Any]:
 
 
 def patch_training(setup: Setup, patches: Sequence[int], images: Sequence[int], n: int, count: int) -> dict[str, Any]:
-    """Part 1: peak memory and time of training on patches and on whole images; each whole image over each patch."""
+    """Measure part 1: peak memory and time of training on patches and on whole images; each whole image over each patch."""
     patches = [size for size in patches if size % setup.build().divisor == 0]
     counts = {size: {1, n, max(n, images[0] ** 2 // size**2)} for size in patches} | {size: {1, 2, n} for size in images}
     steps = [Step(size, k) for size, numbers in counts.items() for k in sorted(numbers)]
@@ -257,13 +257,13 @@ def patch_training(setup: Setup, patches: Sequence[int], images: Sequence[int], 
 
 
 def product(side: int, device: str, dtype: torch.dtype) -> Callable[[], object]:
-    """Three products of random matrices; zeros or ones would draw less power and run faster on a GPU."""
+    """Compute three products of random matrices; zeros or ones would draw less power and run faster on a GPU."""
     a = torch.randn(side, side, device=device).to(dtype)
     return lambda: [torch.mm(a, a) for _ in range(3)]
 
 
 def step_times(base: Setup, step: Step, count: int, side: int, compiles: bool) -> dict[str, Any]:
-    """Parts 2 to 4: seconds of a step in each variant and of matrix products, all in turn."""
+    """Measure parts 2 to 4: seconds of a step in each variant and of matrix products, all in turn."""
     fast = fast_precision(base.device) == "bf16-mixed"
     options = {"float32": {}, "plain": {"plain": True}}
     options |= {"plain, TF32 convolutions": {"plain": True, "tf32": True}} if base.device == "cuda" else {}
@@ -306,7 +306,7 @@ def step_times(base: Setup, step: Step, count: int, side: int, compiles: bool) -
 
 
 def workloads(device: str, quick: bool) -> list[tuple[str, int, Step]]:
-    """Network, base channels and step that parts 2 to 4 measure on a device."""
+    """Return network, base channels and step that parts 2 to 4 measure on a device."""
     if quick:
         return [("UNet", 8, Step(16, 2))]
     if device == "cuda":
@@ -315,7 +315,7 @@ def workloads(device: str, quick: bool) -> list[tuple[str, int, Step]]:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What figures depend on."""
+    """Return what figures depend on."""
     cpu = platform.processor()
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -327,7 +327,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def measure(device: str, quick: bool, base: int | None, count: int | None) -> dict[str, Any]:
-    """All parts."""
+    """Measure all parts."""
     gpu, count = device == "cuda" and not quick, count or (2 if quick else 15 if device == "cuda" else 5)
     base = base or (8 if quick else PAPER if device == "cuda" else 32)
     setup = Setup("DDPMpp", base, device, bf16=fast_precision(device) == "bf16-mixed")

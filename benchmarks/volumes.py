@@ -1,4 +1,4 @@
-"""Volumes from few views: slices on their own, held together by total variation, in groups, and in cubes.
+"""Compare priors of volumes from few views: slices on their own, held together by total variation, in groups, and in cubes.
 
     python -m benchmarks.volumes --data ct_test.npz --slices prior.safetensors --groups groups/prior.safetensors --cubes ...
     python -m benchmarks.volumes --data ct_train.npz --subset validation ...      # to tune on
@@ -54,7 +54,7 @@ Make = Callable[[dict[str, str], Slices, dict[str, float]], Solver]
 
 
 def _views(operator: Slices) -> int:
-    """The number of views whose settings serve."""
+    """Return the number of views whose settings serve."""
     return 8 if operator.measurement_shape[2] < 14 else 20
 
 
@@ -68,14 +68,14 @@ def _prior(priors: dict[str, str], kind: str, slice_tv: float) -> Prior:
 
 
 def plain(kind: str, slice_tv: float = 0.0) -> Make:
-    """``PnPADMM`` with a prior of one kind."""
+    """Return ``PnPADMM`` with a prior of one kind."""
     return lambda priors, operator, given: PnPADMM(
         _prior(priors, kind, slice_tv), operator, steps=EVALUATIONS, **_levels(operator) | given
     )
 
 
 def in_data(kind: str) -> Make:
-    """The same with total variation across slices in the data step."""
+    """Return the same with total variation across slices in the data step."""
     return lambda priors, operator, given: PnPSlices(
         _prior(priors, kind, 0.0), operator, steps=EVALUATIONS, **_levels(operator) | {"weight": IN_DATA} | given
     )
@@ -96,7 +96,7 @@ METHODS: dict[str, tuple[str | None, Make]] = {
 
 @torch.no_grad()
 def measure(solver: Solver, items: Sequence) -> dict[str, Any]:
-    """Scores of one method, volume by volume."""
+    """Return the scores of one method, volume by volume."""
     rows: dict[str, list[float]] = {}
     for item in items:
         found = solver.predict_step(collate([item]))
@@ -110,7 +110,7 @@ def measure(solver: Solver, items: Sequence) -> dict[str, Any]:
 
 
 def data_of(args: argparse.Namespace) -> list:
-    """The volumes to measure on."""
+    """Return the volumes to measure on."""
     source = ImageData(args.data, size=args.size, count=args.count, subset=args.subset, volumes=True, depth=args.depth)
     source.setup("predict")
     part = source.predict_dataloader().dataset.items
@@ -118,7 +118,7 @@ def data_of(args: argparse.Namespace) -> list:
 
 
 def peak(args: argparse.Namespace, depth: int, steps: int = 2) -> int:
-    """Bytes that a volume of so many slices took at most, on the device, and of a processor the whole process."""
+    """Return the bytes that a volume of so many slices took at most, on the device, and of a processor the whole process."""
     operator = Slices(ParallelBeam(args.size, args.views[0]), depth)
     solver = plain("slices", IN_PRIOR)({"slices": args.slices}, operator, {}).to(args.device)
     if args.at_once:
@@ -132,7 +132,7 @@ def peak(args: argparse.Namespace, depth: int, steps: int = 2) -> int:
 
 
 def memory(arguments: Sequence[str], depths: Sequence[int], known: dict[str, int]) -> dict[str, int]:
-    """The peak of each number of slices, each in a process of its own."""
+    """Return the peak of each number of slices, each in a process of its own."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.volumes", *arguments, "--peak"]
     missing = [depth for depth in depths if str(depth) not in known]
     runs = {depth: subprocess.run([*command, str(depth)], capture_output=True, text=True, check=True) for depth in missing}
@@ -150,7 +150,7 @@ def large(args: argparse.Namespace, depth: int, size: int) -> None:
     with torch.no_grad():
         _, seconds = solver.solve_in_time(y, [0])
     most = torch.cuda.max_memory_allocated() if args.device == "cuda" else resident("VmHWM") - before
-    print(f"took: {seconds:.0f} s, {most / 2**30:.2f} GiB beside what was loaded before")
+    print(f"{seconds:.0f} s, {most / 2**30:.2f} GiB beside what was loaded before")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

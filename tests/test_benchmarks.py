@@ -58,22 +58,10 @@ def test_the_benchmark_of_operators_times_every_backend_that_is_here(tmp_path, m
     assert "the matrix and its transpose take" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_solvers_ranks_what_it_runs(tmp_path, capsys):
-    arguments = [
-        "--views",
-        "20",
-        "--count",
-        "2",
-        "--only",
-        "FBP",
-        "TV",
-        "PnP-ADMM 20",
-        "--device",
-        "cpu",
-        "--output",
-        str(tmp_path),
-    ]
-    solvers.main(arguments)
+    methods = ["FBP", "TV", "PnP-ADMM 20"]
+    solvers.main(["--views", "20", "--count", "2", "--only", *methods, "--device", "cpu", "--output", str(tmp_path)])
     rows = json.loads((tmp_path / "solvers.json").read_text())["20"]
     assert rows["FBP"]["psnr"] + 3 < rows["TV"]["psnr"] < rows["PnP-ADMM 20"]["psnr"] - 1
     assert rows["PnP-ADMM 20"]["evaluations"] == 20 and len(rows["PnP-ADMM 20"]["each"]) == 2
@@ -117,21 +105,8 @@ def test_the_benchmark_of_preparing_agrees_with_the_plain_loop(images, tmp_path,
 
 @pytest.mark.slow
 def test_the_benchmark_of_volumes_ranks_what_it_has_priors_of_and_measures_memory(tmp_path, capsys):
-    arguments = [
-        "--views",
-        "20",
-        "--depth",
-        "3",
-        "--count",
-        "1",
-        "--depths",
-        "1",
-        "2",
-        "--device",
-        "cpu",
-        "--output",
-        str(tmp_path),
-    ]
+    sizes = ["--views", "20", "--depth", "3", "--count", "1", "--depths", "1", "2"]
+    arguments = [*sizes, "--device", "cpu", "--output", str(tmp_path)]
     volumes.main([*arguments, "--only", "FBP", "slice by slice", "slices, TV in the prior", "cubes"])
     figures = json.loads((tmp_path / "volumes.json").read_text())
     rows = figures["scores"]["20"]

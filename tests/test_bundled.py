@@ -1,4 +1,4 @@
-"""What comes with the package does what the README says."""
+"""What comes with the package does what the docs say."""
 
 from __future__ import annotations
 
@@ -20,13 +20,6 @@ from padis_lightning.solvers.dds import DDS
 pytestmark = pytest.mark.slow
 
 
-def test_bundled_prior_is_two_decibels_above_converged_tv(tmp_path):
-    main(["predict", "--config", "ct20.yaml", "--data.count", "4", "--output", str(tmp_path), "--trainer.accelerator", "cpu"])
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["n"] == 4 and summary["gain"]["tv"]["psnr"] > 2
-    assert summary["evaluations"] <= 100 and summary["residual"] < 2e-3
-
-
 def expected(path):
     """The PSNR that a shipped config's head names and the items it takes; None for one that reconstructs nothing."""
     text = path.read_text()
@@ -37,27 +30,30 @@ def expected(path):
 
 SHIPPED = {path.name: expected(path) for path in sorted(CONFIGS.glob("*.yaml"))}
 LONG = {"ct20_padis.yaml", "cone.yaml"}  # minutes
-GAINS = {"sr4x.yaml": 0.1, "deblur.yaml": 0.0, "inpaint.yaml": 1.0, "denoise.yaml": 0.5}  # over TV
+#: least gain over total variation in dB and most evaluations, of the configs whose baselines are judged, too
+GAINS = {
+    "ct20.yaml": (2.0, 50),
+    "sr4x.yaml": (0.1, 30),
+    "deblur.yaml": (0.0, 30),
+    "inpaint.yaml": (1.0, 20),
+    "denoise.yaml": (0.5, 20),
+}
 
 
-@pytest.mark.parametrize("config", [name for name, value in SHIPPED.items() if value and name not in LONG | GAINS.keys()])
+@pytest.mark.parametrize("config", [name for name, value in SHIPPED.items() if value and name not in LONG])
 def test_a_shipped_config_gives_what_its_head_says(config, tmp_path):
+    """Within 0.02 dB, on as few items as the head names, and above its baselines where it says so."""
     value, count = SHIPPED[config]
-    main(["predict", "--config", config, "--data.count", str(count), "--output", str(tmp_path), "--trainer.accelerator", "cpu",
-          "--results.baselines", "{}"])  # fmt: skip
+    args = ["predict", "--config", config, "--data.count", str(count), "--output", str(tmp_path), "--results.report_images", "0"]
+    args += [] if config in GAINS else ["--results.baselines", "{}"]
+    main([*args, "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"])
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["n"] == count and summary["psnr"] == pytest.approx(value, abs=0.1)
-
-
-@pytest.mark.parametrize("config", GAINS)
-def test_the_colour_prior_beats_tv_on_photographs(config, tmp_path):
-    """All six, as the README's table and the config's head: bicubic or the like, and TV, both below."""
-    main(["predict", "--config", config, "--output", str(tmp_path), "--trainer.accelerator", "cpu"])
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["n"] == 6 and summary["evaluations"] <= 30
-    assert SHIPPED[config] == (pytest.approx(summary["psnr"], abs=0.1), 6)
-    assert summary["gain"].pop("tv")["psnr"] > GAINS[config]
-    assert all(other["psnr"] > 0 for other in summary["gain"].values()) and len(summary["gain"]) == 1
+    assert summary["n"] == count and summary["psnr"] == pytest.approx(value, abs=0.02)
+    assert config != "ct20.yaml" or summary["residual"] < 2e-3
+    if config in GAINS:
+        gain, evaluations = GAINS[config]
+        assert summary["gain"]["tv"]["psnr"] > gain and summary["evaluations"] <= evaluations
+        assert len(summary["gain"]) == 2 and all(other["psnr"] > 0 for other in summary["gain"].values())
 
 
 def test_draws_have_no_seams_at_tile_borders():

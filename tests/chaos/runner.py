@@ -1,4 +1,4 @@
-"""Commands of ours that start in no time and can be killed: children of a process that has imported everything already.
+"""Start commands of the package quickly, as children that can be killed of a process that has imported everything.
 
 forker = Forker()
 child = forker.start(["fit", "--config", "ct.yaml", ...], cwd=tmp_path)
@@ -20,7 +20,7 @@ from pathlib import Path
 
 
 def _run(args: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
-    """What a child does, in a session of its own."""
+    """Run a command as a child does, in a session of its own."""
     os.setsid()
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
@@ -46,7 +46,7 @@ class Child:
         self.pid = process.pid
 
     def wait(self, timeout: float = 120) -> int:
-        """The exit code; minus the signal that ended it.
+        """Return the exit code; minus the signal that ended it.
 
         Raises:
             TimeoutError: it still runs; it is killed.
@@ -76,12 +76,12 @@ class Child:
 
     @property
     def stdout(self) -> str:
-        """What it has printed so far."""
+        """Return what it has printed so far."""
         return self._out.read_text() if self._out.exists() else ""
 
     @property
     def stderr(self) -> str:
-        """What it has said so far."""
+        """Return what it has said on stderr so far."""
         return self._err.read_text() if self._err.exists() else ""
 
 
@@ -113,10 +113,10 @@ class Forker:
         return Child(process, out, err)
 
 
-def wait_for(condition, timeout: float = 120) -> None:
-    """Look every 5 ms until ``condition()`` holds."""
+def wait_for(condition, timeout: float = 120, pause: float = 0.005) -> None:
+    """Look every 5 ms, or after each ``pause``, until ``condition()`` holds."""
     end = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > end:
             raise TimeoutError("what was waited for did not come")
-        time.sleep(0.005)
+        time.sleep(pause)

@@ -19,7 +19,7 @@ from padis_lightning.diffusion import PatchModel
 from tests.chaos.runner import Forker, wait_for
 
 pytestmark = pytest.mark.slow
-STEPS, EVERY, VALIDATED = 300, 5, 50
+STEPS, EVERY, VALIDATED = 150, 5, 50
 
 
 def command(images, output, *extra):
@@ -84,24 +84,35 @@ def assert_same(run, unbroken):
     assert not list(run.rglob(".*.part"))
 
 
-def test_a_run_killed_at_25_moments_ends_with_the_bits_of_an_unbroken_one(forker, images, unbroken, tmp_path):
-    """Some of the moments fall into the start, most into training."""
-    draws, folder = random.Random(0), tmp_path / "killed"
+#: what each kill waits for, and the longest pause after it: the start, a checkpoint, one being written, a picture, the last step
+MOMENTS = {"start": 1.0, "train": 0.1, "write": 0.0, "picture": 0.05, "end": 0.0}
+KILLS = ["start", "train", "write", "train", "picture", "start", "write", "end"]
+
+
+def test_a_run_killed_at_8_moments_ends_with_the_bits_of_an_unbroken_one(forker, images, unbroken, tmp_path):
+    """The moments fall into all phases of a run; after each kill every file can be read."""
+    pauses, folder = random.Random(0), tmp_path / "killed"
     last, killed, steps = folder / "checkpoints" / "last.ckpt", 0, []
-    for moment in range(25):
+    for moment in KILLS:
         before = last.stat().st_mtime_ns if last.exists() else 0
+        pictures, parts = len(list(folder.glob("samples/*"))), set(folder.glob("checkpoints/.*.part"))
         child = forker.start(command(images, "killed"), tmp_path)
-        if moment % 5:
-            wait_for(lambda: not child.alive or (last.exists() and last.stat().st_mtime_ns != before))  # noqa: B023
-        pause = draws.uniform(0, 0.1 if moment % 5 else 1.0)
-        child._process.join(pause)
+        reached = {
+            "start": lambda: True,
+            "train": lambda: last.exists() and last.stat().st_mtime_ns != before,  # noqa: B023
+            "write": lambda: set(folder.glob("checkpoints/.*.part")) - parts,  # noqa: B023
+            "picture": lambda: len(list(folder.glob("samples/*"))) > pictures,  # noqa: B023
+            "end": lambda: (folder / "prior.safetensors").exists(),
+        }
+        wait_for(lambda: not child.alive or reached[moment](), pause=0.001)  # noqa: B023
+        child._process.join(pauses.uniform(0, MOMENTS[moment]))
         killed += child.alive
         child.kill()
         assert_whole(folder)
         steps.append(saved(last)["global_step"] if last.exists() else 0)
     child = forker.start(command(images, "killed"), tmp_path)
     assert child.wait() == 0, child.stderr
-    assert killed >= 20 and steps == sorted(steps)
+    assert killed >= 6 and steps == sorted(steps) and steps[1] < STEPS
     assert_same(folder, unbroken)
 
 

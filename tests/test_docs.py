@@ -1,0 +1,121 @@
+"""The docs: their links lead somewhere, their Python runs, and CONTRIBUTING's recipe gives a solver that passes the contract."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from padis_lightning.data.sources.open import open_source
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^()\s]+)\)")
+PYTHON = re.compile(r"^( *)```python\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings_that_exist(page):
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.is_file(), f"{page.name} links to {link}"
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), f"{page.name} links to {link}"
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    linked = set(LINK.findall(PAGES[0].read_text(encoding="utf-8")))
+    assert {page.relative_to(ROOT).as_posix() for page in PAGES[1:]} <= linked
+
+
+def test_the_readme_is_one_page():
+    assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_every_config_that_the_docs_name_exists():
+    names = {path.name for path in (ROOT / "configs").rglob("*.yaml")} | {"mine.yaml"}
+    for page in PAGES:
+        named = re.findall(r"(?:--config|sweep) (\w+\.yaml)", page.read_text(encoding="utf-8"))
+        assert set(named) <= names, f"{page.name} names {sorted(set(named) - names)}"
+
+
+def blocks(page: Path) -> list[str]:
+    """Return the Python of a page."""
+    return [textwrap.dedent(code) for _, code in PYTHON.findall(page.read_text(encoding="utf-8"))]
+
+
+def test_the_python_of_the_data_page_writes_a_scan_that_is_read(tmp_path, monkeypatch):
+    """Projections turned over, attenuations from counts, and angles against the turns of the object."""
+    monkeypatch.chdir(tmp_path)
+    counts, sent = np.random.default_rng(0).uniform(50, 90, (6, 5, 7)), np.full((5, 7), 100.0)
+    np.save("flat.npy", sent), np.save("counts.npy", counts)
+    (code,) = blocks(ROOT / "docs" / "data.md")
+    exec(code, {})  # noqa: S102
+    source = open_source("scan.npz")
+    assert source.image_shape == (1, 64, 128, 128) and not source.has_images
+    expected = -np.log(counts / sent)[:, ::-1] / 0.04
+    np.testing.assert_allclose(source[0].measurement[0], expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_reconstructs():
+    """Closer to the truth than filtered back-projection by 8 dB."""
+    (code,) = blocks(PAGES[0])
+    names: dict = {}
+    exec(code, names)  # noqa: S102
+    plain = names["operator"].approximate_inverse(names["sinograms"])
+    assert names["images"].shape == names["truth"].shape == (1, 1, 128, 128)
+    ours, theirs = ((found - names["truth"]).square().mean() for found in (names["images"], plain))
+    assert ours < theirs / 6
+
+
+@pytest.mark.slow
+def test_contributings_solver_passes_the_contract_as_it_is_printed(tmp_path):
+    """In a copy of the package: its file, its config and its line in the list, and nothing else."""
+    solver, line = blocks(ROOT / "CONTRIBUTING.md")
+    for name in ("padis_lightning", "configs", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "padis_lightning" / "solvers" / "mine.py").write_text(solver)
+    config = re.sub(
+        r"^model:\n(  .*\n)+",
+        "model: {class_path: Mine, init_args: {steps: 50}}\n",
+        (ROOT / "configs/ct20.yaml").read_text(),
+        flags=re.M,
+    )
+    (tmp_path / "configs" / "mine.yaml").write_text(config)
+    tests = tmp_path / "tests" / "test_solvers.py"
+    text = tests.read_text().replace("SOLVERS = {\n", f"SOLVERS = {{\n    {line}")
+    tests.write_text(
+        text.replace(
+            "from padis_lightning.solvers.mmps",
+            "from padis_lightning.solvers.mine import Mine\nfrom padis_lightning.solvers.mmps",
+        )
+    )
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    run = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-m", "pytest", "tests/test_solvers.py", "-k", "Mine or contract"], **run)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 8
+    small = ["--data.count", "1", "--model.steps", "2", "--results.baselines", "{}", "--trainer.accelerator", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "padis_lightning", "predict", "--config", "mine.yaml", *small, "--output", "out"], **run
+    )
+    assert done.returncode == 0 and (tmp_path / "out" / "summary.json").is_file(), done.stderr[-3000:]
