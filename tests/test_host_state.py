@@ -91,6 +91,8 @@ def solved_on_the_host(make, kind, depth):
     operator = Slices(Plane(torch.randn(30, 400, generator=seeded(0))), depth)
     operator.operator.norm_squared = 1.0
     solver = make(prior, operator)
+    if hasattr(solver, "sigmas"):
+        solver.sigmas = solver.sigmas[-3:]  # two levels show where tensors are as well as six
     with FakeTensorMode(allow_non_fake_inputs=False) as mode:
         on_a_gpu(solver, mode)
         with Sizes() as sizes, torch.no_grad():
@@ -119,8 +121,7 @@ def test_every_solver_keeps_its_state_where_the_measurement_is(name, unseen):
     assert device == HOST and largest > 0
 
 
-@pytest.mark.parametrize("kind", ["slices", "groups", "cubes"])
-@pytest.mark.parametrize("cls", [PnPADMM, PnPSlices])
+@pytest.mark.parametrize(("cls", "kind"), [(PnPADMM, "slices"), (PnPADMM, "groups"), (PnPADMM, "cubes"), (PnPSlices, "slices")])
 def test_what_is_on_the_gpu_does_not_grow_with_the_volume(cls, kind, unseen):
     """The largest tensor of three chunks is that of six."""
     (_, three), (_, six) = (solved_on_the_host(lambda p, a: cls(p, a, steps=2), kind, depth) for depth in (8, 16))

@@ -410,7 +410,7 @@ def test_total_variation_of_a_step_is_its_closed_form():
 
 
 def test_total_variation_of_ct_is_converged():
-    """The default's objective is that of ten times as many iterations, and no move of the image lowers it."""
+    """The default's objective is that of five times as many iterations, and no move of the image lowers it."""
     operator = ParallelBeam(24, views=6)
     truth = torch.zeros(1, 1, 24, 24)
     truth[..., 6:18, 8:15] = 0.7
@@ -421,7 +421,7 @@ def test_total_variation_of_ct_is_converged():
         residual = (operator(x) - y).square().sum() / (2 * operator.norm_squared)
         return float(residual + 1e-4 * gradient(x).square().sum(1).sqrt().sum())
 
-    found, longer = (TotalVariation(operator, weight=1e-4, iterations=k).solve(y, Generators.keyed(0, [0])) for k in (100, 1000))
+    found, longer = (TotalVariation(operator, weight=1e-4, iterations=k).solve(y, Generators.keyed(0, [0])) for k in (100, 500))
     best = objective(longer)
     assert objective(found) <= best * 1.005
     for seed in range(20):
@@ -497,13 +497,13 @@ def test_a_direct_start_is_the_plain_reconstruction_and_noise(rng):
 
 
 def test_tv_of_three_equal_channels_is_that_of_one(rng):
-    """Channels share their edges: three copies have sqrt(3) times the length of one."""
+    """Channels share their edges: three copies have sqrt(3) times the length of one, so every iterate is the same."""
     y = torch.rand(1, 1, 10, 12, generator=rng, dtype=torch.float64)
-    options = {"iterations": 400, "inner": 20}
+    options = {"iterations": 20}
     three = TotalVariation(Identity((3, 10, 12)), weight=0.1 * 3**0.5, **options)
     one = TotalVariation(Identity((1, 10, 12)), weight=0.1, **options)
     found = three.solve(y.expand(1, 3, 10, 12), Generators.keyed(0, [0]))
-    torch.testing.assert_close(found, one.solve(y, Generators.keyed(0, [0])).expand(1, 3, 10, 12), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found, one.solve(y, Generators.keyed(0, [0])).expand(1, 3, 10, 12), atol=1e-9, rtol=0)
 
 
 def test_dps_weighs_residuals_by_the_noise_model(rng):
