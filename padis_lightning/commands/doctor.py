@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -25,20 +24,16 @@ LONGEST = 300  # characters of another library's message
 PROBE = 1 << 20  # bytes that the output folder must take
 
 
-class Broken(Exception):  # noqa: N818 - raised to leave a check with what it saw
-    """Say in a line that something does not do what it should, and what to do about it (default: the check's own remedy)."""
-
-    state = "broken"
+class Absent(Exception):  # noqa: N818 - raised to leave a check with what it saw
+    """Say in a line that something optional is not there, and how to get it."""
 
     def __init__(self, text: str, remedy: str = "") -> None:
         super().__init__(text)
         self.remedy = remedy
 
 
-class Absent(Broken):
-    """Say that something optional is not there."""
-
-    state = "absent"
+class Broken(Exception):  # noqa: N818 - as above
+    """Say in a line that something does not do what it should."""
 
 
 class Check(NamedTuple):
@@ -52,7 +47,6 @@ class Check(NamedTuple):
 class Finding(NamedTuple):
     """Hold what a check found; ``state`` is ok, absent or broken; ``remedy`` is empty where there is nothing to do."""
 
-    name: str
     state: str
     text: str
     remedy: str = ""
@@ -61,12 +55,14 @@ class Finding(NamedTuple):
 def find(check: Check) -> Finding:
     """Try one thing; whatever it raises becomes a finding."""
     try:
-        return Finding(check.name, "ok", check.look())
+        with redirect_stdout(sys.stderr):  # libraries that greet
+            return Finding("ok", check.look())
+    except Absent as seen:
+        return Finding("absent", str(seen), seen.remedy)
     except Broken as seen:
-        remedy = seen.remedy or (check.remedy if seen.state == "broken" else "")
-        return Finding(check.name, seen.state, str(seen), remedy)
+        return Finding("broken", str(seen), check.remedy)
     except Exception as error:
-        return Finding(check.name, "broken", one_line(f"{type(error).__name__}: {error}")[:LONGEST], check.remedy)
+        return Finding("broken", one_line(f"{type(error).__name__}: {error}")[:LONGEST], check.remedy)
 
 
 def run(args: Sequence[str]) -> None:
@@ -82,23 +78,14 @@ def run(args: Sequence[str]) -> None:
     about = "Try what of this machine works, without a network. Exit code 1 where something is broken."
     parser = Parser(prog="python -m padis_lightning doctor", description=about, allow_abbrev=False)
     parser.add_argument("--output", type=Path, default=Path("results"), metavar="DIR", help="where results will go")
-    parser.add_argument("--json", action="store_true", help="the same as JSON")
-    options = parser.parse_args(list(args))
-    todo, findings = list(checks(options.output)), []
+    todo, broken = list(checks(parser.parse_args(list(args)).output)), []
     width = max(len(check.name) for check in todo)
     for check in todo:
-        if not options.json:
-            print(f"{check.name:<{width}}  ", end="", flush=True)
-        with redirect_stdout(sys.stderr):  # libraries that greet
-            finding = find(check)
-        findings.append(finding)
-        if not options.json:
-            print(f"{finding.state:<6}  {finding.text}" + (f"; {finding.remedy}" if finding.remedy else ""))
-    broken = [f"{f.name}: {f.remedy}" if f.remedy else f.name for f in findings if f.state == "broken"]
-    last = f"broken: {'; '.join(broken)}" if broken else "everything that is needed works"
-    print(
-        json.dumps({"findings": [f._asdict() for f in findings], "conclusion": last}, indent=2) if options.json else f"\n{last}"
-    )
+        print(f"{check.name:<{width}}  ", end="", flush=True)
+        found = find(check)
+        print("; ".join(filter(None, [f"{found.state:<6}  {found.text}", found.remedy])))
+        broken += [": ".join(filter(None, [check.name, found.remedy]))] if found.state == "broken" else []
+    print(f"\nbroken: {'; '.join(broken)}" if broken else "\neverything that is needed works")
     if broken:
         raise SystemExit(1)
 
@@ -126,11 +113,12 @@ def requirements() -> dict[str, list[Requirement]]:
         declared = metadata.metadata(PACKAGE)
     except metadata.PackageNotFoundError:
         return {}
-    wanted = [Requirement(text) for text in declared.get_all("Requires-Dist", [])]
-    needed = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
-    others = [one for one in wanted if one not in needed]
-    names = declared.get_all("Provides-Extra", [])
-    return {"": needed} | {name: [one for one in others if one.marker.evaluate({"extra": name})] for name in names}
+    wanted: dict[str, list[Requirement]] = {extra: [] for extra in ("", *declared.get_all("Provides-Extra", []))}
+    for one in map(Requirement, declared.get_all("Requires-Dist", [])):
+        extras = [extra for extra in wanted if one.marker is None or one.marker.evaluate({"extra": extra})]
+        if extras:
+            wanted[extras[0]].append(one)
+    return wanted
 
 
 def _libraries(extra: str, wanted: Sequence[Requirement]) -> str:
@@ -144,7 +132,7 @@ def _libraries(extra: str, wanted: Sequence[Requirement]) -> str:
             continue
         if one.specifier.contains(found.version, prereleases=True):
             seen.append(f"{one.name} {found.version}")
-            _import(found)
+            import_module(_module(found))
         else:
             unmet.append(f"{one.name} {found.version}, wanted {one.specifier}")
     if unmet and extra:
@@ -154,13 +142,11 @@ def _libraries(extra: str, wanted: Sequence[Requirement]) -> str:
     return ", ".join(seen)
 
 
-def _import(found: metadata.Distribution) -> None:
-    """Import the package of a distribution's own name, or the first that it holds."""
-    tops = {file.parts[0] for file in found.files or () if len(file.parts) == 2 and file.name == "__init__.py"}
-    public = sorted(top for top in tops if top.isidentifier() and not top.startswith("_"))
+def _module(found: metadata.Distribution) -> str:
+    """Return the package of a distribution's own name, or else the first that it holds."""
     own = found.metadata["Name"].lower().replace("-", "_")
-    if public:
-        import_module(own if own in public else public[0])
+    tops = {file.parts[0] for file in found.files or () if len(file.parts) == 2 and file.name == "__init__.py"}
+    return own if own in tops else min((top for top in tops if top[0] != "_"), default=own)
 
 
 def _writable(output: Path) -> str:

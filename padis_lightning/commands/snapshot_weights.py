@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from padis_lightning.commands.pickles import Record, printable
-from padis_lightning.commands.stand_ins import Stored
 from padis_lightning.errors import InputError
 
 PRECONDITIONED = ("EDMPrecond", "Patch_EDMPrecond")
@@ -41,18 +41,22 @@ def find_network(snapshot: object, file: Path) -> Record:
     return found[0]
 
 
-def children(module: Record, key: str, kind: type[Record] = Record) -> dict[str, Record]:
-    """Return the entries of a module's dictionary, those that are None left out."""
-    children, wanted = module.state.get(key) or {}, "Tensor" if kind is Stored else "module"
-    if not isinstance(children, dict):
-        raise InputError(f"{key} of {module.name} is a {type(children).__name__}; wanted a dictionary")
-    for name, child in children.items():
+def children(module: Record, key: str) -> dict[str, Record]:
+    """Return the entries of a module's ``_modules``, ``_parameters`` or ``_buffers``, those that are None left out.
+
+    Raises:
+        InputError: these are no such entries.
+    """
+    entries = module.state.get(key) or {}
+    if not isinstance(entries, dict):
+        raise InputError(f"{key} of {module.name} is a {type(entries).__name__}; wanted a dictionary")
+    for name, child in entries.items():
         if not isinstance(name, str) or not re.fullmatch(r"\w{1,100}", name):
-            seen = printable(name) if isinstance(name, str) else type(name).__name__
-            raise InputError(f"{key} of {module.name} has the name {seen!r}; wanted letters, digits and _")
-        if child is not None and not isinstance(child, kind):
+            raise InputError(f"{key} of {module.name} has the name '{printable(str(name))}'; wanted letters, digits and _")
+        if child is not None and not (isinstance(child, Record) and (child.tensor is None) == (key == "_modules")):
+            wanted = "module" if key == "_modules" else "tensor"
             raise InputError(f"{key} of {module.name} has a {type(child).__name__} as {name}; wanted a {wanted}")
-    return {name: child for name, child in children.items() if child is not None}
+    return {name: child for name, child in entries.items() if child is not None}
 
 
 def walk(network: Record) -> list[tuple[str, Record]]:
@@ -71,32 +75,28 @@ def walk(network: Record) -> list[tuple[str, Record]]:
     return found
 
 
-def collect(network: Record) -> dict[str, Tensor]:
-    """Return parameters and stored buffers under the names that ``nn.Module.state_dict`` gives them."""
+def read_state(network: Record) -> dict[str, Tensor]:
+    """Return parameters and stored buffers under the names that ``nn.Module.state_dict`` gives them.
+
+    Raises:
+        InputError: the network is no tree of modules, or computes with other constants than DDPM++, as far as it says.
+    """
     state: dict[str, Tensor] = {}
     for prefix, module in walk(network):
         skipped = module.state.get("_non_persistent_buffers_set") or ()
         skipped = skipped.arguments[0] if isinstance(skipped, Record) else skipped  # a set of an old protocol
-        kept = children(module, "_parameters", Stored) | children(module, "_buffers", Stored)
+        kept = children(module, "_parameters") | children(module, "_buffers")
         state |= {prefix + name: value.tensor for name, value in kept.items() if name not in skipped}
+        for key, wanted in CONSTANTS.items():
+            value = read_number(module.state, key, wanted[0])
+            if not any(math.isclose(value, each, rel_tol=1e-4) for each in wanted):
+                raise InputError(f"the network's {prefix}{key} is {value:g}; wanted {wanted[-1]:g}, as in DDPM++")
     return state
 
 
-def to_number(key: str, value: object) -> float:
-    """Return an attribute that has to be a number."""
-    if not isinstance(value, (bool, int, float)):
-        raise InputError(f"the network's {key} is a {type(value).__name__}; wanted a number")
+def read_number(attributes: Any, key: str, default: float) -> float:  # noqa: ANN401 - whatever the file holds
+    """Return an attribute that has to be a number, or what it is where it is not given."""
+    value = attributes.get(key, default) if isinstance(attributes, dict) else default
+    if not isinstance(value, (bool, int, float)) or abs(value) > 1e9:
+        raise InputError(f"the network's {key} is a {type(value).__name__}; wanted a number up to 1e9")
     return float(value)
-
-
-def check_constants(network: Record) -> None:
-    """Refuse a network that computes with other constants than DDPM++, as far as it says.
-
-    Raises:
-        InputError: with the first one.
-    """
-    for prefix, module in walk(network):
-        for key, wanted in CONSTANTS.items():
-            value = to_number(key, module.state.get(key, wanted[0]))
-            if not any(math.isclose(value, each, rel_tol=1e-4) for each in wanted):
-                raise InputError(f"the network's {prefix}{key} is {value:g}; wanted {wanted[-1]:g}, as in DDPM++")

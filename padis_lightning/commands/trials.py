@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 import platform
-import sysconfig
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,24 +24,14 @@ ROUNDING = 1e-5  # of an exact adjoint in single precision
 APPROXIMATION = 1e-2  # of one that is said to be approximate: pixel by pixel it is at 1e-3, half a bin off at 1e-2
 LIKENESS = 0.1  # of another backend's sinogram to the matrix's: its weights may differ, its geometry may not
 NOISE, GREY = 0.1, 0.5
-CUDA = "update NVIDIA's driver, or install a torch for an older CUDA (pytorch.org/get-started/locally)"
+CUDA = "update NVIDIA's driver, or install a torch for its CUDA (pytorch.org/get-started/locally)"
 INSTALL = {"astra": "pip install 'padis_lightning[astra]'", "torch_radon": "conda install -c conda-forge carterbox-torch-radon"}
 SLICES, SIDE, VIEWS = 4, 128, 20
 
 
-class _Trial(NamedTuple):
-    """Hold a sinogram on the host, the error of the adjoint and the seconds of a projection and its adjoint."""
-
-    sinogram: Tensor
-    error: float
-    seconds: float
-
-
 def machine() -> Iterator[Check]:
-    """Yield checks of Python, the processor, the compiler, and each GPU or the reason why there is none."""
-    yield Check("python", lambda: f"{platform.python_version()} on {collect_env.get_os(collect_env.run)}")
+    """Yield checks of the processor with its system, and each GPU or the reason why there is none."""
     yield Check("processor", _processor)
-    yield Check("C++ compiler", _compiler)
     if not torch.cuda.is_available():
         yield Check("GPU", _no_gpu, CUDA)
     for k in range(torch.cuda.device_count()):
@@ -53,11 +40,11 @@ def machine() -> Iterator[Check]:
 
 def projectors() -> Iterator[Check]:
     """Yield a check of every backend of CT on every device that it takes."""
-    done: dict[str, _Trial] = {}
+    sinograms: dict[str, Tensor] = {}
     for name in PROJECTORS:
         for device in _devices() if name == "sparse" else _devices()[-1:]:
             again = f"install the library of {name} again, or uninstall it"
-            yield Check(f"CT {name} ({device})", partial(_backend, name, device, done), again)
+            yield Check(f"CT {name} ({device})", partial(_backend, name, device, sinograms), again)
 
 
 def priors() -> Iterator[Check]:
@@ -72,94 +59,72 @@ def _devices() -> list[str]:
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
+def _describe(device: str) -> str:
+    native = "computes" if has_bfloat16(device) else "does not compute"
+    return f"{free_memory(device) / 2**30:.1f} GiB free; {native} in bfloat16"
+
+
 def _processor() -> str:
     described = dict(line.split(":", 1) for line in collect_env.get_cpu_info(collect_env.run).splitlines() if ":" in line)
     model = described.get("Model name", platform.machine()).strip()
-    native = "computes" if has_bfloat16("cpu") else "does not compute"
-    return f"{model}; torch takes {torch.get_num_threads()} threads; {_gib(free_memory())} free; {native} in bfloat16"
-
-
-def _gib(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB"
-
-
-def _compiler() -> str:
-    found = collect_env.get_gcc_version(collect_env.run) or collect_env.get_clang_version(collect_env.run)
-    headers = (Path(sysconfig.get_path("include")) / "Python.h").exists()
-    if found is None or not headers:
-        seen = f"{found or 'none'}{'' if headers else ', and no headers of Python'}"
-        raise Absent(seen, "apt-get install g++ python3-dev, for --model.compile_network and --prior.compile_network alone")
-    return found
+    compiler = collect_env.get_gcc_version(collect_env.run) or "none, which --model.compile_network alone needs"
+    system = f"Python {platform.python_version()} on {collect_env.get_os(collect_env.run)}, C++ compiler {compiler}"
+    return f"{model}; torch takes {torch.get_num_threads()} threads; {_describe('cpu')}; {system}"
 
 
 def _gpu(index: int) -> str:
     """Return what a GPU is; a product of matrices must be the processor's."""
-    device = torch.device("cuda", index)
-    found = torch.cuda.get_device_properties(device)
+    device = f"cuda:{index}"
     factor = torch.randn(256, 256, generator=seeded(index))
     wanted = factor @ factor
     gap = float((torch.matmul(factor.to(device), factor.to(device)).cpu() - wanted).norm() / wanted.norm())
     if not gap < 1e-2:  # TF32, where it is on, is at 1e-3
-        raise Broken(f"{found.name}: a product of matrices is off by {gap:.1e} of its norm; wanted below 1e-2")
+        raise Broken(f"a product of matrices is off by {gap:.1e} of its norm; wanted below 1e-2")
     with torch.cuda.device(device):
-        native = "computes" if has_bfloat16("cuda") else "does not compute"
+        described = _describe(device)
     driver = collect_env.get_nvidia_driver_version(collect_env.run)
-    return (
-        f"{found.name}, {_gib(found.total_memory)}, {_gib(free_memory(device))} free, "
-        f"capability {found.major}.{found.minor}, driver {driver}, CUDA {torch.version.cuda}; {native} in bfloat16"
-    )
+    return f"{torch.cuda.get_device_name(device)}, driver {driver}, CUDA {torch.version.cuda}; {described}"
 
 
 def _no_gpu() -> str:
     seen = collect_env.get_gpu_info(collect_env.run)
     if not seen:
         raise Absent("none; the processor computes")
-    text = f"{seen.splitlines()[0]} is there, but torch {torch.__version__}"
+    text = f"{seen.splitlines()[0]} is there, but torch {torch.__version__} cannot use it"
     if torch.version.cuda is None:
-        raise Absent(f"{text} is a build without CUDA", "install one with it (pytorch.org/get-started/locally)")
-    raise Broken(f"{text} with CUDA {torch.version.cuda} cannot use it")
+        raise Absent(f"{text}: it is a build without CUDA", CUDA)
+    raise Broken(text)
 
 
-def _backend(name: str, device: str, done: dict[str, _Trial]) -> str:
+def _backend(name: str, device: str, sinograms: dict[str, Tensor]) -> str:
     """Check ``<Ax, y> = <x, A'y>``, and that the sinogram is like that of the sparse matrix on the host."""
     angles = tuple((k + 0.5) * math.pi / VIEWS for k in range(VIEWS))
     cls, scan = PROJECTORS[name], Geometry((SIDE, SIDE), angles, 2 * SIDE, 40 / SIDE, 40 / SIDE)
     if cls.version() is None:
         raise Absent("not installed, and never needed", INSTALL.get(name, ""))
-    obstacle = cls.obstacle(scan)
-    if obstacle:
+    if obstacle := cls.obstacle(scan):
         raise Absent(f"{name} {cls.version()}: {obstacle}")
     projector = cls(scan).to(device)
-    trial = done[f"{name} {device}"] = _try(projector, device)
+    sinogram, error = _try(projector, device)
+    matrix = sinograms.setdefault("sparse", sinogram)  # which comes first
     allowed = ROUNDING if projector.exact_adjoint else APPROXIMATION
-    if not trial.error < allowed:
-        raise Broken(f"{projector.describe()}: <Ax, y> and <x, A'y> differ by {trial.error:.1e}; wanted below {allowed:.0e}")
-    text = f"{projector.describe()}; <Ax, y> = <x, A'y> within {trial.error:.0e}; {1000 * trial.seconds:.1f} ms"
-    matrix = done.get("sparse cpu", trial)
-    if matrix is trial:
-        return text
-    gap = float((trial.sinogram - matrix.sinogram).norm() / matrix.sinogram.norm())
+    if not error < allowed:
+        raise Broken(f"{projector.describe()}: <Ax, y> and <x, A'y> differ by {error:.1e}; wanted below {allowed:.0e}")
+    gap = float((sinogram - matrix).norm() / matrix.norm())
     if not gap < LIKENESS:
         raise Broken(f"{projector.describe()}: its sinogram is {gap:.1e} from the sparse matrix's; wanted below {LIKENESS}")
-    return f"{text}, {trial.seconds / matrix.seconds:.2g} times the matrix's on the processor; {gap:.0e} from its sinogram"
+    return f"{projector.describe()}; <Ax, y> = <x, A'y> within {error:.0e}; sinogram {gap:.0e} from the sparse matrix's"
 
 
-def _try(projector: Projector, device: str) -> _Trial:
-    """Project slices of random squares, which no symmetry maps to themselves, and back-project noisy sinograms of them."""
+def _try(projector: Projector, device: str) -> tuple[Tensor, float]:
+    """Return the sinogram of random squares, which no symmetry maps to themselves, and the error of the adjoint with noise."""
     generator = seeded(0)
     squares = torch.randn(SLICES, SIDE // 8, SIDE // 8, generator=generator)
     x = squares.repeat_interleave(8, -1).repeat_interleave(8, -2).to(device)
     ax = projector.project(x)
-    noise = torch.randn(ax.shape, generator=generator).to(ax)
-    y = ax + noise * ax.std()
-    aty, seconds = projector.backproject(y), math.inf
-    for _ in range(3):
-        start = time.perf_counter()
-        projector.backproject(projector.project(x)).sum().item()  # waits for the device
-        seconds = min(seconds, time.perf_counter() - start)
-    ax, x, aty, y = (part.double().cpu() for part in (ax, x, aty, y))
-    error = abs(float((ax * y).sum() - (x * aty).sum())) / float(ax.norm() * y.norm())
-    return _Trial(ax, error, seconds)
+    y = ax + ax.std() * torch.randn(ax.shape, generator=generator).to(ax)
+    ax, x, aty, y = (part.double().cpu() for part in (ax, x, projector.backproject(y), y))
+    return ax, abs(float((ax * y).sum() - (x * aty).sum())) / float(ax.norm() * y.norm())
 
 
 def _prior(name: str, device: str) -> str:

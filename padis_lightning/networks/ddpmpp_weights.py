@@ -30,14 +30,12 @@ def architecture(state: dict[str, Tensor]) -> dict[str, Any]:
     sides = sorted({side for side, _ in parts}, reverse=True)
     if not sides:
         raise InputError(f"the network has {next(iter(state), 'no weights')} and no level enc.NxN; wanted DDPM++")
-    if sides != [sides[0] >> level for level in range(len(sides))]:
-        raise InputError(f"the network has levels of {', '.join(map(str, sides))}; wanted each half the one before")
     top = f"{sides[0]}x{sides[0]}"
     base, inputs = _kernel(state, f"enc.{top}_conv.weight")[:2]
     channels = _kernel(state, f"dec.{top}_aux_conv.weight")[0]
+    widths = [_kernel(state, f"enc.{side}x{side}_block0.conv0.weight")[0] for side in sides]
     if inputs - channels not in (0, 2):
         raise InputError(f"the network takes {inputs} channels and gives {channels}; wanted as many, or 2 more for positions")
-    widths = [_kernel(state, f"enc.{side}x{side}_block0.conv0.weight")[0] for side in sides]
     if base < 4 or any(width % base for width in widths):
         raise InputError(f"the network's levels have {widths} channels; wanted multiples of its first {base}, at least 4")
     return {
@@ -68,14 +66,13 @@ def build_network(state: dict[str, Tensor], dropout: float = 0.0) -> DDPMpp:
             wanted = DDPMpp(**config).state_dict()
     except ValueError as error:
         raise InputError(f"the network has {config['base']} channels ({error}); wanted a multiple of its groups") from error
-    for name in [*wanted, *kept]:
-        if name not in kept:
-            raise InputError(f"the network lacks {name}; wanted all weights of DDPM++")
-        if name not in wanted:
-            raise InputError(f"the network has {name}; wanted the weights of DDPM++ without class labels alone")
-        ours, theirs = wanted[name].shape, kept[name]
-        if theirs.shape != ours or not theirs.is_floating_point():
-            raise InputError(f"the network's {name} is {theirs.dtype} {tuple(theirs.shape)}; wanted floats {tuple(ours)}")
+    if other := next((name for name in [*wanted, *kept] if name not in kept or name not in wanted), None):
+        verb = "has" if other in kept else "lacks"
+        raise InputError(f"the network {verb} {other}; wanted the weights of DDPM++ without class labels")
+    for name, value in kept.items():
+        if value.shape != wanted[name].shape or not value.is_floating_point():
+            seen = f"{value.dtype} {tuple(value.shape)}"
+            raise InputError(f"the network's {name} is {seen}; wanted floats {tuple(wanted[name].shape)}")
     network = DDPMpp(**config)
     network.load_state_dict(kept)
     return network

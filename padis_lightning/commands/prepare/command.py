@@ -10,12 +10,11 @@ import os
 import shutil
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from padis_lightning.commands.arguments import Parser
-from padis_lightning.errors import InputError, require_at_least
+from padis_lightning.errors import InputError, require_above, require_at_least
 from padis_lightning.files import sweep_up, whole
 
 if TYPE_CHECKING:
@@ -71,21 +70,30 @@ def run(args: Sequence[str]) -> None:
         print(f"{options.check} is whole: {count} slices, SHA-256 {digest}")
 
 
+def _check_values(options: Namespace) -> None:
+    require_at_least(1, size=1 if options.size is None else options.size, every=options.every, workers=options.workers)
+    require_at_least(0, seed=options.seed)
+    require_above(0, spacing=1 if options.spacing is None else options.spacing)
+    if options.range is not None and not -math.inf < options.range[0] < options.range[1] < math.inf:
+        raise InputError(f"range is {options.range[0]:g} {options.range[1]:g}; wanted two values, the lower first")
+    if not (min(options.split) >= 0 and abs(sum(options.split) - 1) < 1e-6):
+        raise InputError(f"split is {' '.join(f'{share:g}' for share in options.split)}; wanted three shares that add up to 1")
+
+
 def _prepare(options: Namespace) -> None:
     output = options.output
     if not options.sources:
         raise InputError("sources are missing; wanted files or folders")
-    require_at_least(1, workers=options.workers)
+    _check_values(options)
     if output is None or output.suffix not in (".h5", ".hdf5"):
         raise InputError(f"output is {'missing' if output is None else repr(str(output))}; wanted a name that ends in .h5")
     if output.is_dir() or (output.exists() and not options.overwrite):
         raise InputError(f"{output} exists; wanted another --output, or --overwrite")
 
-    from padis_lightning.commands.prepare.plan import Settings, make_plan
+    from padis_lightning.commands.prepare.plan import make_plan
 
-    asked = {field.name: getattr(options, field.name) for field in fields(Settings)}
-    plan = make_plan(options.sources, Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in asked.items()}))
-    if output.resolve() in {file for _, file in plan.files}:
+    plan = make_plan(options.sources, options)
+    if output.resolve() in plan.files:
         raise InputError(f"{output} is a source; wanted another --output")
     sweep_up(output.parent, f".{glob.escape(output.name)}.*.part")
     with whole(output) as temporary:
@@ -104,10 +112,10 @@ def write(plan: Plan, path: Path, workers: int) -> None:
     from torch.utils.data import DataLoader
     from tqdm.auto import tqdm
 
-    slice_bytes = math.prod(plan.shape) * np.dtype(plan.settings.dtype).itemsize
+    slice_bytes = math.prod(plan.shape) * np.dtype(plan.dtype).itemsize
     if shutil.disk_usage(path.parent).free < slice_bytes * len(plan):
         raise InputError(f"{path.parent} has no space left; wanted room for {slice_bytes * len(plan) / 1e9:.2g} GB")
-    hashes = [sha256(file) for _, file in tqdm(plan.files, desc="hash", unit="file", leave=False, disable=None)]
+    manifest = plan.manifest()
     size = max(1, BATCH // slice_bytes)
     loader = DataLoader(plan, size, num_workers=workers if workers > 1 else 0, collate_fn=np.stack)
     batches, digest = iter(loader), hashlib.sha256()  # processes start here, before HDF5 has a file open
@@ -115,7 +123,7 @@ def write(plan: Plan, path: Path, workers: int) -> None:
         h5py.File(path, "w", libver="earliest") as file,
         tqdm(total=len(plan), desc="prepare", unit="slice", leave=False, disable=None) as bar,
     ):
-        images = file.create_dataset("images", (len(plan), *plan.shape), plan.settings.dtype, track_times=False)
+        images = file.create_dataset("images", (len(plan), *plan.shape), plan.dtype, track_times=False)
         for start, batch in zip(range(0, len(plan), size), batches, strict=True):
             images[start : start + len(batch)] = batch
             digest.update(batch)
@@ -125,16 +133,8 @@ def write(plan: Plan, path: Path, workers: int) -> None:
             text = h5py.string_dtype("utf-8", encoded.itemsize)
             file.create_dataset(name, data=encoded.astype(text), track_times=False)
         file.create_dataset("affine", data=plan.affines(), track_times=False)
-        file.attrs.update(plan.attributes() | {"manifest": json.dumps(plan.manifest(hashes, digest.hexdigest()), indent=1)})
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while piece := handle.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        manifest["images"] = {"sha256": digest.hexdigest()}
+        file.attrs.update(plan.attributes() | {"manifest": json.dumps(manifest, indent=1)})
 
 
 def verify(path: Path) -> tuple[int, str]:

@@ -108,24 +108,16 @@ def write_table(sweep: Sweep, output: Path) -> list[Result]:
 
 
 def _table(sweep: Sweep, results: Sequence[Result]) -> str:
-    """Return one line a row, the best first; then which is best, and what failed or is missing."""
-    ranked, metric = sorted(results, key=lambda result: sweep.rank(result.values)), sweep.metric["name"]
-    width = max(len(row.name) for row in sweep.rows)
+    """Return one line a row, the best first: name, status, seconds and score with its interval, or what went wrong."""
+    metric, width = sweep.metric["name"], max(len(row.name) for row in sweep.rows)
     lines = [f"{'row':<{width}}  {'status':<7}  {'seconds':>8}  {metric}"]
-    for result in ranked:
+    for result in sorted(results, key=lambda result: sweep.rank(result.values)):
+        value, *ends = (result.values.get(key) for key in (metric, f"{metric}_low", f"{metric}_high"))
+        score = result.message or "-" if value is None else f"{value:.5g}"
+        spread = "" if None in ends else " [{:.5g}, {:.5g}]".format(*ends)
         seconds = "-" if result.seconds is None else f"{result.seconds:.1f}"
-        lines.append(f"{result.row.name:<{width}}  {result.status:<7}  {seconds:>8}  {_score(result, metric)}")
-    if sweep.rank(ranked[0].values) < float("inf"):
-        lines.append(f"best: {ranked[0].row.name}, {metric} {_score(ranked[0], metric)}")
-    lines += [f"failed: {r.row.name}, exit code {r.exit_code}: {r.message}" for r in results if r.status == "failed"]
-    missing = sum(result.status == "missing" for result in results)
-    return "\n".join(lines + [f"{missing} of {len(results)} rows have not ended"] * bool(missing))
-
-
-def _score(result: Result, name: str) -> str:
-    value, low, high = (result.values.get(key) for key in (name, f"{name}_low", f"{name}_high"))
-    spread = "" if low is None or high is None else f" [{low:.5g}, {high:.5g}]"
-    return "-" if value is None else f"{value:.5g}{spread}"
+        lines.append(f"{result.row.name:<{width}}  {result.status:<7}  {seconds:>8}  {score}{spread}")
+    return "\n".join(lines)
 
 
 def _submit(sweep: Sweep, words: Sequence[str]) -> None:

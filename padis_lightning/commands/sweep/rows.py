@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, product
@@ -19,7 +20,7 @@ from padis_lightning.messages.configs import find_config, find_sweep
 
 # ruff: noqa: ANN401 - settings and parts of a file are whatever YAML holds
 NAME_LENGTH = 96
-UNSAFE = re.compile(r"[^A-Za-z0-9_.+]+")
+UNSAFE = re.compile(r"[^A-Za-z0-9_.+=,]+")
 KEYS = ("command", "config", "settings", "grid", "rows", "metric", "tuning")
 DEFAULT_METRICS = {"predict": {"name": "psnr"}, "fit": {"name": "val/loss", "goal": "minimize"}}
 LABELS = ("name", "config")  # what a written row has besides settings
@@ -70,34 +71,23 @@ class Sweep:
 
 
 def row_name(name: str, point: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """Return the name of a row: its own name, then ``key=value`` of each setting in ``point``.
+    """Return the name of a row in letters that every file system takes: its own, then ``key=value`` of each of ``point``.
 
-    A key is cut to its last parts, as many as tell it from the other ``keys`` that vary.
+    A key is cut to its last parts, as many as tell it from the other ``keys`` that vary. A digest ends a name that was changed.
     """
-    words = [_safe(name)] if name else []
-    words += [f"{_short(key, keys)}={_safe(value)}" for key, value in point.items()]
-    full = ",".join(words) or "row"
-    return full if len(full) <= NAME_LENGTH else f"{full[: NAME_LENGTH - 9]}-{_digest([name, point])}"
+    words = ([name] if name else []) + [f"{_short(key, keys)}={word(value)}" for key, value in point.items()]
+    full = re.sub(r"\[([\d., ]+)\]", lambda found: found[1].replace(", ", "-"), ",".join(words) or "row")
+    safe = UNSAFE.sub("-", full).strip("-.")
+    if safe == full and len(full) <= NAME_LENGTH:
+        return full
+    digest = hashlib.sha256(json.dumps([name, point], sort_keys=True).encode()).hexdigest()[:8]
+    return f"{safe[: NAME_LENGTH - 9]}-{digest}"
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
     parts = key.split(".")
     ends = (".".join(parts[-count:]) for count in range(1, len(parts)))
     return next((end for end in ends if sum(f".{other}".endswith(f".{end}") for other in keys) == 1), key)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _safe(value: Any) -> str:
-    """Return a value in letters that every file system takes; with a digest where that loses something."""
-    text = word(value)
-    kept = UNSAFE.sub("-", text).strip("-.")
-    if kept == text or isinstance(value, (int, float)):
-        return text
-    plain = isinstance(value, list) and all(isinstance(item, (int, float)) and item >= 0 for item in value)
-    return kept if plain else f"{kept[:24] or 'value'}-{_digest(value)}"
 
 
 def read_sweep(path: str | Path, variables: Mapping[str, str] | None = None, settings: Mapping[str, Any] | None = None) -> Sweep:
@@ -121,23 +111,19 @@ def read_sweep(path: str | Path, variables: Mapping[str, str] | None = None, set
         raise InputError(f"metric is {metric}; wanted a name and the goal maximize or minimize")
     if not isinstance(tuning, bool):
         raise InputError(f"tuning is {tuning!r}; wanted true or false")
-    configs = _configs(raw["config"], found) if "config" in raw else []
-    written = [_written(row, f"rows[{k}]") for k, row in enumerate(_list(raw["rows"], "rows"))] if "rows" in raw else [{}]
+    written = [_written(row, f"rows[{k}]") for k, row in enumerate(_list(raw.get("rows", [{}]), "rows"))]
     grid = {key: _list(values, f"grid.{key}") for key, values in _settings(raw.get("grid", {}), "grid").items()}
     keys = [*dict.fromkeys(key for row in written for key in row if key not in LABELS), *grid]
-    if double := _first_double(keys):
+    if double := _repeated(keys):
         raise InputError(f"{double} is in grid and in rows of {found}; wanted it in one of them")
     if fixed := next((key for key in given if key in keys), None):
         raise InputError(f"{fixed} differs from row to row in {found}; wanted a key that is the same in all")
     if (total := len(written) * math.prod(map(len, grid.values()))) > MOST_ROWS:
         raise InputError(f"{found} has {total} rows; wanted at most {MOST_ROWS}")
-    shared = {**_settings(raw.get("settings", {}), "settings"), **given}
-    first, points = (
-        Row("", command, configs, shared),
-        [dict(zip(grid, values, strict=True)) for values in product(*grid.values())],
-    )
-    rows = [_row(row, point, first, keys) for row in written for point in points]
-    if double := _first_double(row.name for row in rows):
+    shared = Row("", command, _configs(raw, found), {**_settings(raw.get("settings", {}), "settings"), **given})
+    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    rows = [_row(row, point, shared, keys) for row in written for point in points]
+    if double := _repeated(row.name for row in rows):
         raise InputError(f"two rows of {found} are called {double!r}; wanted rows that differ, or names for them")
     for row in rows:
         if not row.configs:
@@ -182,6 +168,11 @@ def _load(path: Path, variables: Mapping[str, str]) -> Any:
     except UNREADABLE as error:
         raise InputError(f"{path} is not YAML ({one_line(error)}); wanted a sweep") from None
 
+    def replacement(found: re.Match) -> str:
+        if found[1] not in variables:
+            raise InputError(f"{found[0]} has no value in the sweep; wanted --set {found[1]}=VALUE")
+        return variables[found[1]]
+
     def fill(value: Any, depth: int = 0) -> Any:
         if next(seen) > MOST_VALUES or depth > DEEPEST:  # a few aliases can stand for more values than memory holds
             raise InputError(f"{path} holds too many values; wanted at most {MOST_VALUES}, {DEEPEST} deep")
@@ -193,19 +184,16 @@ def _load(path: Path, variables: Mapping[str, str]) -> Any:
             raise InputError(f"{path} holds {value!r:.60}; wanted numbers, booleans, lists, keys and text in quotes")
         if not isinstance(value, str):
             return value
-        for name in VARIABLE.findall(value):
-            if name not in variables:
-                raise InputError(f"${{{name}}} has no value in the sweep; wanted --set {name}=VALUE")
-        filled = VARIABLE.sub(lambda found: variables[found[1]], value)
+        filled = VARIABLE.sub(replacement, value)
         return as_yaml(filled) if VARIABLE.fullmatch(value) else filled
 
     return fill(raw)
 
 
-def _mapping(raw: Any, where: object, keys: tuple[str, ...] | None = None) -> dict[str, Any]:
+def _mapping(raw: Any, where: object, keys: Sequence[str] = ()) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InputError(f"{where} is {raw!r}; wanted keys with values")
-    if other := [key for key in raw if keys is not None and key not in keys]:
+    if other := [key for key in raw if keys and key not in keys]:
         raise InputError(f"{other[0]!r} is not a key of {where}; wanted one of {', '.join(keys)}")
     return raw
 
@@ -218,7 +206,7 @@ def _settings(raw: Any, where: str) -> dict[str, Any]:
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and OPTION.match(text):
                 raise InputError(f"{key} is {text!r} in {where}; wanted a value, not an option of the command line")
-    return dict(raw)
+    return raw
 
 
 def _list(raw: Any, where: str) -> list[Any]:
@@ -227,24 +215,26 @@ def _list(raw: Any, where: str) -> list[Any]:
     return raw
 
 
-def _first_double(words: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    return next((one for one in words if one in seen or seen.add(one)), None)
+def _repeated(words: Iterable[str]) -> str | None:
+    return next((one for one, times in Counter(words).items() if times > 1), None)
 
 
 def _written(row: Any, where: str) -> dict[str, Any]:
     """Return a row as it stands in the file, its name as text and its config as a list."""
-    labels = {"name": lambda name: word(name).strip(), "config": lambda config: _configs(config, where)}
-    own = {key: read(row[key]) for key, read in labels.items() if key in _mapping(row, where)}
-    if not own.get("name", "row"):
+    own = {"name": word(row["name"]).strip()} if "name" in _mapping(row, where) else {}
+    if own == {"name": ""}:
         raise InputError(f"{where}.name is empty; wanted a word")
-    return own | _settings({key: value for key, value in row.items() if key not in labels}, where)
+    own |= {"config": _configs(row, where)} if "config" in row else {}
+    return own | _settings({key: value for key, value in row.items() if key not in LABELS}, where)
 
 
-def _configs(raw: Any, where: object) -> list[str]:
-    configs = raw if isinstance(raw, list) else [raw]
+def _configs(raw: dict[str, Any], where: object) -> list[str]:
+    """Return the names of configs that a file or a row has, none where it has no such key."""
+    if "config" not in raw:
+        return []
+    configs = raw["config"] if isinstance(raw["config"], list) else [raw["config"]]
     if not configs or not all(isinstance(config, str) and not OPTION.match(config) for config in configs):
-        raise InputError(f"config is {raw!r} in {where}; wanted the name of a config or a list of names")
+        raise InputError(f"config is {raw['config']!r} in {where}; wanted the name of a config or a list of names")
     for config in configs:
         find_config(config)
     return configs

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,8 @@ def _run(
             if (code := process.poll()) is not None:
                 del running[number]
                 row, seconds = sweep.rows[number], round(time.monotonic() - began, 1)
-                yield number, _ended(row, output / row.name, code, seconds, _stopped(caught))
+                stopped = Result(row, "missing", seconds)  # it may have ended well, but early
+                yield number, stopped if _stopped(caught) else _ended(row, output / row.name, code, seconds)
         for received in caught[passed:]:
             passed += 1
             for process, _ in running.values():
@@ -120,32 +121,31 @@ def start(words: Sequence[str], log: Path, jobs: int) -> subprocess.Popen:
         )
 
 
-def _ended(row: Row, folder: Path, code: int, seconds: float, stopped: bool) -> Result:
-    """Keep how a row ended, in place of how it ended before; one that was stopped may have ended well, but early."""
-    if stopped:
-        return Result(row, "missing", seconds)
+def _ended(row: Row, folder: Path, code: int, seconds: float) -> Result:
+    """Keep how a row ended, in place of how it ended before."""
     if code:
-        lines = [
-            line.strip() for line in (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
-        ]
-        message = "" if lines[-1].startswith(PROMPT) else lines[-1].removeprefix("padis_lightning: error: ")
+        log = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+        last = next(line.strip() for line in reversed(log) if line.strip())
+        message = "" if last.startswith(PROMPT) else last.removeprefix("padis_lightning: error: ")
         result = Result(row, "failed", seconds, {}, 128 - code if code < 0 else code, message)
     else:
         result = Result(row, "done", seconds, dict(read_scores(row, folder)), 0)
-    record = {key: getattr(result, key) for key in ("exit_code", "seconds", "values", "message")}
-    write_text(folder / f"{result.status}.json", json.dumps({"settings": _fingerprint(row), **record}, indent=2) + "\n")
+    record = asdict(result) | {"settings": _fingerprint(row)}
+    del record["row"], record["status"]
+    write_text(folder / f"{result.status}.json", json.dumps(record, indent=2) + "\n")
     if result.status == "done":
         (folder / "failed.json").unlink(missing_ok=True)
     return result
 
 
 def _report(sweep: Sweep, number: int, result: Result, how: str) -> None:
-    score = (
-        f"{sweep.metric['name']} {result.values[sweep.metric['name']]:.4g}" if sweep.metric["name"] in result.values else "done"
-    )
-    failure = f"failed with exit code {result.exit_code}: {result.message}"
-    said = {"done": score, "failed": failure, "missing": "stopped"}[result.status]
-    print(f"row {number} of {len(sweep.rows)}: {result.row.name}: {said}, {how}", flush=True)
+    score = result.values.get(sweep.metric["name"])
+    said = {
+        "done": "done" if score is None else f"{sweep.metric['name']} {score:.4g}",
+        "failed": f"failed with exit code {result.exit_code}: {result.message}",
+        "missing": "stopped",
+    }
+    print(f"row {number} of {len(sweep.rows)}: {result.row.name}: {said[result.status]}, {how}", flush=True)
 
 
 def _fingerprint(row: Row) -> dict[str, str]:
