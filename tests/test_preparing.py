@@ -89,7 +89,7 @@ def possible(count, shares):
 
 
 @given(st.lists(st.text(max_size=3), min_size=1, max_size=40), SHARES, st.integers(0, 3), st.randoms())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_shares_are_met_within_one_group_wherever_they_can_be(groups, shares, seed, shuffle):
     names = set(groups)
     if not possible(len(names), shares):
@@ -113,19 +113,15 @@ def test_the_seed_decides_who_is_held_back():
     assert max(counted) < 16 and sum(n > 0 for n in counted) > 25  # 4 expected; nobody is left out by name
 
 
-@given(patients=st.lists(st.sampled_from("abcdefgh"), min_size=12, max_size=30), seed=st.integers(0, 9))
-@settings(max_examples=10, deadline=None)
-def test_no_patient_is_in_two_parts_of_a_file(tmp_path_factory, patients, seed):
-    folder = tmp_path_factory.mktemp("split")
-    source = write(folder / "a.npz", images=np.arange(len(patients), dtype=np.uint8)[:, None, None], patient=np.array(patients))
-    shares = ("0.5", "0.25", "0.25") if len(set(patients)) > 3 else ("1", "0", "0")
-    with h5py.File(prepared(folder, source, "--split", *shares, "--seed", seed)) as file:
-        groups, parts = (file[key].asstr()[()].tolist() for key in ("group", "part"))
-        order = restored(file.filename)[:, 0, 0].tolist()
-        names = file["name"].asstr()[()].tolist()
-    assert len(dict(zip(groups, parts, strict=True))) == len(set(zip(groups, parts, strict=True)))
-    assert groups == [patients[round(i)] for i in order] and sorted(order) == list(range(len(patients)))
-    assert len(set(names)) == len(names)
+def test_no_patient_is_in_two_parts_of_a_file_and_tables_in_any_language_come_back(tmp_path):
+    patients = ["Ångström", "b", "周", "ok"] * 5
+    source = write(tmp_path / "a.npz", images=np.arange(20, dtype=np.uint8)[:, None, None], patient=patients)
+    with h5py.File(prepared(tmp_path, source, "--split", "0.5", "0.25", "0.25", "--seed", "3")) as file:
+        groups, names, parts = (file[key].asstr()[()].tolist() for key in ("group", "name", "part"))
+        assert np.isnan(file["affine"][()]).all() and file["affine"].shape == (20, 4, 4)
+    assert groups == patients and len(set(names)) == 20 and restored(tmp_path / "out.h5")[:, 0, 0].tolist() == list(range(20))
+    assert dict(zip(groups, parts, strict=True)) == split(patients, (0.5, 0.25, 0.25), 3)
+    assert len({*zip(groups, parts, strict=True)}) == 4
 
 
 # ---- the values
@@ -144,7 +140,6 @@ def test_values_come_back_within_half_a_step(tmp_path, dtype, step):
         attributes = {key: file.attrs[key] for key in ("format", "version", "units")}
         assert attributes == {"format": "padis_lightning", "version": 1, "units": "HU"}
         assert file.attrs["window"].tolist() == file.attrs["range"].tolist() == [-1000, 1000]
-        assert np.isnan(file["affine"][()]).all() and file["affine"].shape == (5, 4, 4)
 
 
 def test_the_range_clips_and_a_window_is_for_hounsfield_units_only(tmp_path):
@@ -152,7 +147,7 @@ def test_the_range_clips_and_a_window_is_for_hounsfield_units_only(tmp_path):
     out = prepared(tmp_path, source, *ALL, "--range", "20", "220")
     np.testing.assert_allclose(restored(out), [[[20, 100, 220]]] * 2, atol=0.5 * 200 / 65535)
     with h5py.File(out) as file:
-        assert file["images"][0, 0, [0, 2]].tolist() == [0, 65535] and "window" not in file.attrs and file.attrs["units"] == ""
+        assert "window" not in file.attrs and file.attrs["units"] == ""
 
 
 def test_colours_and_bytes_are_kept_exactly(tmp_path):
@@ -297,14 +292,14 @@ def test_stored_and_named_ranges_become_hounsfield_units(tmp_path):
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_memory_does_not_grow_with_the_file(tmp_path, save):
     patients = np.repeat([f"P{i}" for i in range(8)], 25)
-    save(tmp_path / "a.npz", images=np.zeros((200, 256, 256), np.uint16), patient=patients, hu_window=[-1000, 1000])
+    save(tmp_path / "a.npz", images=np.zeros((200, 192, 192), np.uint16), patient=patients, hu_window=[-1000, 1000])
     tracemalloc.start()
     try:
         prepared(tmp_path, tmp_path / "a.npz", *ALL)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 8e6  # of 26 MB, read and written
+    assert peak < 7e6  # of 15 MB, read and written
 
 
 # ---- the manifest
@@ -336,16 +331,6 @@ def test_the_manifest_tells_where_the_values_come_from(images, tmp_path):
     }
     assert manifest["settings"] == asked and manifest["padis_lightning"]
     assert str(tmp_path) not in json.dumps(manifest)
-
-
-def test_tables_in_any_language_come_back(tmp_path):
-    patients = ["Ångström", "b", "周", "ok"] * 5
-    source = write(tmp_path / "a.npz", images=pixels(20, 4, 3), patient=patients)
-    with h5py.File(prepared(tmp_path, source, "--split", "0.5", "0.25", "0.25")) as file:
-        groups, names, parts = (file[key].asstr()[()].tolist() for key in ("group", "name", "part"))
-        assert np.isnan(file["affine"][()]).all() and file["affine"].shape == (20, 4, 4)
-    assert groups == patients and len(set(names)) == 20
-    assert sorted({*zip(groups, parts, strict=True)}) == sorted(split(patients, (0.5, 0.25, 0.25), 0).items())
 
 
 def test_files_of_a_folder_are_named_from_it(scans, tmp_path):
@@ -483,6 +468,7 @@ SOURCES = [
     (lambda folder: [four(folder), *sources(a=pixels(1, 8, 8))(folder)], "the sources have the units HU and none; wanted one"),
     (sources(a=pixels(1, 8, 8), b=pixels(1, 8, 8, 3)), "the sources have the numbers of channels 1 and 3; wanted one"),
     (sources(a=pixels(1, 6, 8), b=pixels(1, 8, 8)), "the slices have the sizes 6x8, 8x8; wanted one, or --size"),
+    (sources(a=pixels(1, 4, 6)), "slices of 4x6; wanted square ones for --size, or --spacing"),
     (sources(a=np.zeros((1, 4, 4), int)), "no range of values in common; wanted --range"),
     (sources(a=np.full((1, 4, 4), 3.0)), "has values from 3 to 3 and no 'range'; wanted values from 0 to 1"),
     (sources(a=np.array([np.zeros((4, 4)), np.full((4, 4), np.nan)])), "a_0001 has values in slice 0 that are not finite"),
@@ -514,31 +500,20 @@ def test_options_that_cannot_be_used_get_a_sentence(tmp_path, monkeypatch, optio
 @pytest.mark.parametrize(("build", "message"), SOURCES, ids=[message for _, message in SOURCES])
 def test_sources_that_cannot_be_used_get_a_sentence(tmp_path, build, message):
     workers = 2 if "finite" in message else 1  # what a worker process raises
-    refused(tmp_path, [*build(tmp_path), *ALL, "--output", tmp_path / "new" / "out.h5", "--workers", workers], message)
+    size = ["--size", "2"] if "square" in message else []
+    refused(tmp_path, [*build(tmp_path), *ALL, *size, "--output", tmp_path / "new" / "out.h5", "--workers", workers], message)
 
 
-def test_slices_that_are_not_square_are_not_stretched(tmp_path):
-    source = write(tmp_path / "a.npz", images=pixels(1, 4, 6))
-    message = "slices of 4x6; wanted square ones for --size, or --spacing"
-    refused(tmp_path, [source, *ALL, "--size", "2", "--output", tmp_path / "out.h5"], message)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "there is no file"),
-        (b"text", "cannot be read .*; wanted a file written by prepare"),
-        (h5py, "wanted a file written by prepare"),
-    ],
-)
-def test_only_prepared_files_are_checked(tmp_path, content, message):
+def test_only_prepared_files_are_checked(tmp_path):
     path = tmp_path / "a.h5"
-    if content is h5py:
-        with h5py.File(path, "w") as file:
-            file["images"] = np.zeros(3)
-    elif content:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="there is no file"):
+        run(["--check", str(path)])
+    path.write_bytes(b"text")
+    with pytest.raises(InputError, match="cannot be read .*; wanted a file written by prepare"):
+        run(["--check", str(path)])
+    with h5py.File(path, "w") as file:
+        file["images"] = np.zeros(3)
+    with pytest.raises(InputError, match="wanted a file written by prepare"):
         run(["--check", str(path)])
 
 

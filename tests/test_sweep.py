@@ -306,7 +306,7 @@ def test_a_failing_row_is_reported_and_the_others_run_and_only_it_runs_again(tmp
     assert stop.value.code == 1 and machine.steps == [10, 20, 40, 25]
     said = capsys.readouterr().out
     assert "row 1 of 4: steps=20: failed with exit code 2: it broke; wanted it whole" in said
-    assert "best: steps=25, psnr 25 [24, 26]" in said
+    assert "25 [24, 26]" in said
     lines = list(csv.DictReader((tmp_path / "out" / "sweep.csv").open()))
     assert [line["status"] for line in lines] == ["done", "failed", "done", "done"]
     assert [line["psnr"] for line in lines] == ["20.0", "", "10.0", "25.0"]
@@ -320,7 +320,7 @@ def test_a_failing_row_is_reported_and_the_others_run_and_only_it_runs_again(tmp
     assert machine.steps == [20] and "row 0 of 4: steps=10: psnr 20, done before" in said
     table = said[said.index("row  ") :].splitlines()
     assert [line.split()[0] for line in table[1:5]] == ["steps=20", "steps=25", "steps=10", "steps=40"]
-    assert "best: steps=20, psnr 30 [29, 31]" in table and "failed" not in said
+    assert table[1].endswith("30 [29, 31]") and "failed" not in said
     assert not (tmp_path / "out" / "steps=20" / "failed.json").exists()
 
 
