@@ -241,7 +241,7 @@ def test_tensors_and_plain_values_are_what_pickle_itself_would_give(tmp_path, pr
     assert type(found["containers"][2]) is dict
     members, size, dtype = found["records"]
     assert members == {1, 2} if protocol > 3 else members.arguments == ([1, 2],)
-    assert size.name == "Size" and size.arguments == ((2, 3),) and dtype.name == "float32"
+    assert size.name == "Size" and size.arguments == ((2, 3),) and dtype().name == "float32"
 
 
 def test_names_are_those_of_a_state_dict(tmp_path):

@@ -33,14 +33,6 @@ class Record:
     tensor: Tensor | None = None
 
 
-@dataclass(frozen=True, eq=False, repr=False, slots=True)
-class Name:
-    """A name in a file, and what it stands for: a function of ours, or None where a call becomes a record."""
-
-    name: str
-    make: Callable[..., Any] | None
-
-
 def printable(text: str) -> str:
     """Return a name from a file without what would end a line or steer a terminal."""
     return ascii(text[:200])[1:-1]
@@ -78,27 +70,25 @@ class Reader(pickle._Unpickler):  # the one in C takes all opcodes
     """An unpickler of few opcodes, for names of a closed list.
 
     Attributes:
-        known: what names stand for, by module and name with a dot between; see :class:`Name`.
+        known: the function of ours, or the value, that a name stands for, by module and name with a dot between.
         dispatch: what is done for each opcode.
 
     Raises:
         Refused: the file holds any other.
     """
 
-    known: ClassVar[dict[str, Callable[..., Any] | None]] = {}
+    known: ClassVar[dict[str, Any]] = {}
 
-    def find_class(self, module: str, name: str) -> Name:
-        """Return a name of the list."""
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - whatever is on the list
+        """Return what a name stands for."""
         if f"{module}.{name}" not in self.known:
             raise Refused(printable(f"{module}.{name}"))
-        return Name(name, self.known[f"{module}.{name}"])
+        return self.known[f"{module}.{name}"]
 
     def load_call(self) -> None:
-        """Replace a name and its arguments by what it makes of them."""
-        arguments, name = self.stack.pop(), self.stack.pop()
-        if not isinstance(name, Name):
-            raise pickle.UnpicklingError("only names are called")
-        self.append(name.make(*arguments) if name.make else Record(name.name, arguments))
+        """Replace a function and its arguments by what it makes of them; nothing but the functions of ``known`` can be called."""
+        arguments, function = self.stack.pop(), self.stack.pop()
+        self.append(function(*arguments))
 
     def load_state(self) -> None:
         """Keep attributes of a record, where none of them has a meaning."""

@@ -116,21 +116,14 @@ def _parser() -> Parser:
 
 def describe(model: PatchModel, assumed: Sequence[str]) -> str:
     """Return what was read, what was taken, and what of it was assumed."""
-    network, size, pad, sizes = model.denoiser.network, model.image_shape[-1], model.pad[0], model.patch_sizes
+    network, (low, high) = model.denoiser.network, model.denoiser.span
     million = sum(p.numel() for p in network.parameters()) / 1e6
-    resolution, canvas = network.plain_config["resolution"], size + 2 * pad
-    low, high = model.denoiser.span
-    parts = [
+    return (
         f"{model.training['class']} of {million:.2f} million weights, channels {network.channels}, "
-        f"positions {'yes' if network.positions else 'no'}, resolution {resolution}",
-        f"image_size {size}, patch_sizes {' '.join(map(str, sizes))}, pad {pad}, span {low:g} {high:g} "
-        f"({'assumed ' + ', '.join(assumed) if assumed else 'nothing assumed'})",
-    ]
-    if network.positions and canvas != resolution:
-        parts.append(f"positions are stretched over {canvas} instead of {resolution}")
-    if (size + pad) % sizes[-1]:
-        parts.append(f"no grid of {sizes[-1]} covers the image at all offsets, predict takes OverlapTiling only")
-    return "; ".join(parts)
+        f"positions {'yes' if network.positions else 'no'}, resolution {network.plain_config['resolution']}; "
+        f"image_size {model.image_shape[-1]}, patch_sizes {' '.join(map(str, model.patch_sizes))}, pad {model.pad[0]}, "
+        f"span {low:g} {high:g} ({'assumed ' + ', '.join(assumed) if assumed else 'nothing assumed'})"
+    )
 
 
 def run(args: Sequence[str]) -> None:

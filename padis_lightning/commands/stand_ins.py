@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import math
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from padis_lightning.commands.pickles import Name, Opcodes, Reader, Record, Refused, printable
+from padis_lightning.commands.pickles import Opcodes, Reader, Record, Refused, printable
 
 MAGIC, LAYOUT = 0x1950A86A20F9469CFC6C, 1001  # of torch's storages
 _WORDS = "Double Float Half BFloat16 Long Int Short Char Byte Bool"
@@ -36,7 +36,7 @@ RECORDS = {
 class StorageReader(Reader):
     """The reader of the pickles in a storage's bytes: element types and the persistent id that describes the storage."""
 
-    known = {f"torch.{name}": None for name in STORAGES}
+    known = {f"torch.{name}": dtype for name, dtype in STORAGES.items()}
     dispatch = Opcodes({**Reader.dispatch, pickle.BINPERSID[0]: pickle._Unpickler.load_binpersid})
 
     def persistent_load(self, pid: object) -> object:
@@ -47,9 +47,8 @@ class StorageReader(Reader):
 def _storage(data: bytes) -> Tensor:
     """Read a storage that torch has written: five pickles, the number of values, the values."""
     stream = io.BytesIO(data)
-    magic, layout, system, (kind, element, key, _device, count, *view), keys = (StorageReader(stream).load() for _ in range(5))
+    magic, layout, system, (kind, dtype, key, _device, count, *view), keys = (StorageReader(stream).load() for _ in range(5))
     stored, values = int.from_bytes(stream.read(8), "little"), bytearray(stream.read())
-    dtype = STORAGES[element.name]
     regular = (magic, layout, kind, system["little_endian"]) == (MAGIC, LAYOUT, "storage", True)
     if not (regular and isinstance(key, str) and keys == [key]) or any(view):
         raise pickle.UnpicklingError("a storage is not as torch writes it")
@@ -86,6 +85,10 @@ def _parameter(data: Record, *_rest: object) -> Record:
     return data
 
 
+def _recorded(name: str) -> Callable[..., Record]:
+    return lambda *arguments: Record(name, arguments)
+
+
 def _empty() -> dict:
     """Return a dictionary; it takes no arguments, since copies of copies grow."""
     return {}
@@ -103,18 +106,13 @@ class SnapshotReader(Reader):
         "torch._utils._rebuild_tensor_v2": _tensor,
         "torch.nn.parameter.Parameter": _parameter,
         "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
-        **{f"{module}.{name}": None for module, names in RECORDS.items() for name in names.split()},
+        **{f"{module}.{name}": _recorded(name) for module, names in RECORDS.items() for name in names.split()},
     }
 
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream)
         self._storages: dict[int, tuple[bytes, Record]] = {}
-
-    def find_class(self, module: str, name: str) -> Name:
-        """Return a name of the list; storages are read once for each reader."""
-        if f"{module}.{name}" == "torch.storage._load_from_bytes":
-            return Name(name, self._load)
-        return super().find_class(module, name)
+        self.known = {**self.known, "torch.storage._load_from_bytes": self._load}
 
     def _load(self, data: bytes) -> Record:
         """Return a storage; a file can name the same bytes any number of times."""
