@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from jsonargparse import ArgumentError
 from PIL import Image
 
 from benchmarks.paper import folders, scores, tables
@@ -22,6 +21,7 @@ from benchmarks.paper.scales import SCALES, task, variables
 from benchmarks.paper.studies import CHOICES, PRIORS, Part, chosen, parts
 from padis_lightning.cli import PadisCLI
 from padis_lightning.data.sources.open import open_source
+from padis_lightning.errors import InputError
 from padis_lightning.messages.configs import find_configs as found_configs
 from padis_lightning.messages.configs import inline
 from padis_lightning.metrics import interval
@@ -103,7 +103,7 @@ def test_the_command_line_takes_the_last_row(name):
     config = accepts(row)
     assert config.data.init_args.size == row.settings["data.size"]
     if name == "methods":
-        with pytest.raises(ArgumentError, match="levels"):
+        with pytest.raises(InputError, match="'levels' is not a key of DDNM"):
             accepts(replace(row, settings=row.settings | {"model.levels": 3}))
 
 
@@ -199,7 +199,9 @@ def finished(folder, psnr, groups, baselines=None, **settings):
     ]
     shown = {"units": "HU", "lower": 0, "upper": 1, "window": [0, 1], "error_scale": 1}
     (folder / "report.json").write_text(json.dumps({"images": images, "shown": shown, "pictures": []}))
-    summary = {"solver": "X", "baselines": {}, "gain": {}, "intervals": {}, "n": len(images), "groups": len(set(groups))}
+    summed = {"psnr": float(np.mean(psnr)), "ssim": None, "residual": None}
+    summary = {"solver": "X", "gain": {}, "intervals": {}, "n": len(images), "groups": len(set(groups)), **summed}
+    summary["baselines"] = dict.fromkeys(baselines or {}, {**summed, "intervals": {}})
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "done.json").write_text(json.dumps({"values": {"psnr": float(np.mean(psnr))}, "settings": settings}))
 

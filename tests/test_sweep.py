@@ -66,6 +66,9 @@ def test_names_are_safe_short_and_do_not_depend_on_the_other_rows(tmp_path):
     assert names[0] == names[1] and len(set(names[0].values())) == len(many)
     assert all(re.fullmatch(r"[A-Za-z0-9_.+=,-]+", name) and len(name) <= NAME_LENGTH for name in names[0].values())
     assert names[0]["[24, 48]"] == "x=24-48,noise.std=1,data.std=2" and names[0]["1e-05"].startswith("x=1e-05,")
+    for odd in ("..", ".", "../x", "/x"):
+        (row,) = sweep_of(tmp_path, rows=[{"name": odd}]).rows
+        assert re.fullmatch(r"x?-[0-9a-f]{8}", row.name)
     long = {f"model.key_number_{k}": [1, 2] for k in range(8)}
     cut = [row.name for row in sweep_of(tmp_path, grid=long).rows]
     assert len(set(cut)) == 256 and max(map(len, cut)) == NAME_LENGTH
@@ -420,7 +423,7 @@ def test_training_goes_on_and_its_last_scores_count(tmp_path, monkeypatch):
 
 
 def interpreter(folder, monkeypatch, lines):
-    """A shell script in Python's place."""
+    """Put a shell script in Python's place."""
     path = folder / "python"
     path.write_text(f"#!/bin/sh\n{lines}\n")
     path.chmod(0o755)
@@ -537,9 +540,8 @@ def test_wandb_runs_what_the_rows_run(tmp_path, monkeypatch):
 def test_wandb_takes_grids_alone(tmp_path):
     grid = {"model.steps": [10, 20], "model.sample": [True], "model.x": [[24, 48], None]}
     config = wandb_config(sweep_of(tmp_path, settings={"model": "DDS"}, grid=grid), "out")
-    assert config["parameters"] == {
-        "model.steps": {"values": [10, 20]}, "model.sample": {"values": ["true"]}, "model.x": {"values": ["[24, 48]", "null"]},
-    }  # fmt: skip
+    values = {key: values["values"] for key, values in config["parameters"].items()}
+    assert values == {"model.steps": [10, 20], "model.sample": ["true"], "model.x": ["[24, 48]", "null"]}
     assert config["metric"] == {"name": "psnr", "goal": "maximize"} and "--model=DDS" in config["command"]
     for parts, varying in (({"rows": [{"model.steps": 1}], "grid": {"b": [1]}}, "model.steps, b"), ({}, "nothing")):
         with pytest.raises(InputError, match=f"^{varying} varies in mine; wanted keys of a grid alone, which W&B has, too"):
