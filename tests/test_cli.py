@@ -340,7 +340,7 @@ def run_alone(code):
 def test_the_help_of_commands_waits_for_no_library():
     calls = "".join(
         f"\nwith suppress(SystemExit): main([*{words!r}.split(), '--help'])"
-        for words in ("", "report", "gather", "prepare", "doctor", "sweep")
+        for words in ("", "report", "gather", "prepare", "doctor", "sweep", "import")
     )
     heavy = "[m for m in ('torch', 'numpy', 'lightning', 'jsonargparse') if m in sys.modules]"
     done = run_alone(

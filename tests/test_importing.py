@@ -24,8 +24,9 @@ import torch
 
 from padis_lightning.commands import pickles
 from padis_lightning.commands.pickles import Record
+from padis_lightning.commands.snapshot_prior import complete_settings, load
 from padis_lightning.commands.snapshot_weights import read_state
-from padis_lightning.commands.snapshots import complete_settings, load, run
+from padis_lightning.commands.snapshots import run
 from padis_lightning.commands.stand_ins import SnapshotReader
 from padis_lightning.diffusion import Denoiser, NoPositions, PatchModel
 from padis_lightning.errors import InputError

@@ -156,13 +156,11 @@ def _shared(what: str, values: set) -> Any:  # noqa: ANN401 - whatever the value
 
 
 def _range(series: Sequence[Series], units: str, asked: Sequence[float] | None) -> tuple[float, float]:
-    implied = {one.range if asked is None else tuple(asked) for one in series}
-    if len(implied) == 1 and None not in implied:
-        low, high = implied.pop()
-        return float(low), float(high)
-    if units == "HU":
-        return HU_WINDOW
-    raise InputError("the sources have no range of values in common; wanted --range LOW HIGH")
+    implied = {one.range for one in series} if asked is None else {tuple(asked)}
+    pair = implied.pop() if len(implied) == 1 else None
+    if pair is None and units != "HU":
+        raise InputError("the sources have no range of values in common; wanted --range LOW HIGH")
+    return pair or HU_WINDOW
 
 
 def _files(opened: Sequence[tuple[Path, list[Series]]]) -> dict[Path, str]:
