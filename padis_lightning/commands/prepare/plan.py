@@ -160,7 +160,8 @@ def _range(series: Sequence[Series], units: str, asked: Sequence[float] | None) 
     pair = implied.pop() if len(implied) == 1 else None
     if pair is None and units != "HU":
         raise InputError("the sources have no range of values in common; wanted --range LOW HIGH")
-    return pair or HU_WINDOW
+    low, high = pair or HU_WINDOW
+    return float(low), float(high)
 
 
 def _files(opened: Sequence[tuple[Path, list[Series]]]) -> dict[Path, str]:
