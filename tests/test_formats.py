@@ -28,7 +28,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import PatchPrior
 from padis_lightning.results.formats import check_formats, dicom, nifti, pictures16, write_volumes
-from padis_lightning.results.provenance import Origin, settings_key
+from padis_lightning.results.provenance import Origin, origin, settings_of
 from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 
@@ -313,18 +313,20 @@ def test_uids_follow_from_source_and_settings_and_a_series_hangs_together(tmp_pa
     np.testing.assert_allclose(steps, [2.5 * NORMAL] * (COUNT - 1), atol=1e-6)
 
 
-def test_settings_and_weights_name_a_run_and_its_folder_does_not(tmp_path, model):
-    def key(folder, config="", **settings):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        (tmp_path / folder / "config.yaml").write_text(config + f"output: {folder}\ntrainer: {{default_root_dir: {folder}}}\n")
-        return settings_key(tmp_path / folder, DDS(PatchPrior(model), Identity((1, 20, 20)), **settings))
+def test_settings_and_weights_name_a_run_and_its_folder_does_not(model):
+    def key(config=None, **settings):
+        solver = DDS(PatchPrior(model), Identity((1, 20, 20)), **settings)
+        return origin(solver, settings_of(solver, config)).settings
 
-    first = key("a", steps=3)
-    assert key("b", steps=3) == first
-    assert key("a", steps=4) != first and key("a", steps=3, seed=1) != first and key("a", "data: {size: 8}\n", steps=3) != first
+    first = key(steps=3)
+    assert key(steps=3) == first and key(steps=4) != first and key(steps=3, seed=1) != first
+    placed = [
+        {"output": name, "trainer": {"default_root_dir": name}, "results": {"window": [0, k]}} for k, name in enumerate("ab")
+    ]
+    assert key(placed[0]) == key(placed[1]) != key({**placed[0], "data": {"size": 8}})
     with torch.no_grad():
         next(model.denoiser.parameters()).flatten()[0] += 1e-3
-    assert key("a", steps=3) != first
+    assert key(steps=3) != first
 
 
 def test_values_beyond_the_range_are_kept_until_16_bits_end(tmp_path):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_at_least
 from padis_lightning.files import whole
 from padis_lightning.results.pictures import planes, to_pixels
 from padis_lightning.results.voxels import spacing_of
@@ -34,40 +33,32 @@ class Animation(Callback):
     """
 
     def __init__(self, every: int = 1, milliseconds: int = 100, window: tuple[float, float] = (0.0, 1.0)) -> None:
-        if every < 1 or milliseconds < 1:
-            raise InputError(f"every is {every} and milliseconds {milliseconds}; wanted at least 1")
+        require_at_least(1, every=every, milliseconds=milliseconds)
         self.every, self.milliseconds, self.window = every, milliseconds, window
 
     def on_predict_start(self, trainer: Trainer, pl_module: Solver) -> None:
         """Ask to see the images after each step."""
+        self._names = {item.index: item.name for item in trainer.datamodule.listed}
         pl_module.loop.observers.append(self._see)
 
-    def on_predict_batch_start(self, trainer: Trainer, pl_module: Solver, batch: Batch, batch_idx: int, *rest: Any) -> None:  # noqa: ANN401
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: Solver, *batch: object) -> None:
         """Begin with no frames."""
         self._seen: list[Tensor] = []
 
     def _see(self, images: Tensor) -> None:
         self._seen.append(images.detach().to("cpu", copy=True))
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: Solver,
-        outputs: Any,  # noqa: ANN401 - Lightning's signature
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: Solver, outputs: object, batch: Batch, *rest: int) -> None:
         """Write the images of a batch; of several samples the first is shown."""
         if not self._seen:
             return
         last = len(self._seen) - 1
         shown = [images for k, images in enumerate(self._seen) if k % self.every == 0 or k == last]
-        for i, name in enumerate(batch.name):
-            spacing = spacing_of(getattr(trainer.datamodule, "whole", None), int(batch.index[i]), pl_module.operator)
+        for i, index in enumerate(batch.index.tolist()):
+            spacing = spacing_of(trainer.datamodule.whole, index, pl_module.operator)
             pictures = (planes(images[i * pl_module.samples], spacing) for images in shown)
             frames = [Image.fromarray(to_pixels(picture, self.window)) for picture in pictures]
-            save_animation(Path(trainer.default_root_dir) / "animations" / f"{name}.gif", frames, self.milliseconds)
+            save_animation(Path(trainer.default_root_dir) / "animations" / f"{self._names[index]}.gif", frames, self.milliseconds)
 
     def on_predict_end(self, trainer: Trainer, pl_module: Solver) -> None:
         """Ask no longer."""

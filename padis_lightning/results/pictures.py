@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch.nn.functional as F  # noqa: N812
@@ -13,8 +13,11 @@ from torch import Tensor
 
 from padis_lightning.files import whole
 from padis_lightning.results.voxels import CUBES, Spacing
+from padis_lightning.types import Reconstruction
 
 GAP, CAPTION = 4, 14
+
+Value = TypeVar("Value")
 
 
 def planes(image: Tensor, spacing: Spacing = CUBES) -> Tensor:
@@ -40,6 +43,12 @@ def _stretched(plane: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(plane[None].float(), size, mode="bilinear", antialias=True)[0]
 
 
+def evenly_spread(values: Sequence[Value], count: int) -> list[Value]:
+    """Return at most ``count`` of the values, evenly spread over all."""
+    kept = min(len(values), count)
+    return [values[k * len(values) // kept] for k in range(kept)]
+
+
 class ImageResult(NamedTuple):
     """The estimate of one image or volume with what it is compared with, normalised.
 
@@ -58,6 +67,13 @@ class ImageResult(NamedTuple):
     deviation: Tensor | None
     measurement: Tensor | None
     samples: Tensor | None = None
+
+    @classmethod
+    def of(cls, i: int, truth: Tensor | None, baselines: dict[str, Tensor], found: Reconstruction) -> ImageResult:
+        """Take item ``i`` out of a batch: truths, estimates of baselines, and what the solver found."""
+        truth, y, samples = (None if part is None else part[i] for part in (truth, found.measurement, found.samples))
+        deviation = None if samples is None else samples.std(0)
+        return cls(found.estimate[i], truth, {name: one[i] for name, one in baselines.items()}, deviation, y, samples)
 
 
 def to_pixels(image: Tensor, window: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:

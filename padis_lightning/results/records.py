@@ -82,6 +82,13 @@ class Records:
                 f"(number {index}) is in one only; {escape}"
             )
 
+    def forget_other(self, settings: dict[str, str], images: Sequence[Listed]) -> None:
+        """Remove results of other settings or images; keep those of the same."""
+        try:
+            self.refuse_other(settings, images)
+        except InputError:
+            self.forget()
+
     def begin(self, run: dict[str, Any]) -> None:
         """Write what the folder is of."""
         write_json(self.folder / "run.json", run)

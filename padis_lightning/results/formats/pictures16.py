@@ -38,13 +38,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def write_tiff(path: Path, values: np.ndarray, spacing: tuple[float, float] | None) -> None:
-    """Write ``(H, W)`` or ``(H, W, 3)`` whole as float32, as it is.
-
-    Args:
-        path: the file.
-        values: in the units of the data.
-        spacing: mm from row to row and from column to column, where known; the file has pixels a centimetre.
-    """
+    """Write ``(H, W)`` or ``(H, W, 3)`` whole as float32; ``spacing`` is mm from row to row and from column to column."""
     import tifffile
 
     options = {} if spacing is None else {"resolution": (10 / spacing[1], 10 / spacing[0]), "resolutionunit": "CENTIMETER"}
