@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
-import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from padis_lightning.data.readers import PreparedSource, open_series
 from padis_lightning.data.sources.arrays import read_arrays
@@ -31,7 +26,7 @@ from padis_lightning.results.report.runs import read_run, read_runs
 from padis_lightning.results.voxels import CUBES, average_to_fit, spacing_of
 from padis_lightning.types import Normalisation
 from tests.making import lps, prepared, rotation, write_stack
-from tests.runs import HU, noisy, write_run
+from tests.runs import HU, Resources, data, noisy, pixels_of, write_run
 
 SHAPE = (1, 7, 10, 13)
 
@@ -41,14 +36,9 @@ def volumes(count=2, shape=SHAPE, seed=0):
     return torch.rand(count, *shape, generator=seeded(seed))
 
 
-def data(page):
-    """What a page's script reads."""
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
-
-
 def decoded(panel):
     """The voxels of a panel ``(D, H, W)`` or ``(D, H, W, 3)``, cut slice by slice out of its PNG."""
-    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(panel["png"].partition(",")[2])))).astype(float)
+    pixels = pixels_of(panel)
     depth, height, width = panel["shape"]
     columns = pixels.shape[1] // width
     slices = [pixels[k // columns * height :, k % columns * width :][:height, :width] for k in range(depth)]
@@ -189,23 +179,9 @@ def test_runs_of_volumes_are_compared_and_other_truths_refused(folder):
         read_runs([folder, folder.parent / "c"])
 
 
-class References(HTMLParser):
-    """Everything that a page could load or link to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found = []
-
-    def handle_starttag(self, tag, attrs):
-        self.found += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "action", "poster", "xlink:href")]
-        self.found += [tag] * (tag in ("link", "iframe", "object", "embed", "base"))
-
-
 def test_a_page_of_volumes_names_nothing_outside_and_every_slider_has_a_name(folder):
     page = report_page([read_run(folder)])
-    references = References()
-    references.feed(page)
-    assert references.found == [] and not re.search(r"https?:|url\(|@import|\beval\(|import\(", page)
+    assert Resources(page).found == []
     for view in ("axial", "coronal", "sagittal"):
         assert f'<label for="{view}">{view}</label><input id="{view}" type="range">' in page
 
