@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from torch import Tensor
 
@@ -16,19 +16,12 @@ from padis_lightning.solvers import Solver
 from padis_lightning.types import Batch
 
 
-def save_animation(path: Path, frames: list[Image.Image], milliseconds: int) -> None:
-    """Write a GIF whole; the last frame stands for a second."""
-    with whole(path) as temporary:
-        durations = [milliseconds] * (len(frames) - 1) + [1000]
-        frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-
-
 class Animation(Callback):
-    """The course of a run: ``predict`` leaves ``animations/<name>.gif`` of each image's steps, ``fit`` ``samples.gif``.
+    """Leave ``animations/<name>.gif`` of the steps of each image.
 
     Args:
         every: a frame after every so many steps of a solver; the last step always has one.
-        milliseconds: a frame stands so long.
+        milliseconds: a frame stands so long, the last one for a second.
         window: normalised values that become black and white.
     """
 
@@ -54,20 +47,14 @@ class Animation(Callback):
             return
         last = len(self._seen) - 1
         shown = [images for k, images in enumerate(self._seen) if k % self.every == 0 or k == last]
+        durations = [self.milliseconds] * (len(shown) - 1) + [1000]
         for i, index in enumerate(batch.index.tolist()):
             spacing = spacing_of(trainer.datamodule.whole, index, pl_module.operator)
             pictures = (planes(images[i * pl_module.samples], spacing) for images in shown)
             frames = [Image.fromarray(to_pixels(picture, self.window)) for picture in pictures]
-            save_animation(Path(trainer.default_root_dir) / "animations" / f"{self._names[index]}.gif", frames, self.milliseconds)
+            with whole(Path(trainer.default_root_dir) / "animations" / f"{self._names[index]}.gif") as temporary:
+                frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
     def on_predict_end(self, trainer: Trainer, pl_module: Solver) -> None:
         """Ask no longer."""
         pl_module.loop.observers.remove(self._see)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the pictures of samples one after the other."""
-        folder = Path(trainer.default_root_dir)
-        paths = sorted((folder / "samples").glob("step_*.png"))
-        if trainer.is_global_zero and paths:
-            frames = [Image.open(path).convert("RGB") for path in paths]
-            save_animation(folder / "samples.gif", frames, max(self.milliseconds, 500))

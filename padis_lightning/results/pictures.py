@@ -68,6 +68,13 @@ class ImageResult(NamedTuple):
     measurement: Tensor | None
     samples: Tensor | None = None
 
+    @property
+    def images(self) -> list[tuple[str, str, Tensor]]:
+        """Return the kind and the name of truth, baselines and estimate, and each image."""
+        truth = [] if self.truth is None else [("truth", "truth", self.truth)]
+        baselines = [("baseline", name, image) for name, image in self.baselines.items()]
+        return [*truth, *baselines, ("estimate", "estimate", self.estimate)]
+
     @classmethod
     def of(cls, i: int, truth: Tensor | None, baselines: dict[str, Tensor], found: Reconstruction) -> ImageResult:
         """Take item ``i`` out of a batch: truths, estimates of baselines, and what the solver found."""
@@ -97,8 +104,7 @@ def comparison(result: ImageResult, window: tuple[float, float], error_scale: fl
     def show(image: Tensor, ends: tuple[float, float] = window) -> np.ndarray:
         return to_pixels(planes(image, spacing), ends)
 
-    tiles = [] if result.truth is None else [("truth", show(result.truth))]
-    tiles += [(name, show(image)) for name, image in result.baselines.items()] + [("estimate", show(result.estimate))]
+    tiles = [(name, show(image)) for _, name, image in result.images]
     if result.truth is not None:
         error = planes(result.estimate, spacing) - planes(result.truth, spacing)
         tiles.append((f"error (colours end at {error_scale:g})", error_pixels(error, error_scale)))

@@ -103,9 +103,8 @@ def image_panels(
 ) -> list[Panel]:
     """Return truth, measurement, baselines, estimate and deviation of one image, in the units of ``scale``."""
     ends = scale.lower, scale.upper
-    images = [] if result.truth is None else [("truth", "truth", result.truth)]
-    images += [(name, "baseline", image) for name, image in result.baselines.items()] + [(solver, "estimate", result.estimate)]
-    out = [quantise(title, kind, scale.restore(image), ends, spacing) for title, kind, image in images]
+    titles = {"estimate": solver}
+    out = [quantise(titles.get(k, name), k, scale.restore(image), ends, spacing) for k, name, image in result.images]
     measured = None if result.measurement is None else measurement_panel(operator, result.measurement, scale)
     if measured is not None:
         out.insert(result.truth is not None, measured)
