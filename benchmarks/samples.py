@@ -9,17 +9,37 @@ leaves a sheet of pictures of each.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from padis_lightning.metrics import seam
 from padis_lightning.priors import FixedTiling, PatchPrior, RandomTiling
 from padis_lightning.priors.tiling import GridTiles, Tiling
 from padis_lightning.random import Generators
 from padis_lightning.results.pictures import save_picture, sheet
 from padis_lightning.solvers.ancestral import Ancestral
+
+
+def seam(images: Tensor, borders: Sequence[tuple[Sequence[int], Sequence[int]]], reach: int = 6) -> float:
+    """Return the mean gradient across tile borders over that inside tiles, up to ``reach`` pixels from a border; 1 without seams.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        borders: for each image, the rows and the columns at which a tile begins inside the image.
+        reach: pixels on either side that are compared with.
+    """
+    across, inside = [], []
+    for image, places in zip(images, borders, strict=True):
+        for axis, firsts in zip((1, 2), places, strict=True):
+            steps = image.diff(dim=axis).abs().mean(dim=(0, 3 - axis)).tolist()  # steps[k]: between k and k + 1
+            for first in firsts:
+                across.append(steps[first - 1])
+                near = [first - 1 + k for k in range(-reach, reach + 1) if abs(k) > 1]
+                inside += [steps[k] for k in near if 0 <= k < len(steps)]
+    return float(np.mean(across) / np.mean(inside))
 
 
 class Recorded(Tiling):

@@ -53,39 +53,13 @@ def consistency(estimate: Tensor, truth: Tensor) -> Tensor:
     return found / wanted
 
 
-def seam(images: Tensor, borders: Sequence[tuple[Sequence[int], Sequence[int]]], reach: int = 6) -> float:
-    """Return the mean gradient across tile borders over that inside tiles, up to ``reach`` pixels from a border; 1 without seams.
-
-    Args:
-        images: ``(B, C, H, W)``.
-        borders: for each image, the rows and the columns at which a tile begins inside the image.
-        reach: pixels on either side that are compared with.
-    """
-    across, inside = [], []
-    for image, places in zip(images, borders, strict=True):
-        for axis, firsts in zip((1, 2), places, strict=True):
-            steps = image.diff(dim=axis).abs().mean(dim=(0, 3 - axis)).tolist()  # steps[k]: between k and k + 1
-            for first in firsts:
-                across.append(steps[first - 1])
-                near = [first - 1 + k for k in range(-reach, reach + 1) if abs(k) > 1]
-                inside += [steps[k] for k in near if 0 <= k < len(steps)]
-    return float(np.mean(across) / np.mean(inside))
-
-
 def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> Tensor:
     r"""Return the share of the pixels of each image whose true value is inside the interval that the samples predict.
 
     .. math:: \bar x \pm t_{K - 1} \, s \sqrt{1 + 1 / K}
 
-    with Student's t for K samples of mean :math:`\bar x` and deviation s: right for Gaussian samples of any number.
-
-    Args:
-        samples: ``(B, K, C, ..., H, W)``.
-        truth: ``(B, C, ..., H, W)``.
-        level: probability of the interval.
-
-    Returns:
-        ``(B,)``; the level itself where the samples follow the posterior.
+    with Student's t for K samples of mean :math:`\bar x` and deviation s: right for Gaussian samples of any number. Samples
+    ``(B, K, C, ..., H, W)`` of the posterior give the level itself, ``(B,)``.
     """
     count = samples.shape[1]
     reach = student.ppf((1 + level) / 2, count - 1) * math.sqrt(1 + 1 / count) * samples.std(1)
@@ -94,10 +68,10 @@ def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> Tensor:
 
 def interval(values: Sequence[float], groups: Sequence[str], draws: int = 2000) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of the mean; whole groups (patients) are drawn, since their images are alike."""
-    sums: dict[str, list[float]] = {}
+    members: dict[str, list[float]] = {}
     for value, group in zip(values, groups, strict=True):
-        sums.setdefault(group, []).append(value)
-    table = np.array([(sum(v), len(v)) for v in sums.values()], dtype=np.float64)
+        members.setdefault(group, []).append(value)
+    table = np.array([(sum(v), len(v)) for v in members.values()], dtype=np.float64)
     generator, block = np.random.default_rng(0), max(1, 500_000 // len(table))  # a block of draws takes some megabytes
     sizes = [min(block, draws - first) for first in range(0, draws, block)]
     totals = np.concatenate([table[generator.integers(len(table), size=(size, len(table)))].sum(1) for size in sizes])

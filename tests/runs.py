@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from padis_lightning import metrics
@@ -20,6 +27,31 @@ from padis_lightning.results.scores import summarise
 from padis_lightning.types import Normalisation
 
 HU = Normalisation(-1000.0, 1000.0, (-1000.0, 1000.0))
+
+
+def data(page: str) -> dict[str, Any]:
+    """What a page's script reads."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+
+
+def pixels_of(panel: dict[str, Any]) -> np.ndarray:
+    """The pixels of a panel's PNG."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(panel["png"].partition(",")[2])))).astype(float)
+
+
+class Resources(HTMLParser):
+    """Everything that a page could load or link to, and its tags."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found, self.tags = [], []
+        self.feed(page)
+        self.found += sorted({"link", "iframe", "object", "embed", "base"} & {*self.tags})
+        self.found += re.findall(r"https?:|url\(|@import|\beval\(|new Function|innerHTML|import\(", page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.found += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "action", "poster", "xlink:href")]
 
 
 def smooth(count: int, side: int = 24, channels: int = 1, seed: int = 0) -> Tensor:

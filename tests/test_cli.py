@@ -317,13 +317,6 @@ def test_an_animation_ends_with_the_estimate(images, prior, tmp_path, solver):
         assert np.abs(last - estimate).mean() < (2 if solver == "DDS" else 30)
 
 
-def test_training_can_be_watched_afterwards(images, tmp_path):
-    fit(images, tmp_path / "fit", "--trainer.callbacks+=Animation")
-    assert len(list((tmp_path / "fit" / "samples").glob("*.png"))) == 2
-    with Image.open(tmp_path / "fit" / "samples.gif") as film:
-        assert film.n_frames == 2 and film.size == (4 * 20 - 4, 16)
-
-
 def test_divergence_is_one_sentence_and_another_exit_code(images, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         fit(images, tmp_path / "fit", "--model.sigma_data", "1e30")

@@ -16,8 +16,7 @@ import tifffile
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from padis_lightning.callbacks import Results
 from padis_lightning.cli import main
@@ -28,9 +27,10 @@ from padis_lightning.errors import InputError
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import PatchPrior
 from padis_lightning.results.formats import check_formats, dicom, nifti, pictures16, write_volumes
-from padis_lightning.results.provenance import Origin, settings_key
+from padis_lightning.results.provenance import Origin, origin, settings_of
 from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
+from tests import making
 
 ORIGIN = Origin("DDS", "1.2.3", "padis_lightning 1.2.3: solver DDS, operator ParallelBeam", "settings")
 COUNT, SIDE = 4, 16
@@ -54,39 +54,23 @@ def affine_of(spacing, step, direction, origin):
     return affine
 
 
-def write_source(path, k, pixels, affine, spacing, syntax=ExplicitVRLittleEndian):
+def write_source(path, k, pixels, affine, syntax=ExplicitVRLittleEndian):
     """One CT slice as a scanner writes it, with a private block, a padding value and an overlay of the source's grid."""
-    image = Dataset()
-    image.file_meta = FileMetaDataset()
+    stored = (pixels + 1024).astype(">u2" if syntax == ExplicitVRBigEndian else "<u2")
+    made = making.dicom(
+        stored, affine, k, PixelData=stored.tobytes(), RescaleSlope=1, RescaleType="HU", BitsStored=12, HighBit=11,
+        SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Jörg", PatientBirthDate="19700101", StudyDate="20200102",
+        SeriesDate="20200102", InstanceCreationDate="20200102", SeriesDescription="CHEST 1.0", FrameOfReferenceUID="1.2.5",
+        Manufacturer="Scanner", LossyImageCompression="01", PixelPaddingValue=0, SmallestImagePixelValue=1, SliceThickness=2.5,
+        ImageOrientationPatient=[f"{x:.10f}" for x in (*COLUMN, *ROW)],
+        ImagePositionPatient=[f"{x:.9f}" for x in affine[:3, 3] + k * affine[:3, 2]],
+    )  # fmt: skip
+    image = pydicom.Dataset(made)  # without the byte order that a file has
+    image.file_meta = made.file_meta
     image.file_meta.TransferSyntaxUID = syntax
-    image.SpecificCharacterSet = "ISO_IR 192"
-    image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, generate_uid(entropy_srcs=[path.name])
-    image.StudyInstanceUID, image.SeriesInstanceUID = generate_uid(entropy_srcs=["study"]), generate_uid(entropy_srcs=["series"])
-    image.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame"])
-    image.PatientName, image.PatientID, image.PatientBirthDate, image.PatientSex = "Müller^Jörg", "P7", "19700101", "O"
-    image.StudyDate, image.StudyTime, image.StudyID, image.AccessionNumber = "20200102", "101500", "1", "A1"
-    image.SeriesDate = image.InstanceCreationDate = "20200102"
-    image.Modality, image.Manufacturer, image.SeriesNumber, image.InstanceNumber = "CT", "Scanner", 3, k + 1
-    image.SeriesDescription, image.ImageType = "CHEST 1.0", ["ORIGINAL", "PRIMARY", "AXIAL"]
-    image.BurnedInAnnotation, image.LossyImageCompression, image.LossyImageCompressionRatio = "NO", "01", "4"
-    image.KVP, image.SliceThickness, image.PatientPosition = "120", "2.5", "HFS"
-    image.ReferringPhysicianName = image.PositionReferenceIndicator = ""
-    image.AcquisitionNumber = 1
-    image.Rows, image.Columns = pixels.shape
-    image.PixelSpacing = list(spacing)
-    image.ImageOrientationPatient = [f"{x:.10f}" for x in (*COLUMN, *ROW)]
-    image.ImagePositionPatient = [f"{x:.9f}" for x in affine[:3, 3] + k * affine[:3, 2]]
-    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
-    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 12, 11, 0
-    image.RescaleSlope, image.RescaleIntercept, image.RescaleType = "1", "-1024", "HU"
-    image.PixelPaddingValue, image.SmallestImagePixelValue = 0, 1
     image.add(pydicom.DataElement(0x60000010, "US", pixels.shape[0]))
     image.add(pydicom.DataElement(OVERLAY, "OW", bytes(range(pixels.size // 8))))
-    block = image.private_block(PRIVATE, "SCANNER 1.0", create=True)
-    block.add_new(1, "LO", "kept as it is")
-    order = ">u2" if syntax == ExplicitVRBigEndian else "<u2"
-    image.PixelData = (pixels + 1024).astype(order).tobytes()
-    image["PixelData"].VR = "OW"
+    image.private_block(PRIVATE, "SCANNER 1.0", create=True).add_new(1, "LO", "kept as it is")
     image.save_as(path, enforce_file_format=True)
 
 
@@ -97,7 +81,7 @@ def dicom_series(folder, direction=NORMAL, syntax=ExplicitVRLittleEndian, name="
     affine = affine_of(spacing, 2.5, direction, [-120.5, 33.25, 410.0])
     files = tuple(folder / f"{k}.dcm" for k in range(COUNT))
     for k, path in enumerate(files):
-        write_source(path, k, pixels[k], affine, spacing, syntax)
+        write_source(path, k, pixels[k], affine, syntax)
 
     def read(k):
         image = pydicom.dcmread(files[k])
@@ -313,18 +297,20 @@ def test_uids_follow_from_source_and_settings_and_a_series_hangs_together(tmp_pa
     np.testing.assert_allclose(steps, [2.5 * NORMAL] * (COUNT - 1), atol=1e-6)
 
 
-def test_settings_and_weights_name_a_run_and_its_folder_does_not(tmp_path, model):
-    def key(folder, config="", **settings):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        (tmp_path / folder / "config.yaml").write_text(config + f"output: {folder}\ntrainer: {{default_root_dir: {folder}}}\n")
-        return settings_key(tmp_path / folder, DDS(PatchPrior(model), Identity((1, 20, 20)), **settings))
+def test_settings_and_weights_name_a_run_and_its_folder_does_not(model):
+    def key(config=None, **settings):
+        solver = DDS(PatchPrior(model), Identity((1, 20, 20)), **settings)
+        return origin(solver, settings_of(solver, config)).settings
 
-    first = key("a", steps=3)
-    assert key("b", steps=3) == first
-    assert key("a", steps=4) != first and key("a", steps=3, seed=1) != first and key("a", "data: {size: 8}\n", steps=3) != first
+    first = key(steps=3)
+    assert key(steps=3) == first and key(steps=4) != first and key(steps=3, seed=1) != first
+    placed = [
+        {"output": name, "trainer": {"default_root_dir": name}, "results": {"window": [0, k]}} for k, name in enumerate("ab")
+    ]
+    assert key(placed[0]) == key(placed[1]) != key({**placed[0], "data": {"size": 8}})
     with torch.no_grad():
         next(model.denoiser.parameters()).flatten()[0] += 1e-3
-    assert key("a", steps=3) != first
+    assert key(steps=3) != first
 
 
 def test_values_beyond_the_range_are_kept_until_16_bits_end(tmp_path):

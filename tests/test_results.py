@@ -11,7 +11,8 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from padis_lightning.callbacks import Results
+from padis_lightning.callbacks import Animation, Results
+from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.generators import PhantomSource
 from padis_lightning.errors import InputError
 from padis_lightning.files import safe_names
@@ -27,9 +28,11 @@ from padis_lightning.results.scores import failure, score, summarise, to_csv
 from padis_lightning.results.summary import missing_sentence, read_results, write_summary
 from padis_lightning.results.writer import ResultWriter
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
+from padis_lightning.solvers.tv import TotalVariation
 from padis_lightning.types import Normalisation, Reconstruction
+from tests.making import prepared
 from tests.runs import noisy, smooth, write_run
-from tests.test_formats import Slices
+from tests.test_formats import ORIGIN, Slices
 
 HOSTILE = [
     "../../home/thesis", "/etc/passwd", "..", "", "a/b\\c", "x" * 300, "é" * 150, "\udcff raw", "nul\0", "line\nbreak",
@@ -51,7 +54,7 @@ def test_all_files_of_hostile_names_lie_in_the_folder_and_none_is_lost(tmp_path)
     folder, names = tmp_path / "a" / "b" / "out", safe_names(HOSTILE)
     operator = ParallelBeam(16, views=3)
     writer = ResultWriter(
-        folder, "DDS", operator, Normalisation(0.0, 1.0), measurements=True, formats=["png16", "tiff"], pictured=names
+        folder, operator, Normalisation(0.0, 1.0), ORIGIN, measurements=True, formats=["png16", "tiff"], pictured=names
     )
     images = smooth(len(names), 16)
     y = operator(images)
@@ -64,6 +67,28 @@ def test_all_files_of_hostile_names_lie_in_the_folder_and_none_is_lost(tmp_path)
     assert sorted(flat) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
     for k, (array, *_) in enumerate(files):
         np.testing.assert_array_equal(np.load(array), images[k, 0].numpy())
+
+
+def predict(solver, data, folder, *callbacks):
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = Trainer(accelerator="cpu", callbacks=list(callbacks), default_root_dir=folder, **options)
+    with torch.no_grad():
+        trainer.predict(solver, data, return_predictions=False)
+
+
+def test_names_of_a_file_lead_neither_out_of_the_folder_nor_over_each_other_nor_into_a_formula(tmp_path):
+    names, images = ["../../home/thesis", "scan", "scan", "=1+1"], smooth(4, 16)[:, 0].numpy()
+    path = prepared(
+        tmp_path / "p.h5", images, ["test"] * 4, ["a"] * 4, name=names, range=[0.0, 1.0], slope=1.0, intercept=0.0, units=""
+    )
+    out = tmp_path / "a" / "b" / "out"
+    predict(TotalVariation(Identity((1, 16, 16)), iterations=2), ImageData(path=str(path)), out, Results(), Animation())
+    assert {file for file in tmp_path.rglob("*") if file.is_file() and not file.is_relative_to(out)} == {path}
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert [row["name"] for row in rows][1:] == ["scan", "scan_2", "'=1+1"] and len({row["psnr"] for row in rows}) == 4
+    stems = {row["name"].lstrip("'") for row in rows}
+    for kind in ("arrays", "images", "panels", "records", "animations"):
+        assert {file.stem for file in (out / kind).iterdir()} == stems and len(stems) == 4
 
 
 def test_no_name_is_a_formula_in_the_table():
@@ -164,10 +189,7 @@ class Absurd(PseudoInverse):
 
 def test_a_run_names_absurd_estimates_as_failures(tmp_path, capsys):
     results = Results()
-    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = Trainer(accelerator="cpu", callbacks=[results], default_root_dir=tmp_path, **options)
-    with torch.no_grad():
-        trainer.predict(Absurd(Identity((1, 16, 16))), Slices(PhantomSource(3, 16, seed=0)), return_predictions=False)
+    predict(Absurd(Identity((1, 16, 16))), Slices(PhantomSource(3, 16, seed=0)), tmp_path, results)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert list(summary["failed"]) == ["0001"] and summary["n"] == 2
     assert "1 images failed (0001; 0001: its largest value is 1e+30 times the range of the data" in results.lacking
@@ -244,7 +266,8 @@ def test_json_of_any_other_shape_is_a_page_or_one_sentence(name, tmp_path):
 def test_panels_of_any_other_shape_get_one_sentence(change, tmp_path):
     sound = {"described": json.dumps([["a", "truth", 0.0, 1.0]]), "codes0": np.zeros((2, 2), np.uint16)}
     np.savez(tmp_path / "sound.npz", **sound)
-    assert len(read_panels(tmp_path / "sound.npz")) == 1
+    (panel,) = read_panels(tmp_path / "sound.npz")
+    assert np.array_equal(panel.codes, sound["codes0"]) and panel.extent == panel.voxels == ()  # as earlier versions wrote it
     np.savez(tmp_path / "x.npz", **{**sound, **change})
     with pytest.raises(InputError, match=r"x.npz cannot be read \(.*\); wanted the panels that predict writes"):
         read_panels(tmp_path / "x.npz")

@@ -9,20 +9,25 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
+from padis_lightning.callbacks import Results
 from padis_lightning.cli import main
 from padis_lightning.data.batches import share
+from padis_lightning.data.datamodule import ImageData
 from padis_lightning.diffusion import PatchModel
-from padis_lightning.errors import RunError
+from padis_lightning.errors import InputError, RunError
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import GaussianPrior, PatchPrior
 from padis_lightning.random import Generators
 from padis_lightning.results.records import Records
 from padis_lightning.solvers.dds import DDS
+from padis_lightning.solvers.dps import DPS
 from padis_lightning.solvers.kept_state import KeptState
 from padis_lightning.solvers.loop import Signals
 from padis_lightning.solvers.plug_and_play import PnPADMM
+from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 from padis_lightning.solvers.tv import TotalVariation
 from padis_lightning.types import Batch
 
@@ -44,27 +49,44 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def command(place):
-    """A run of nine images in batches of two; a function of its folder and further arguments."""
+def run(place):
+    """A run of nine images in batches of two; a function of its folder and of what is to be otherwise."""
 
-    def run(output, *extra):
-        main([
-            "predict", "--config", "ct20.yaml", "--model", "DDS", "--model.steps", "4", "--operator.size", "16",
-            "--operator.views", "6", "--data.size", "null", "--data.path", str(place / "images.npz"), "--data.count", "9",
-            "--data.batch_size", "2", "--prior.checkpoint", str(place / "prior.safetensors"), "--results.keep_every", "0",
-            "--results.report_images", "3", "--results.baselines", "{fbp: PseudoInverse}", "--output", str(output),
-            "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", *extra,
-        ])  # fmt: skip
+    def run(output, count=9, make=DDS, steps=4, shards=1, shard=0, overwrite=False, **trainer):
+        data = ImageData(path=str(place / "images.npz"), count=count, batch_size=2, shards=shards, shard=shard)
+        results = Results({"fbp": PseudoInverse}, report_images=3, keep_every=0, overwrite=overwrite)
+        solver = make(PatchPrior(str(place / "prior.safetensors")), ParallelBeam(16, views=6), noise_std=0.01, steps=steps)
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        Trainer(accelerator="cpu", callbacks=[results], default_root_dir=output, **quiet, **trainer).predict(
+            solver, data, return_predictions=False
+        )
+        return results.lacking
 
-    run(place / "whole")
+    assert run(place / "whole") == ""
     return run
 
 
 @pytest.fixture
-def whole(command, place, tmp_path):
+def whole(run, place, tmp_path):
     """The results of a run that nothing has touched, and at ``out`` beside it a copy to go on with."""
     shutil.copytree(place / "whole", tmp_path / "out")
     return place / "whole"
+
+
+@pytest.fixture(scope="module")
+def command(place):
+    """A run of two images from the command line; a function of its folder and further arguments."""
+
+    def command(output, *extra):
+        main([
+            "predict", "--config", "ct20.yaml", "--model", "DDS", "--model.steps", "4", "--operator.size", "16",
+            "--operator.views", "6", "--data.size", "null", "--data.path", str(place / "images.npz"), "--data.count", "2",
+            "--prior.checkpoint", str(place / "prior.safetensors"), "--results.baselines", "{}", "--output", str(output),
+            "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", *extra,
+        ])  # fmt: skip
+
+    command(place / "told")
+    return command
 
 
 def contents(folder):
@@ -83,20 +105,19 @@ def forbid(*_args):
     raise AssertionError("something was solved")
 
 
-def test_a_rerun_solves_nothing_and_makes_the_table_again(command, whole, tmp_path, monkeypatch, capsys):
+def test_a_rerun_solves_nothing_and_makes_the_table_again(run, whole, tmp_path, monkeypatch, capsys):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.joinpath("out", "arrays").iterdir()}
     first = scores(tmp_path / "out")
     (tmp_path / "out" / "metrics.csv").unlink()
-    capsys.readouterr()
     monkeypatch.setattr(DDS, "step", forbid)
-    command(tmp_path / "out")
+    run(tmp_path / "out")
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.joinpath("out", "arrays").iterdir()}
     assert scores(tmp_path / "out") == first and len(first) == 9
     assert "PSNR" in capsys.readouterr().out
     assert not list((tmp_path / "out" / "unfinished").glob("*"))
 
 
-def test_what_is_lacking_or_damaged_is_solved_again_to_the_same_bits(command, whole, tmp_path):
+def test_what_is_lacking_or_damaged_is_solved_again_to_the_same_bits(run, whole, tmp_path):
     out = tmp_path / "out"
     names = sorted(path.stem for path in (out / "arrays").iterdir())
     (out / "records" / f"{names[0]}.json").unlink()  # never finished
@@ -106,7 +127,7 @@ def test_what_is_lacking_or_damaged_is_solved_again_to_the_same_bits(command, wh
     (out / "records" / f"{names[5]}.json").write_text('{"row": {"ind')
     alone = out / "arrays" / f"{names[7]}.npy"
     kept = alone.stat().st_mtime_ns
-    command(out)
+    run(out)
     assert contents(out) == contents(whole) and scores(out) == scores(whole)
     assert alone.stat().st_mtime_ns == kept
 
@@ -115,47 +136,56 @@ def test_what_is_lacking_or_damaged_is_solved_again_to_the_same_bits(command, wh
     ("change", "sentence"),
     [
         (["--model.steps", "5"], "holds results with model.init_args.steps 4 and this run has 5"),
-        (["--data.count", "5"], "holds results with data.init_args.count 9 and this run has 5"),
-        (["--model", "DPS"], "holds results with model.class_path padis_lightning.solvers.dds.DDS and this run has "),
-        (["--operator.views", "7"], "holds results with operator.init_args.views 6 and this run has 7"),
         (["--trainer.precision", "bf16-true"], "holds results with trainer.precision null and this run has bf16-true"),
     ],
 )
-def test_other_settings_are_refused_by_the_first_difference(command, whole, tmp_path, change, sentence, capsys):
-    before = contents(tmp_path / "out"), (tmp_path / "out" / "config.yaml").read_bytes()
+def test_other_settings_are_refused_by_the_first_difference(command, place, change, sentence, capsys):
+    before = contents(place / "told"), (place / "told" / "config.yaml").read_bytes()
     with pytest.raises(SystemExit) as stop:
-        command(tmp_path / "out", *change)
+        command(place / "told", *change)
     said = capsys.readouterr().err
     assert stop.value.code == 2 and sentence in said
     assert "wanted the same, another --output, or --results.overwrite true" in said
-    assert before == (contents(tmp_path / "out"), (tmp_path / "out" / "config.yaml").read_bytes())
+    assert before == (contents(place / "told"), (place / "told" / "config.yaml").read_bytes())
 
 
-def test_another_prior_is_refused_whatever_its_name_and_the_same_one_taken_under_another(command, whole, place, tmp_path, capsys):
+def test_another_solver_and_other_images_are_refused(run, whole):
+    with pytest.raises(InputError, match="whole holds results with solver.* and this run has "):
+        run(whole, make=DPS)
+    with pytest.raises(
+        InputError, match="whole holds results of 9 images and this run has 5, of which '.*' of '.*' .* is in one"
+    ):
+        run(whole, count=5)
+
+
+def test_another_prior_is_refused_whatever_its_name_and_the_same_one_taken_under_another(command, place, tmp_path, capsys):
     copy = tmp_path / "copy.safetensors"
     shutil.copy(place / "prior.safetensors", copy)
-    command(tmp_path / "out", "--prior.checkpoint", str(copy), "--prior.chunk_size", "3")
+    command(place / "told", "--prior.checkpoint", str(copy), "--prior.chunk_size", "3")
     model = PatchModel.load(copy)
     with torch.no_grad():
         next(model.denoiser.parameters())[0] += 1e-3
     model.save(copy)
     with pytest.raises(SystemExit):
-        command(tmp_path / "out", "--prior.checkpoint", str(copy))
+        command(place / "told", "--prior.checkpoint", str(copy))
     assert "holds results with weights " in capsys.readouterr().err
 
 
-def test_overwriting_leaves_nothing_of_the_other_run(command, whole, tmp_path):
-    command(tmp_path / "out", "--data.count", "4", "--results.overwrite", "true")
-    command(tmp_path / "fresh", "--data.count", "4")
+def test_overwriting_leaves_nothing_of_the_other_run(run, whole, tmp_path):
+    run(tmp_path / "out", count=4, overwrite=True)
+    run(tmp_path / "fresh", count=4)
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh") and len(scores(tmp_path / "out")) == 4
-    command(tmp_path / "out", "--data.count", "4", "--results.overwrite", "true")  # of the same settings: kept
+    kept = next((tmp_path / "out" / "arrays").iterdir())
+    before = kept.stat().st_mtime_ns
+    run(tmp_path / "out", count=4, overwrite=True)  # of the same settings: kept
+    assert kept.stat().st_mtime_ns == before
 
 
 class Killed(BaseException):
     """Ends a run as a signal does: nothing catches it."""
 
 
-def test_a_run_that_is_killed_in_a_solve_goes_on_in_it(command, place, tmp_path, monkeypatch):
+def test_a_run_that_is_killed_in_a_solve_goes_on_in_it(run, place, tmp_path, monkeypatch):
     whole = place / "whole"
     calls, step = [], DDS.step
 
@@ -167,9 +197,9 @@ def test_a_run_that_is_killed_in_a_solve_goes_on_in_it(command, place, tmp_path,
 
     monkeypatch.setattr(DDS, "step", counted)
     with pytest.raises(Killed):
-        command(tmp_path / "out")
+        run(tmp_path / "out")
     assert len(list((tmp_path / "out" / "unfinished").iterdir())) == 1
-    command(tmp_path / "out")
+    run(tmp_path / "out")
     assert len(calls) == 4 * 5 + 1  # five batches of four steps; only the killed one was tried twice
     assert contents(tmp_path / "out") == contents(whole) and scores(tmp_path / "out") == scores(whole)
 
@@ -267,9 +297,7 @@ def test_an_image_that_diverges_is_named_and_the_others_are_as_without_it():
         assert torch.equal(found.estimate[place], solver.predict_step(alone).estimate[0])
 
 
-def test_a_run_with_an_image_that_diverges_ends_with_exit_code_1_and_tries_it_again(
-    command, place, tmp_path, monkeypatch, capsys
-):
+def test_images_that_diverge_are_named_and_tried_again(run, place, tmp_path, monkeypatch, capsys):
     forward = PatchPrior.forward
 
     def poisoned(self, x, sigma, generator):
@@ -277,12 +305,11 @@ def test_a_run_with_an_image_that_diverges_ends_with_exit_code_1_and_tries_it_ag
         return torch.where((torch.arange(len(x)) == 1)[:, None, None, None] & (sigma < 0.1), torch.nan, out)
 
     monkeypatch.setattr(PatchPrior, "forward", poisoned)
-    with pytest.raises(SystemExit) as stop:
-        command(tmp_path / "out")
+    lacking = run(tmp_path / "out")
     said = capsys.readouterr().err
     whole, rows = scores(place / "whole"), scores(tmp_path / "out")
     failed = [row["name"] for row in whole][1::2]
-    assert stop.value.code == 1 and f"error: 4 images failed ({', '.join(failed)}; {failed[0]}: DDS diverged at step " in said
+    assert lacking.startswith(f"4 images failed ({', '.join(failed)}; {failed[0]}: DDS diverged at step ")
     assert all(f"image {name} failed: DDS diverged at step " in said for name in failed)
     assert [row["name"] for row in rows if row["psnr"] == ""] == failed and rows[::2] == whole[::2]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -291,24 +318,30 @@ def test_a_run_with_an_image_that_diverges_ends_with_exit_code_1_and_tries_it_ag
     assert not list((tmp_path / "out").glob(f"*/{failed[0]}.np*"))
     assert f"In out 4 failed: {', '.join(failed)}." in (tmp_path / "out" / "report.html").read_text()
     monkeypatch.setattr(PatchPrior, "forward", forward)
-    command(tmp_path / "out")
+    run(tmp_path / "out")
     assert contents(tmp_path / "out") == contents(place / "whole") and scores(tmp_path / "out") == whole
 
 
-def test_shards_in_one_folder_make_what_one_run_makes(command, place, tmp_path, capsys):
-    whole = place / "whole"
-    out = tmp_path / "out"
+def test_a_command_whose_image_failed_ends_with_exit_code_1(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(DDS, "solve", lambda self, y, generator: torch.full((len(y), 1, 16, 16), torch.nan))
+    with pytest.raises(SystemExit) as stop:
+        command(tmp_path / "out")
+    said = capsys.readouterr().err
+    assert stop.value.code == 1 and "error: 2 images failed (" in said and "tries the others again" in said
+
+
+def test_shards_in_one_folder_make_what_one_run_makes(run, place, tmp_path, capsys):
+    whole, out = place / "whole", tmp_path / "out"
     for shard in (2, 0):
-        command(out, "--data.shards", "3", "--data.shard", str(shard))
+        run(out, shards=3, shard=shard)
     assert not (out / "metrics.csv").exists()
     assert "6 of 9 images are in" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         main(["gather", str(out)])
     missing = [row["name"] for row in scores(whole)][2:4] + [scores(whole)[8]["name"]]
-    assert stop.value.code == 1
     said = capsys.readouterr().err
-    assert "images are missing" in said and all(name in said for name in missing if name not in "")
-    command(out, "--data.shards", "3", "--data.shard", "1")
+    assert stop.value.code == 1 and f"3 images are missing ({', '.join(missing)})" in said
+    run(out, shards=3, shard=1)
     assert contents(out) == contents(whole) and scores(out) == scores(whole)
     (out / "metrics.csv").unlink()
     main(["gather", str(out)])
@@ -337,13 +370,11 @@ def test_a_record_cannot_make_a_run_remove_what_is_outside(tmp_path):
     assert (tmp_path / "precious").exists()
 
 
-def test_determinism_mode_is_the_trainers(command, tmp_path):
+def test_determinism_mode_is_the_trainers(run, tmp_path):
     """All operations have deterministic algorithms, the network's gradients in DPS included."""
     try:
-        for run in ("one", "two"):
-            command(
-                tmp_path / run, "--trainer.deterministic", "true", "--model", "DPS", "--model.steps", "2", "--data.count", "2"
-            )
+        for folder in ("one", "two"):
+            run(tmp_path / folder, count=2, make=DPS, steps=2, deterministic=True, inference_mode=False)
     finally:
         torch.use_deterministic_algorithms(False)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")

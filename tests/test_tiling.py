@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.samples import seam
 from padis_lightning.diffusion import coordinates, padding
 from padis_lightning.errors import InputError
-from padis_lightning.metrics import seam
 from padis_lightning.priors.tiling import FixedTiling, GridTiles, OverlapTiling, RandomTiling
 from padis_lightning.random import Generators
 

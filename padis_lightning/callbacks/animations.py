@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from torch import Tensor
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_at_least
 from padis_lightning.files import whole
 from padis_lightning.results.pictures import planes, to_pixels
 from padis_lightning.results.voxels import spacing_of
@@ -17,66 +16,45 @@ from padis_lightning.solvers import Solver
 from padis_lightning.types import Batch
 
 
-def save_animation(path: Path, frames: list[Image.Image], milliseconds: int) -> None:
-    """Write a GIF whole; the last frame stands for a second."""
-    with whole(path) as temporary:
-        durations = [milliseconds] * (len(frames) - 1) + [1000]
-        frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-
-
 class Animation(Callback):
-    """The course of a run: ``predict`` leaves ``animations/<name>.gif`` of each image's steps, ``fit`` ``samples.gif``.
+    """Leave ``animations/<name>.gif`` of the steps of each image.
 
     Args:
         every: a frame after every so many steps of a solver; the last step always has one.
-        milliseconds: a frame stands so long.
+        milliseconds: a frame stands so long, the last one for a second.
         window: normalised values that become black and white.
     """
 
     def __init__(self, every: int = 1, milliseconds: int = 100, window: tuple[float, float] = (0.0, 1.0)) -> None:
-        if every < 1 or milliseconds < 1:
-            raise InputError(f"every is {every} and milliseconds {milliseconds}; wanted at least 1")
+        require_at_least(1, every=every, milliseconds=milliseconds)
         self.every, self.milliseconds, self.window = every, milliseconds, window
 
     def on_predict_start(self, trainer: Trainer, pl_module: Solver) -> None:
         """Ask to see the images after each step."""
+        self._names = {item.index: item.name for item in trainer.datamodule.listed}
         pl_module.loop.observers.append(self._see)
 
-    def on_predict_batch_start(self, trainer: Trainer, pl_module: Solver, batch: Batch, batch_idx: int, *rest: Any) -> None:  # noqa: ANN401
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: Solver, *batch: object) -> None:
         """Begin with no frames."""
         self._seen: list[Tensor] = []
 
     def _see(self, images: Tensor) -> None:
         self._seen.append(images.detach().to("cpu", copy=True))
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: Solver,
-        outputs: Any,  # noqa: ANN401 - Lightning's signature
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: Solver, outputs: object, batch: Batch, *rest: int) -> None:
         """Write the images of a batch; of several samples the first is shown."""
         if not self._seen:
             return
         last = len(self._seen) - 1
         shown = [images for k, images in enumerate(self._seen) if k % self.every == 0 or k == last]
-        for i, name in enumerate(batch.name):
-            spacing = spacing_of(getattr(trainer.datamodule, "whole", None), int(batch.index[i]), pl_module.operator)
+        durations = [self.milliseconds] * (len(shown) - 1) + [1000]
+        for i, index in enumerate(batch.index.tolist()):
+            spacing = spacing_of(trainer.datamodule.whole, index, pl_module.operator)
             pictures = (planes(images[i * pl_module.samples], spacing) for images in shown)
             frames = [Image.fromarray(to_pixels(picture, self.window)) for picture in pictures]
-            save_animation(Path(trainer.default_root_dir) / "animations" / f"{name}.gif", frames, self.milliseconds)
+            with whole(Path(trainer.default_root_dir) / "animations" / f"{self._names[index]}.gif") as temporary:
+                frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
     def on_predict_end(self, trainer: Trainer, pl_module: Solver) -> None:
         """Ask no longer."""
         pl_module.loop.observers.remove(self._see)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the pictures of samples one after the other."""
-        folder = Path(trainer.default_root_dir)
-        paths = sorted((folder / "samples").glob("step_*.png"))
-        if trainer.is_global_zero and paths:
-            frames = [Image.open(path).convert("RGB") for path in paths]
-            save_animation(folder / "samples.gif", frames, max(self.milliseconds, 500))

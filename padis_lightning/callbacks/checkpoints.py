@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -36,17 +35,12 @@ class Checkpoints(ModelCheckpoint):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = max(self._received, number)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Note the step before the batch."""
         self._step = trainer.global_step
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - Lightning's signature
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Save at intervals and where training stops, which it does only between two steps."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger
@@ -19,31 +16,20 @@ class Log(CSVLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Append the new rows; where they bring new columns, write the table anew and whole.
+        """Add the new rows to a copy of the table, which then takes its place.
 
         Raises:
             OSError: with the table's path; it is as before.
         """
-        table, known = self.experiment, set(self.experiment.metrics_keys)
+        table = self.experiment
         if not table.metrics:
             return
-        path, widened = Path(table.metrics_file_path), any(row.keys() - known for row in table.metrics)
-        with whole(path) if widened else _unchanged_on_error(path) as target:
-            if widened and path.is_file():
-                shutil.copyfile(path, target)
-            table.metrics_file_path = str(target)
+        path = Path(table.metrics_file_path)
+        with whole(path) as temporary:
+            if path.is_file():
+                shutil.copyfile(path, temporary)
+            table.metrics_file_path = str(temporary)
             try:
                 super().save()
             finally:
                 table.metrics_file_path = str(path)
-
-
-@contextmanager
-def _unchanged_on_error(path: Path) -> Iterator[Path]:
-    length = path.stat().st_size
-    try:
-        yield path
-    except OSError as error:
-        os.truncate(path, length)
-        error.filename = str(path)
-        raise

@@ -40,12 +40,7 @@ class EMA(WeightAveraging):
         self._average_model.to(pl_module.dtype)
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - Lightning's signature
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Set the decay by the patches since the last update, then update."""
         if trainer.global_step > self._latest_update_step:

@@ -8,16 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 
 from padis_lightning.ct.picture import draw_scan
-from padis_lightning.data.batches import Listed
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_at_least
 from padis_lightning.files import sweep_up
 from padis_lightning.problem import Problem
 from padis_lightning.results.formats import Format, check_formats, write_volumes
-from padis_lightning.results.pictures import ImageResult, save_picture
+from padis_lightning.results.pictures import ImageResult, evenly_spread, save_picture
 from padis_lightning.results.provenance import origin, provenance, settings_of
 from padis_lightning.results.records import Records
 from padis_lightning.results.scores import failure, score, table
@@ -29,7 +27,7 @@ from padis_lightning.solvers.loop import Signals
 from padis_lightning.types import Batch, Reconstruction
 
 
-class Results(BasePredictionWriter):
+class Results(Callback):
     """Write what a solver finds, next to what the classical baselines find on the same measurements.
 
     Args:
@@ -57,10 +55,7 @@ class Results(BasePredictionWriter):
         overwrite: bool = False,
         keep_every: float = 120.0,
     ) -> None:
-        super().__init__("batch")
-        for key, value in {"report_images": report_images, "keep_every": keep_every}.items():
-            if not value >= 0:
-                raise InputError(f"{key} is {value}; wanted at least 0")
+        require_at_least(0, report_images=report_images, keep_every=keep_every)
         self.baselines, self.window, self.error_scale = baselines or {}, window, error_scale
         self.measurements, self.geometry, self.formats = measurements, geometry, formats or []
         self.report_images, self.overwrite, self.keep_every = report_images, overwrite, keep_every
@@ -68,6 +63,7 @@ class Results(BasePredictionWriter):
         self.config: dict[str, Any] | None = None
         #: what a finished run lacks, in one sentence
         self.lacking = ""
+        self._settings: dict[str, str] | None = None
 
     def check(self, folder: Path, solver: Solver, data: LightningDataModule) -> None:
         """Refuse formats that this data cannot be written in, and a folder with results of other settings.
@@ -75,50 +71,43 @@ class Results(BasePredictionWriter):
         Raises:
             InputError: with what the data is, or with the difference.
         """
-        check_formats(self.formats, getattr(data, "whole", None), data.image_shape)
+        check_formats(self.formats, data.whole, data.image_shape)
+        self._records, self._settings = Records(folder), settings_of(solver, self.config)
         if not self.overwrite:
-            Records(folder).refuse_other(settings_of(solver, self.config), data.listed)
+            self._records.refuse_other(self._settings, data.listed)
 
     def setup(self, trainer: Trainer, pl_module: Solver, stage: str) -> None:
         """Find what of the run is done already, and say what the folder is of."""
         if stage != "predict":
             return
         folder, data = Path(trainer.default_root_dir), trainer.datamodule
-        self.check(folder, pl_module, data)
-        self._records = Records(folder)
+        if self._settings is None:  # the command line has checked before anything was written
+            self.check(folder, pl_module, data)
         listed = data.listed
-        kept = min(len(listed), self.report_images)
-        self._pictured = {listed[k * len(listed) // kept].name for k in range(kept)}
+        self._names = {item.index: item.name for item in listed}
+        pictured = [item.name for item in evenly_spread(listed, self.report_images)]
         self._writer = ResultWriter(
             folder,
-            type(pl_module).__name__,
             pl_module.operator,
             data.normalisation or pl_module.prior.normalisation,
-            getattr(data, "whole", None),
-            self.window,
-            self.error_scale,
-            self.formats,
-            origin(folder, pl_module) if self.formats else None,
-            self.measurements,
-            self._pictured,
+            origin(pl_module, self._settings),
+            source=data.whole,
+            window=self.window,
+            error_scale=self.error_scale,
+            formats=self.formats,
+            measurements=self.measurements,
+            pictured=pictured,
         )
-        done = self._begin(pl_module, listed) if trainer.is_global_zero else None
+        if trainer.is_global_zero:
+            sweep_up(folder)
+            if self.overwrite:
+                self._records.forget_other(self._settings, listed)
+            made = provenance(pl_module)
+            about = {"settings": self._settings, "made": made, "shown": self._writer.display, "pictures": pictured}
+            self._records.begin({**about, "images": listed})
+        done = {place for place, item in enumerate(listed) if trainer.is_global_zero and self._records.is_whole(item.name)}
         data.done = trainer.strategy.broadcast(done)
-        self._done = {listed[place].name for place in data.done}
-
-    def _begin(self, solver: Solver, listed: list[Listed]) -> set[int]:
-        """Write what the folder is of; the places of items that are done."""
-        records, settings = self._records, settings_of(solver, self.config)
-        sweep_up(records.folder)
-        try:
-            records.refuse_other(settings, listed)
-        except InputError:  # with overwrite; without it the check has refused
-            records.forget()
-        done = {place for place, item in enumerate(listed) if records.is_whole(item.name)}
-        pictures = [item.name for item in listed if item.name in self._pictured]
-        made = {key: value for key, value in provenance(solver).items() if key != "finished"}
-        records.begin({"settings": settings, "made": made, "shown": self._writer.display, "pictures": pictures, "images": listed})
-        return done
+        self._done = {listed[place].index for place in data.done}
 
     def on_predict_start(self, trainer: Trainer, pl_module: Solver) -> None:
         """Build the baselines around the solver's problem; make every loop show progress, keep its state and obey signals.
@@ -129,45 +118,30 @@ class Results(BasePredictionWriter):
         self._signals = Signals()
         self._signals.listen()
         visible = trainer.progress_bar_callback is not None and trainer.is_global_zero
-        unfinished, settings = Path(trainer.default_root_dir) / "unfinished", settings_of(pl_module, self.config)
         for name, solver in {"": pl_module, **self._solvers}.items():
-            kept = KeptState(unfinished, self.keep_every, json.dumps([name, settings]))
+            kept = KeptState(self._records.folder / "unfinished", self.keep_every, json.dumps([name, self._settings]))
             solver.loop.attach(visible, kept, self._signals)
 
-    def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Reconstruction,
-        batch_indices: list[int] | None,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int,
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: Solver, outputs: Reconstruction, batch: Batch, batch_idx: int, *rest: int
     ) -> None:
         """Solve with the baselines, score, and write each image that is not done."""
-        measured = batch._replace(measurement=prediction.measurement)
+        measured = batch._replace(measurement=outputs.measurement)
         others = {name: solver.predict_step(measured, batch_idx) for name, solver in self._solvers.items()}
-        rows = score(prediction, batch.image)
+        rows = score(outputs, batch.image)
         compared = {name: score(other, batch.image) for name, other in others.items()}
-        for i, name in enumerate(batch.name):
-            row = {"index": int(batch.index[i]), "name": name, "group": batch.group[i]}
-            reason = (prediction.failures and prediction.failures[i]) or failure(prediction.estimate[i])
-            if name in self._done:
+        for i, index in enumerate(batch.index.tolist()):
+            row = {"index": index, "name": self._names[index], "group": batch.group[i]}
+            reason = (outputs.failures and outputs.failures[i]) or failure(outputs.estimate[i])
+            if index in self._done:
                 continue
             if reason:
-                print(f"padis_lightning: image {name} failed: {reason}", file=sys.stderr)
+                print(f"padis_lightning: image {row['name']} failed: {reason}", file=sys.stderr)
                 self._records.keep({**row, "failed": reason}, [])
                 continue
             row |= {**rows[i], "baselines": {b: scores[i] for b, scores in compared.items()}}
-            one = ImageResult(
-                prediction.estimate[i],
-                None if batch.image is None else batch.image[i],
-                {b: other.estimate[i] for b, other in others.items()},
-                None if prediction.samples is None else prediction.samples[i].std(0),
-                None if prediction.measurement is None else prediction.measurement[i],
-                None if prediction.samples is None else prediction.samples[i],
-            )
-            self._records.keep(row, self._writer.write(row["index"], name, one))
+            result = ImageResult.of(i, batch.image, {b: other.estimate for b, other in others.items()}, outputs)
+            self._records.keep(row, self._writer.write(index, row["name"], result))
         for solver in (pl_module, *self._solvers.values()):
             solver.loop.end()
         self._signals.obey()
@@ -177,16 +151,16 @@ class Results(BasePredictionWriter):
         if stage != "predict":
             return
         trainer.strategy.barrier("results")
+        self._settings = None
         if not trainer.is_global_zero:
             return
-        folder, data = Path(trainer.default_root_dir), trainer.datamodule
-        scan = pl_module.operator.geometry
+        folder, scan = self._records.folder, pl_module.operator.geometry
         if scan is not None:
             scan.save(folder / "geometry.json")
             if self.geometry:
                 save_picture(folder / "geometry.png", draw_scan(scan))
         gathered = read_results(folder)
-        if data.shards > 1 and gathered.missing:
+        if trainer.datamodule.shards > 1 and gathered.missing:
             count = len(gathered.run["images"])
             print(f"{count - len(gathered.missing)} of {count} images are in {folder}; when all shards are done: gather {folder}")
             return
@@ -194,7 +168,7 @@ class Results(BasePredictionWriter):
         if gathered.summary is None:
             return
         write_summary(folder, gathered)
-        if "nifti" in self.formats and len(pl_module.operator.image_shape) == 3:  # volumes have been written already
-            write_volumes(folder, gathered.rows, data.whole, origin(folder, pl_module))
+        if "nifti" in self.formats and not pl_module.operator.volumetric:  # volumes have been written already
+            write_volumes(folder, gathered.rows, trainer.datamodule.whole, self._writer.origin)
         print(table(gathered.summary))
         print(f"results are in {folder}; open {folder / 'report.html'}")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import require_at_least
 from padis_lightning.priors import PatchPrior
 from padis_lightning.random import Generators
 from padis_lightning.results.pictures import planes, save_picture, sheet
@@ -32,20 +32,15 @@ class Samples(Callback):
     def __init__(
         self, count: int = 4, steps: int = 50, sigma_max: float = 10.0, sigma_min: float = 0.005, every: int = 1
     ) -> None:
-        if count < 0 or every < 1:
-            raise InputError(f"count is {count} and every {every}; wanted at least 0 and 1")
+        require_at_least(0, count=count)
+        require_at_least(1, every=every)
         self.count, self.every, self._validations = count, every, 0
         self.levels = {"steps": steps, "sigma_max": sigma_max, "sigma_min": sigma_min}
 
     def on_validation_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,  # noqa: ANN401 - Lightning's signature
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, *rest: int
     ) -> None:
-        """By now the weights are the averaged ones."""
+        """Draw the pictures; by now the weights are the averaged ones."""
         if batch_idx > 0 or trainer.sanity_checking:
             return
         self._validations += 1
@@ -63,9 +58,9 @@ class Samples(Callback):
                 logger.log_image("samples", [picture], step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many validations there have been."""
+        """Return how many validations there have been."""
         return {"validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Take up how many validations there have been."""
         self._validations = state_dict["validations"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -23,10 +22,9 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) 
 
 
 class Throughput(Callback):
-    """Log patches a second over all devices, and the share of the measured matrix rate that training uses.
+    """Log ``train/patches_per_second`` over all devices, and ``train/share_of_peak``, the used share of the measured matrix rate.
 
-    Time spent on validation does not count. Wherever the trainer logs, it logs ``train/patches_per_second`` and
-    ``train/share_of_peak``.
+    Time spent on validation does not count.
 
     Args:
         peak: measure the rate of matrix products when training starts (0.3 s).
@@ -49,12 +47,7 @@ class Throughput(Callback):
         self._patches = pl_module.patches_seen
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - Lightning's signature
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Add a step; log and begin again where the trainer logs."""
         size = pl_module.last[0]

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import require_at_least
 from padis_lightning.machine import has_wandb_account
+from padis_lightning.results.pictures import evenly_spread
 from padis_lightning.results.records import digest
 from padis_lightning.results.report.runs import Run, read_run
 
@@ -65,20 +66,13 @@ class Tracking(Callback):
         rows = [{**row, **{f"{name} psnr": scores["psnr"] for name, scores in row["baselines"].items()}} for row in run.rows]
         columns = [column for column in rows[0] if column != "baselines"]
         logger.log_table("images", columns, [[row[column] for column in columns] for row in rows])
-        names = [row["name"] for row in run.rows]
-        count = min(self.pictures, len(names))
-        shown = [names[k * len(names) // count] for k in range(count)]
+        shown = evenly_spread([row["name"] for row in run.rows], self.pictures)
         if shown:
             logger.log_image("examples", [str(run.folder / "images" / f"{name}.png") for name in shown], caption=shown)
 
 
 def complete_wandb_options(arguments: Any, output: str) -> None:  # noqa: ANN401 - the parser's namespace
-    """Complete the options of a ``WandbLogger``: folder, name and project; offline where there is no account.
-
-    Args:
-        arguments: those of the logger.
-        output: the folder of the run.
-    """
+    """Complete the options of a ``WandbLogger`` of a run into ``output``: folder, name, project; offline without an account."""
     arguments.save_dir = output
     arguments.name = arguments.name or Path(output).resolve().name
     arguments.project = arguments.project or os.environ.get("WANDB_PROJECT", "padis_lightning")
@@ -115,9 +109,9 @@ def _numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
     out: dict[str, float] = {}
     for key, value in values.items():
         if isinstance(value, list) and len(value) == 2:
-            value = {"low": value[0], "high": value[1]}
+            value = dict(zip(("low", "high"), value, strict=True))
         if isinstance(value, dict):
             out |= _numbers(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        elif isinstance(value, (int, float)):
             out[f"{prefix}{key}"] = value
     return out

@@ -21,6 +21,7 @@ from padis_lightning.data.sources.base import Source, collate
 from padis_lightning.data.sources.open import open_source
 from padis_lightning.data.sources.volumes import VolumeSource
 from padis_lightning.errors import InputError, require_at_least
+from padis_lightning.files import safe_names
 from padis_lightning.types import Normalisation
 
 TRAIN, VALIDATE, PREDICT, PURPOSES = 0, 1, 2, 3  # generated images of any two seeds and purposes differ
@@ -206,7 +207,9 @@ class ImageData(SharedItems, LightningDataModule):
     @property
     def listed(self) -> list[Listed]:
         """Return the items to reconstruct, of all shards."""
-        return [Listed(k, self.whole.name(k), self.whole.groups[k]) for k in places_in_whole(self._parts["predict"])]
+        places = places_in_whole(self._parts["predict"])
+        names = safe_names([self.whole.name(k) for k in places])
+        return [Listed(k, name, self.whole.groups[k]) for k, name in zip(places, names, strict=True)]
 
     def predict_dataloader(self) -> DataLoader:
         """Return what this device has left to reconstruct."""

@@ -33,7 +33,7 @@ def finite(value: Any) -> Any:  # noqa: ANN401
 
 
 def read_json(path: Path, shape: Shape) -> Any:  # noqa: ANN401
-    """Read a value; numbers that are not finite, or of more than 18 digits, count as null.
+    """Read a value of a shape; numbers that are not finite, or of more than 18 digits, count as null.
 
     Raises:
         InputError: the file is not JSON, or of another shape; with the first place that differs.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch.nn.functional as F  # noqa: N812
@@ -13,8 +13,11 @@ from torch import Tensor
 
 from padis_lightning.files import whole
 from padis_lightning.results.voxels import CUBES, Spacing
+from padis_lightning.types import Reconstruction
 
 GAP, CAPTION = 4, 14
+
+Value = TypeVar("Value")
 
 
 def planes(image: Tensor, spacing: Spacing = CUBES) -> Tensor:
@@ -40,6 +43,12 @@ def _stretched(plane: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(plane[None].float(), size, mode="bilinear", antialias=True)[0]
 
 
+def evenly_spread(values: Sequence[Value], count: int) -> list[Value]:
+    """Return at most ``count`` of the values, evenly spread over all."""
+    kept = min(len(values), count)
+    return [values[k * len(values) // kept] for k in range(kept)]
+
+
 class ImageResult(NamedTuple):
     """The estimate of one image or volume with what it is compared with, normalised.
 
@@ -58,6 +67,20 @@ class ImageResult(NamedTuple):
     deviation: Tensor | None
     measurement: Tensor | None
     samples: Tensor | None = None
+
+    @property
+    def images(self) -> list[tuple[str, str, Tensor]]:
+        """Return the kind and the name of truth, baselines and estimate, and each image."""
+        truth = [] if self.truth is None else [("truth", "truth", self.truth)]
+        baselines = [("baseline", name, image) for name, image in self.baselines.items()]
+        return [*truth, *baselines, ("estimate", "estimate", self.estimate)]
+
+    @classmethod
+    def of(cls, i: int, truth: Tensor | None, baselines: dict[str, Tensor], found: Reconstruction) -> ImageResult:
+        """Take item ``i`` out of a batch: truths, estimates of baselines, and what the solver found."""
+        truth, y, samples = (None if part is None else part[i] for part in (truth, found.measurement, found.samples))
+        deviation = None if samples is None else samples.std(0)
+        return cls(found.estimate[i], truth, {name: one[i] for name, one in baselines.items()}, deviation, y, samples)
 
 
 def to_pixels(image: Tensor, window: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
@@ -81,8 +104,7 @@ def comparison(result: ImageResult, window: tuple[float, float], error_scale: fl
     def show(image: Tensor, ends: tuple[float, float] = window) -> np.ndarray:
         return to_pixels(planes(image, spacing), ends)
 
-    tiles = [] if result.truth is None else [("truth", show(result.truth))]
-    tiles += [(name, show(image)) for name, image in result.baselines.items()] + [("estimate", show(result.estimate))]
+    tiles = [(name, show(image)) for _, name, image in result.images]
     if result.truth is not None:
         error = planes(result.estimate, spacing) - planes(result.truth, spacing)
         tiles.append((f"error (colours end at {error_scale:g})", error_pixels(error, error_scale)))

@@ -6,13 +6,10 @@ import hashlib
 import json
 import platform
 import re
-import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 
 from padis_lightning.ct import Projector
 from padis_lightning.results.report.runs import dotted
@@ -25,7 +22,7 @@ CHANGEABLE = (  # settings that a run may change and go on with the same results
 
 
 class Origin(NamedTuple):
-    """What made an estimate.
+    """What made an estimate, as the files of other programs say it.
 
     Attributes:
         solver: its name.
@@ -59,38 +56,21 @@ def provenance(solver: Solver) -> dict[str, Any]:
             "lightning": version("lightning"),
             "python": platform.python_version(),
         },
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 
-def sentence(made: dict[str, Any]) -> str:
-    """Return the parts and versions of :func:`provenance` as one line."""
+def origin(solver: Solver, settings: dict[str, str]) -> Origin:
+    """Return the origin of a solver's estimates; of :func:`settings_of` what only decides pictures does not count."""
+    made = provenance(solver)
     versions = made["versions"]
     prior = f", prior {made['prior']}" if made["prior"] else ""
-    return (
+    description = (
         f"padis_lightning {versions['padis_lightning']}: solver {made['solver']}, operator {made['operator']['name']}{prior}, "
         f"seed {made['seed']}; torch {versions['torch']}, lightning {versions['lightning']}, python {versions['python']}"
     )
-
-
-def origin(folder: Path, solver: Solver) -> Origin:
-    """Return what the files of other programs say of a solver that writes into ``folder``."""
-    made = provenance(solver)
-    return Origin(made["solver"], made["versions"]["padis_lightning"], sentence(made), settings_key(folder, solver))
-
-
-def settings_key(folder: Path, solver: Solver) -> str:
-    """Return a digest that is the same for runs of the same settings, weights and versions, whenever and wherever they write.
-
-    Args:
-        folder: where ``config.yaml`` is, for a run of the command line.
-        solver: with its prior.
-    """
-    path = folder / "config.yaml"
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    settings = {**_numbers(solver), **settings_of(solver, config)}
-    settings = {key: value for key, value in settings.items() if not key.startswith("results.")}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    deciding = {key: value for key, value in settings.items() if not key.startswith("results.")}
+    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+    return Origin(made["solver"], versions["padis_lightning"], description, digest)
 
 
 def settings_of(solver: Solver, config: dict[str, Any] | None) -> dict[str, str]:
@@ -103,15 +83,11 @@ def settings_of(solver: Solver, config: dict[str, Any] | None) -> dict[str, str]
         solver: with its prior.
         config: the settings of a run of the command line; without them, the solver's own numbers.
     """
-    settings = _numbers(solver) if config is None else dotted(config)
-    settings = {key: value for key, value in settings.items() if not re.fullmatch(CHANGEABLE, key)}
-    made = {key: value for key, value in provenance(solver).items() if key != "finished"}
-    return {**settings, **dotted(made), "weights": _weights_digest(solver)}
-
-
-def _numbers(solver: Solver) -> dict[str, str]:
-    plain = {key: value for key, value in vars(solver).items() if isinstance(value, (bool, int, float, str, tuple))}
-    return {f"solver.{key}": str(value) for key, value in plain.items() if not key.startswith("_")}
+    if config is None:
+        public = {key: value for key, value in vars(solver).items() if not key.startswith("_")}
+        config = {"solver": {key: value for key, value in public.items() if isinstance(value, (int, float, str, tuple))}}
+    settings = {key: value for key, value in dotted(config).items() if not re.fullmatch(CHANGEABLE, key)}
+    return {**settings, **dotted(provenance(solver)), "weights": _weights_digest(solver)}
 
 
 def _weights_digest(solver: Solver) -> str:

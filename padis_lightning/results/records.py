@@ -30,11 +30,7 @@ def digest(path: Path) -> str:
 
 
 class Records:
-    """The records of a result folder.
-
-    Args:
-        folder: that of the results.
-    """
+    """The records of a result folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -45,8 +41,7 @@ class Records:
     def run(self) -> dict[str, Any] | None:
         """Return what the folder is of: ``settings``, ``images``, ``made`` (provenance), ``shown`` and ``pictures``.
 
-        Returns:
-            None where predict has never written into the folder.
+        It is None where predict has never written into the folder.
 
         Raises:
             InputError: the file is damaged.
@@ -61,11 +56,7 @@ class Records:
         return run
 
     def refuse_other(self, settings: dict[str, str], images: Sequence[Listed]) -> None:
-        """Refuse to go on with results of other settings or images.
-
-        Raises:
-            InputError: with the first difference.
-        """
+        """Refuse to go on with results of other settings or images, naming the first difference."""
         theirs = self.run()
         if theirs is None:
             return
@@ -82,6 +73,13 @@ class Records:
                 f"(number {index}) is in one only; {escape}"
             )
 
+    def forget_other(self, settings: dict[str, str], images: Sequence[Listed]) -> None:
+        """Remove results of other settings or images; keep those of the same."""
+        try:
+            self.refuse_other(settings, images)
+        except InputError:
+            self.forget()
+
     def begin(self, run: dict[str, Any]) -> None:
         """Write what the folder is of."""
         write_json(self.folder / "run.json", run)
@@ -89,10 +87,10 @@ class Records:
     def forget(self) -> None:
         """Remove the results of an earlier run, as far as its records name them, and the states of solves that it kept.
 
-        Nothing outside of the folder is removed, where a link leads as little as where a record does.
+        Nothing outside of the folder is removed, wherever a record or a link leads.
 
         Raises:
-            InputError: ``records`` or ``unfinished`` is a link that leads out of the folder, so that they cannot be forgotten.
+            InputError: ``records`` or ``unfinished`` is a link that leads out of the folder.
         """
         for path in (self.folder / "records", self.folder / "unfinished"):
             if not lies_in(path, self.folder):
@@ -105,12 +103,7 @@ class Records:
                 path.unlink(missing_ok=True)
 
     def keep(self, row: dict[str, Any], files: Iterable[Path]) -> None:
-        """Note that an image is finished, after all its files are written.
-
-        Args:
-            row: its scores, or why there are none.
-            files: what was written of it.
-        """
+        """Note that an image is finished: its scores, or why there are none, after all its files are written."""
         digests = {path.relative_to(self.folder).as_posix(): digest(path) for path in files}
         write_json(self._path(row["name"]), {"row": row, "files": digests})
 

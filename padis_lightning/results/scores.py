@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,18 +46,17 @@ def score(reconstruction: Reconstruction, truth: Tensor | None) -> list[dict[str
         if samples is not None:
             quality["coverage"] = metrics.coverage(samples, truth)
         if estimate.ndim == 5:
-            quality["ssim"] = metrics.plane_ssim(estimate, truth, "axial")
-            quality |= {f"ssim_{plane}": metrics.plane_ssim(estimate, truth, plane) for plane in ("coronal", "sagittal")}
+            planes = {"ssim": "axial", "ssim_coronal": "coronal", "ssim_sagittal": "sagittal"}
+            quality |= {key: metrics.plane_ssim(estimate, truth, plane) for key, plane in planes.items()}
             quality["consistency"] = metrics.consistency(estimate, truth)
         else:
             quality["ssim"] = metrics.ssim(estimate, truth)
-    absurd = [failure(one) is not None for one in estimate]
-    columns = {key: None if values is None else values.tolist() for key, values in quality.items()}
     spent = {"seconds": reconstruction.seconds, "evaluations": reconstruction.evaluations}
-    return [
-        finite({**{key: None if v is None or none else v[k] for key, v in columns.items()}, **spent})
-        for k, none in enumerate(absurd)
-    ]
+    rows = []
+    for k, image in enumerate(estimate):
+        unknown = failure(image) is not None
+        rows.append({key: None if values is None or unknown else float(values[k]) for key, values in quality.items()} | spent)
+    return finite(rows)
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -103,24 +103,36 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        name = row["name"]
-        writer.writerow({**row, "name": f"'{name}" if name.startswith(("=", "+", "-", "@")) else name})
+        writer.writerow({**row, "name": re.sub("^(?=[=+@-])", "'", row["name"])})
     return text.getvalue()
+
+
+def methods(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the names and means of the baselines and, last, of the solver."""
+    return [*summary["baselines"].items(), (summary["solver"], summary)]
+
+
+def with_interval(value: float | None, interval: Sequence[float | None] | None, digits: str) -> str:
+    """Return a number, and its interval where there is one, as text; a dash for what is unknown."""
+    value, *ends = ("–" if x is None else format(x, digits) for x in (value, *(interval or ())))
+    return f"{value} [{', '.join(ends)}]" if ends and value != "–" else value
+
+
+def held_sentence(summary: dict[str, Any], of: str) -> str:
+    """Return how much of the truth the intervals of the samples hold."""
+    percent = [100 * value for value in (summary["coverage"], *summary["intervals"]["coverage"])]
+    return "90 % intervals of the samples{} hold {:.1f} % [{:.1f}, {:.1f}] of the truth".format(of, *percent)
 
 
 def table(summary: dict[str, Any]) -> str:
     """Return the means of the baselines and the solver as text, one line each."""
     lines = [f"{'method':<16}{'PSNR (dB)':>22}{'SSIM':>8}{'residual':>10}{'s/image':>9}{'evaluations':>13}"]
-    for name, means in [*summary["baselines"].items(), (summary["solver"], summary)]:
-        spread = means["intervals"].get("psnr")
-        quality = "-" if spread is None else f"{means['psnr']:.2f} [{spread[0]:.2f}, {spread[1]:.2f}]"
-        similar = "-" if means["ssim"] is None else f"{means['ssim']:.4f}"
-        residual = "-" if means["residual"] is None else f"{means['residual']:.1e}"
+    for name, means in methods(summary):
+        quality = with_interval(means["psnr"], means["intervals"].get("psnr"), ".2f")
+        similar, residual = with_interval(means["ssim"], None, ".4f"), with_interval(means["residual"], None, ".1e")
         lines.append(
             f"{name:<16}{quality:>22}{similar:>8}{residual:>10}{means['seconds_per_image']:>9.2f}{means['evaluations']:>13.0f}"
         )
-    if summary.get("coverage") is not None:
-        low, high = (100 * end for end in summary["intervals"]["coverage"])
-        lines.append(f"90 % intervals hold {100 * summary['coverage']:.1f} % [{low:.1f}, {high:.1f}] of the truth")
+    lines += [held_sentence(summary, "")] if summary.get("coverage") is not None else []
     lines.append(f"means of {summary['n']} images of {summary['groups']} groups, 95 % bootstrap intervals over groups")
     return "\n".join(lines)

@@ -53,8 +53,8 @@ def read_results(folder: Path) -> FolderResults:
         return FolderResults(run, rows, failed, missing, None)
     if any(row["baselines"].keys() != rows[0]["baselines"].keys() for row in rows):
         raise InputError(f"the records of {folder} name different baselines; wanted those of one run")
-    finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    summary = {**summarise(rows), "failed": failed, "missing": missing, **run["made"], **finished}
+    summary = {**summarise(rows), "failed": failed, "missing": missing, **run["made"]}
+    summary["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     return FolderResults(run, rows, failed, missing, summary)
 
 

@@ -51,41 +51,30 @@ class ResultWriter:
 
     Attributes:
         folder: that of the results.
-        solver: the name of what made the estimates.
         operator: what was measured with.
         normalisation: what brings normalised values into the units of the data.
+        origin: what made the estimates.
         source: where the images come from, or None where they are drawn.
         window: normalised values that become black and white in pictures.
         error_scale: error that saturates the colours of error pictures, normalised.
         formats: write the estimates as these besides NumPy's.
-        origin: what the files of these formats say of their making; needed for them.
         measurements: write what was measured as well.
         pictured: names of the images that the report's page shows with their pixels.
     """
 
     folder: Path
-    solver: str
     operator: LinearOperator
     normalisation: Normalisation
+    origin: Origin
     source: Source | None = None
     window: tuple[float, float] = (0.0, 1.0)
     error_scale: float = 0.1
     formats: Sequence[Format] = ()
-    origin: Origin | None = None
     measurements: bool = False
     pictured: Collection[str] = ()
 
     def write(self, index: int, name: str, result: ImageResult) -> list[Path]:
-        """Write what an image leaves.
-
-        Args:
-            index: its place in the data set.
-            name: its name, fit for files.
-            result: its estimate and what that is compared with.
-
-        Returns:
-            The files.
-        """
+        """Write what item ``index`` of the data set leaves under a name that is fit for files, and return the files."""
         folder, restore = self.folder, self.normalisation.restore
         estimate = channels_last(restore(result.estimate.float()))
         files = [save_array(folder / "arrays" / f"{name}.npy", estimate)]
@@ -103,7 +92,7 @@ class ResultWriter:
         save_picture(files[-1], comparison(result, self.window, self.error_scale, spacing))
         if name in self.pictured:
             files.append(folder / "panels" / f"{name}.npz")
-            save_panels(files[-1], image_panels(result, self.solver, self.operator, self.normalisation.shown, spacing))
+            save_panels(files[-1], image_panels(result, self.origin.solver, self.operator, self.normalisation.shown, spacing))
         return files
 
     @property

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from padis_lightning.data.sources.base import Source
-from padis_lightning.data.sources.series import Series, SeriesSource
+from padis_lightning.data.sources.series import Series
 from padis_lightning.data.sources.volumes import VolumeSource
 from padis_lightning.errors import InputError, first_few
 from padis_lightning.files import safe_names
@@ -18,22 +18,16 @@ from padis_lightning.results.formats import dicom, nifti, pictures16
 from padis_lightning.results.provenance import Origin
 from padis_lightning.types import Normalisation
 
-__all__ = ["Format", "check_formats", "place_of", "write_image", "write_volumes"]
+__all__ = ["Format", "check_formats", "write_image", "write_volumes"]
 
 Format = Literal["nifti", "dicom", "png16", "tiff"]
 LIBRARIES = {"nifti": ("nibabel", "nifti"), "dicom": ("pydicom", "dicom")}  # and the extra that installs them
 
 
 def check_formats(formats: Sequence[str], source: Source | None, image_shape: Sequence[int] | None) -> None:
-    """Refuse formats that nothing can be written in, before anything is solved.
+    """Refuse formats that are unknown, lack their library or cannot hold the data, before anything is solved.
 
-    Args:
-        formats: what is asked for.
-        source: where the items come from, or None where they are drawn.
-        image_shape: channels, height and width, or None where the prior decides.
-
-    Raises:
-        InputError: a format is unknown, its library is missing, or the data cannot be written in it.
+    Items that are drawn have no source; their prior decides where ``image_shape`` is None.
     """
     for name in formats:
         if name not in get_args(Format):
@@ -52,13 +46,6 @@ def check_formats(formats: Sequence[str], source: Source | None, image_shape: Se
         dicom.check_series(source.slices if isinstance(source, VolumeSource) else source)
 
 
-def place_of(source: Source | None, index: int) -> tuple[Series, int] | None:
-    """Return the series that item ``index`` is a slice of and its number in it, of a volume its first; None without series."""
-    if isinstance(source, VolumeSource):
-        return source.place(index)
-    return source.places[index] if isinstance(source, SeriesSource) else None
-
-
 def write_image(
     formats: Sequence[str],
     folder: Path,
@@ -68,22 +55,14 @@ def write_image(
     source: Source | None,
     index: int,
     origin: Origin,
-    volumetric: bool = False,
+    volumetric: bool,
 ) -> list[Path]:
-    """Write one estimate in every format of single images, or of volumes, and return the files.
+    """Write estimate ``index`` of a source in every format of single images, or of volumes, and return the files.
 
-    Args:
-        formats: what is asked for.
-        folder: that of the results.
-        name: the image's, fit for files.
-        values: ``(H, W)`` or ``(H, W, 3)``, in the units of the data; of a volume ``(D, H, W)``.
-        scale: whose ends are the darkest and the brightest 16-bit grey.
-        source: where the image comes from, or None.
-        index: its place in the source.
-        origin: what made the estimate.
-        volumetric: whether it is a volume.
+    ``values`` are ``(H, W)`` or ``(H, W, 3)`` in the units of the data, of a volume ``(D, H, W)``; the ends of ``scale`` are the
+    darkest and the brightest 16-bit grey.
     """
-    files, (series, first) = [], place_of(source, index) or (None, 0)
+    files, (series, first) = [], _place(source, index) or (None, 0)
     if volumetric and "nifti" in formats:
         affine = None if source is None else source.affine
         if series is not None:
@@ -95,7 +74,7 @@ def write_image(
         pictures16.write_png(files[-1], values, (scale.lower, scale.upper))
     if "tiff" in formats:
         files.append(folder / "pictures16" / f"{name}.tiff")
-        pictures16.write_tiff(files[-1], values, resized_spacing(series, values.shape))
+        pictures16.write_tiff(files[-1], values, _resized_spacing(series, values.shape))
     if "dicom" in formats:
         (stem,) = safe_names([series.name])
         for k, part in enumerate(values if volumetric else [values], first):
@@ -104,7 +83,11 @@ def write_image(
     return files
 
 
-def resized_spacing(series: Series | None, shape: Sequence[int]) -> tuple[float, float] | None:
+def _place(source: Source | None, index: int) -> tuple[Series, int] | None:
+    return None if source is None else source.place(index)
+
+
+def _resized_spacing(series: Series | None, shape: Sequence[int]) -> tuple[float, float] | None:
     """Return mm from row to row and from column to column of an image (H, W, ...) over a slice's field of view, where known."""
     if series is None or series.spacing is None:
         return None
@@ -116,7 +99,7 @@ def write_volumes(folder: Path, rows: Sequence[dict[str, Any]], source: Source |
     """Write the estimates of each series as a NIfTI volume, those of data without series as one; say what cannot be."""
     volumes: dict[str, tuple[Series | None, list[tuple[int, str]]]] = {}
     for row in rows:
-        series, k = place_of(source, row["index"]) or (None, row["index"])
+        series, k = _place(source, row["index"]) or (None, row["index"])
         volumes.setdefault(series.name if series else "images", (series, []))[1].append((k, row["name"]))
     for (name, (series, places)), stem in zip(volumes.items(), safe_names(list(volumes)), strict=True):
         numbers, names = zip(*sorted(places), strict=True)

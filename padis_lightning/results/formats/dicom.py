@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from padis_lightning.data.readers.dicom import is_dicom
 from padis_lightning.data.sources.base import Source
 from padis_lightning.data.sources.series import SeriesSource, resized_affine
 from padis_lightning.errors import InputError
@@ -18,7 +19,6 @@ from padis_lightning.results.provenance import Origin
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-STARTS = (b"\x08\x00", b"\x02\x00")  # of a file without preamble: groups 0008 and 0002
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 STALE = (  # what was said of the pixels that are replaced, and signatures over them
     "FloatPixelData", "DoubleFloatPixelData", "PixelDataProviderURL", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
@@ -30,26 +30,16 @@ STALE = (  # what was said of the pixels that are replaced, and signatures over 
 
 
 def check_series(source: Source | None) -> None:
-    """Refuse data whose slices were not read from DICOM, one file each.
-
-    Raises:
-        InputError: with what the data is.
-    """
+    """Refuse data whose slices were not read from DICOM, one file each."""
     if not isinstance(source, SeriesSource):
         seen = "drawn from the prior" if source is None else source.description
         raise InputError(f"the data is {seen}; wanted slices read from DICOM to write a series of theirs")
     for series in source.series:
-        if len(series.files) != series.count or not all(map(_is_dicom, series.files[:1])):
+        if len(series.files) != series.count or not all(map(is_dicom, series.files[:1])):
             files = f"{series.files[0].name} and {len(series.files) - 1} other files" if series.files else "no files"
             raise InputError(
                 f"{series.name} has {series.count} slices from {files}; wanted one DICOM file a slice to write a series of theirs"
             )
-
-
-def _is_dicom(path: Path) -> bool:
-    with open(path, "rb") as handle:
-        start = handle.read(132)
-    return start[128:] == b"DICM" or start[:2] in STARTS
 
 
 def rescale(lower: float, upper: float) -> tuple[str, str]:
@@ -64,18 +54,11 @@ def derived_uid(*parts: str) -> str:
 
 
 def write_slice(path: Path, source: Path, values: np.ndarray, ends: tuple[float, float], units: str, origin: Origin) -> None:
-    """Write one slice whole: explicit little endian, 16 bits, everything else as the source has it.
+    """Write one slice whole: explicit little endian, 16 bits, everything else as the DICOM file ``source`` has it.
 
     Private elements and marks stay as they are, and what was lossily compressed once stays marked so, as DICOM demands
-    (PS3.3 C.7.6.1.1.5). Values outside of what 16 bits hold are clipped.
-
-    Args:
-        path: the file.
-        source: the DICOM file that the slice was read from.
-        values: ``(H, W)``, in the units of the data; of another size than the source's, over the same field of view.
-        ends: the range of the data.
-        units: ``HU``, or empty.
-        origin: what made the values.
+    (PS3.3 C.7.6.1.1.5). ``values`` ``(H, W)`` cover the field of view of the source; outside of what 16 bits hold they are
+    clipped. Their units are ``HU`` or empty.
     """
     import pydicom
     from pydicom.uid import ExplicitVRLittleEndian
@@ -119,8 +102,7 @@ def _refer(dataset: Dataset) -> None:
     from pydicom import Dataset
 
     reference = Dataset()
-    reference.ReferencedSOPClassUID = dataset.SOPClassUID
-    reference.ReferencedSOPInstanceUID = dataset.SOPInstanceUID
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
     reference.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
     dataset.SourceImageSequence = [reference]
 

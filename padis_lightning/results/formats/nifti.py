@@ -31,13 +31,9 @@ def volume_affine(series: Series, size: Sequence[int], numbers: Sequence[int]) -
 
 
 def write_volume(path: Path, volume: np.ndarray, affine: np.ndarray | None, solver: str) -> None:
-    """Write a volume whole, columns first as other programs write it.
+    """Write ``(H, W, slices)`` whole as ``.nii.gz``, columns first as other programs do.
 
-    Args:
-        path: the file, ``.nii.gz``.
-        volume: ``(H, W, slices)``, in the units of the data.
-        affine: from (row, column, slice, 1) to LPS millimetres, or None for the identity.
-        solver: what made it.
+    The affine leads from (row, column, slice, 1) to LPS millimetres; the identity stands for None.
     """
     import nibabel
 

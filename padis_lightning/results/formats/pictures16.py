@@ -18,14 +18,13 @@ def write_png(path: Path, values: np.ndarray, ends: tuple[float, float]) -> None
 
     Source: PNG specification, third edition, W3C, 2025.
     """
-    lower, upper = ends
-    codes = (65535 * ((values.astype(np.float64) - lower) / (upper - lower)).clip(0, 1)).round().astype(">u2")
+    codes = np.interp(values, ends, (0, 65535)).round().astype(">u2")
     height, width = codes.shape[:2]
     lines = b"".join(b"\0" + line.tobytes() for line in codes)  # every line is stored as it is
     header = struct.pack(">IIBBBBB", width, height, 16, COLOUR if codes.ndim == 3 else GREY, 0, 0, 0)
     chunks = {
         b"IHDR": header,
-        b"tEXt": f"Comment\0black is {lower:g}, white is {upper:g}".encode("latin-1"),
+        b"tEXt": f"Comment\0black is {ends[0]:g}, white is {ends[1]:g}".encode("latin-1"),
         b"IDAT": zlib.compress(lines),
         b"IEND": b"",
     }
@@ -38,18 +37,10 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def write_tiff(path: Path, values: np.ndarray, spacing: tuple[float, float] | None) -> None:
-    """Write ``(H, W)`` or ``(H, W, 3)`` whole as float32, as it is.
-
-    Args:
-        path: the file.
-        values: in the units of the data.
-        spacing: mm from row to row and from column to column, where known; the file has pixels a centimetre.
-    """
+    """Write ``(H, W)`` or ``(H, W, 3)`` whole as float32; ``spacing`` is mm from row to row and from column to column."""
     import tifffile
 
     options = {} if spacing is None else {"resolution": (10 / spacing[1], 10 / spacing[0]), "resolutionunit": "CENTIMETER"}
-    photometric = "rgb" if values.ndim == 3 else "minisblack"
+    options |= {"photometric": "rgb" if values.ndim == 3 else "minisblack", "software": "padis_lightning", "metadata": None}
     with whole(path) as temporary, open(temporary, "wb") as handle:
-        tifffile.imwrite(
-            handle, values.astype(np.float32), photometric=photometric, software="padis_lightning", metadata=None, **options
-        )
+        tifffile.imwrite(handle, values.astype(np.float32), **options)

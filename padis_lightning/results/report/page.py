@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from padis_lightning.errors import first_few
+from padis_lightning.results.pictures import evenly_spread
 from padis_lightning.results.report.histogram import histogram
 from padis_lightning.results.report.panels import Panel, to_png
 from padis_lightning.results.report.runs import Run, differing_settings, dotted, paired_differences, shared_pictures
 from padis_lightning.results.report.template import raw, render
-from padis_lightning.results.scores import MEANS, SAMPLED, VOLUMES
+from padis_lightning.results.scores import MEANS, SAMPLED, VOLUMES, held_sentence, methods, with_interval
 
 LARGEST = 64_000_000  # characters of pictures on a page
 PRESETS = {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800)}  # level and width in HU
@@ -62,32 +65,30 @@ def _display(run: Run) -> dict[str, Any]:
 
 def _picture(runs: Sequence[Run], name: str) -> dict[str, Any]:
     """Return the panels of one image; pixels as data URIs, errors as the number of the panel that they are of."""
-    rows = {run.name: next(row for row in run.rows if row["name"] == name) for run in runs}
-    if len(runs) == 1:
-        row = rows[runs[0].name]
+    panels: list[dict[str, Any]] = []
+    for run in runs:
+        row = run.scores[name]
         scores = {("baseline", b): theirs["psnr"] for b, theirs in row["baselines"].items()}
-        scores["estimate", runs[0].summary["solver"]] = row["psnr"]
-        panels = [_embedded(p, scores.get((p.kind, p.title))) for p in runs[0].panels(name)]
-    else:
-        every = {run.name: run.panels(name) for run in runs}
-        panels = [_embedded(p, None) for p in next(iter(every.values())) if p.kind == "truth"]
-        for run, kept in every.items():
-            panels += [{**_embedded(p, rows[run]["psnr"]), "title": run} for p in kept if p.kind == "estimate"]
-    if any(p["kind"] == "truth" for p in panels):
-        errors = [
-            {"title": f"error of {p['title']}", "kind": "error", "of": k} for k, p in enumerate(panels) if p["kind"] == "estimate"
-        ]
-        place = next((k for k, p in enumerate(panels) if p["kind"] == "deviation"), len(panels))
-        panels[place:place] = errors
+        for p in run.panels(name):
+            one = _embedded(p, row["psnr"] if p.kind == "estimate" else scores.get((p.kind, p.title)))
+            if len(runs) == 1 or p.kind == "truth" and run is runs[0]:
+                panels.append(one)
+            elif p.kind == "estimate":
+                panels.append({**one, "title": run.name})
+    kinds = [p["kind"] for p in panels]
+    if "truth" in kinds:
+        estimates = [k for k, kind in enumerate(kinds) if kind == "estimate"]
+        place = kinds.index("deviation") if "deviation" in kinds else len(kinds)
+        panels[place:place] = [{"title": f"error of {panels[k]['title']}", "kind": "error", "of": k} for k in estimates]
     return {"name": name, "panels": panels}
 
 
 def _embedded(panel: Panel, psnr: float | None) -> dict[str, Any]:
     note = "" if psnr is None else f"{psnr:.2f} dB"
-    ends = {"lower": panel.lower, "upper": panel.upper}
     colour = panel.codes.ndim > 2 and panel.codes.shape[-1] > 1
-    about = {"shape": panel.codes.shape[:3], "extent": panel.extent, "voxels": panel.voxels} if panel.extent else {}
-    return {"title": panel.title, "kind": panel.kind, "note": note, **ends, "colour": colour, **about, "png": to_png(panel.codes)}
+    volume = {"shape": panel.codes.shape[:3], "extent": panel.extent, "voxels": panel.voxels} if panel.extent else {}
+    about = {"title": panel.title, "kind": panel.kind, "lower": panel.lower, "upper": panel.upper}
+    return {**about, **volume, "note": note, "colour": colour, "png": to_png(panel.codes)}
 
 
 def _pictures(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -95,10 +96,8 @@ def _pictures(runs: Sequence[Run]) -> list[dict[str, Any]]:
     names = shared_pictures(runs)
     if not names:
         return []
-    first = _picture(runs, names[0])
-    size = sum(len(p.get("png", "")) for p in first["panels"])
-    count = min(len(names), max(1, LARGEST // size))
-    return [first, *(_picture(runs, names[k * len(names) // count]) for k in range(1, count))]
+    size = sum(len(p.get("png", "")) for p in _picture(runs, names[0])["panels"])
+    return [_picture(runs, name) for name in evenly_spread(names, max(1, LARGEST // size))]
 
 
 def _notes(pictures: Sequence[dict[str, Any]], total: int) -> str:
@@ -106,8 +105,7 @@ def _notes(pictures: Sequence[dict[str, Any]], total: int) -> str:
     said = []
     if len(pictures) != total:
         said.append(f"{len(pictures)} of {total} images are here with their pixels; the others are in the table only.")
-    found = [next((panel for panel in image["panels"] if "voxels" in panel), None) for image in pictures]
-    volumes = {image["name"]: panel for image, panel in zip(pictures, found, strict=True) if panel}
+    volumes = {image["name"]: panel for image in pictures for panel in image["panels"] if "voxels" in panel}
     if volumes:
         said.append("Volumes are here in 256 steps between the ends of the data.")
     averaged = [
@@ -120,34 +118,23 @@ def _notes(pictures: Sequence[dict[str, Any]], total: int) -> str:
     return " ".join(said)
 
 
-def _number(value: float | None, digits: str) -> str:
-    return "–" if value is None else format(value, digits)
-
-
-def _with_interval(value: float | None, interval: Sequence[float | None] | None, digits: str) -> str:
-    ends = "" if value is None or interval is None else f" [{', '.join(_number(end, digits) for end in interval)}]"
-    return _number(value, digits) + ends
-
-
 def _overview(runs: Sequence[Run]) -> dict[str, Any]:
     """Return a table of the methods of every run with their means; under it, what a run gains and what intervals hold."""
     rows, lines = [], []
     stacked = any("consistency" in run.summary for run in runs)
+    scores = {"psnr": ".2f", "ssim": ".3f", **({"consistency": ".3f"} if stacked else {})}
     for run in runs:
         summary, of = run.summary, f" of {run.name}" if len(runs) > 1 else ""
-        for name, means in [*summary["baselines"].items(), (summary["solver"], summary)]:
-            scores = {"psnr": ".2f", "ssim": ".3f", **({"consistency": ".3f"} if stacked else {})}
-            psnr, ssim, *last = (_with_interval(means.get(k), means["intervals"].get(k), d) for k, d in scores.items())
+        for name, means in methods(summary):
+            psnr, ssim, *last = (with_interval(means.get(k), means["intervals"].get(k), d) for k, d in scores.items())
             gain = summary["gain"].get(name) if means is not summary else None
-            gained = gain and _with_interval(gain["psnr"], gain["interval"], "+.2f")
+            gained = gain and with_interval(gain["psnr"], gain["interval"], "+.2f")
             rest = [means.get(key) for key in ("residual", "seconds_per_image", "evaluations")]
             rows.append({"cells": [name + of, psnr, ssim, gained, *rest, *last], "strong": means is summary})
         if summary.get("coverage") is not None:
-            percent = [100 * value for value in (summary["coverage"], *summary["intervals"]["coverage"])]
-            held = "{:.1f} % [{:.1f}, {:.1f}]".format(*percent)
-            lines.append(f"90 % intervals of the samples{of} hold {held} of the truth.")
+            lines.append(held_sentence(summary, of) + ".")
     for d in paired_differences(runs):
-        lines.append(f"{d['of']} over {d['over']}: {_with_interval(d['psnr'], d['interval'], '+.2f')} dB, image by image.")
+        lines.append(f"{d['of']} over {d['over']}: {with_interval(d['psnr'], d['interval'], '+.2f')} dB, image by image.")
     header = ["method", "PSNR (dB)", "SSIM", "gain (dB)", "residual", "s/image", "evaluations", *["consistency"] * stacked]
     if stacked:
         lines.append("Consistency: how much neighbouring slices differ, over how much they do in truth; 1 is right.")
@@ -155,23 +142,21 @@ def _overview(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _histogram(runs: Sequence[Run]) -> str:
-    if len(runs) > 1:
-        series = {run.name: [row["psnr"] for row in run.rows] for run in runs}
-    else:
+    series = {run.name if len(runs) > 1 else run.summary["solver"]: [row["psnr"] for row in run.rows] for run in runs}
+    if len(runs) == 1:
         rows = runs[0].rows
-        series = {name: [row["baselines"][name]["psnr"] for row in rows] for name in rows[0]["baselines"]}
-        series[runs[0].summary["solver"]] = [row["psnr"] for row in rows]
+        series = {name: [row["baselines"][name]["psnr"] for row in rows] for name in rows[0]["baselines"]} | series
     return histogram({name: [v for v in values if v is not None] for name, values in series.items()}, "PSNR (dB)")
 
 
 def _columns(runs: Sequence[Run]) -> dict[str, tuple[str, list[float | None]]]:
     """Return the columns of the table of images: how numbers are written, and one of each image of the first run, or None."""
     if len(runs) > 1:
-        names = [row["name"] for row in runs[0].rows]
-        scores = [{row["name"]: row["psnr"] for row in run.rows} for run in runs]
-        columns = {f"{run.name}: PSNR (dB)": ("%.2f", [one[n] for n in names]) for run, one in zip(runs, scores, strict=True)}
+        psnr = {run.name: [run.scores[row["name"]]["psnr"] for row in runs[0].rows] for run in runs}
+        columns = {f"{name}: PSNR (dB)": ("%.2f", values) for name, values in psnr.items()}
         for d in paired_differences(runs) if len(runs) == 2 else ():
-            columns[f"{d['of']} over {d['over']} (dB)"] = "%+.2f", [scores[1][n] - scores[0][n] for n in names]
+            gains = np.subtract(psnr[d["of"]], psnr[d["over"]]).tolist()
+            columns[f"{d['of']} over {d['over']} (dB)"] = "%+.2f", gains
         return columns
     rows = runs[0].rows
     columns = {"PSNR (dB)": ("%.2f", [row["psnr"] for row in rows])}

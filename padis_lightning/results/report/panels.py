@@ -57,17 +57,12 @@ class Panel:
 
     def is_sound(self) -> bool:
         """Return whether its parts are of the kinds that a page can show."""
-        axes = self.codes.dtype.name, self.codes.ndim, self.codes.shape[-1] if self.codes.ndim > 2 else 1
-        numbers = all(isinstance(end, float | int) and math.isfinite(end) for end in (self.lower, self.upper, *self.extent))
-        volume = 3 * (self.codes.ndim == 4)
-        return (
-            numbers
-            and isinstance(self.title, str)
-            and self.kind in KINDS
-            and axes in (("uint16", 2, 1), ("uint8", 3, 3), ("uint8", 4, 1), ("uint8", 4, 3))
-            and self.codes.size > 0
-            and len(self.extent) == len(self.voxels) == volume
-        )
+        codes, numbers = self.codes, (self.lower, self.upper, *self.extent)
+        axes = codes.dtype.name, codes.ndim, codes.shape[-1] if codes.ndim > 2 else 1
+        known = isinstance(self.title, str) and self.kind in KINDS and codes.size > 0
+        finite = all(isinstance(number, float | int) and math.isfinite(number) for number in numbers)
+        sides = len(self.extent) == len(self.voxels) == 3 * (codes.ndim == 4)
+        return known and finite and sides and axes in (("uint16", 2, 1), ("uint8", 3, 3), ("uint8", 4, 1), ("uint8", 4, 3))
 
 
 def quantise(title: str, kind: str, values: Tensor, ends: tuple[float, float], spacing: Spacing = CUBES) -> Panel:
@@ -108,9 +103,8 @@ def image_panels(
 ) -> list[Panel]:
     """Return truth, measurement, baselines, estimate and deviation of one image, in the units of ``scale``."""
     ends = scale.lower, scale.upper
-    images = [] if result.truth is None else [("truth", "truth", result.truth)]
-    images += [(name, "baseline", image) for name, image in result.baselines.items()] + [(solver, "estimate", result.estimate)]
-    out = [quantise(title, kind, scale.restore(image), ends, spacing) for title, kind, image in images]
+    titles = {"estimate": solver}
+    out = [quantise(titles.get(k, name), k, scale.restore(image), ends, spacing) for k, name, image in result.images]
     measured = None if result.measurement is None else measurement_panel(operator, result.measurement, scale)
     if measured is not None:
         out.insert(result.truth is not None, measured)

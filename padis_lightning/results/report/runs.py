@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,17 @@ class Run:
     pictures: list[str]
     config: str
 
+    @cached_property
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """Return the rows by the names of their images."""
+        return {row["name"]: row for row in self.rows}
+
+    def truth(self, name: str) -> np.ndarray | None:
+        """Return the true values of one of the ``pictures``, where they are known."""
+        return next((panel.values for panel in self.panels(name) if panel.kind == "truth"), None)
+
     def panels(self, name: str) -> list[Panel]:
-        """Return those of one of the ``pictures``."""
+        """Return the panels of one of the ``pictures``."""
         path = self.folder / "panels" / f"{name}.npz"
         if not lies_in(path, self.folder):
             raise InputError(f"{path} is outside of {self.folder}; wanted the panels that predict writes")
@@ -77,9 +87,8 @@ def read_run(folder: Path, name: str = "") -> Run:
     rows, pictures = kept["images"], kept["pictures"]
     same = all(row["baselines"].keys() == summary["baselines"].keys() for row in rows)
     if not rows or not same or not set(pictures) <= {row["name"] for row in rows}:
-        raise InputError(
-            f"{folder / KEPT} is not as predict writes it: wanted images, their pictures and the summary's baselines"
-        )
+        path = folder / KEPT
+        raise InputError(f"{path} is not as predict writes it: wanted images, their pictures and the summary's baselines")
     config = folder / "config.yaml"
     text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
     return Run(name or folder.resolve().name, folder, summary, rows, kept["shown"], pictures, text)
@@ -91,19 +100,19 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises:
         InputError: one is not a result folder, or holds other images than the first.
     """
-    names = [folder.resolve().name for folder in folders]
-    twice = [folder for k, folder in enumerate(folders) if folder.resolve() in [f.resolve() for f in folders[:k]]]
+    places = [folder.resolve() for folder in folders]
+    twice = [folder for k, folder in enumerate(folders) if places[k] in places[:k]]
     if twice:
         raise InputError(f"{twice[0]} is named twice; wanted different folders")
-    alike = len(set(names)) < len(names)
-    runs = [read_run(folder, str(folder) if alike else "") for folder in folders]
-    first = runs[0]
-    for run in runs[1:]:
+    alike = len({place.name for place in places}) < len(places)
+    first, *others = runs = [read_run(folder, str(folder) if alike else "") for folder in folders]
+    for run in others:
         _require_alike(run, first)
-    for name in shared_pictures(runs):
-        truths = [[p for p in run.panels(name) if p.kind == "truth"] for run in runs]
-        for run, truth in zip(runs, truths, strict=True):
-            if truth and truths[0] and not np.array_equal(truth[0].values, truths[0][0].values):
+    for name in shared_pictures(runs) if others else ():
+        wanted = first.truth(name)
+        for run in others:
+            truth = run.truth(name)
+            if truth is not None and wanted is not None and not np.array_equal(truth, wanted):
                 raise InputError(f"{run.folder} has another truth of image {name}; wanted that of {first.folder}")
     return runs
 
@@ -134,8 +143,7 @@ def paired_differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return, for every two runs with truths, the mean paired difference of PSNR with its interval over groups."""
     out = []
     for a, b in combinations(runs, 2):
-        theirs = {row["name"]: row["psnr"] for row in a.rows}
-        rows = [(row["psnr"], theirs[row["name"]], row["group"]) for row in b.rows]
+        rows = [(row["psnr"], a.scores[row["name"]]["psnr"], row["group"]) for row in b.rows]
         gain = mean_gain(*zip(*rows, strict=True))
         if gain is not None:
             out.append({"of": b.name, "over": a.name, **gain})
@@ -160,9 +168,8 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[str | None]]:
         try:
             settings.append(dotted(yaml.safe_load(run.config) or {}))
         except (yaml.YAMLError, RecursionError) as error:
-            raise InputError(
-                f"{run.folder / 'config.yaml'} cannot be read ({one_line(error)}); wanted what predict writes"
-            ) from error
+            path = run.folder / "config.yaml"
+            raise InputError(f"{path} cannot be read ({one_line(error)}); wanted what predict writes") from error
     keys = dict.fromkeys(key for one in settings for key in one)
     values = {key: [one.get(key) for one in settings] for key in keys if key and key not in FOLDERS}
     return {key: row for key, row in values.items() if len(set(row)) > 1}
