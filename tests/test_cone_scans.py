@@ -114,9 +114,9 @@ def test_a_folder_of_helices_is_solved_volume_by_volume(tmp_path):
     (folder / "notes.txt").write_text("a helix")
     found = predict(folder, tmp_path / "out", "--data.count", "null", "--data.batch_size", "2")
     listed = json.loads((tmp_path / "out" / "run.json").read_text())["images"]
-    assert listed == [[0, "foot_9", "a"], [1, "foot_10", "a"]]
+    assert listed == [[0, "foot 9", "a"], [1, "foot 10", "a"]]
     both = WATER * HELIX.approximate_inverse(torch.from_numpy(np.stack(measured[::-1]))[:, None] / WATER)[:, 0]
-    assert np.array_equal(found["foot_9"], both[0].numpy()) and np.array_equal(found["foot_10"], both[1].numpy())
+    assert np.array_equal(found["foot 9"], both[0].numpy()) and np.array_equal(found["foot 10"], both[1].numpy())
 
 
 def test_volumes_of_one_file_are_told_apart(tmp_path):
@@ -129,7 +129,7 @@ def test_volumes_of_one_file_are_told_apart(tmp_path):
     assert not torch.equal(source[0].measurement, source[1].measurement)
     data = ImageData(str(tmp_path / "scans.h5"), size=99, volumes=True, depth=4)  # what the geometry says is what holds
     data.setup("predict")
-    assert data.image_shape == (1, 6, 16, 20) and len(data.listed) == 3
+    assert data.image_shape == (1, 6, 16, 20) and len(data.item_labels) == 3
 
 
 def test_simulated_scans_are_kept_as_files_that_are_solved_alike(tmp_path):
@@ -218,7 +218,7 @@ WRONG = {  # what is changed, None for what is left out; the sentence
     "a source in the volume": (
         {"source_distance": 3.0}, "s.npz: source_distance is 3; wanted above 25.6125, half the image's diagonal",
     ),
-    "no rows apart": ({"row_spacing": 0.0}, "s.npz: row_spacing is 0.0; wanted a value above 0"),
+    "no rows apart": ({"row_spacing": 0.0}, "s.npz: row_spacing is 0; wanted a value above 0"),
     "a distance of several": (
         {"detector_distance": np.ones(2)},
         "s.npz has detector_distance of type float64 and shape (2,); wanted real numbers, ()",

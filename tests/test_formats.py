@@ -20,7 +20,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEnd
 
 from padis_lightning.callbacks import Results
 from padis_lightning.cli import main
-from padis_lightning.data.batches import Batches, Listed, share
+from padis_lightning.data.batches import Batches, ItemLabel, share
 from padis_lightning.data.generators import PhantomSource
 from padis_lightning.data.sources.series import Series, SeriesSource
 from padis_lightning.errors import InputError
@@ -362,7 +362,7 @@ class Slices(LightningDataModule):
     def __init__(self, source):
         super().__init__()
         self.whole, self.normalisation, self.image_shape = source, source.normalisation, source.image_shape
-        self.listed, self.shards = [Listed(k, source.name(k), source.groups[k]) for k in range(len(source))], 1
+        self.item_labels, self.shards = [ItemLabel(k, source.name(k), source.groups[k]) for k in range(len(source))], 1
 
     def predict_dataloader(self):
         return Batches(self.whole, share(len(self.whole), 3)).loader()

@@ -60,7 +60,7 @@ def test_slices_of_a_patient_are_stacked_by_their_heights_and_cut(scans):
     assert source.image_shape == (1, 4, 16, 16) and source.groups == [group for _, group, _ in found]
     data = ImageData(str(scans), volumes=True, depth=4)
     data.setup("predict")
-    assert data.image_shape == (1, 4, 16, 16) and len(data.listed) == 3
+    assert data.image_shape == (1, 4, 16, 16) and len(data.item_labels) == 3
 
 
 def test_volumes_that_cannot_be_are_refused(scans, tmp_path):

@@ -31,7 +31,7 @@ class Animation(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: Solver) -> None:
         """Ask to see the images after each step."""
-        self._names = {item.index: item.name for item in trainer.datamodule.listed}
+        self._names = {item.index: item.name for item in trainer.datamodule.item_labels}
         pl_module.loop.observers.append(self._see)
 
     def on_predict_batch_start(self, trainer: Trainer, pl_module: Solver, *batch: object) -> None:

@@ -74,7 +74,7 @@ class Results(Callback):
         check_formats(self.formats, data.whole, data.image_shape)
         self._records, self._settings = Records(folder), settings_of(solver, self.config)
         if not self.overwrite:
-            self._records.refuse_other(self._settings, data.listed)
+            self._records.refuse_other(self._settings, data.item_labels)
 
     def setup(self, trainer: Trainer, pl_module: Solver, stage: str) -> None:
         """Find what of the run is done already, and say what the folder is of."""
@@ -83,9 +83,9 @@ class Results(Callback):
         folder, data = Path(trainer.default_root_dir), trainer.datamodule
         if self._settings is None:  # the command line has checked before anything was written
             self.check(folder, pl_module, data)
-        listed = data.listed
-        self._names = {item.index: item.name for item in listed}
-        pictured = [item.name for item in evenly_spread(listed, self.report_images)]
+        labels = data.item_labels
+        self._names = {item.index: item.name for item in labels}
+        pictured = [item.name for item in evenly_spread(labels, self.report_images)]
         self._writer = ResultWriter(
             folder,
             pl_module.operator,
@@ -101,13 +101,13 @@ class Results(Callback):
         if trainer.is_global_zero:
             sweep_up(folder)
             if self.overwrite:
-                self._records.forget_other(self._settings, listed)
+                self._records.forget_other(self._settings, labels)
             made = provenance(pl_module)
             about = {"settings": self._settings, "made": made, "shown": self._writer.display, "pictures": pictured}
-            self._records.begin({**about, "images": listed})
-        done = {place for place, item in enumerate(listed) if trainer.is_global_zero and self._records.is_whole(item.name)}
+            self._records.begin({**about, "images": labels})
+        done = {place for place, item in enumerate(labels) if trainer.is_global_zero and self._records.is_whole(item.name)}
         data.done = trainer.strategy.broadcast(done)
-        self._done = {listed[place].index for place in data.done}
+        self._done = {labels[place].index for place in data.done}
 
     def on_predict_start(self, trainer: Trainer, pl_module: Solver) -> None:
         """Build the baselines around the solver's problem; make every loop show progress, keep its state and obey signals.

@@ -9,9 +9,10 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path
 
-from padis_lightning.data.containers import UNREADABLE
+from padis_lightning.data.containers import reading
 from padis_lightning.errors import InputError
 
+WHOLE = "a zip of pictures that is whole"
 MOST_BYTES, MOST_TIMES = 64 * 2**30, 1000  # what an archive may hold, and how many times its own size
 
 
@@ -21,11 +22,8 @@ def members(path: Path) -> list[str]:
     Raises:
         InputError: it is broken, encrypted, too large, or names a place outside of itself.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-    except UNREADABLE as error:
-        raise InputError(f"{path} cannot be read ({error}); wanted a zip of pictures that is whole") from error
+    with reading(path, WHOLE), zipfile.ZipFile(path) as archive:
+        infos = archive.infolist()
     for info in infos:
         name = info.orig_filename
         if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
@@ -41,15 +39,9 @@ def members(path: Path) -> list[str]:
 
 
 def fetch(path: Path, member: str) -> bytes:
-    """Return the content of one file in a zip.
-
-    Raises:
-        InputError: it is broken.
-    """
-    try:
+    """Return the content of one file in a zip."""
+    with reading(path, WHOLE, f" at {member}"):
         return _archive(path, path.stat().st_mtime_ns, os.getpid()).read(member)
-    except (*UNREADABLE, KeyError) as error:
-        raise InputError(f"{path} cannot be read at {member} ({error}); wanted a zip of pictures that is whole") from error
 
 
 @lru_cache(maxsize=4)

@@ -20,8 +20,8 @@ SHUFFLE = 5  # purpose of the streams keyed by (seed, pass)
 STOPPING = (signal.SIGTERM, signal.SIGUSR1)  # at which a run stops so that it can go on
 
 
-class Listed(NamedTuple):
-    """Says what an item is called without reading it; see :class:`padis_lightning.types.Batch`."""
+class ItemLabel(NamedTuple):
+    """Says what an item is called without reading it: its place in the source, a name for files that no two share, its group."""
 
     index: int
     name: str
@@ -56,46 +56,6 @@ def leave_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class SharedItems:
-    """Mixes into a data module that its items are shared out among shards and devices.
-
-    Attributes:
-        batch_size: items solved at once, on a device.
-        done: places of what :attr:`listed` has and need not be solved.
-        shard: solve every ``shards``-th batch from this one on.
-        shards: parts that the work is divided into.
-        image_shape: of the items, or None where whatever solves them says it.
-        normalisation: what stored values became 0 and 1, or None where the prior says it.
-        whole: the source that items are numbered in, or None where there is none.
-        listed: the items of all shards.
-    """
-
-    trainer: Any
-    image_shape: tuple[int, ...] | None = None
-    normalisation: Normalisation | None = None
-    whole: Source | None = None
-    listed: list[Listed]
-
-    def share_out(self, batch_size: int, shard: int, shards: int) -> None:
-        """Set how items are shared out.
-
-        Raises:
-            InputError: there are no such shares.
-        """
-        require_at_least(1, batch_size=batch_size, shards=shards)
-        if not 0 <= shard < shards:
-            raise InputError(f"shard is {shard}; wanted 0 to {shards - 1}, one of {shards}")
-        self.batch_size, self.shard, self.shards = batch_size, shard, shards
-        self.done: set[int] = set()
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # of what is left there may be less than devices
-
-    def left_loader(self, items: Sequence[Item], num_workers: int = 0) -> DataLoader:
-        """Return the batches that are left for this device."""
-        device = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        places = share(len(items), self.batch_size, self.done, self.shard, self.shards, *device)
-        return Batches(items, places).loader(num_workers)
-
-
 class Batches(Dataset):
     """Yields items in batches.
 
@@ -117,6 +77,42 @@ class Batches(Dataset):
         """Return one batch after the other; the sampler's kind keeps a trainer from sharing them out once more."""
         sampler = DistributedSampler(self, num_replicas=1, rank=0, shuffle=False)
         return DataLoader(self, batch_size=None, sampler=sampler, num_workers=num_workers, worker_init_fn=leave_signals)
+
+
+class SharedItems:
+    """Mixes into a data module that its items are shared out among shards and devices.
+
+    Attributes:
+        batch_size: items solved at once, on a device.
+        done: places of what :attr:`item_labels` has and need not be solved.
+        shard: solve every ``shards``-th batch from this one on.
+        shards: parts that the work is divided into.
+        image_shape: of the items, or None where whatever solves them says it.
+        normalisation: what stored values became 0 and 1, or None where the prior says it.
+        whole: the source that items are numbered in, or None where there is none.
+        item_labels: of the items of all shards.
+    """
+
+    trainer: Any
+    image_shape: tuple[int, ...] | None = None
+    normalisation: Normalisation | None = None
+    whole: Source | None = None
+    item_labels: list[ItemLabel]
+
+    def share_out(self, batch_size: int, shard: int, shards: int) -> None:
+        """Set how items are shared out, where there are such shares."""
+        require_at_least(1, batch_size=batch_size, shards=shards)
+        if not 0 <= shard < shards:
+            raise InputError(f"shard is {shard}; wanted 0 to {shards - 1}, one of {shards}")
+        self.batch_size, self.shard, self.shards = batch_size, shard, shards
+        self.done: set[int] = set()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # of what is left there may be less than devices
+
+    def left_loader(self, items: Sequence[Item], num_workers: int = 0) -> DataLoader:
+        """Return the batches that are left for this device."""
+        device = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        places = share(len(items), self.batch_size, self.done, self.shard, self.shards, *device)
+        return Batches(items, places).loader(num_workers)
 
 
 class StepBatches(Sampler[list[int]]):
@@ -147,11 +143,8 @@ class StepBatches(Sampler[list[int]]):
         for step in range(self.start, self.stop):
             places = range(step * width + self.rank, (step + 1) * width, self.world)
             passes = {place // self.count for place in places}
-            shuffles = {p: shuffles.get(p) or self._shuffle(p) for p in passes}
+            shuffles = {p: shuffles.get(p) or shuffled(range(self.count), self.seed, p) for p in passes}
             yield [shuffles[place // self.count][place % self.count] for place in places]
-
-    def _shuffle(self, number: int) -> list[int]:
-        return shuffled(range(self.count), self.seed, number)
 
 
 def shuffled(items: Sequence[Any], seed: int, number: int = 0) -> list[Any]:

@@ -2,57 +2,42 @@
 
 from __future__ import annotations
 
-import math
-import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, one_line
 
 if TYPE_CHECKING:
     import h5py
 
 NUMPY, HDF5 = (".npz", ".npy"), (".h5", ".hdf5")
-UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)  # what broken or locked files raise
+ARRAYS = "arrays of numbers in .npz or .npy"
 CONTENTS = ("images", "y", "counts", "data")  # a file has one of these
 
 
 @contextmanager
-def hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading.
-
-    Raises:
-        InputError: it is none, or it is cut off.
-    """
-    import h5py
-
+def reading(path: object, wanted: str, place: str = "") -> Iterator[None]:
+    """Turn whatever libraries raise for a broken file into one sentence, an :class:`InputError`."""
     try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError, KeyError) as error:
-        raise InputError(f"{path} cannot be read ({error}); wanted HDF5 that is whole") from error
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - decoders raise anything
+        raise InputError(f"{path} cannot be read{place} ({one_line(error)[:200]}); wanted {wanted}") from error
 
 
 @contextmanager
-def numpy_file(path: Path, place: str = "") -> Iterator[None]:
-    """Turn what broken ``.npz`` and ``.npy`` files raise into one sentence.
+def hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading; one that is none or is cut off is refused."""
+    import h5py
 
-    Raises:
-        InputError: in place of it.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"{path} cannot be read{place} ({error}); wanted arrays of numbers in .npz or .npy") from error
+    with reading(path, "HDF5 that is whole"), h5py.File(path, "r") as file:
+        yield file
 
 
 def load_keys(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -72,19 +57,15 @@ def load_keys(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _load_numpy(path: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, np.ndarray]]:
-    with numpy_file(path):
+    with reading(path, ARRAYS):
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
-            return ["images"], {"images": content}
-        return content.files, {key: content[key] for key in keys if key in content.files}
+            content = {"images": content}
+        return [*content], {key: content[key] for key in keys if key in content}
 
 
 def load_hdf5(path: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Read all names in an HDF5 file, and those of the arrays and attributes ``keys`` that it has.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """Read all names in an HDF5 file, and those of the arrays and attributes ``keys`` that it has."""
     import h5py
 
     with hdf5(path) as file:
@@ -97,108 +78,27 @@ def load_hdf5(path: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, np.
 
 
 def shapes_of(path: Path, keys: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of those of the arrays ``keys`` that a ``.npz`` or HDF5 file has; only headers are read.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """Return the shapes of those of the arrays ``keys`` that a ``.npz`` or HDF5 file has; only headers are read."""
     if path.suffix in HDF5:
         with hdf5(path) as file:
-            held = [(key, file.attrs[key] if key in file.attrs else file.get(key)) for key in keys]
-            return {key: getattr(value, "shape", None) or () for key, value in held if value is not None}
-    if not zipfile.is_zipfile(path):
-        return {}
-    with numpy_file(path), zipfile.ZipFile(path) as archive:
+            held = {key: file.attrs.get(key, file.get(key)) for key in keys}
+            return {key: getattr(value, "shape", None) or () for key, value in held.items() if value is not None}
+    with reading(path, ARRAYS), zipfile.ZipFile(path) as archive:
         held = {*keys} & {name.removesuffix(".npy") for name in archive.namelist()}
-        return {key: _header(archive.open(f"{key}.npy"))[0] for key in held}
+        return {key: read_header(archive.open(f"{key}.npy"))[0] for key in held}
 
 
-def _header(handle: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Read shape, whether the first index runs fastest, and type of the array that begins there."""
+def read_header(handle: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read shape, whether the first index runs fastest, and type of the ``.npy`` array that begins there."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(handle)
-    if version not in readers:
-        raise ValueError(f"format {version} is not one of numbers")
-    return readers[version](handle)
-
-
-class Stream:
-    """Unpacks a compressed array of a ``.npz`` from its beginning to where it is read; going back begins anew."""
-
-    def __init__(self, path: Path, member: str) -> None:
-        self.path, self.member = path, member
-        self._process, self._opened = 0, None
-
-    def __reduce__(self) -> tuple:
-        return Stream, (self.path, self.member)
-
-    def read(self, start: int, count: int) -> bytes:
-        """Return ``count`` bytes from ``start`` on."""
-        if self._opened is None or self._process != os.getpid():  # processes must not share a place in a file
-            self._process, self._opened = os.getpid(), zipfile.ZipFile(self.path).open(self.member)
-        self._opened.seek(start)
-        return self._opened.read(count)
-
-
-@dataclass(frozen=True)
-class StoredArray:
-    """Reads an array of a ``.npz`` or ``.npy`` file entry by entry, however large it is.
-
-    Attributes:
-        path: the file.
-        shape: of the array.
-        by_columns: the first index runs fastest.
-        dtype: of the stored numbers.
-        offset: bytes before the first number, in the file or in the stream.
-        stream: the array, where it is compressed.
-    """
-
-    path: Path
-    shape: tuple[int, ...]
-    by_columns: bool
-    dtype: np.dtype
-    offset: int
-    stream: Stream | None = None
-
-    @classmethod
-    def open(cls, path: Path, key: str) -> StoredArray:
-        """Find the array ``key``, or a bare one; only headers are read.
-
-        Raises:
-            InputError: there is none, or the file is broken.
-        """
-        with numpy_file(path), open(path, "rb") as handle:
-            if path.suffix == ".npy":
-                return cls(path, *_header(handle), handle.tell())
-            with zipfile.ZipFile(handle) as archive:
-                if f"{key}.npy" not in archive.namelist():
-                    raise InputError(f"{path} has no array {key!r}; wanted images")
-                member = archive.getinfo(f"{key}.npy")
-                with archive.open(member) as content:
-                    described, offset = _header(content), content.tell()
-            if member.compress_type != zipfile.ZIP_STORED:
-                return cls(path, *described, offset, Stream(path, member.filename))
-            handle.seek(member.header_offset + 26)
-            lengths = np.frombuffer(handle.read(4), "<u2")  # of the name and of the extra field, which end the header
-            return cls(path, *described, member.header_offset + 30 + int(lengths.sum()) + offset)
-
-    @property
-    def missing(self) -> int:
-        """Return the bytes by which the file is too short; a compressed one says so only when it is read."""
-        return 0 if self.stream else max(0, self.offset + math.prod(self.shape) * self.dtype.itemsize - self.path.stat().st_size)
-
-    def __getitem__(self, k: int) -> np.ndarray:
-        if self.stream is None:  # a map of its own: one that stayed would keep in memory all that was read
-            return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, "F" if self.by_columns else "C")[k]
-        size = math.prod(self.shape[1:]) * self.dtype.itemsize
-        return np.frombuffer(self.stream.read(self.offset + k * size, size), self.dtype).reshape(self.shape[1:])
+    return readers[np.lib.format.read_magic(handle)](handle)
 
 
 def numbers(arrays: dict[str, np.ndarray], key: str, shape: tuple[int | None, ...], path: Path) -> np.ndarray:
-    """Return the array ``key`` if it holds finite real numbers of ``shape``, where None stands for any length above 0.
+    """Return the array ``key`` of the file at ``path``, whose ``shape`` has None for any length above 0.
 
     Raises:
-        InputError: it does not.
+        InputError: it does not hold finite real numbers of this shape.
     """
     values = arrays[key]
     fits = values.ndim == len(shape) and all(n in (m, None) and m > 0 for n, m in zip(shape, values.shape, strict=False))
@@ -215,18 +115,11 @@ def numbers(arrays: dict[str, np.ndarray], key: str, shape: tuple[int | None, ..
 
 def read_pair(arrays: dict[str, np.ndarray], key: str, path: Path) -> tuple[float, float] | None:
     """Return two finite numbers, or None where the file does not have them."""
-    if key not in arrays:
-        return None
-    low, high = numbers(arrays, key, (2,), path).tolist()
-    return float(low), float(high)
+    return tuple(map(float, numbers(arrays, key, (2,), path))) if key in arrays else None
 
 
 def require_images(key: str, shape: Sequence[int], dtype: np.dtype, path: Path) -> None:
-    """Refuse an array that is not one of real images ``(n, H, W)`` or ``(n, H, W, C)``.
-
-    Raises:
-        InputError: it has other numbers or axes, or square slices along the last axis, or colours along the second.
-    """
+    """Refuse an array that is not one of real images ``(n, H, W)`` or ``(n, H, W, C)``, or looks like ``(H, W, n)``."""
     wanted = "(n, H, W) or (n, H, W, C)"
     if dtype.kind not in "uifb" or len(shape) not in (3, 4) or 0 in shape:
         raise InputError(f"{path} has {key} of type {dtype} and shape {tuple(shape)}; wanted real numbers, {wanted}")

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from padis_lightning.data.batches import (
-    Listed,
+    ItemLabel,
     SharedItems,
     StepBatches,
     leave_signals,
@@ -205,11 +205,11 @@ class ImageData(SharedItems, LightningDataModule):
         return self._loader(self._parts["validation"], batch_size=self.batch_size)
 
     @property
-    def listed(self) -> list[Listed]:
-        """Return the items to reconstruct, of all shards."""
+    def item_labels(self) -> list[ItemLabel]:
+        """Return the items to reconstruct, of all shards; sources and batches have the names that files were made of."""
         places = places_in_whole(self._parts["predict"])
         names = safe_names([self.whole.name(k) for k in places])
-        return [Listed(k, name, self.whole.groups[k]) for k, name in zip(places, names, strict=True)]
+        return [ItemLabel(k, name, self.whole.groups[k]) for k, name in zip(places, names, strict=True)]
 
     def predict_dataloader(self) -> DataLoader:
         """Return what this device has left to reconstruct."""

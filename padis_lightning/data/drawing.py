@@ -20,14 +20,9 @@ AIR, FAT, MUSCLE = -980.0, -100.0, 50.0
 WHOLE = (slice(None), slice(None))
 
 
-def generator(seed: int, index: int) -> np.random.Generator:
-    """Return the private random stream of one phantom."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, index))))
-
-
-def slice_level(seed: int, index: int) -> float:
-    """Return where phantom (seed, index) is cut, from 0 at the lung apex to 1 in the upper abdomen."""
-    return float(generator(seed, index).random())
+def generator(*key: int) -> np.random.Generator:
+    """Return the private random stream of a key: seed and index of a phantom, and what of it is drawn."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
 @lru_cache(maxsize=64)

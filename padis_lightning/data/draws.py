@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from padis_lightning.data.batches import Listed, SharedItems
+from padis_lightning.data.batches import ItemLabel, SharedItems
 from padis_lightning.data.sources.base import Item
 from padis_lightning.errors import require_at_least
 
@@ -27,10 +27,10 @@ class Draws(SharedItems, LightningDataModule):
         self.share_out(batch_size, shard, shards)
 
     @property
-    def listed(self) -> list[Listed]:
+    def item_labels(self) -> list[ItemLabel]:
         """Return the items to draw, of all shards."""
-        return [Listed(k, f"{k:04d}", f"draw {k}") for k in range(self.count)]
+        return [ItemLabel(k, f"{k:04d}", f"draw {k}") for k in range(self.count)]
 
     def predict_dataloader(self) -> DataLoader:
         """Return what this device has left to draw."""
-        return self.left_loader([Item(*listed) for listed in self.listed])
+        return self.left_loader([Item(*label) for label in self.item_labels])

@@ -7,8 +7,9 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from padis_lightning.data.drawing import HU_RANGE
 from padis_lightning.data.leaves import dead_leaves
-from padis_lightning.data.phantoms import ChestPhantoms, ChestVolumes
+from padis_lightning.data.phantoms import ChestVolumes, chest_phantom
 from padis_lightning.data.sources.arrays import ArraySource
 from padis_lightning.data.sources.base import Item, Source, resize
 from padis_lightning.types import Normalisation
@@ -17,20 +18,18 @@ PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "stereo_motorcycle", "hub
 
 
 class GeneratedSource(Source):
-    """Generates images when they are asked for; a subclass says how.
-
-    Subclasses take the number of images, their ``size`` in pixels along a side and a ``seed``: images of different seeds are
-    different.
+    """Generates images when they are asked for; a subclass says how. Images of different seeds are different.
 
     Args:
         kind: what one is called.
         count: number of images.
         image_shape: of each.
+        seed: key of the images.
         keep: keep what was generated once.
     """
 
-    def __init__(self, kind: str, count: int, image_shape: tuple[int, ...], keep: bool) -> None:
-        self.groups, self.image_shape, self.keep = [f"{kind} {index}" for index in range(count)], image_shape, keep
+    def __init__(self, kind: str, count: int, image_shape: tuple[int, ...], seed: int, keep: bool) -> None:
+        self.groups, self.image_shape, self.seed, self.keep = [f"{kind} {k}" for k in range(count)], image_shape, seed, keep
         self.kept: dict[int, Tensor] = {}
 
     @abstractmethod
@@ -49,40 +48,41 @@ class GeneratedSource(Source):
 
 
 class PhantomSource(GeneratedSource):
-    """Generates chest-like CT phantoms."""
+    """Generates chest-like CT phantoms of ``size`` pixels along a side, in Hounsfield units over their window."""
+
+    normalisation = Normalisation(*HU_RANGE, HU_RANGE)
 
     def __init__(self, count: int, size: int, seed: int, keep: bool = True) -> None:
-        super().__init__("phantom", count, (1, size, size), keep)
-        self.phantoms = ChestPhantoms(count, seed)
-        self.normalisation = Normalisation(*self.phantoms.window, self.phantoms.window)
+        super().__init__("phantom", count, (1, size, size), seed, keep)
         self.description = f"{count} chest phantoms, seed {seed}"
 
     def generate(self, index: int) -> Tensor:
-        """Generate Hounsfield units over their window."""
-        return self.normalisation.normalise(torch.from_numpy(self.phantoms.image(index, self.image_shape[-1]))[None])
+        """Generate phantom ``index``, ``(1, size, size)``."""
+        return self.normalisation.normalise(torch.from_numpy(chest_phantom(self.image_shape[-1], self.seed, index))[None])
 
 
 class PhantomVolumes(GeneratedSource):
-    """Generates chest-like CT phantoms whose anatomy changes slowly from slice to slice. ``depth``: slices of each."""
+    """Generates chest-like CT phantoms of ``depth`` slices, whose anatomy changes slowly from slice to slice."""
+
+    normalisation = PhantomSource.normalisation
 
     def __init__(self, count: int, depth: int, size: int, seed: int, keep: bool = True) -> None:
-        super().__init__("phantom", count, (1, depth, size, size), keep)
+        super().__init__("phantom", count, (1, depth, size, size), seed, keep)
         self.phantoms = ChestVolumes(count, depth, seed)
-        self.normalisation = Normalisation(*self.phantoms.window, self.phantoms.window)
         self.description = f"{count} chest phantoms of {depth} slices, seed {seed}"
 
     def generate(self, index: int) -> Tensor:
-        """Generate Hounsfield units over their window, ``(1, depth, size, size)``."""
+        """Generate phantom ``index``, ``(1, depth, size, size)``."""
         return self.normalisation.normalise(torch.from_numpy(self.phantoms.volume(index, self.image_shape[-1]))[None])
 
 
 class LeavesSource(GeneratedSource):
-    """Generates colour dead-leaves images, kept in 8 bits."""
+    """Generates colour dead-leaves images of ``size`` pixels along a side, kept in 8 bits."""
+
+    normalisation = Normalisation(0.0, 1.0)
 
     def __init__(self, count: int, size: int, seed: int, keep: bool = True) -> None:
-        super().__init__("leaves", count, (3, size, size), keep)
-        self.seed = seed
-        self.normalisation = Normalisation(0.0, 1.0)
+        super().__init__("leaves", count, (3, size, size), seed, keep)
         self.description = f"{count} colour dead-leaves images, seed {seed}"
 
     def generate(self, index: int) -> Tensor:
@@ -111,6 +111,5 @@ def photographs(size: int) -> ArraySource:
         top, left = ((n - side) // 2 for n in picture.shape[:2])
         square = torch.from_numpy(picture[top : top + side, left : left + side].copy()).permute(2, 0, 1)[None]
         images.append(resize(square.float() / 255, size))
-    names = list(PHOTOGRAPHS)
-    description = f"{len(names)} photographs of scikit-image"
-    return ArraySource(torch.cat(images), None, (3, size, size), Normalisation(0.0, 1.0), names, description)
+    description = f"{len(images)} photographs of scikit-image"
+    return ArraySource(torch.cat(images), None, (3, size, size), Normalisation(0.0, 1.0), list(PHOTOGRAPHS), description)

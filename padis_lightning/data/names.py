@@ -3,58 +3,45 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
 from padis_lightning.errors import InputError
+from padis_lightning.files import safe_names
 
 Named = TypeVar("Named")
 
 
 def needed(module: str, kind: str, extra: str) -> ModuleType:
-    """Import an optional library.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """Import an optional library; where it is not installed, say what installs it."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise InputError(
-            f"reading {kind} needs {module}, which is not installed; wanted pip install 'padis_lightning[{extra}]'"
-        ) from None
+        wanted = f"pip install 'padis_lightning[{extra}]'"
+        raise InputError(f"reading {kind} needs {module}, which is not installed; wanted {wanted}") from None
 
 
-def safe(name: str) -> str:
-    """Turn a name into one for a file, without folders."""
-    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "unnamed"
-
-
-def natural(name: str) -> list[tuple[int, int, str]]:
+def natural(name: object) -> list[tuple[int, int, str]]:
     """Return a key under which 2 comes before 10."""
-    parts = re.split(r"(\d+)", name)
+    parts = re.split(r"(\d+)", str(name))
     return [(1, int(part), part) if part.isdecimal() else (0, 0, part.lower()) for part in parts]
 
 
-def common(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the folders that all paths begin with."""
-    first, last = min(paths), max(paths)
-    same = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[:same]
+def files_below(folder: Path) -> list[Path]:
+    """Return the files of a folder and its sub-folders, but for hidden ones, in the order in which people count."""
+    return sorted((p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")), key=natural)
+
+
+def common_depth(paths: Sequence[tuple[str, ...]]) -> int:
+    """Return how many first folders all paths share."""
+    return len(os.path.commonprefix(paths))
 
 
 def unique(series: Sequence[Named]) -> list[Named]:
-    """Return the same series, or other frozen data with a name, with a number after every name that has been taken."""
-    taken: set[str] = set()
-    out = []
-    for one in series:
-        name, number = one.name, 1
-        while name in taken:
-            number += 1
-            name = f"{one.name}_{number}"
-        taken.add(name)
-        out.append(one if name == one.name else replace(one, name=name))
-    return out
+    """Return the same series, or other frozen data with a name, with names for files of which no two are alike."""
+    return [replace(one, name=name) for one, name in zip(series, safe_names([s.name for s in series]), strict=True)]

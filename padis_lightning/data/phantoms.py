@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from padis_lightning.data.drawing import FAT, HU_RANGE, MUSCLE, WHOLE, Array, Sl
 from padis_lightning.data.organs import paint_abdomen, paint_lungs, paint_mediastinum
 
 STEP = 0.006  # of the level, from the lung apex (0) to the upper abdomen (1), from slice to slice
+Size = int | tuple[int, ...] | None
 GRAIN = 6.0  # slices from knot to knot of what is drawn
 
 
@@ -130,11 +131,6 @@ class ChestPhantoms:
 
     count: int
     seed: int = 0
-    window: ClassVar[tuple[float, float]] = HU_RANGE
-
-    def __len__(self) -> int:
-        """Return the number of phantoms."""
-        return self.count
 
     def image(self, index: int, size: int) -> Array:
         """Return phantom `index` in Hounsfield units, (size, size)."""
@@ -163,36 +159,33 @@ class SmoothStream:
         """Go to the numbers of a part of the anatomy, whatever was drawn before."""
         self.drawn = 1000 * (part + 1)
 
-    def _generator(self, *knot: int) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence((*self.key, self.drawn, *knot))))
-
-    def _curves(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """Standard normal numbers, each on a curve of its own."""
-        self.drawn += 1
-        knots = [self._generator(self.knot + k).standard_normal(shape) for k in range(len(self.weights))]
-        return np.tensordot(self.weights, np.stack(knots), 1)
-
     def _single(self) -> np.random.Generator:
         self.drawn += 1
-        return self._generator()
+        return generator(*self.key, self.drawn)
 
-    def standard_normal(self, size: int | tuple[int, ...], dtype: type = np.float64) -> NDArray[Any]:
+    def _curves(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """Draw standard normal numbers, each on a curve of its own."""
+        self.drawn += 1
+        knots = [generator(*self.key, self.drawn, self.knot + k).standard_normal(shape) for k in range(len(self.weights))]
+        return np.tensordot(self.weights, np.stack(knots), 1)
+
+    def standard_normal(self, size: Size, dtype: type = np.float64) -> NDArray[Any]:
         """Return normal numbers of mean 0 and deviation 1."""
         return self._curves(np.empty(size).shape).astype(dtype)
 
-    def normal(self, loc: float | tuple[float, ...] = 0.0, scale: float = 1.0, size: int | tuple[int, ...] | None = None) -> Any:  # noqa: ANN401 - a number or an array
+    def normal(self, loc: Any = 0.0, scale: float = 1.0, size: Size = None) -> Any:  # noqa: ANN401 - a number or an array
         """Return normal numbers; one alone stays as it is."""
-        shape = np.empty(size).shape if size is not None else np.shape(loc)
+        shape = np.shape(loc) if size is None else np.empty(size).shape
         return np.asarray(loc) + scale * self._curves(shape) if shape else self._single().normal(loc, scale)
 
-    def uniform(self, low: Any, high: Any, size: int | tuple[int, ...] | None = None) -> Any:  # noqa: ANN401
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Size = None) -> Any:  # noqa: ANN401
         """Return numbers between low and high; one alone stays as it is."""
-        shape = np.empty(size).shape if size is not None else np.shape(low)
+        shape = np.shape(low) if size is None else np.empty(size).shape
         return low + np.subtract(high, low) * ndtr(self._curves(shape)) if shape else self._single().uniform(low, high)
 
-    def random(self, size: int | tuple[int, ...] | None = None) -> Any:  # noqa: ANN401
+    def random(self, size: Size = None) -> Any:  # noqa: ANN401
         """Return numbers between 0 and 1; one alone stays as it is."""
-        return self.uniform(0.0, 1.0, size)
+        return self.uniform(size=size)
 
     def integers(self, low: Any, high: Any) -> Any:  # noqa: ANN401
         """Return whole numbers, which stay as they are."""
@@ -210,17 +203,12 @@ class ChestVolumes:
     count: int
     depth: int
     seed: int = 0
-    window: ClassVar[tuple[float, float]] = HU_RANGE
-
-    def slice(self, index: int, k: int, size: int) -> Array:
-        """Return slice ``k`` of patient ``index`` in Hounsfield units, (size, size)."""
-        if not (0 <= index < self.count and 0 <= k < self.depth):
-            raise IndexError(f"slice {k} of {index} is outside the {self.depth} slices of {self.count} patients")
-        step = min(STEP, 1 / self.depth)
-        first = float(np.random.default_rng((self.seed, index)).random()) * (1 - step * self.depth)
-        stream = SmoothStream((self.seed, index), float(k))
-        return paint(Slice(size, stream, first + step * k), stream.begin)
 
     def volume(self, index: int, size: int) -> Array:
-        """Return patient ``index``, (depth, size, size)."""
-        return np.stack([self.slice(index, k, size) for k in range(self.depth)])
+        """Return patient ``index`` in Hounsfield units, (depth, size, size)."""
+        if not 0 <= index < self.count:
+            raise IndexError(f"index {index} is outside the {self.count} patients")
+        step = min(STEP, 1 / self.depth)
+        first = float(np.random.default_rng((self.seed, index)).random()) * (1 - step * self.depth)
+        streams = [SmoothStream((self.seed, index), float(k)) for k in range(self.depth)]
+        return np.stack([paint(Slice(size, one, first + step * k), one.begin) for k, one in enumerate(streams)])

@@ -41,14 +41,15 @@ class Scale(NamedTuple):
     units: str
     range: Pair | None
 
+    def apply(self, stored: np.ndarray) -> np.ndarray:
+        """Return the values of stored numbers, float32."""
+        return stored.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
+
 
 def file_scale(arrays: dict[str, np.ndarray], dtype: np.dtype, path: Path) -> Scale:
-    """Read the meaning of a file's numbers from its keys ``range`` and ``hu_window``.
+    """Read the meaning of a file's numbers from its keys ``range`` and ``hu_window``, each of two rising numbers.
 
     With ``hu_window`` the stored ``range`` (default: from 0, one stored step a unit) stands for that window.
-
-    Raises:
-        InputError: one of them is not two rising numbers.
     """
     window, stored = (read_pair(arrays, key, path) for key in ("hu_window", "range"))
     if window is None:
@@ -112,39 +113,25 @@ def decide(
 
 
 def decide_measured(
-    subject: object, key: str, *, named: Sequence[float] | None, stored: Pair | None, window: Pair | None
+    path: Path, key: str, arrays: dict[str, np.ndarray], *, named: Sequence[float] | None = None
 ) -> Normalisation:
     """Decide which value of an image becomes 1 where line integrals ``key`` of it were measured; nothing is clipped.
 
     Raises:
-        InputError: no range is named, or it does not begin at 0: a line integral cannot be shifted.
+        InputError: neither the user nor the file names a range, or it does not begin at 0: a line integral cannot be shifted.
     """
+    window, stored = read_pair(arrays, "hu_window", path), read_pair(arrays, "range", path)
     pair = tuple(map(float, named)) if named is not None else stored
     if pair is None or pair[0] != 0:
         seen = "no 'range'" if pair is None else f"a range from {pair[0]:g}"
-        raise InputError(
-            f"{subject} has {key} and {seen}; wanted the range (0, value that becomes 1) in the units of y per length"
-        )
+        raise InputError(f"{path} has {key} and {seen}; wanted the range (0, value that becomes 1) in the units of y per length")
     return Normalisation(*pair, window)
 
 
 def decide_shared(subject: str, ranges: set[Pair | None], *, named: Sequence[float] | None, hounsfield: bool) -> Normalisation:
-    """Decide which values become 0 and 1 for several series at once.
-
-    Raises:
-        InputError: their ranges are not one and none is named, or nothing says it.
-    """
+    """Decide which values become 0 and 1 for several series at once, whose ranges must be one where none is named."""
     if named is None and len(ranges) > 1:
         seen = " and ".join(sorted("unknown" if r is None else f"{r[0]:g} to {r[1]:g}" for r in ranges))
         raise InputError(f"{subject} mix the ranges {seen}; wanted one kind, or {NAME_IT}")
     stored = next(iter(ranges)) if len(ranges) == 1 else None
     return decide(subject, named=named, stored=stored, hounsfield=hounsfield)
-
-
-def require_unit(values: np.ndarray, path: Path) -> None:
-    """Refuse values that are not from 0 to 1 where no range is known.
-
-    Raises:
-        InputError: with the lowest and the highest.
-    """
-    decide(path, extremes=(float(values.min()), float(values.max())))

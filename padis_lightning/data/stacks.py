@@ -56,17 +56,17 @@ def stack(
 
 
 def _check_gaps(name: str, files: list[str], gaps: np.ndarray) -> None:
-    if gaps.min() < SAME_PLACE:
-        k = int(gaps.argmin())
+    k = int(gaps.argmin())
+    if gaps[k] < SAME_PLACE:
         raise InputError(f"series {name} has {files[k]} and {files[k + 1]} at one place; wanted one slice at each")
     usual = float(np.median(gaps))
     shares = gaps / usual
-    worst = int(np.abs(shares - 1).argmax())
-    if abs(shares[worst] - 1) <= UNEVEN:
+    k = int(np.abs(shares - 1).argmax())
+    between, multiple = f"between {files[k]} and {files[k + 1]}", round(float(shares[k]))
+    if abs(shares[k] - 1) <= UNEVEN:
         return
-    between, multiple = f"between {files[worst]} and {files[worst + 1]}", round(float(shares[worst]))
-    if multiple > 1 and abs(shares[worst] - multiple) <= UNEVEN * multiple:
+    if abs(shares[k] - multiple) <= UNEVEN * multiple:
         raise InputError(
-            f"series {name} lacks {multiple - 1} of its slices {between}, {gaps[worst]:g} mm apart; wanted one every {usual:g} mm"
+            f"series {name} lacks {multiple - 1} of its slices {between}, {gaps[k]:g} mm apart; wanted one every {usual:g} mm"
         )
-    raise InputError(f"series {name} has uneven gaps, {gaps[worst]:g} mm {between}; wanted {usual:g} mm as elsewhere")
+    raise InputError(f"series {name} has uneven gaps, {gaps[k]:g} mm {between}; wanted {usual:g} mm as elsewhere")

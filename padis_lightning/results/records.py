@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from padis_lightning.data.batches import Listed
+from padis_lightning.data.batches import ItemLabel
 from padis_lightning.errors import InputError
 from padis_lightning.files import lies_in
 from padis_lightning.results.json_files import DISPLAY, NUMBER, SCORES, first_difference, read_json, write_json
@@ -55,7 +55,7 @@ class Records:
                 raise InputError(f"{path} lists the image {image!r:.60}; wanted its number, a name without folders and its group")
         return run
 
-    def refuse_other(self, settings: dict[str, str], images: Sequence[Listed]) -> None:
+    def refuse_other(self, settings: dict[str, str], images: Sequence[ItemLabel]) -> None:
         """Refuse to go on with results of other settings or images, naming the first difference."""
         theirs = self.run()
         if theirs is None:
@@ -73,7 +73,7 @@ class Records:
                 f"(number {index}) is in one only; {escape}"
             )
 
-    def forget_other(self, settings: dict[str, str], images: Sequence[Listed]) -> None:
+    def forget_other(self, settings: dict[str, str], images: Sequence[ItemLabel]) -> None:
         """Remove results of other settings or images; keep those of the same."""
         try:
             self.refuse_other(settings, images)

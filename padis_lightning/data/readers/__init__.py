@@ -7,7 +7,7 @@ import pkgutil
 from dataclasses import replace
 from pathlib import Path
 
-from padis_lightning.data.names import common, natural, safe, unique
+from padis_lightning.data.names import common_depth, files_below, unique
 from padis_lightning.data.readers.dicom import is_dicom
 from padis_lightning.data.sources.prepared import PreparedSource
 from padis_lightning.data.sources.series import Reader, Series
@@ -26,7 +26,7 @@ def open_series(path: str | Path) -> list[Series]:
 
     A file is read by its suffix, one with another suffix or none if it is DICOM. Of a folder and its sub-folders all DICOM is
     read; where there is none, all files of formats that have whole images in each (NIfTI, HDF5, .mat); where there are none
-    either, all pictures.
+    either, all pictures. Names of series become unique and fit for files.
 
     Raises:
         InputError: there is nothing to read, or what there is cannot be read.
@@ -49,13 +49,13 @@ def _reader(path: Path) -> Reader | None:
 
 
 def _folder(path: Path) -> list[Series]:
-    files = sorted((p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")), key=lambda p: natural(str(p)))
+    files = files_below(path)
     found = {p: reader for p in files if (reader := _reader(p))}
     if READERS["dicom"] in found.values():
         return READERS["dicom"].read(path)
     images = [p for p, reader in found.items() if reader.folder == "each"]
     if images:
-        shared = len(common([p.parts[:-1] for p in images]))
+        shared = common_depth([p.parts[:-1] for p in images])
         return [one for p in images for one in _placed(found[p].read(p), p.parts[shared:-1])]
     for reader in found.values():
         if reader.folder == "whole":
@@ -66,7 +66,4 @@ def _folder(path: Path) -> list[Series]:
 
 def _placed(series: list[Series], parents: tuple[str, ...]) -> list[Series]:
     """Name the series of a file after the folders that not all files share; the first of these is the patient."""
-    if not parents:
-        return series
-    prefix = safe("_".join(parents))
-    return [replace(one, name=f"{prefix}_{one.name}", group=parents[0]) for one in series]
+    return [replace(one, name="_".join([*parents, one.name]), group=parents[0]) for one in series] if parents else series

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from padis_lightning.data.names import natural, needed, safe
+from padis_lightning.data.containers import reading
+from padis_lightning.data.names import files_below, natural, needed
 from padis_lightning.data.ranges import implied_range
 from padis_lightning.data.sources.series import Reader, Series
 from padis_lightning.data.stacks import stack
-from padis_lightning.errors import InputError, one_line
+from padis_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 DERIVED = ("SEG", "RTDOSE")  # drawn on slices rather than slices
+WHOLE = "DICOM that is whole"
 PADDING_HU = -1024.0  # what the scanner did not see
 TAGS = (
     "SOPClassUID Modality ImageType PatientID StudyInstanceUID SeriesInstanceUID SeriesNumber Rows Columns SamplesPerPixel "
@@ -67,40 +68,24 @@ def read(path: Path) -> list[Series]:
         InputError: nothing is left, a file is broken, or the slices of a series do not make a stack.
     """
     needed("pydicom", "DICOM", "dicom")
-    files = sorted((p for p in path.rglob("*") if p.is_file()), key=lambda p: natural(str(p))) if path.is_dir() else [path]
     groups: dict[str, list[Frame]] = defaultdict(list)
     left_out = "is not DICOM"
-    for file in files:
-        if not is_dicom(file):
-            continue
-        with _one_sentence(file):
+    for file in filter(is_dicom, files_below(path) if path.is_dir() else [path]):
+        with reading(file, WHOLE):
             header, pixels = _header(file)
-        if "Rows" not in header:
-            left_out = "holds DICOM without pixel data"
-        elif header.get("Modality") in DERIVED:
-            left_out = f"holds {header.Modality} and nothing else"
-        elif "LOCALIZER" in (header.get("ImageType") or ()):
-            left_out = "holds a localiser and nothing else"
-        else:
-            with _one_sentence(file):
+            if "Rows" not in header:
+                left_out = "holds DICOM without pixel data"
+            elif header.get("Modality") in DERIVED:
+                left_out = f"holds {header.Modality} and nothing else"
+            elif "LOCALIZER" in (header.get("ImageType") or ()):
+                left_out = "holds a localiser and nothing else"
+            else:
                 _check(file, header, pixels)
                 groups[str(header.get("SeriesInstanceUID", file))] += _frames(file, header)
     if not groups:
         raise InputError(f"{path} {left_out}; wanted slices in DICOM")
     ordered = sorted(groups.items(), key=lambda item: (natural(item[1][0].patient), item[1][0].number, item[0]))
     return [_series(frames) for _, frames in ordered]
-
-
-@contextmanager
-def _one_sentence(path: Path) -> Iterator[None]:
-    """Turn whatever pydicom and its plugins raise for a broken file into one sentence."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # noqa: BLE001 - decoders raise anything
-        reason = one_line(error)[:200]
-        raise InputError(f"{path} cannot be read ({reason}); wanted DICOM that is whole") from error
 
 
 def _header(path: Path) -> tuple[Dataset, int]:
@@ -197,7 +182,7 @@ def _alike(a: Any, b: Any) -> bool:  # noqa: ANN401 - numbers, several of them, 
 def _series(frames: list[Frame]) -> Series:
     """Return the series of some frames, in the order in which they lie."""
     first = frames[0]
-    name = safe(f"{first.patient}_{first.number}")
+    name = f"{first.patient}_{first.number}"
     for kind in ("shape", "orientation", "spacing", "hounsfield"):
         values = [getattr(f, kind) for f in frames]
         other = next((v for v in values if not _alike(v, values[0])), values[0])
@@ -217,12 +202,12 @@ def _series(frames: list[Frame]) -> Series:
         group=first.patient,
         count=len(frames),
         shape=first.shape,
-        read=partial(_values, frames),
+        load=partial(_values, frames),
         units="HU" if first.hounsfield else "",
         range=first.range,
         spacing=first.spacing,
         affine=affine,
-        files=tuple(f.path for f in frames) if len({f.path for f in frames}) > 1 else (first.path,),
+        files=tuple(dict.fromkeys(f.path for f in frames)),
     )
 
 
@@ -232,7 +217,7 @@ def _values(frames: Sequence[Frame], k: int) -> np.ndarray:
     from pydicom.pixels import pixel_array
 
     frame = frames[k]
-    with _one_sentence(frame.path):
+    with reading(frame.path, WHOLE):
         stored = pixel_array(pydicom.dcmread(frame.path) if frame.deflated else frame.path, index=frame.index)
     slope, intercept = frame.rescale or (1.0, 0.0)
     values = stored.astype(np.float64) * slope + intercept

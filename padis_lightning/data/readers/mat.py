@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
-from padis_lightning.data.containers import hdf5
-from padis_lightning.data.names import safe
+from padis_lightning.data.containers import hdf5, reading
 from padis_lightning.data.ranges import implied_range
-from padis_lightning.data.sources.series import Reader, Series
-from padis_lightning.errors import InputError, one_line
+from padis_lightning.data.sources.series import Reader, Series, single_series
+from padis_lightning.errors import InputError
 
-TYPES = {"double": np.float64, "single": np.float32, "logical": np.bool_} | {
-    name: np.dtype(name).type for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
-}
+WHOLE = "a whole file of MATLAB"
+FLOATS = {"double": "f8", "single": "f4", "logical": "?"}  # MATLAB's names for them; those of integers are NumPy's
 Described = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
@@ -33,7 +28,8 @@ def read(path: Path) -> list[Series]:
     import h5py
 
     reverse = bool(h5py.is_hdf5(path))
-    arrays = _described_hdf5(path) if reverse else _described(path)
+    found = (_described_hdf5 if reverse else _described)(path)
+    arrays = {name: one for name, one in found.items() if name == "images" or len(one[0]) in (3, 4)}
     key = "images" if "images" in arrays else next(iter(arrays)) if len(arrays) == 1 else None
     if key is None:
         seen = ", ".join(f"{name} {shape}" for name, (shape, _) in arrays.items()) or "no array of 3 or 4 axes"
@@ -44,44 +40,23 @@ def read(path: Path) -> list[Series]:
         raise InputError(f"{path} has {key} of type {dtype} and shape {shape}; wanted real numbers, H x W x n or H x W x 3 x n")
     if not colours and shape[1] == shape[2] != shape[0]:
         raise InputError(f"{path} has {key} of shape {shape}, which looks like n x H x W; wanted H x W x n")
-    names = [f"{safe(path.stem)}_{k:04d}" for k in range(shape[-1])]
-    return [
-        Series(
-            name=name,
-            group=name,
-            count=1,
-            shape=shape[:-1],
-            read=partial(_values_hdf5 if reverse else _values, path, key, place),
-            range=implied_range(dtype),
-            files=(path,),
-        )
-        for place, name in enumerate(names)
-    ]
+    values = partial(_values_hdf5 if reverse else _values, path, key)
+    return single_series(path, shape[-1], values, shape=shape[:-1], range=implied_range(dtype))
 
 
 def _described_hdf5(path: Path) -> Described:
     """Return shapes and types of arrays, the axes as MATLAB has them."""
     with hdf5(path) as file:
-        arrays = {name: d for name, d in file.items() if hasattr(d, "shape")}
-        return {name: (d.shape[::-1], d.dtype) for name, d in arrays.items() if name == "images" or d.ndim in (3, 4)}
+        return {name: (d.shape[::-1], d.dtype) for name, d in file.items() if hasattr(d, "shape")}
 
 
 def _described(path: Path) -> Described:
     from scipy.io import whosmat
 
-    with _one_sentence(path):
-        found = [(name, shape, kind) for name, shape, kind in whosmat(path) if name == "images" or len(shape) in (3, 4)]
-        return {name: (shape, np.dtype(TYPES.get(kind, object))) for name, shape, kind in found}
-
-
-@contextmanager
-def _one_sentence(path: Path) -> Iterator[None]:
-    from scipy.io.matlab import MatReadError
-
-    try:
-        yield
-    except (MatReadError, ValueError, TypeError, OSError, EOFError, NotImplementedError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({one_line(error)}); wanted a whole file of MATLAB") from error
+    with reading(path, WHOLE):
+        found = whosmat(path)
+    kinds = [FLOATS.get(kind, kind if "int" in kind else "O") for _, _, kind in found]  # objects: text, cells and the like
+    return {name: (shape, np.dtype(kind)) for (name, shape, _), kind in zip(found, kinds, strict=True)}
 
 
 @lru_cache(maxsize=1)
@@ -89,20 +64,20 @@ def _array(path: Path, key: str, changed: int) -> np.ndarray:
     """Read all images at once, since the file has them in one piece, which may be compressed."""
     from scipy.io import loadmat
 
-    with _one_sentence(path):
+    with reading(path, WHOLE):
         array = loadmat(path, variable_names=[key])[key]
         if np.iscomplexobj(array):
             raise ValueError(f"{key} is complex")
         return array
 
 
-def _values(path: Path, key: str, place: int, k: int) -> np.ndarray:
-    return np.asarray(_array(path, key, path.stat().st_mtime_ns)[..., place + k], dtype=np.float32)
+def _values(path: Path, key: str, k: int) -> np.ndarray:
+    return np.asarray(_array(path, key, path.stat().st_mtime_ns)[..., k], dtype=np.float32)
 
 
-def _values_hdf5(path: Path, key: str, place: int, k: int) -> np.ndarray:
+def _values_hdf5(path: Path, key: str, k: int) -> np.ndarray:
     with hdf5(path) as file:
-        return np.asarray(file[key][place + k].T, dtype=np.float32)
+        return np.asarray(file[key][k].T, dtype=np.float32)
 
 
 READER = Reader("MATLAB (.mat)", (".mat",), read)

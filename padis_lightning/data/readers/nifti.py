@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import gzip
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from padis_lightning.data.names import needed, safe
+from padis_lightning.data.containers import reading
+from padis_lightning.data.names import needed
 from padis_lightning.data.ranges import implied_range
 from padis_lightning.data.sources.series import Reader, Series
-from padis_lightning.errors import InputError, one_line
+from padis_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Image
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+WHOLE = "NIfTI that is whole"
 MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 
 
@@ -34,7 +33,7 @@ def read(path: Path) -> list[Series]:
         InputError: the file is broken, or holds several volumes.
     """
     nibabel = needed("nibabel", "NIfTI", "nifti")
-    with _one_sentence(path):
+    with reading(path, WHOLE):
         image = nibabel.load(path)
         dtype, stored = image.get_data_dtype(), tuple(image.shape)
         scaled = image.dataobj.slope, image.dataobj.inter
@@ -45,31 +44,20 @@ def read(path: Path) -> list[Series]:
     if len(shape) not in (2, 3, 4 if colours else 3) or not all(shape) or (dtype.kind not in "uif" and not colours):
         raise InputError(f"{path} has {dtype} of shape {stored}; wanted one volume of real numbers, (columns, rows, slices)")
     affine = _affine(image)
-    name = safe(path.name.removesuffix(".gz").removesuffix(".nii"))
+    name = path.name.removesuffix(".gz").removesuffix(".nii")
     return [
         Series(
             name=name,
             group=name,
             count=shape[2] if len(shape) > 2 else 1,
             shape=(shape[1], shape[0], 3) if colours else (shape[1], shape[0]),
-            read=partial(_values, path),
+            load=partial(_values, path),
             range=implied_range(np.dtype("u1") if colours else dtype) if colours or scaled == (1, 0) else None,
             spacing=None if affine is None else tuple(float(np.linalg.norm(affine[:3, axis])) for axis in (0, 1)),
             affine=affine,
             files=(path,),
         )
     ]
-
-
-@contextmanager
-def _one_sentence(path: Path) -> Iterator[None]:
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
-    try:
-        yield
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({one_line(error)}); wanted NIfTI that is whole") from error
 
 
 @lru_cache(maxsize=1)
@@ -93,7 +81,7 @@ def _affine(image: Nifti1Image) -> np.ndarray | None:
 
 
 def _values(path: Path, k: int) -> np.ndarray:
-    with _one_sentence(path):
+    with reading(path, WHOLE):
         data = _open(path, path.stat().st_mtime_ns).dataobj
         plane = data[:, :, k] if len(data.shape) > 2 else data[...]
     if plane.dtype.names:

@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
+import math
+import os
+import zipfile
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from padis_lightning.data.containers import NUMPY, StoredArray, load_keys, numpy_file, require_images
-from padis_lightning.data.names import safe, unique
-from padis_lightning.data.ranges import Scale, file_scale, require_unit
+from padis_lightning.data.containers import ARRAYS, NUMPY, load_keys, read_header, reading, require_images
+from padis_lightning.data.names import unique
+from padis_lightning.data.ranges import Scale, decide, file_scale
 from padis_lightning.data.sources.series import Reader, Series
 from padis_lightning.errors import InputError
+
+
+class StoredImages:
+    """Reads the images of a ``.npz`` or ``.npy`` one by one; one that is read forward is unpacked once.
+
+    An array whose first index runs fastest has no image in one piece: it is mapped from a ``.npy``, and read whole from a
+    ``.npz``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._process, self._opened = path, 0, None
+        with reading(path, ARRAYS), self._open() as stream:
+            self.shape, self.by_columns, self.dtype = read_header(stream)
+            self.offset = stream.tell()
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_process": 0, "_opened": None}
+
+    def _open(self) -> BinaryIO:
+        return open(self.path, "rb") if self.path.suffix == ".npy" else zipfile.ZipFile(self.path).open("images.npy")
+
+    def _array(self) -> np.ndarray:
+        content = np.load(self.path, mmap_mode="r")
+        return content if isinstance(content, np.ndarray) else content["images"]
+
+    def __getitem__(self, k: int) -> np.ndarray:
+        if self._process != os.getpid():  # processes must not share a place in a file
+            self._process, self._opened = os.getpid(), self._array() if self.by_columns else self._open()
+        if self.by_columns:
+            return self._opened[k]
+        count = math.prod(self.shape[1:])
+        self._opened.seek(self.offset + k * count * self.dtype.itemsize)
+        return np.frombuffer(self._opened.read(count * self.dtype.itemsize), self.dtype, count).reshape(self.shape[1:])
 
 
 def open_arrays(path: str | Path, data_range: Sequence[float] | None = None) -> list[Series]:
@@ -30,7 +67,8 @@ def open_arrays(path: str | Path, data_range: Sequence[float] | None = None) -> 
     """
     path = Path(path)
     described = {} if path.suffix == ".npy" else load_keys(path, ("patient", "range", "hu_window"))
-    images = open_images(path)
+    images = StoredImages(path)
+    require_images("images", images.shape, images.dtype, path)
     scale = file_scale(described, images.dtype, path)
     unit = scale.range is None and data_range is None and images.dtype.kind in "fb"
     count = images.shape[0]
@@ -41,43 +79,27 @@ def open_arrays(path: str | Path, data_range: Sequence[float] | None = None) -> 
     return unique(
         [
             Series(
-                name=safe(str(groups[start])),
+                name=str(groups[start]),
                 group=str(groups[start]),
                 count=stop - start,
                 shape=images.shape[1:],
-                read=partial(_values, images, scale, unit, start),
+                load=partial(_values, images, scale, unit),
                 units=scale.units,
                 range=(0.0, 1.0) if unit else scale.range,
                 files=(path,),
+                first=start,
             )
             for start, stop in pairwise(bounds)
         ]
     )
 
 
-def open_images(path: Path) -> StoredArray:
-    """Find the images of a file; only headers are read.
-
-    Raises:
-        InputError: there are none, or they cannot be read one by one.
-    """
-    images = StoredArray.open(path, "images")
-    require_images("images", images.shape, images.dtype, path)
-    if images.stream and images.by_columns:
-        raise InputError(f"{path} has images that are compressed and stored by columns; wanted rows (np.ascontiguousarray)")
-    if images.missing:
-        raise InputError(f"{path} ends {images.missing} bytes before its images do; wanted the whole file")
-    return images
-
-
-def _values(images: StoredArray, scale: Scale, unit: bool, first: int, k: int) -> np.ndarray:
-    with numpy_file(images.path, f" at image {first + k}"):
-        values = images[first + k].astype(np.float32)
-    if unit:
-        require_unit(values, images.path)
-    values *= scale.slope
-    values += scale.intercept
-    return values
+def _values(images: StoredImages, scale: Scale, unit: bool, k: int) -> np.ndarray:
+    with reading(images.path, ARRAYS, f" at image {k}"):
+        values = images[k]
+    if unit:  # values that are not from 0 to 1 are refused
+        decide(images.path, extremes=(float(values.min()), float(values.max())))
+    return scale.apply(values)
 
 
 READER = Reader("NumPy arrays", NUMPY, open_arrays, folder="never")  # pictures may have arrays beside them

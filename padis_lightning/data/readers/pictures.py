@@ -3,44 +3,31 @@
 from __future__ import annotations
 
 import io
-import struct
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from padis_lightning.data.archives import fetch, members
-from padis_lightning.data.names import common, natural, safe
+from padis_lightning.data.containers import reading
+from padis_lightning.data.names import common_depth, files_below, natural
 from padis_lightning.data.ranges import implied_range
 from padis_lightning.data.sources.series import Reader, Series
-from padis_lightning.errors import InputError, one_line
+from padis_lightning.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    RuntimeError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
 ORIENTATION, BITS = 0x0112, 258  # tags of EXIF and TIFF
 GREY8, COLOUR8 = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA")
 GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """Names a picture of a file, or of a zip where ``member`` names one; ``place`` is its path below the folder."""
 
     path: Path
@@ -63,18 +50,18 @@ def read(path: Path) -> list[Series]:
         InputError: there are none, one is broken, transparent or of a kind that is not read, or the zip is not safe.
     """
     if path.is_dir():
-        found = [Picture(p, None, PurePosixPath(p.relative_to(path).as_posix())) for p in path.rglob("*") if p.is_file()]
+        found = [Picture(p, None, PurePosixPath(p.relative_to(path).as_posix())) for p in files_below(path)]
     elif path.suffix.lower() == ".zip":
-        found = [Picture(path, name, PurePosixPath(name)) for name in members(path)]
+        found = [Picture(path, name, PurePosixPath(name)) for name in sorted(members(path), key=natural)]
     else:
         return [_series([Picture(path, None, PurePosixPath(path.name))], path.stem, path.stem)]
     found = [p for p in found if p.place.suffix.lower() in SUFFIXES and not p.place.name.startswith(".")]
     if not found:
         raise InputError(f"{path} holds no pictures; wanted {', '.join(SUFFIXES)}")
     folders: dict[tuple[str, ...], list[Picture]] = defaultdict(list)
-    for picture in sorted(found, key=lambda p: natural(str(p.place))):
+    for picture in found:
         folders[picture.place.parts[:-1]].append(picture)
-    shared = len(common(list(folders)))
+    shared = common_depth(list(folders))
     series = []
     for folder, inside in folders.items():
         below = folder[shared:]
@@ -89,20 +76,17 @@ def read(path: Path) -> list[Series]:
 def _series(pictures: list[Picture], name: str, group: str) -> Series:
     shape, bounds = _header(pictures[0])
     files = tuple(dict.fromkeys(p.path for p in pictures))
-    return Series(safe(name), group, len(pictures), shape, partial(_values, pictures), range=bounds, files=files)
+    return Series(name, group, len(pictures), shape, partial(_values, pictures), range=bounds, files=files)
 
 
 @contextmanager
 def _opened(picture: Picture) -> Iterator[BinaryIO]:
     """Open the bytes of a picture; whatever goes wrong with them becomes one sentence."""
-    try:
-        with picture.path.open("rb") if picture.member is None else io.BytesIO(fetch(picture.path, picture.member)) as stream:
-            yield stream
-    except InputError:
-        raise
-    except BROKEN as error:
-        reason = one_line(error)[:200]
-        raise InputError(f"{picture} cannot be read ({reason}); wanted a picture that is whole") from error
+    with (
+        reading(picture, "a picture that is whole"),
+        open(picture.path, "rb") if picture.member is None else io.BytesIO(fetch(picture.path, picture.member)) as stream,
+    ):
+        yield stream
 
 
 def _header(picture: Picture) -> tuple[tuple[int, ...], tuple[float, float] | None]:
@@ -140,19 +124,17 @@ def _tiff(stream: BinaryIO, picture: Picture) -> np.ndarray:
     """Read the numbers of a TIFF as they are, (H, W) or (H, W, 3)."""
     import tifffile
 
-    try:
-        with tifffile.TiffFile(stream) as file:
-            page = file.pages[0]
-            turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
-            if len(file.pages) != 1 or turned:
-                raise InputError(f"{picture} has {len(file.pages)} pages{' and is turned' * turned}; wanted one upright page")
-            values = page.asarray()
-    except tifffile.TiffFileError as error:
-        raise ValueError(str(error)) from error
+    with tifffile.TiffFile(stream) as file:
+        page = file.pages[0]
+        turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
+        if len(file.pages) != 1 or turned:
+            raise InputError(f"{picture} has {len(file.pages)} pages{' and is turned' * turned}; wanted one upright page")
+        values = page.asarray()
     values = np.moveaxis(values, 0, -1) if page.planarconfig == 2 and values.ndim == 3 else values
-    if values.ndim == 3 and values.shape[2] == 4 and values.dtype.kind == "u":
-        values = values[..., :3] if values[..., 3].min() == np.iinfo(values.dtype).max else values
-    if values.dtype.kind not in "uif" or not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)):
+    with_alpha = values.ndim == 3 and values.shape[2] == 4 and values.dtype.kind == "u"
+    if with_alpha and values[..., 3].min() == np.iinfo(values.dtype).max:
+        values = values[..., :3]
+    if values.dtype.kind not in "uif" or (values.ndim, values.shape[2:]) not in ((2, ()), (3, (3,))):
         raise InputError(f"{picture} has {values.dtype} of shape {values.shape}; wanted grey or opaque colours of real numbers")
     return values
 
@@ -187,10 +169,8 @@ def _values(pictures: list[Picture], k: int) -> np.ndarray:
             clearest = image.convert("RGBA").getchannel("A").getextrema()[0]
             if clearest < 255:
                 raise InputError(f"{picture} is transparent in places (alpha {clearest} of 255); wanted an opaque picture")
-        if image.mode in GREY8:
-            image = image.convert("L")
-        elif image.mode in COLOUR8:
-            image = image.convert("RGB")
+        if image.mode in GREY8 + COLOUR8:
+            image = image.convert("L" if image.mode in GREY8 else "RGB")
         return np.asarray(image).astype(np.float32)
 
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from padis_lightning.data.containers import numbers, read_pair, require_images
 from padis_lightning.data.ranges import decide, decide_measured
 from padis_lightning.data.sources.base import Item, Source, resize
-from padis_lightning.data.sources.measurements import SINOGRAMS, geometry_of, line_integrals, load_measured
+from padis_lightning.data.sources.measurements import MEASURED, geometry_of, line_integrals, load_measured
 from padis_lightning.errors import InputError
 from padis_lightning.types import Normalisation
 
 
 class ArraySource(Source):
-    """Images, measurements or both, held in memory.
+    """Yields images, measurements or both, held in memory.
 
     Args:
         images: ``(n, C, H, W)`` normalised, or None.
@@ -93,14 +93,14 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
 
 def _normalisation(arrays: dict[str, np.ndarray], data_range: Sequence[float] | None, path: Path) -> Normalisation:
     """Check the images, and decide which of their values become 0 and 1."""
-    window, stored = read_pair(arrays, "hu_window", path), read_pair(arrays, "range", path)
     images = arrays.get("images")
     if images is not None:
         require_images("images", images.shape, images.dtype, path)
         numbers(arrays, "images", (None,) * images.ndim, path)
-    measured = next((key for key in SINOGRAMS if key in arrays), None)
+    measured = next((key for key in MEASURED if key in arrays), None)
     if measured:
-        return decide_measured(path, measured, named=data_range, stored=stored, window=window)
+        return decide_measured(path, measured, arrays, named=data_range)
+    window, stored = read_pair(arrays, "hu_window", path), read_pair(arrays, "range", path)
     extremes = float(images.min()), float(images.max())
     return decide(path, named=data_range, stored=stored, window=window, dtype=images.dtype, extremes=extremes)
 

@@ -31,30 +31,18 @@ class Item(NamedTuple):
 
 def collate(items: Sequence[Item]) -> Batch:
     """Make a batch of items; tensors are stacked, what is missing stays None."""
-
-    def stack(parts: Sequence[Tensor | None]) -> Tensor | None:
-        return None if parts[0] is None else torch.stack(list(parts))
-
-    index, names, groups, images, measurements = zip(*items, strict=True)
-    return Batch(torch.tensor(index), list(names), list(groups), stack(images), stack(measurements))
+    index, names, groups, *tensors = zip(*items, strict=True)
+    return Batch(torch.tensor(index), list(names), list(groups), *(None if t[0] is None else torch.stack(t) for t in tensors))
 
 
 def check_square(height: int, width: int, size: int) -> None:
-    """Refuse to bring images to ``size`` that are not square.
-
-    Raises:
-        InputError: they are not; stretching them would change the anatomy.
-    """
+    """Refuse to bring images to ``size`` that are not square; stretching them would change the anatomy."""
     if height != width:
         raise InputError(f"the images are {height}x{width}; wanted square ones to be brought to {size}x{size}")
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Bring square images ``(n, C, H, W)`` to ``size``: box means for whole factors, anti-aliased bilinear for others.
-
-    Raises:
-        InputError: the images are not square.
-    """
+    """Bring square images ``(n, C, H, W)`` to ``size``: box means for whole factors, anti-aliased bilinear for others."""
     height, width = images.shape[-2:]
     check_square(height, width, size)
     if height == size:
@@ -77,6 +65,7 @@ class Source(Dataset, ABC):
         has_images: False for measurements alone.
         parts: ``train``, ``validation`` or ``test`` for each item, where the data says so.
         affine: ``(4, 4)``, from (row, column, slice, 1) of every volume to LPS millimetres, where a scan says so.
+        size: side that images are brought to, or None for as they are.
     """
 
     image_shape: tuple[int, ...]
@@ -88,6 +77,7 @@ class Source(Dataset, ABC):
     has_images: bool = True
     parts: list[str] | None = None
     affine: np.ndarray | None = None
+    size: int | None = None
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -108,6 +98,12 @@ class Source(Dataset, ABC):
     def slice_affine(self, index: int) -> np.ndarray | None:
         """Return the affine ``(4, 4)`` of slice ``index`` from (row, column, slice, 1) to LPS millimetres, where it is known."""
         return None
+
+    def to_image(self, values: np.ndarray) -> Tensor:
+        """Return values ``(H, W)`` or ``(H, W, C)`` as a normalised image ``(C, H, W)`` of the source's size."""
+        values = np.moveaxis(values, -1, 0) if values.ndim == 3 else values[None]
+        image = self.normalisation.normalise(torch.from_numpy(np.array(values)))  # a mapped file is read-only
+        return resize(image[None], self.size)[0] if self.size else image
 
     @abstractmethod
     def __getitem__(self, index: int) -> Item:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from padis_lightning.ct import ConeGeometry
-from padis_lightning.data.containers import HDF5, load_keys, read_pair, shapes_of
-from padis_lightning.data.names import natural, safe, unique
+from padis_lightning.data.containers import HDF5, load_keys, shapes_of
+from padis_lightning.data.names import natural, unique
 from padis_lightning.data.ranges import decide_measured
 from padis_lightning.data.sources.base import Item, Source
 from padis_lightning.data.sources.measurements import CONE, FIELDS, FLAT, MEASURED, line_integrals, read_scan
 from padis_lightning.errors import InputError
-from padis_lightning.types import Normalisation
 
 SUFFIXES = (".npz", *HDF5)
 ONLY = tuple(key for key in CONE.lengths if key not in FLAT.keys)  # what no scan of a slice has
@@ -26,61 +25,33 @@ TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
-class ConeFile:
-    """Holds the projections of a file, which are read when they are asked for.
+class ScannedVolume:
+    """Names a volume that was scanned, and its place among those of a file."""
 
-    Attributes:
-        path: the file.
-        count: volumes that it is of.
-        geometry: the scan of each.
-        normalisation: what line integrals become those of values from 0 to 1.
-        groups: the patient of each volume, or None where the file does not say.
-        millimetres: of the geometry's unit of length, or None where the file does not name it.
-    """
-
+    name: str
+    group: str
     path: Path
-    count: int
-    geometry: ConeGeometry
-    normalisation: Normalisation
-    groups: tuple[str, ...] | None
-    millimetres: float | None
+    place: int
 
-    @classmethod
-    def open(cls, path: Path, data_range: Sequence[float] | None = None) -> ConeFile:
-        """Read what a file says of its projections; they themselves are not read.
 
-        Raises:
-            InputError: the geometry is not complete or does not fit them, or nothing says what becomes 1.
-        """
-        key, shape = _projections(path)
-        arrays = load_keys(path, ("range", "hu_window", "patient", "unit"))
-        count = shape[0] if len(shape) == 4 else 1
-        groups = np.atleast_1d(arrays["patient"]) if "patient" in arrays else None
-        if groups is not None and groups.shape != (count,):
-            raise InputError(f"{path} has patient of shape {arrays['patient'].shape}; wanted {count} entries, one a volume")
-        window, stored = read_pair(arrays, "hu_window", path), read_pair(arrays, "range", path)
-        unit = str(arrays["unit"]) if "unit" in arrays else None
-        if unit is not None and unit not in MILLIMETRES:
-            raise InputError(f"{path} has unit {unit!r}; wanted {', '.join(MILLIMETRES)}")
-        return cls(
-            path,
-            count,
-            read_scan(CONE, load_keys(path, CONE.keys), key, shape, path),
-            decide_measured(path, key, named=data_range, stored=stored, window=window),
-            None if groups is None else tuple(map(str, groups)),
-            MILLIMETRES.get(unit),
-        )
-
-    def read(self, place: int) -> torch.Tensor:
-        """Read the line integrals of volume ``place``, ``(views, rows, bins)``, those of values from 0 to 1.
-
-        Raises:
-            InputError: they are not finite numbers, or raw counts that have no logarithm.
-        """
-        arrays = load_keys(self.path, (*MEASURED, *FIELDS))
-        stacked = {key: arrays[key].reshape(self.count, *self.geometry.shape) for key in MEASURED if key in arrays}
-        values = line_integrals({**arrays, **stacked}, self.path, axes=4)[place]
-        return torch.from_numpy(values) / self.normalisation.upper
+def _open(path: Path, data_range: Sequence[float] | None) -> tuple[dict[str, Any], list[ScannedVolume]]:
+    """Read what a file says of its projections: what must be one for all files of a source, and the volumes that they are of."""
+    key, shape = _projections(path)
+    arrays = load_keys(path, (*CONE.keys, "range", "hu_window", "patient", "unit"))
+    count = shape[0] if len(shape) == 4 else 1
+    names = [path.stem] if count == 1 else [f"{path.stem}_{k:04d}" for k in range(count)]
+    groups = np.atleast_1d(arrays.get("patient", names))
+    if groups.shape != (count,):
+        raise InputError(f"{path} has patient of shape {arrays['patient'].shape}; wanted {count} entries, one a volume")
+    unit = str(arrays["unit"]) if "unit" in arrays else None
+    if unit not in (None, *MILLIMETRES):
+        raise InputError(f"{path} has unit {unit!r}; wanted {', '.join(MILLIMETRES)}")
+    shared = {
+        "geometry": read_scan(CONE, arrays, key, shape, path),
+        "range": decide_measured(path, key, arrays, named=data_range),
+        "unit": unit,
+    }
+    return shared, [ScannedVolume(name, str(groups[k]), path, k) for k, name in enumerate(names)]
 
 
 def _projections(path: Path) -> tuple[str, tuple[int, ...]]:
@@ -103,37 +74,17 @@ def cone_geometry(path: Path) -> ConeGeometry:
     return read_scan(CONE, load_keys(path, CONE.keys), *_projections(path), path)
 
 
-@dataclass(frozen=True)
-class Scanned:
-    """Names a volume that was scanned: its name, fit for a file's, and its place in a file."""
-
-    name: str
-    group: str
-    file: ConeFile
-    place: int
-
-
 def is_cone(path: Path) -> bool:
-    """Return whether a ``.npz`` or HDF5 file holds projections of volumes, by their axes or by their geometry's keys.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """Return whether a ``.npz`` or HDF5 file holds projections of volumes, by their axes or by their geometry's keys."""
     if path.suffix not in SUFFIXES or not path.is_file():
         return False
     shapes = shapes_of(path, (*MEASURED, *CONE.needed))
     axes = next((len(shapes[key]) for key in MEASURED if key in shapes), 0)
     if axes == 4 or (axes and any(key in shapes for key in ONLY)):
         return True
-    return axes == 3 and not set(CONE.needed) & shapes.keys() and _is_cone_geometry(path.with_suffix(".json"))
-
-
-def _is_cone_geometry(path: Path) -> bool:
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError):  # none, or one that its reader tells of
-        return False
-    return isinstance(described, dict) and described.get("format") == ConeGeometry.FORMAT
+    beside = path.with_suffix(".json")
+    undescribed = axes == 3 and not set(CONE.needed) & shapes.keys()
+    return undescribed and beside.is_file() and f'"{ConeGeometry.FORMAT}"'.encode() in beside.read_bytes()
 
 
 def cone_files(path: Path) -> list[Path]:
@@ -144,7 +95,7 @@ def cone_files(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path] if is_cone(path) else []
-    files = sorted((p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file()), key=lambda p: natural(p.name))
+    files = sorted((p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file()), key=natural)
     found = [p for p in files if _reads_as_cone(p)]
     others = [p for p in files if found and p not in found]
     if others:
@@ -162,6 +113,8 @@ def _reads_as_cone(path: Path) -> bool:
 class ConeSource(Source):
     """Yields measured projections ``(1, views, rows, bins)`` of volumes; those of a file are read when they are asked for.
 
+    Volumes are named after their file, and their place in it where it is of several.
+
     Args:
         files: of one geometry, range and unit.
         data_range: in place of the files' ``range``.
@@ -174,45 +127,33 @@ class ConeSource(Source):
     has_images = False
 
     def __init__(self, files: Sequence[Path], data_range: Sequence[float] | None, description: str) -> None:
-        opened = [ConeFile.open(path, data_range) for path in files]
-        first = opened[0]
-        for one in opened[1:]:
-            for what, mine, theirs in (
-                ("geometry", first.geometry, one.geometry),
-                ("range", first.normalisation, one.normalisation),
-                ("unit", first.millimetres, one.millimetres),
-            ):
-                if mine != theirs:
-                    raise InputError(f"{one.path} has another {what} than {first.path.name}; wanted one for all, or one file")
-        self.volumes = unique([scanned for one in opened for scanned in _scanned(one)])
+        described, volumes = zip(*[_open(path, data_range) for path in files], strict=True)
+        for path, others in zip(files, described, strict=True):
+            for what, value in described[0].items():
+                if others[what] != value:
+                    raise InputError(f"{path} has another {what} than {files[0].name}; wanted one for all, or one file")
+        self.volumes = unique([one for of_file in volumes for one in of_file])
         self.groups = [one.group for one in self.volumes]
-        self.geometry, self.normalisation, self.description = first.geometry, first.normalisation, description
-        self.image_shape = (1, *self.geometry.size)
-        self.affine = None if first.millimetres is None else affine(self.geometry, first.millimetres)
+        self.geometry, self.normalisation, unit = described[0].values()
+        self.description, self.image_shape = description, (1, *self.geometry.size)
+        self.affine = affine(self.geometry, MILLIMETRES[unit]) if unit else None
 
     def name(self, index: int) -> str:
-        """Return the name of the file, and the place in it where it is of several volumes."""
+        """Return the name of the volume."""
         return self.volumes[index].name
 
     def __getitem__(self, index: int) -> Item:
         one = self.volumes[index]
-        return Item(index, one.name, one.group, None, one.file.read(one.place)[None])
-
-
-def _scanned(file: ConeFile) -> list[Scanned]:
-    stem = safe(file.path.stem)
-    names = [stem] if file.count == 1 else [f"{stem}_{k:04d}" for k in range(file.count)]
-    return [Scanned(name, group, file, k) for k, (name, group) in enumerate(zip(names, file.groups or names, strict=True))]
+        arrays = load_keys(one.path, (*MEASURED, *FIELDS))
+        stacked = {key: arrays[key].reshape(-1, *self.geometry.shape) for key in MEASURED if key in arrays}
+        values = line_integrals({**arrays, **stacked}, one.path, axes=4)[one.place]
+        return Item(index, one.name, one.group, None, torch.from_numpy(values)[None] / self.normalisation.upper)
 
 
 def affine(geometry: ConeGeometry, millimetres: float) -> np.ndarray:
     """Return the affine from (row, column, slice, 1) of a scan's volume to LPS millimetres.
 
-    The scan's x, y and z run to the right, the front and the head.
-
-    Args:
-        geometry: the scan.
-        millimetres: of its unit of length.
+    The scan's x, y and z run to the right, the front and the head; ``millimetres`` are those of its unit of length.
     """
     depth, height, width = geometry.size
     pixel, thick = geometry.pixel_spacing, geometry.slice_spacing

@@ -53,8 +53,7 @@ CONE = Form(
     ("pixel_spacing", "slice_spacing", "row_spacing", "bin_spacing", "source_distance", "detector_distance"),
     ("heights", "row_offset", "bin_offset"),
 )
-SINOGRAMS = (*MEASURED, "data")  # the last one is LoDoPaB's
-KEYS = (*SINOGRAMS, *FIELDS, *FLAT.keys)
+KEYS = (*MEASURED, "data", *FIELDS, *FLAT.keys)  # data are LoDoPaB's projections
 LODOPAB_SHAPE = (1000, 513)  # views and bins
 
 
@@ -64,25 +63,25 @@ def read_scan(form: Form, arrays: dict[str, np.ndarray], key: str, shape: tuple[
     Raises:
         InputError: there is no geometry, a key is missing, or the geometry does not fit the projections.
     """
-    beside = path.with_suffix(".json")
+    origin, measured = path, shape[-len(form.axes) :]
     missing = [name for name in form.needed if name not in arrays]
-    if len(missing) == len(form.needed) and beside.is_file():
-        geometry = form.kind.load(beside)
+    if len(missing) == len(form.needed) and path.with_suffix(".json").is_file():
+        origin = path.with_suffix(".json")
+        geometry = form.kind.load(origin)
         _check_order(form, key, shape, len(geometry.angles), path)
-        if geometry.shape != shape[-len(form.axes) :]:
-            seen, wanted = ((n[0], "x".join(map(str, n[1:]))) for n in (geometry.shape, shape[-len(form.axes) :]))
-            raise InputError(f"{beside} has {seen[0]} views of {seen[1]} bins; wanted {wanted[0]} of {wanted[1]}, those of {key}")
-        _check_radians(geometry, beside)
-        return geometry
-    if missing:
+        if geometry.shape != measured:
+            seen, wanted = ((n[0], "x".join(map(str, n[1:]))) for n in (geometry.shape, measured))
+            raise InputError(f"{origin} has {seen[0]} views of {seen[1]} bins; wanted {wanted[0]} of {wanted[1]}, those of {key}")
+    elif missing:
         raise InputError(f"{path} has {key} without {', '.join(missing)}; wanted its geometry beside it")
-    _check_order(form, key, shape, arrays["angles"].size, path)
-    described = _described(form, arrays, shape, path)
-    try:
-        geometry = form.kind.read(described)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    _check_radians(geometry, path)
+    else:
+        _check_order(form, key, shape, arrays["angles"].size, path)
+        described = _described(form, arrays, shape, path)
+        try:
+            geometry = form.kind.read(described)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    _check_radians(geometry, origin)
     return geometry
 
 
@@ -143,7 +142,7 @@ def is_measured(path: Path) -> bool:
     """Return whether an HDF5 file holds a measurement: ``y``, ``counts``, or LoDoPaB's observations.
 
     Raises:
-        InputError: it cannot be read, or it is named as LoDoPaB's and has another shape.
+        InputError: it is named as LoDoPaB's observations and has another shape.
     """
     with hdf5(path) as file:
         if "y" in file or "counts" in file:
@@ -171,12 +170,8 @@ def load_measured(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarra
 
 
 def geometry_of(arrays: dict[str, np.ndarray], path: Path) -> Geometry | None:
-    """Read the scan of the arrays that :func:`load_measured` yields; None where there are no sinograms.
-
-    Raises:
-        InputError: there is no geometry, a key is missing, or the geometry does not fit the sinograms.
-    """
-    key = next((key for key in SINOGRAMS if key in arrays), None)
+    """Read the scan of the arrays that :func:`load_measured` yields as :func:`read_scan` does; None without sinograms."""
+    key = next((key for key in MEASURED if key in arrays), None)
     if key is None:
         return None
     return read_scan(FLAT, arrays, key, numbers(arrays, key, (None,) * 3, path).shape, path)

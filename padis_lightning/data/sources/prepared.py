@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import re
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from padis_lightning.data.containers import hdf5, load_hdf5, numbers, read_pair
 from padis_lightning.data.ranges import decide
-from padis_lightning.data.sources.base import Item, Source, check_square, resize
-from padis_lightning.data.sources.series import Series, resized_affine
+from padis_lightning.data.sources.base import Item, Source, check_square
+from padis_lightning.data.sources.series import Series, resized_affine, single_series
 from padis_lightning.errors import InputError
 
 FORMAT, VERSION = "padis_lightning", 1
 PARTS = ("train", "validation", "test")
 LABELS = ("name", "group", "part")
+WHOLE = "wanted a whole file of 'prepare'"
 
 
 def is_prepared(path: Path) -> bool:
-    """Return whether an HDF5 file says that ``prepare`` wrote it.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """Return whether an HDF5 file says that ``prepare`` wrote it."""
     with hdf5(path) as file:
         return file.attrs.get("format") == FORMAT
 
@@ -50,20 +46,21 @@ class PreparedSource(Source):
     def __init__(self, path: Path, size: int | None = None, data_range: tuple[float, float] | None = None) -> None:
         self.path, self.size = path, size
         self._mapped: np.ndarray | None = None
-        self._lay_out()
-        _, arrays = load_hdf5(path, ("version", "slope", "intercept", "units", "range", "affine", *LABELS))
-        for key in ("version", "slope", "intercept", "range", *LABELS, "affine"):
+        self._find_images()
+        needed = ("version", "slope", "intercept", "range", *LABELS, "affine")
+        _, arrays = load_hdf5(path, (*needed, "units"))
+        for key in needed:
             if key not in arrays:
-                raise InputError(f"{path} has no {key!r}; wanted a whole file of 'prepare'")
+                raise InputError(f"{path} has no {key!r}; {WHOLE}")
         if arrays["version"] != VERSION:
             raise InputError(f"{path} is of version {arrays['version']}; wanted {VERSION}")
-        count, height, width = self.stored_shape[:3]
-        for key, shape in {**{label: (count,) for label in LABELS}, "affine": (count, 4, 4)}.items():
+        count, height, width, *channels = self.stored_shape
+        for key, shape in {**dict.fromkeys(LABELS, (count,)), "affine": (count, 4, 4)}.items():
             if arrays[key].shape != shape:
                 raise InputError(f"{path} has {key!r} of shape {arrays[key].shape}; wanted {shape}, one an image")
         self.slope, self.intercept = (float(numbers(arrays, key, (), path)) for key in ("slope", "intercept"))
         self.names, self.groups, self.parts = (arrays[label].tolist() for label in LABELS)
-        self.affines = arrays["affine"].astype(float)
+        self.affines = [one if np.isfinite(one).all() else None for one in arrays["affine"].astype(float)]
         numbered = [re.fullmatch(r"(.+)_(\d+)", name) for name in self.names]  # as 'prepare' names a slice of a series
         if all(numbered):
             self.labels, self.heights = [one[1] for one in numbered], [int(one[2]) for one in numbered]
@@ -75,16 +72,14 @@ class PreparedSource(Source):
         self.normalisation = decide(path, named=data_range, stored=stored, hounsfield=self.units == "HU")
         if size:
             check_square(height, width, size)
-        channels = self.stored_shape[3] if len(self.stored_shape) == 4 else 1
-        self.image_shape = (channels, size or height, size or width)
+        self.image_shape = (*(channels or [1]), size or height, size or width)
         self.description = f"{count} prepared images of {path.name}"
 
-    def _lay_out(self) -> None:
-        """Find where in the file the images are."""
+    def _find_images(self) -> None:
         with hdf5(self.path) as file:
             images = file.get("images")
             if images is None or images.ndim not in (3, 4) or not all(images.shape):
-                raise InputError(f"{self.path} has no images of 3 or 4 axes; wanted a whole file of 'prepare'")
+                raise InputError(f"{self.path} has no images of 3 or 4 axes; {WHOLE}")
             self.stored_shape, self.dtype, self.offset = images.shape, images.dtype, images.id.get_offset()
         if self.offset is None or self.dtype.name not in ("uint8", "uint16", "float32"):
             seen = f"{self.dtype}{' in chunks' if self.offset is None else ''}"
@@ -110,39 +105,16 @@ class PreparedSource(Source):
     def slice_affine(self, index: int) -> np.ndarray | None:
         """Return the affine of image ``index`` at the size that it is brought to, or None where the file does not say."""
         affine = self.affines[index]
-        known = np.isfinite(affine).all()
-        return resized_affine(affine, self.stored_shape[1:3], self.image_shape[-2:]) if known else None
+        return None if affine is None else resized_affine(affine, self.stored_shape[1:3], self.image_shape[-2:])
 
     def __getitem__(self, index: int) -> Item:
-        lower, upper = self.normalisation.lower, self.normalisation.upper
-        scale = np.float32(self.slope / (upper - lower))
-        values = self.stored(index).astype(np.float32) * scale + np.float32((self.intercept - lower) / (upper - lower))
-        image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, 0)) if values.ndim == 3 else values[None])
-        if self.normalisation.clip:
-            image = image.clamp(0, 1)
-        if self.size:
-            image = resize(image[None], self.size)[0]
-        return Item(index, self.name(index), self.groups[index], image, None)
+        return Item(index, self.name(index), self.groups[index], self.to_image(self.values(index)))
 
     def series(self) -> list[Series]:
         """Return a series of one slice for each image, with its place in the patient."""
-        return [
-            Series(
-                name=self.names[k],
-                group=self.groups[k],
-                count=1,
-                shape=self.stored_shape[1:],
-                read=partial(_value, self, k),
-                units=self.units,
-                range=(self.normalisation.lower, self.normalisation.upper),
-                spacing=tuple(np.linalg.norm(affine[:3, :2], axis=0).tolist()) if known else None,
-                affine=affine if known else None,
-                files=(self.path,),
-            )
-            for k, affine in enumerate(self.affines)
-            for known in [bool(np.isfinite(affine).all())]
-        ]
-
-
-def _value(source: PreparedSource, index: int, k: int) -> np.ndarray:
-    return source.values(index + k)
+        bounds = (self.normalisation.lower, self.normalisation.upper)
+        shape = self.stored_shape[1:]
+        single = single_series(self.path, len(self), self.values, self.groups, shape=shape, units=self.units, range=bounds)
+        spacings = [None if a is None else tuple(np.linalg.norm(a[:3, :2], axis=0).tolist()) for a in self.affines]
+        placed = zip(single, self.names, spacings, self.affines, strict=True)
+        return [replace(one, name=name, spacing=spacing, affine=affine) for one, name, spacing, affine in placed]

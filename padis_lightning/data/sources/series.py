@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 
 from padis_lightning.data.ranges import decide_shared
-from padis_lightning.data.sources.base import Item, Source, check_square, resize
+from padis_lightning.data.sources.base import Item, Source, check_square
 from padis_lightning.errors import InputError
 
 
@@ -21,37 +19,56 @@ class Series:
     """Holds slices of one size from one patient, which are read when they are asked for.
 
     Attributes:
-        name: unique among the series of a source, fit for a file's name.
+        name: of the series; unique and fit for a file's name where a source has it.
         group: the patient, or whatever must never be split between training and test.
         count: slices.
         shape: ``(H, W)`` or ``(H, W, C)`` of each.
-        read: the values of slice k, float32, in ``units``; raises InputError where they are not finite.
+        load: yields the values of a slice, by its number from ``first`` on, in ``units``.
         units: ``HU``, or empty where the file does not say.
         range: values that become 0 and 1, where the file or the type of the stored numbers implies them (8 bits: 0 and 255).
         spacing: mm from row to row and from column to column, where known.
         affine: ``(4, 4)``, from (row, column, slice, 1) to millimetres towards the patient's left, back and head (LPS, as
             DICOM has it), where known.
         files: what was read: one file a slice in the order of the slices, or one for all.
+        first: number of the first slice.
     """
 
     name: str
     group: str
     count: int
     shape: tuple[int, ...]
-    read: Callable[[int], np.ndarray]
+    load: Callable[[int], np.ndarray]
     units: str = ""
     range: tuple[float, float] | None = None
     spacing: tuple[float, float] | None = None
     affine: np.ndarray | None = None
-    files: tuple[Path, ...] = field(default=())
+    files: tuple[Path, ...] = ()
+    first: int = 0
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "read", partial(_finite, self.read, self.name))
+    def read(self, k: int) -> np.ndarray:
+        """Read the values of slice k, float32; those that are not finite are refused."""
+        values = np.asarray(self.load(self.first + k), dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise InputError(f"{self.name} has values in slice {k} that are not finite; wanted finite numbers")
+        return values
 
     @property
     def channels(self) -> int:
         """Return the number of channels: 1 for grey, C for ``(H, W, C)``."""
         return self.shape[2] if len(self.shape) == 3 else 1
+
+
+def single_series(
+    path: Path,
+    count: int,
+    load: Callable[[int], np.ndarray],
+    groups: Sequence[str] | None = None,
+    **described: Any,  # noqa: ANN401 - of Series
+) -> list[Series]:
+    """Return a series of one slice for each image of a file, by default each a group of its own."""
+    names = [f"{path.stem}_{k:04d}" for k in range(count)]
+    labels = zip(names, groups or names, strict=True)
+    return [Series(name, group, 1, load=load, files=(path,), first=k, **described) for k, (name, group) in enumerate(labels)]
 
 
 class Reader(NamedTuple):
@@ -68,13 +85,6 @@ class Reader(NamedTuple):
     suffixes: tuple[str, ...]
     read: Callable[[Path], list[Series]]
     folder: Literal["each", "whole", "never"] = "each"
-
-
-def _finite(read: Callable[[int], np.ndarray], name: str, k: int) -> np.ndarray:
-    values = np.asarray(read(k), dtype=np.float32)
-    if not np.isfinite(values).all():
-        raise InputError(f"{name} has values in slice {k} that are not finite; wanted finite numbers")
-    return values
 
 
 def resized_affine(affine: np.ndarray, before: Sequence[int], after: Sequence[int]) -> np.ndarray:
@@ -140,9 +150,4 @@ class SeriesSource(Source):
 
     def __getitem__(self, index: int) -> Item:
         series, k = self.places[index]
-        values = np.array(series.read(k))  # a mapped file is read-only
-        image = torch.from_numpy(np.moveaxis(values, -1, 0) if values.ndim == 3 else values[None])
-        image = self.normalisation.normalise(image)
-        if self.size:
-            image = resize(image[None], self.size)[0]
-        return Item(index, self.name(index), series.group, image, None)
+        return Item(index, self.name(index), series.group, self.to_image(series.read(k)))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
 
-from padis_lightning.data.names import safe, unique
+from padis_lightning.data.names import unique
 from padis_lightning.data.sources.base import Item, Source
 from padis_lightning.data.sources.series import Series, SeriesSource
 from padis_lightning.data.stacks import UNEVEN
@@ -35,8 +36,7 @@ def _even_runs(heights: np.ndarray) -> list[slice]:
     gaps = np.diff(heights)
     usual = np.median(gaps[gaps > 0]) if (gaps > 0).any() else 1.0
     breaks = np.flatnonzero(np.abs(gaps / usual - 1) > UNEVEN) + 1
-    bounds = [0, *breaks, len(heights)]
-    return [slice(first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
+    return [slice(first, last) for first, last in pairwise([0, *breaks, len(heights)])]
 
 
 def stacks(source: Source) -> list[Stack]:
@@ -57,9 +57,9 @@ def stacks(source: Source) -> list[Stack]:
         items = np.flatnonzero(labels == label)
         items = items[np.argsort(heights[items], kind="stable")]
         runs = _even_runs(heights[items])
-        names = [safe(label) if len(runs) == 1 else f"{safe(label)}_part{k}" for k in range(len(runs))]
-        group = source.groups[items[0]]
-        out += [Stack(name, group, items[run].tolist()) for name, run in zip(names, runs, strict=True)]
+        for k, run in enumerate(runs):
+            name = label if len(runs) == 1 else f"{label}_part{k}"
+            out.append(Stack(name, source.groups[items[0]], items[run].tolist()))
     return unique(out)
 
 
@@ -79,9 +79,8 @@ class VolumeSource(Source):
         self.slices, found = source, stacks(source)
         heights = sorted({len(stack.items) for stack in found})
         if depth is None and len(heights) > 1:
-            raise InputError(
-                f"{source.description} has stacks of {first_few(heights)} slices; wanted one number, or --data.depth"
-            )
+            seen = f"{source.description} has stacks of {first_few(heights)} slices"
+            raise InputError(f"{seen}; wanted one number, or --data.depth")
         depth = heights[0] if depth is None else depth
         self.stacks = [part for stack in found for part in _cut(stack, depth)]
         if not self.stacks:
@@ -112,9 +111,9 @@ class VolumeSource(Source):
 
     def __getitem__(self, index: int) -> Item:
         stack = self.stacks[index]
-        items = [self.slices[k] for k in stack.items]
-        image = None if items[0].image is None else torch.stack([item.image for item in items], 1)
-        measurement = None if items[0].measurement is None else torch.stack([item.measurement for item in items])
+        images, measurements = zip(*[self.slices[k][3:] for k in stack.items], strict=True)
+        image = None if images[0] is None else torch.stack(images, 1)
+        measurement = None if measurements[0] is None else torch.stack(measurements)
         return Item(index, stack.name, stack.group, image, measurement)
 
 
