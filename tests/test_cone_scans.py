@@ -194,7 +194,7 @@ WRONG = {  # what is changed, None for what is left out; the sentence
     ),
     "no geometry": (
         {**dict.fromkeys(described(CIRCLE.geometry)), "y": np.ones((1, *SHAPE))},
-        "s.npz has y without angles, size, pixel_spacing, slice_spacing, row_spacing, bin_spacing, source_distance, "
+        "s.npz has y without size, angles, pixel_spacing, slice_spacing, row_spacing, bin_spacing, source_distance, "
         "detector_distance; wanted its geometry beside it",
     ),
     "two axes": (

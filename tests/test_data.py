@@ -134,7 +134,7 @@ BROKEN = [
     ({"y": np.zeros((1, 2, 4)), **SCAN, "range": np.array([1, 2])}, "has y and a range from 1"),
     ({"y": np.zeros((1, 2, 4)), **SCAN, "size": 16.5}, "has size 16.5; wanted a whole number"),
     ({"y": np.zeros((1, 2, 4)), **SCAN, "angles": np.array([0, np.nan])}, r"has NaN in angles\[1\]"),
-    ({"y": np.zeros((2, 3, 4))}, "has y without angles, size, pixel_spacing, bin_spacing"),
+    ({"y": np.zeros((2, 3, 4))}, "has y without size, angles, pixel_spacing, bin_spacing"),
 ]
 
 

@@ -17,11 +17,7 @@ MOST_BYTES, MOST_TIMES = 64 * 2**30, 1000  # what an archive may hold, and how m
 
 
 def members(path: Path) -> list[str]:
-    """Return the names of the files in a zip.
-
-    Raises:
-        InputError: it is broken, encrypted, too large, or names a place outside of itself.
-    """
+    """Return the names of the files in a zip; one that is encrypted, too large, or names a place outside of itself is refused."""
     with reading(path, WHOLE), zipfile.ZipFile(path) as archive:
         infos = archive.infolist()
     for info in infos:

@@ -24,12 +24,6 @@ if TYPE_CHECKING:
 DERIVED = ("SEG", "RTDOSE")  # drawn on slices rather than slices
 WHOLE = "DICOM that is whole"
 PADDING_HU = -1024.0  # what the scanner did not see
-TAGS = (
-    "SOPClassUID Modality ImageType PatientID StudyInstanceUID SeriesInstanceUID SeriesNumber Rows Columns SamplesPerPixel "
-    "PhotometricInterpretation BitsAllocated BitsStored PixelRepresentation NumberOfFrames ImagePositionPatient "
-    "ImageOrientationPatient PixelSpacing SliceThickness SpacingBetweenSlices RescaleSlope RescaleIntercept RescaleType "
-    "PixelPaddingValue PixelPaddingRangeLimit SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
-).split()
 
 
 @dataclass(frozen=True)
@@ -63,9 +57,6 @@ def read(path: Path) -> list[Series]:
 
     Values are ``slope * stored + intercept``; of CT they are HU unless the file says otherwise. Slices are ordered by their
     place along the normal. Localisers, plans, doses and segmentations are left out where there is something else.
-
-    Raises:
-        InputError: nothing is left, a file is broken, or the slices of a series do not make a stack.
     """
     needed("pydicom", "DICOM", "dicom")
     groups: dict[str, list[Frame]] = defaultdict(list)
@@ -93,7 +84,7 @@ def _header(path: Path) -> tuple[Dataset, int]:
     import pydicom
 
     with path.open("rb") as file:
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
+        header = pydicom.dcmread(file, stop_before_pixels=True)
         return header, path.stat().st_size - file.tell()
 
 
@@ -138,11 +129,9 @@ def _frames(path: Path, header: Dataset) -> list[Frame]:
 
 
 def _numbers(values: Sequence[Any] | None, count: int) -> tuple[float, ...] | None:
-    if not values:
-        return None
-    if len(values) != count:
+    if values and len(values) != count:
         raise ValueError(f"{len(values)} numbers where there should be {count}")
-    return tuple(float(v) for v in values)
+    return tuple(map(float, values)) if values else None
 
 
 def _frame(path: Path, header: Dataset, index: int, place: Dataset | dict[str, Any]) -> Frame:

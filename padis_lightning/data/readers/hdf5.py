@@ -20,9 +20,6 @@ def read(path: Path) -> list[Series]:
 
     The images are in ``images``, in LoDoPaB's ``data`` (0 to 1), or in the only array of three or four axes: ``(n, H, W)`` or
     ``(n, H, W, C)``. ``patient`` ``(n,)`` labels groups; ``range`` and ``hu_window`` are those of ``.npz``.
-
-    Raises:
-        InputError: the file is broken, holds a measurement, or has no such array.
     """
     if is_prepared(path):
         return PreparedSource(path).series()

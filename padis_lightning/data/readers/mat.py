@@ -21,9 +21,6 @@ def read(path: Path) -> list[Series]:
     """Return a series of one slice for each image of ``images``, or of the only array of three or four axes.
 
     Axes are MATLAB's: H x W x n, or H x W x 3 x n in colours. Files of version 7.3 are HDF5, which has them in reverse.
-
-    Raises:
-        InputError: the file is broken, or has no such array, or one whose axes look like those of another order.
     """
     import h5py
 

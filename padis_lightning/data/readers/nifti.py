@@ -28,9 +28,6 @@ def read(path: Path) -> list[Series]:
 
     Slice k is ``array[:, :, k].T``, so that ``affine`` is that of the file with its first two columns exchanged, and x and y
     turned from nibabel's right and front to left and back. It is None where the file names no space.
-
-    Raises:
-        InputError: the file is broken, or holds several volumes.
     """
     nibabel = needed("nibabel", "NIfTI", "nifti")
     with reading(path, WHOLE):

@@ -61,9 +61,6 @@ def open_arrays(path: str | Path, data_range: Sequence[float] | None = None) -> 
     Args:
         path: the file; keys as in :func:`padis_lightning.data.sources.arrays.read_arrays`.
         data_range: what becomes 0 and 1, where the file does not say; values of any size are then taken.
-
-    Raises:
-        InputError: there is no such file, or it does not hold images.
     """
     path = Path(path)
     described = {} if path.suffix == ".npy" else load_keys(path, ("patient", "range", "hu_window"))

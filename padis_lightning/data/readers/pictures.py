@@ -45,9 +45,6 @@ def read(path: Path) -> list[Series]:
     the last one that all share) each sub-folder is a series if they are alike, and the first folder below is the group.
 
     8 bits have the range 0 to 255 and 16 bits 0 to 65535; other numbers have none. Palettes become colours.
-
-    Raises:
-        InputError: there are none, one is broken, transparent or of a kind that is not read, or the zip is not safe.
     """
     if path.is_dir():
         found = [Picture(p, None, PurePosixPath(p.relative_to(path).as_posix())) for p in files_below(path)]

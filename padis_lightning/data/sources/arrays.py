@@ -62,9 +62,6 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
         path: the file.
         size: side that images are brought to (default: as they are).
         data_range: in place of the file's ``range``.
-
-    Raises:
-        InputError: there is no such file, it has neither images nor sinograms, or values that are not finite or have no range.
     """
     path = Path(path)
     arrays = load_measured(path, ("images", "patient", "z", "range", "hu_window"))

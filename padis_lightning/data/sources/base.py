@@ -53,7 +53,7 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 class Source(Dataset, ABC):
-    """Yields images or measurements that can be counted and picked.
+    """Yields images or measurements that can be counted and picked; one whose files cannot be used raises InputError.
 
     Attributes:
         image_shape: channels, height and width; of volumes channels, slices, height and width.

@@ -19,7 +19,7 @@ from padis_lightning.data.sources.measurements import CONE, FIELDS, FLAT, MEASUR
 from padis_lightning.errors import InputError
 
 SUFFIXES = (".npz", *HDF5)
-ONLY = tuple(key for key in CONE.lengths if key not in FLAT.keys)  # what no scan of a slice has
+ONLY = tuple(key for key in CONE.needed if key not in FLAT.keys)  # what no scan of a slice has
 MILLIMETRES = {"um": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1e3}
 TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -66,11 +66,7 @@ def _projections(path: Path) -> tuple[str, tuple[int, ...]]:
 
 
 def cone_geometry(path: Path) -> ConeGeometry:
-    """Read the scan of a file's projections, which are not read.
-
-    Raises:
-        InputError: there is no geometry, a key is missing, or the geometry does not fit the projections.
-    """
+    """Read the scan of a file's projections, which are not read."""
     return read_scan(CONE, load_keys(path, CONE.keys), *_projections(path), path)
 
 
@@ -119,9 +115,6 @@ class ConeSource(Source):
         files: of one geometry, range and unit.
         data_range: in place of the files' ``range``.
         description: a line for a checkpoint's provenance.
-
-    Raises:
-        InputError: a file cannot be used, or the files do not go together.
     """
 
     has_images = False

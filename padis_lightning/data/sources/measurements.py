@@ -5,7 +5,7 @@ The scan is in keys of the file, or in a geometry of the same name in ``.json`` 
 
 from __future__ import annotations
 
-import math
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,38 +21,24 @@ LEAST_TURNS = 36  # turns in which a helix rises by what the detector sees, from
 
 
 class Form(NamedTuple):
-    """Says how a file describes one kind of scan.
-
-    Attributes:
-        kind: of the geometry.
-        axes: of the projections of one item.
-        lengths: keys that it must have, besides ``angles`` and ``size``.
-        others: keys that it may have.
-    """
+    """Says how a file describes a kind of scan: by the fields of its geometry, but for the ``axes`` of its projections."""
 
     kind: type[Geometry | ConeGeometry]
     axes: tuple[str, ...]
-    lengths: tuple[str, ...]
-    others: tuple[str, ...]
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        """All keys without which the scan is not known."""
-        return "angles", "size", *self.lengths
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """All keys."""
-        return *self.needed, *self.others
+        """Return all keys of a scan."""
+        return tuple(field.name for field in fields(self.kind) if field.name not in self.axes)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Return the keys without which the scan is not known; heights are those of a circle."""
+        optional = {field.name for field in fields(self.kind) if field.default is not MISSING} | {"heights"}
+        return tuple(key for key in self.keys if key not in optional)
 
 
-FLAT = Form(Geometry, ("views", "bins"), ("pixel_spacing", "bin_spacing"), ("source_distance", "detector_distance", "curved"))
-CONE = Form(
-    ConeGeometry,
-    ("views", "rows", "bins"),
-    ("pixel_spacing", "slice_spacing", "row_spacing", "bin_spacing", "source_distance", "detector_distance"),
-    ("heights", "row_offset", "bin_offset"),
-)
+FLAT, CONE = Form(Geometry, ("views", "bins")), Form(ConeGeometry, ("views", "rows", "bins"))
 KEYS = (*MEASURED, "data", *FIELDS, *FLAT.keys)  # data are LoDoPaB's projections
 LODOPAB_SHAPE = (1000, 513)  # views and bins
 
@@ -76,7 +62,7 @@ def read_scan(form: Form, arrays: dict[str, np.ndarray], key: str, shape: tuple[
         raise InputError(f"{path} has {key} without {', '.join(missing)}; wanted its geometry beside it")
     else:
         _check_order(form, key, shape, arrays["angles"].size, path)
-        described = _described(form, arrays, shape, path)
+        described = _described(form, arrays, measured, path)
         try:
             geometry = form.kind.read(described)
         except InputError as error:
@@ -85,14 +71,13 @@ def read_scan(form: Form, arrays: dict[str, np.ndarray], key: str, shape: tuple[
     return geometry
 
 
-def _described(form: Form, arrays: dict[str, np.ndarray], shape: tuple[int, ...], path: Path) -> dict[str, Any]:
+def _described(form: Form, arrays: dict[str, np.ndarray], measured: tuple[int, ...], path: Path) -> dict[str, Any]:
     """Collect what a geometry is read from."""
-    views, *sides = shape[-len(form.axes) :]
-    described: dict[str, Any] = dict(zip(form.axes[1:], sides, strict=True))
-    if "heights" in form.others:
-        arrays = {"heights": np.zeros(views), **arrays}
+    described: dict[str, Any] = dict(zip(form.axes[1:], measured[1:], strict=True))
+    if "heights" in form.keys:
+        arrays = {"heights": np.zeros(measured[0]), **arrays}
     for name in (name for name in form.keys if name in arrays):
-        along = (views,) if name in ("angles", "heights") else ()
+        along = measured[:1] if name in ("angles", "heights") else ()
         along = (len(form.axes),) if name == "size" and arrays[name].ndim else along
         described[name] = numbers(arrays, name, along, path).tolist()
     return described
@@ -106,23 +91,20 @@ def _check_order(form: Form, key: str, shape: tuple[int, ...], views: int, path:
 
 
 def _check_radians(geometry: Geometry | ConeGeometry, path: Path) -> None:
+    """Refuse angles of many turns in even steps, but for helices that rise in each turn by a part of what the detector sees."""
     angles = np.asarray(geometry.angles)
     steps = np.diff(angles)
     even = len(steps) and np.ptp(steps) <= 0.01 * np.abs(steps).max()
-    if even and np.abs(angles).max() > 4 * np.pi and not _winds(geometry):
-        raise InputError(
-            f"{path} has angles from {angles[0]:g} to {angles[-1]:g} in steps of {steps.mean():g}, which look like degrees; "
-            "wanted radians (of several turns, their remainders)"
-        )
-
-
-def _winds(geometry: Geometry | ConeGeometry) -> bool:
-    """Return whether it is a helix that rises in each turn by more than a small part of what the detector sees at the axis."""
-    if not isinstance(geometry, ConeGeometry):
-        return False
-    seen = geometry.rows * geometry.row_spacing * geometry.source_distance / geometry.reach
-    turns = np.ptp(geometry.angles) / (2 * math.pi)
-    return bool(LEAST_TURNS * np.ptp(geometry.heights) > turns * seen)
+    if not even or np.abs(angles).max() <= 4 * np.pi:
+        return
+    if isinstance(geometry, ConeGeometry):
+        seen = geometry.rows * geometry.row_spacing * geometry.source_distance / geometry.reach  # at the axis
+        if LEAST_TURNS * np.ptp(geometry.heights) > np.ptp(angles) / (2 * np.pi) * seen:
+            return
+    raise InputError(
+        f"{path} has angles from {angles[0]:g} to {angles[-1]:g} in steps of {steps.mean():g}, which look like degrees; "
+        "wanted radians (of several turns, their remainders)"
+    )
 
 
 def lodopab() -> dict[str, Any]:
@@ -139,11 +121,7 @@ def lodopab() -> dict[str, Any]:
 
 
 def is_measured(path: Path) -> bool:
-    """Return whether an HDF5 file holds a measurement: ``y``, ``counts``, or LoDoPaB's observations.
-
-    Raises:
-        InputError: it is named as LoDoPaB's observations and has another shape.
-    """
+    """Return whether an HDF5 file holds a measurement: ``y``, ``counts``, or LoDoPaB's observations."""
     with hdf5(path) as file:
         if "y" in file or "counts" in file:
             return True
@@ -156,11 +134,7 @@ def is_measured(path: Path) -> bool:
 
 
 def load_measured(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Load the arrays of a measurement and those of ``keys`` that a file has, LoDoPaB's under the usual names.
-
-    Raises:
-        InputError: there is no such file, or it is not one of arrays, or it has neither images nor a measurement.
-    """
+    """Load the arrays of a measurement and those of ``keys`` that a file has, LoDoPaB's under the usual names."""
     arrays = load_keys(path, (*KEYS, *keys))
     if "data" in arrays:
         arrays = {"y": arrays.pop("data"), **lodopab()}
@@ -201,12 +175,11 @@ def line_integrals(arrays: dict[str, np.ndarray], path: Path, axes: int = 3) -> 
 
 
 def _field(arrays: dict[str, np.ndarray], key: str, shape: tuple[int, ...], path: Path) -> np.ndarray:
-    """Return counts without an object or without a beam, to be taken from counts of ``shape``; zeros where there are none."""
-    if key not in arrays:
-        return np.zeros(())
-    values = numbers(arrays, key, (None,) * arrays[key].ndim, path)
-    fits = values.ndim <= len(shape) and all(n in (1, m) for n, m in zip(values.shape[::-1], shape[::-1], strict=False))
-    if not fits:
+    """Return counts without an object or without a beam, to be taken from counts of ``shape``; zero where there are none."""
+    values = numbers(arrays, key, (None,) * arrays[key].ndim, path) if key in arrays else np.zeros(())
+    try:
+        np.broadcast_to(values, shape)
+    except ValueError:
         wanted = ", ".join(f"({', '.join(map(str, shape[k:]))})" for k in range(len(shape) - 1, 0, -1))
-        raise InputError(f"{path} has {key} of shape {values.shape}; wanted one value, or {wanted}")
+        raise InputError(f"{path} has {key} of shape {values.shape}; wanted one value, or {wanted}") from None
     return values.astype(float)

@@ -38,9 +38,6 @@ class PreparedSource(Source):
         path: the file.
         size: side that images are brought to (default: as they are).
         data_range: values that become 0 and 1, in place of the file's.
-
-    Raises:
-        InputError: the file is of another version, or something in it is missing or does not fit.
     """
 
     def __init__(self, path: Path, size: int | None = None, data_range: tuple[float, float] | None = None) -> None:

@@ -77,7 +77,8 @@ class Reader(NamedTuple):
     Attributes:
         kind: what people call the format.
         suffixes: of its files, in small letters; none for DICOM, which its first bytes tell.
-        read: returns the series of a file, or of a folder where ``folder`` is ``whole``.
+        read: returns the series of a file, or of a folder where ``folder`` is ``whole``; raises InputError for what is broken,
+            of a kind that is not read, or without images.
         folder: how a folder is read: ``each`` of its files, as a ``whole``, or ``never``.
     """
 
@@ -107,9 +108,6 @@ class SeriesSource(Source):
         size: side that images are brought to (default: as they are).
         data_range: values that become 0 and 1 (default: what the files say; ``-1000`` and ``1000`` for HU).
         description: a line for a checkpoint's provenance.
-
-    Raises:
-        InputError: the series do not go together, or nothing says what becomes 0 and 1.
     """
 
     def __init__(

@@ -70,9 +70,6 @@ class VolumeSource(Source):
         source: of slices.
         depth: cut stacks into volumes of so many consecutive slices; what is left over is not used (default: whole stacks,
             which must be of one height).
-
-    Raises:
-        InputError: stacks are of several heights, or none is high enough.
     """
 
     def __init__(self, source: Source, depth: int | None = None) -> None:
