@@ -14,7 +14,7 @@ import torch
 from padis_lightning.cli import main
 from padis_lightning.ct import ConeGeometry
 from padis_lightning.data.datamodule import ImageData
-from padis_lightning.data.generators import PhantomVolumes
+from padis_lightning.data.generators import PhantomSource
 from padis_lightning.data.sources.open import open_source, read_geometry
 from padis_lightning.errors import InputError
 from padis_lightning.operators.cone import ConeBeam
@@ -138,7 +138,7 @@ def test_simulated_scans_are_kept_as_files_that_are_solved_alike(tmp_path):
     folder = tmp_path / "first" / "measurements"
     assert len([*folder.glob("*.npz")]) == 2
     second = predict(folder, tmp_path / "second", "--data.count", "null")
-    scale = PhantomVolumes(1, 4, 20, 2).normalisation
+    scale = PhantomSource(1, 20, 2, depth=4).normalisation
     assert first.keys() == second.keys() and len(first) == 2
     for name, values in first.items():
         assert np.array_equal(values, scale.restore(torch.from_numpy(second[name])).numpy())

@@ -13,8 +13,8 @@ from PIL import Image
 from padis_lightning import metrics
 from padis_lightning.cli import main
 from padis_lightning.data.datamodule import ImageData
-from padis_lightning.data.generators import PhantomVolumes
-from padis_lightning.data.phantoms import GRAIN, ChestVolumes, SmoothStream
+from padis_lightning.data.generators import PhantomSource
+from padis_lightning.data.phantoms import GRAIN, SmoothStream, chest_volume
 from padis_lightning.data.readers import PreparedSource, open_series
 from padis_lightning.data.sources.arrays import read_arrays
 from padis_lightning.data.sources.series import SeriesSource
@@ -118,15 +118,14 @@ def test_slices_of_a_prepared_file_are_volumes_by_series_and_number(tmp_path):
 
 
 def test_phantoms_change_slowly_from_slice_to_slice_and_are_of_one_seed():
-    volumes = ChestVolumes(3, 12, seed=5)
-    first, again, other = volumes.volume(0, 64), ChestVolumes(3, 12, seed=5).volume(0, 64), volumes.volume(1, 64)
+    first, again, other = (chest_volume(64, 12, 5, index) for index in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     steps = np.abs(np.diff(first, axis=0)).mean((1, 2))
     assert steps.min() > 1 and steps.max() < 0.4 * np.abs(first - other).mean((1, 2)).min()
     assert np.abs(first[-1] - first[0]).mean() > 1.5 * steps.mean()  # it does change
     assert first.min() >= -1000 and first.max() <= 1000
-    values = torch.from_numpy(ChestVolumes(1, 3, 5).volume(0, 32))
-    torch.testing.assert_close(PhantomVolumes(1, 3, 32, 5)[0].image[0], values / 2000 + 0.5)
+    values = torch.from_numpy(chest_volume(32, 3, 5, 0))
+    torch.testing.assert_close(PhantomSource(1, 32, 5, depth=3)[0].image[0], values / 2000 + 0.5)
 
 
 def test_smooth_streams_have_the_distributions_of_independent_ones():
@@ -277,7 +276,7 @@ def test_predict_writes_volumes_with_scores_of_all_planes(tmp_path, capsys):
     main_words = ("--prior.checkpoint", str(_prior(tmp_path)), "--results.baselines", '{"fbp": "PseudoInverse"}')
     run("predict", "--config", "ct3d.yaml", *words, *main_words, *SMALL, "--results.measurements", "true")
     rows = list(csv.DictReader((out / "metrics.csv").open()))
-    truth = PhantomVolumes(2, 6, 32, 2)
+    truth = PhantomSource(2, 32, 2, depth=6)
     for k, row in enumerate(rows):
         values = np.load(out / "arrays" / f"{row['name']}.npy")
         assert values.shape == (6, 32, 32)
@@ -293,7 +292,7 @@ def test_predict_writes_volumes_with_scores_of_all_planes(tmp_path, capsys):
     words = ("--model.steps", 2, "--operator.depth", 6, "--data.volumes", "true", "--output", again, "--data.path", measured)
     run("predict", "--config", "ct3d.yaml", *words, "--data.depth", 6, *main_words, "--data.size", "null")
     first, second = (np.load(next(iter(sorted((d / "arrays").glob("*.npy"))))) for d in (out, again))
-    scan = PhantomVolumes(1, 6, 32, 2).normalisation
+    scan = PhantomSource(1, 32, 2, depth=6).normalisation
     assert np.abs(scan.normalise(torch.from_numpy(first)).numpy() - second).max() < 0.02
 
 

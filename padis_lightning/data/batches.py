@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from padis_lightning.data.sources.base import Item, Source, collate
 from padis_lightning.errors import InputError, require_at_least
@@ -152,19 +152,11 @@ def shuffled(items: Sequence[Any], seed: int, number: int = 0) -> list[Any]:
     return [items[k] for k in torch.randperm(len(items), generator=seeded(seed, number, SHUFFLE)).tolist()]
 
 
-def places_in_whole(part: Dataset) -> list[int]:
-    """Return where the items of a part are in the whole."""
-    if isinstance(part, Subset):
-        inner = places_in_whole(part.dataset)
-        return [inner[index] for index in part.indices]
-    return list(range(len(part)))
-
-
 def spread_over_groups(groups: list[str], count: int) -> list[int]:
     """Return ``count`` positions that take from all groups (patients) in turn, and evenly within each."""
-    places: dict[str, list[int]] = {}
+    places: dict[str, list[int]] = defaultdict(list)
     for place, group in enumerate(groups):
-        places.setdefault(group, []).append(place)
+        places[group].append(place)
     names = list(places)
     if count < len(names):
         turns = [names[int(i)] for i in np.linspace(0, len(names) - 1, count).round()]

@@ -50,18 +50,16 @@ def load_keys(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
         raise InputError(f"there is no file {str(path)!r}; wanted data in .npz or .npy")
     if path.suffix not in (*NUMPY, *HDF5):
         raise InputError(f"{path} ends in {path.suffix!r}; wanted .npz or .npy, or a measurement in {' or '.join(HDF5)}")
-    names, arrays = (load_hdf5 if path.suffix in HDF5 else _load_numpy)(path, keys)
+    if path.suffix in HDF5:
+        names, arrays = load_hdf5(path, keys)
+    else:
+        with reading(path, ARRAYS):
+            content = np.load(path, allow_pickle=False)
+            names = {"images": content} if isinstance(content, np.ndarray) else content
+            arrays = {key: names[key] for key in keys if key in names}
     if not {*CONTENTS} & {*names}:
         raise InputError(f"{path} has the arrays {', '.join(sorted(names)) or '(none)'}; wanted 'images' or 'y' or 'counts'")
     return arrays
-
-
-def _load_numpy(path: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, np.ndarray]]:
-    with reading(path, ARRAYS):
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            content = {"images": content}
-        return [*content], {key: content[key] for key in keys if key in content}
 
 
 def load_hdf5(path: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, np.ndarray]]:

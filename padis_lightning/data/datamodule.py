@@ -12,11 +12,10 @@ from padis_lightning.data.batches import (
     SharedItems,
     StepBatches,
     leave_signals,
-    places_in_whole,
     shuffled,
     spread_over_groups,
 )
-from padis_lightning.data.generators import LeavesSource, PhantomSource, PhantomVolumes, photographs
+from padis_lightning.data.generators import LeavesSource, PhantomSource, photographs
 from padis_lightning.data.sources.base import Source, collate
 from padis_lightning.data.sources.open import open_source
 from padis_lightning.data.sources.volumes import VolumeSource
@@ -100,7 +99,7 @@ class ImageData(SharedItems, LightningDataModule):
             return
         if self.path is not None:
             self.whole = self._open()
-            part: Source | Subset = self.whole if self.subset == "all" else self._part(self.subset)
+            part = self.whole if self.subset == "all" else self._part(self.subset)
         elif self.subset == "test":
             raise InputError("subset is 'test'; wanted all, train or validation of what is built in")
         elif self.subset != "all":
@@ -109,9 +108,10 @@ class ImageData(SharedItems, LightningDataModule):
             part = self.whole = photographs(self.size or 256)
         else:
             part = self._generate(self.count or 8, PREDICT, keep=False)
+        part = part if isinstance(part, Subset) else Subset(part, range(len(part)))
         if self.count is not None and self.count < len(part):
-            groups = [self.whole.groups[i] for i in places_in_whole(part)]
-            part = Subset(part, spread_over_groups(groups, self.count))
+            kept = spread_over_groups([self.whole.groups[k] for k in part.indices], self.count)
+            part = Subset(part.dataset, [part.indices[k] for k in kept])
         self._parts["predict"] = part
 
     def _open(self) -> Source:
@@ -120,10 +120,8 @@ class ImageData(SharedItems, LightningDataModule):
 
     def _generate(self, count: int, purpose: int, keep: bool = True) -> Source:
         seed, size = PURPOSES * self.seed + purpose, self.size or 128
-        if self.volumes:
-            self.whole = PhantomVolumes(count, self.depth or 32, size, seed, keep)
-        else:
-            self.whole = GENERATORS[self.builtin](count, size, seed, keep)
+        depth = {"depth": self.depth or 32} if self.volumes else {}
+        self.whole = GENERATORS[self.builtin](count, size, seed, keep, **depth)
         return self.whole
 
     def _divided(self) -> tuple[Source | Subset, Source | Subset]:
@@ -189,15 +187,8 @@ class ImageData(SharedItems, LightningDataModule):
         """Return a stream of ``trainer.max_steps`` steps, from the one that training is at."""
         trainer, data = self.trainer, self._parts["fit"]
         parts = trainer.accumulate_grad_batches  # batches an optimiser's step
-        batches = StepBatches(
-            len(data),
-            self.batch_size,
-            self.seed,
-            trainer.global_step * parts,
-            trainer.max_steps * parts,
-            trainer.global_rank,
-            trainer.world_size,
-        )
+        start, stop = trainer.global_step * parts, trainer.max_steps * parts
+        batches = StepBatches(len(data), self.batch_size, self.seed, start, stop, trainer.global_rank, trainer.world_size)
         return self._loader(data, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader:
@@ -207,7 +198,7 @@ class ImageData(SharedItems, LightningDataModule):
     @property
     def item_labels(self) -> list[ItemLabel]:
         """Return the items to reconstruct, of all shards; sources and batches have the names that files were made of."""
-        places = places_in_whole(self._parts["predict"])
+        places = self._parts["predict"].indices
         names = safe_names([self.whole.name(k) for k in places])
         return [ItemLabel(k, name, self.whole.groups[k]) for k, name in zip(places, names, strict=True)]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from padis_lightning.data.drawing import HU_RANGE
 from padis_lightning.data.leaves import dead_leaves
-from padis_lightning.data.phantoms import ChestVolumes, chest_phantom
+from padis_lightning.data.phantoms import chest_phantom, chest_volume
 from padis_lightning.data.sources.arrays import ArraySource
 from padis_lightning.data.sources.base import Item, Source, resize
 from padis_lightning.types import Normalisation
@@ -48,32 +48,19 @@ class GeneratedSource(Source):
 
 
 class PhantomSource(GeneratedSource):
-    """Generates chest-like CT phantoms of ``size`` pixels along a side, in Hounsfield units over their window."""
+    """Generates chest-like CT phantoms, ``size`` pixels along a side; with a ``depth`` they are volumes of so many slices."""
 
     normalisation = Normalisation(*HU_RANGE, HU_RANGE)
 
-    def __init__(self, count: int, size: int, seed: int, keep: bool = True) -> None:
-        super().__init__("phantom", count, (1, size, size), seed, keep)
-        self.description = f"{count} chest phantoms, seed {seed}"
+    def __init__(self, count: int, size: int, seed: int, keep: bool = True, depth: int | None = None) -> None:
+        super().__init__("phantom", count, (1, size, size) if depth is None else (1, depth, size, size), seed, keep)
+        self.description = f"{count} chest phantoms{'' if depth is None else f' of {depth} slices'}, seed {seed}"
 
     def generate(self, index: int) -> Tensor:
-        """Generate phantom ``index``, ``(1, size, size)``."""
-        return self.normalisation.normalise(torch.from_numpy(chest_phantom(self.image_shape[-1], self.seed, index))[None])
-
-
-class PhantomVolumes(GeneratedSource):
-    """Generates chest-like CT phantoms of ``depth`` slices, whose anatomy changes slowly from slice to slice."""
-
-    normalisation = PhantomSource.normalisation
-
-    def __init__(self, count: int, depth: int, size: int, seed: int, keep: bool = True) -> None:
-        super().__init__("phantom", count, (1, depth, size, size), seed, keep)
-        self.phantoms = ChestVolumes(count, depth, seed)
-        self.description = f"{count} chest phantoms of {depth} slices, seed {seed}"
-
-    def generate(self, index: int) -> Tensor:
-        """Generate phantom ``index``, ``(1, depth, size, size)``."""
-        return self.normalisation.normalise(torch.from_numpy(self.phantoms.volume(index, self.image_shape[-1]))[None])
+        """Generate Hounsfield units over their window."""
+        _, *depth, _, size = self.image_shape
+        values = chest_volume(size, *depth, self.seed, index) if depth else chest_phantom(size, self.seed, index)
+        return self.normalisation.normalise(torch.from_numpy(values)[None])
 
 
 class LeavesSource(GeneratedSource):

@@ -196,19 +196,9 @@ class SmoothStream:
         return self._single().gamma(shape, scale)
 
 
-@dataclass(frozen=True)
-class ChestVolumes:
-    """Generates ``count`` different patients of one seed, each a stack of ``depth`` slices."""
-
-    count: int
-    depth: int
-    seed: int = 0
-
-    def volume(self, index: int, size: int) -> Array:
-        """Return patient ``index`` in Hounsfield units, (depth, size, size)."""
-        if not 0 <= index < self.count:
-            raise IndexError(f"index {index} is outside the {self.count} patients")
-        step = min(STEP, 1 / self.depth)
-        first = float(np.random.default_rng((self.seed, index)).random()) * (1 - step * self.depth)
-        streams = [SmoothStream((self.seed, index), float(k)) for k in range(self.depth)]
-        return np.stack([paint(Slice(size, one, first + step * k), one.begin) for k, one in enumerate(streams)])
+def chest_volume(size: int, depth: int, seed: int, index: int) -> Array:
+    """Generate one patient, a stack of slices whose anatomy changes slowly, in Hounsfield units, (depth, size, size)."""
+    step = min(STEP, 1 / depth)
+    first = float(np.random.default_rng((seed, index)).random()) * (1 - step * depth)
+    streams = [SmoothStream((seed, index), float(k)) for k in range(depth)]
+    return np.stack([paint(Slice(size, one, first + step * k), one.begin) for k, one in enumerate(streams)])
