@@ -109,3 +109,21 @@ def prepared(path, images: np.ndarray, parts: list[str], groups: list[str], **ch
             if value is not None:
                 file.create_dataset(key, data=value, chunks=changes.get("chunks") if key == "images" else None)
     return path
+
+
+def saved(path, *args, made=None, **tags):
+    """One DICOM file of pixels, or of what was made of them; its path."""
+    (made or dicom(*args, **tags)).save_as(path)
+    return path
+
+
+def write(path, attributes=(), **arrays):
+    """A ``.npz``, or an HDF5 file with some of the keys as attributes, but for arrays of None; its path."""
+    arrays = {key: value for key, value in arrays.items() if value is not None}
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+        return path
+    with h5py.File(path, "w") as file:
+        for key, value in arrays.items():
+            (file.attrs if key in attributes else file)[key] = value
+    return path

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import nibabel
 import numpy as np
 import pytest
@@ -20,11 +17,7 @@ from padis_lightning.data.sources.open import open_source, read_geometry
 from padis_lightning.errors import InputError
 from padis_lightning.metrics import coverage, interval, psnr, ssim
 from padis_lightning.types import Normalisation
-
-
-def write(path, **arrays):
-    np.savez(path, **arrays)
-    return path
+from tests.making import write
 
 
 def test_values_come_back_in_the_units_they_had(images):
@@ -79,14 +72,6 @@ def test_a_window_of_nifti_clips_metal_and_padding_as_that_of_dicom_does(tmp_pat
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "v.nii")
     image = open_source(tmp_path / "v.nii", data_range=(-1000, 1000))[0].image
     torch.testing.assert_close(image, torch.tensor([[[0, 0.5], [0, 1]]]))
-
-
-def test_generating_data_needs_no_lightning():
-    code = (
-        "import sys, padis_lightning.data.phantoms, padis_lightning.data.leaves, padis_lightning.data.generators; "
-        "assert 'lightning' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_randomness_comes_from_a_generator():
 
 def test_importing_pulls_in_nothing_heavy():
     code = (
-        "import sys, padis_lightning.priors, padis_lightning.operators; "
+        "import sys, padis_lightning.priors, padis_lightning.operators, padis_lightning.data.generators; "
         "assert 'lightning' not in sys.modules; import padis_lightning.cli; "
         "print([m for m in ('wandb', 'astra', 'torch_radon', 'torchvision', 'skimage') if m in sys.modules], "
         "[m for m in ('h5py', 'pydicom', 'nibabel', 'tifffile') if m in sys.modules])"
