@@ -15,24 +15,27 @@ import pytest
 import scipy.io
 import tifffile
 import torch
+from lightning.pytorch import Trainer
 from nibabel.nicom.dicomwrappers import wrapper_from_file
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.pixels import apply_rescale, get_decoder
 from pydicom.uid import JPEGLSLossless
 from torch._utils import ExceptionWrapper
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 
+from padis_lightning.callbacks import Results
 from padis_lightning.cli import main
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.readers import PreparedSource, open_series
 from padis_lightning.data.sources.base import collate
 from padis_lightning.data.sources.open import open_source
-from padis_lightning.data.sources.series import SeriesSource
 from padis_lightning.errors import InputError
 from padis_lightning.messages.sentences import explain
+from padis_lightning.operators.identity import Identity
+from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 from padis_lightning.types import Normalisation
-from tests.making import RAS_TO_LPS, dicom, enhanced, lps, prepared, rotation, write_stack
+from tests.making import RAS_TO_LPS, dicom, enhanced, lps, prepared, rotation, write, write_stack
 
 UPRIGHT = lps(np.eye(3), (0.5, 0.75, 2.0), (-10, 20, 30))
 STACKS = {
@@ -220,25 +223,18 @@ def test_a_folder_of_volumes_is_grouped_by_its_folders(tmp_path):
 
 def test_hdf5_holds_images_with_the_keys_of_npz_or_lodopab_or_one_array(tmp_path):
     values = np.random.default_rng(0).random((3, 4, 4)).astype(np.float32)
-    with h5py.File(tmp_path / "ground_truth_test_000.hdf5", "w") as file:
-        file.create_dataset("data", data=values, chunks=True, maxshape=(None, 4, 4))
-    source = open_source(tmp_path / "ground_truth_test_000.hdf5")
+    source = open_source(write(tmp_path / "ground_truth_test_000.hdf5", data=values))
     assert source.normalisation == Normalisation(0.0, 1.0) and len(set(source.groups)) == 3
     torch.testing.assert_close(torch.cat([source[i].image for i in range(3)]), torch.from_numpy(values), rtol=0, atol=0)
-    stored = (2000 * values).astype(np.uint16)
-    with h5py.File(tmp_path / "hu.h5", "w") as file:
-        file["images"], file["patient"], file.attrs["hu_window"] = stored, ["a", "a", "b"], [-900, 700]
-    source = open_source(tmp_path / "hu.h5")
-    assert source.normalisation == Normalisation(-900.0, 700.0, (-900.0, 700.0)) and source.groups == ["a", "a", "b"]
+    stored, labels = (2000 * values).astype(np.uint16), ["a", "a", "b"]
+    source = open_source(write(tmp_path / "hu.h5", ("hu_window",), images=stored, patient=labels, hu_window=[-900, 700]))
+    assert source.normalisation == Normalisation(-900.0, 700.0, (-900.0, 700.0)) and source.groups == labels
     torch.testing.assert_close(source[2].image[0], torch.from_numpy((stored[2] / 1600).clip(0, 1).astype(np.float32)))
-    with h5py.File(tmp_path / "one.h5", "w") as file:
-        file["anything"], file["note"] = np.full((2, 4, 4, 3), 51, np.uint8), np.zeros(3)
-    source = open_source(tmp_path / "one.h5")
+    source = open_source(write(tmp_path / "one.h5", anything=np.full((2, 4, 4, 3), 51, np.uint8), note=np.zeros(3)))
     assert source.image_shape == (3, 4, 4) and source[1].name == "one_0001"
     torch.testing.assert_close(source[1].image, torch.full((3, 4, 4), 0.2))
-    with h5py.File(tmp_path / "ranged.h5", "w") as file:
-        file["images"], file["range"] = np.full((2, 4, 4), 30, np.int16), [10, 50]
-    torch.testing.assert_close(open_source(tmp_path / "ranged.h5")[0].image, torch.full((1, 4, 4), 0.5))
+    source = open_source(write(tmp_path / "ranged.h5", images=np.full((2, 4, 4), 30, np.int16), range=[10, 50]))
+    torch.testing.assert_close(source[0].image, torch.full((1, 4, 4), 0.5))
 
 
 PARTS, GROUPS = ["train"] * 5 + ["validation"] * 2 + ["test"], ["a", "b", "b", "c", "d", "e", "e", "f"]
@@ -345,20 +341,21 @@ def test_pictures_keep_their_bits(tmp_path):
     np.testing.assert_array_equal(open_series(tmp_path / "lossy.jpg")[0].read(0), np.asarray(Image.open(tmp_path / "lossy.jpg")))
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+UPRIGHTS = {1: lambda a: a, 2: np.fliplr, 3: lambda a: a[::-1, ::-1], 4: np.flipud, 5: np.transpose,
+            6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].T, 8: np.rot90}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
-def test_pictures_are_turned_upright(tmp_path, orientation, name):
+def test_pictures_are_turned_upright(tmp_path, name):
     picture = Image.fromarray(np.arange(35, dtype=np.uint8).reshape(5, 7) * 7)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    picture.save(tmp_path / name, exif=exif, quality=95)
-    (series,) = open_series(tmp_path / name)
-    upright = {1: lambda a: a, 2: np.fliplr, 3: lambda a: a[::-1, ::-1], 4: np.flipud, 5: np.transpose,
-               6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].T, 8: np.rot90}[orientation]  # fmt: skip
-    expected = upright(np.asarray(picture).astype(float))
-    assert series.shape == expected.shape == series.read(0).shape
-    stored = np.asarray(Image.open(tmp_path / name) if name == "a.jpg" else picture).astype(float)
-    np.testing.assert_array_equal(series.read(0), upright(stored))
+    for orientation, upright in UPRIGHTS.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture.save(tmp_path / name, exif=exif, quality=95)
+        (series,) = open_series(tmp_path / name)
+        expected = upright(np.asarray(Image.open(tmp_path / name) if name == "a.jpg" else picture).astype(float))
+        assert series.shape == expected.shape == series.read(0).shape
+        np.testing.assert_array_equal(series.read(0), expected)
 
 
 def pictures_in(folder, names):
@@ -390,7 +387,9 @@ def test_a_folder_and_a_zip_of_pictures_are_the_same(tmp_path):
     assert seen(zipped(tmp_path / "below.zip", tmp_path / "flat", "some/folder/")) == expected
 
 
-def test_pictures_in_folders_are_grouped_by_them(tmp_path):
+def test_pictures_in_folders_are_grouped_by_them_and_those_of_one_name_are_told_apart(tmp_path):
+    pictures_in(tmp_path / "alike", ["a.png", "a.bmp", "a_2.png"])
+    assert len({item.name for item in open_source(tmp_path / "alike")}) == 3
     pictures_in(tmp_path / "d", ["p1/s2.png", "p1/s10.png", "p2/early/a.png", "p2/late/a.png"])
     expected = [("p1_0000", "p1", 0), ("p1_0001", "p1", 1), ("p2_early", "p2", 2), ("p2_late", "p2", 3)]
     assert seen(tmp_path / "d") == expected and seen(zipped(tmp_path / "d.zip", tmp_path / "d", "d/")) == expected
@@ -398,12 +397,6 @@ def test_pictures_in_folders_are_grouped_by_them(tmp_path):
     assert [s.name for s in open_series(tmp_path / "d")][:3] == ["p1_large", "p1_s2", "p1_s10"]
     source = open_source(tmp_path / "d", size=2)
     assert source.image_shape == (1, 2, 2) and source.groups == ["p1"] * 3 + ["p2"] * 2
-
-
-def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
-    pictures_in(tmp_path, ["a.png", "a.bmp", "a_2.png"])
-    names = [item.name for item in open_source(tmp_path)]
-    assert len(set(names)) == 3
 
 
 def test_kinds_that_do_not_go_together_are_refused(tmp_path):
@@ -417,43 +410,38 @@ def test_kinds_that_do_not_go_together_are_refused(tmp_path):
         open_source(tmp_path)
 
 
-def everything(tmp_path, volume):
-    """One source of each kind that has more than one item."""
-    write_stack(tmp_path / "dicom", volume, UPRIGHT)
-    pictures_in(tmp_path / "pictures", ["a.png", "b.png", "c.png"])
-    scipy.io.savemat(tmp_path / "m.mat", {"images": volume.transpose(1, 2, 0).astype(np.uint8)})
-    with h5py.File(tmp_path / "h.h5", "w") as file:
-        file["images"] = volume.astype(np.uint8)
-    return {
-        "dicom": tmp_path / "dicom",
-        "nifti": nifti(tmp_path / "v.nii.gz", volume.astype(np.uint8), np.eye(4)),
-        "zip": zipped(tmp_path / "z.zip", tmp_path / "pictures"),
-        "mat": tmp_path / "m.mat",
-        "hdf5": tmp_path / "h.h5",
-        "prepared": prepared(tmp_path / "p.h5", volume, PARTS[:5], GROUPS[:5]),
-    }
-
-
 def test_worker_processes_read_what_one_process_reads(tmp_path, volume):
-    for kind, path in everything(tmp_path, volume).items():
-        source = open_source(path)
-        alone = [source[i].image for i in range(len(source))]  # before the fork, so that open files would be shared
-        loader = DataLoader(source, batch_size=1, num_workers=2, collate_fn=collate)
-        for i, batch in enumerate(loader):
-            assert torch.equal(batch.image[0], alone[i]), kind
-        assert torch.equal(pickle.loads(pickle.dumps(source))[1].image, alone[1]), kind  # what spawned workers get
-
-
-def test_worker_processes_do_not_share_their_place_in_a_zip(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (400, 64, 64)).astype(np.uint8)
+    """Of each kind of file, in which processes must not share a place: what was opened before they start is not used by them."""
+    write_stack(tmp_path / "dicom", volume, UPRIGHT)
+    scipy.io.savemat(tmp_path / "m.mat", {"images": volume.transpose(1, 2, 0).astype(np.uint8)})
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
-        for k, array in enumerate(noise):
+        for k, array in enumerate(np.random.default_rng(0).integers(0, 256, (100, 64, 64)).astype(np.uint8)):
             Image.fromarray(array).save(tmp_path / "one.png")
             archive.write(tmp_path / "one.png", f"{k}.png")
-    source = open_source(tmp_path / "z.zip")  # reads headers, so that the archive is open before the fork
-    loader = DataLoader(source, batch_size=4, num_workers=3, collate_fn=collate)
-    seen = torch.cat([batch.image[:, 0] for batch in loader])
-    assert torch.equal((255 * seen).round().byte(), torch.from_numpy(noise))
+    paths = [
+        tmp_path / "dicom", tmp_path / "m.mat", tmp_path / "z.zip",
+        nifti(tmp_path / "v.nii.gz", volume.astype(np.uint8), np.eye(4)),
+        write(tmp_path / "h.h5", images=volume.astype(np.uint8)), prepared(tmp_path / "p.h5", volume, PARTS[:5], GROUPS[:5]),
+    ]  # fmt: skip
+    sources = [open_source(path) for path in paths]
+    alone = [source[i].image for source in sources for i in range(len(source))]
+    loader = DataLoader(ConcatDataset(sources), batch_size=1, num_workers=2, collate_fn=collate)
+    assert all(torch.equal(batch.image[0], image) for batch, image in zip(loader, alone, strict=True))
+    for path, source in zip(paths, sources, strict=True):  # what spawned workers get
+        assert torch.equal(pickle.loads(pickle.dumps(source))[1].image, source[1].image), path
+
+
+def test_names_that_are_not_fit_for_files_are_made_so_in_results_and_nowhere_else(tmp_path):
+    names = ["a/b", "a_b", "../c", "a/b", "fine (1)"]
+    path = prepared(tmp_path / "p.h5", np.zeros((5, 4, 4), np.uint16), PARTS[:5], GROUPS[:5], name=names)
+    data = ImageData(str(path), batch_size=5)
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[Results()], default_root_dir=tmp_path / "out",
+                      enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)  # fmt: skip
+    with torch.no_grad():
+        trainer.predict(PseudoInverse(Identity((1, 4, 4))), data, return_predictions=False)
+    expected = ["a_b_2", "a_b", "_c", "a_b_3", "fine (1)"]
+    assert [label.name for label in data.item_labels] == expected and next(iter(data.predict_dataloader())).name == names
+    assert sorted(file.stem for file in (tmp_path / "out" / "arrays").iterdir()) == sorted(expected)
 
 
 def test_pixels_are_read_when_they_are_asked_for(tmp_path, volume):
@@ -513,12 +501,3 @@ def test_a_folder_of_dicom_is_reconstructed_in_hounsfield_units(tmp_path):
         truth, estimate = 2.0 * volume[k] - 1024, np.load(tmp_path / "out" / "arrays" / f"{row['name']}.npy")
         error = np.square(estimate.clip(-1000, 1000) - truth).mean() / 2000**2
         assert float(row["psnr"]) == pytest.approx(-10 * np.log10(error), abs=0.01) and float(row["psnr"]) > 25
-
-
-def test_series_read_alone_and_through_a_source_are_one(tmp_path, volume):
-    write_stack(tmp_path / "dicom", volume, UPRIGHT)
-    series = open_series(tmp_path / "dicom")
-    source = SeriesSource(series, None, (-1024, 9000), "a stack")
-    for k in range(5):
-        np.testing.assert_allclose(source.normalisation.restore(source[k].image)[0], series[0].read(k), rtol=1e-5, atol=1e-2)
-        assert source[k].name == f"{k:04d}"
