@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import pickle
 import shutil
 import zipfile
+from itertools import chain
 
 import h5py
 import nibabel
@@ -28,7 +30,6 @@ from padis_lightning.callbacks import Results
 from padis_lightning.cli import main
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.readers import PreparedSource, open_series
-from padis_lightning.data.sources.base import collate
 from padis_lightning.data.sources.open import open_source
 from padis_lightning.errors import InputError
 from padis_lightning.messages.sentences import explain
@@ -415,20 +416,23 @@ def test_worker_processes_read_what_one_process_reads(tmp_path, volume):
     write_stack(tmp_path / "dicom", volume, UPRIGHT)
     scipy.io.savemat(tmp_path / "m.mat", {"images": volume.transpose(1, 2, 0).astype(np.uint8)})
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
-        for k, array in enumerate(np.random.default_rng(0).integers(0, 256, (100, 64, 64)).astype(np.uint8)):
-            Image.fromarray(array).save(tmp_path / "one.png")
-            archive.write(tmp_path / "one.png", f"{k}.png")
+        for k, array in enumerate(np.random.default_rng(0).integers(0, 256, (40, 64, 64)).astype(np.uint8)):
+            stream = io.BytesIO()
+            Image.fromarray(array).save(stream, "PNG")
+            archive.writestr(f"{k}.png", stream.getvalue())
     paths = [
         tmp_path / "dicom", tmp_path / "m.mat", tmp_path / "z.zip",
         nifti(tmp_path / "v.nii.gz", volume.astype(np.uint8), np.eye(4)),
         write(tmp_path / "h.h5", images=volume.astype(np.uint8)), prepared(tmp_path / "p.h5", volume, PARTS[:5], GROUPS[:5]),
     ]  # fmt: skip
     sources = [open_source(path) for path in paths]
-    alone = [source[i].image for source in sources for i in range(len(source))]
-    loader = DataLoader(ConcatDataset(sources), batch_size=1, num_workers=2, collate_fn=collate)
-    assert all(torch.equal(batch.image[0], image) for batch, image in zip(loader, alone, strict=True))
-    for path, source in zip(paths, sources, strict=True):  # what spawned workers get
-        assert torch.equal(pickle.loads(pickle.dumps(source))[1].image, source[1].image), path
+    alone = [[source[i].image for i in range(len(source))] for source in sources]
+    assert all(torch.equal(source[0].image, images[0]) for source, images in zip(sources, alone, strict=True))  # and a bit ahead
+    loader = DataLoader(ConcatDataset(sources), batch_size=4, num_workers=2, collate_fn=list)
+    assert all(torch.equal(item.image, image) for item, image in zip(chain(*loader), chain(*alone), strict=True))
+    for path, source, images in zip(paths, sources, alone, strict=True):
+        assert torch.equal(source[1].image, images[1]), path  # where processes shared a place, theirs has moved
+        assert torch.equal(pickle.loads(pickle.dumps(source))[1].image, images[1]), path  # what spawned workers get
 
 
 def test_names_that_are_not_fit_for_files_are_made_so_in_results_and_nowhere_else(tmp_path):
