@@ -249,7 +249,7 @@ def scattered(tmp_path):
     arrays = {"patient": np.array(list("aabbbacccaadddddbbee")), "hu_window": np.array([-1000, 1000])}
     np.savez(tmp_path / "stored.npz", images=values, **arrays)
     np.savez_compressed(tmp_path / "packed.npz", images=values, **arrays)
-    np.savez(tmp_path / "columns.npz", images=np.asfortranarray(values), **arrays)
+    np.savez_compressed(tmp_path / "columns.npz", images=np.asfortranarray(values), **arrays)
     return values, arrays["patient"], [tmp_path / f"{kind}.npz" for kind in ("stored", "packed", "columns")]
 
 
@@ -525,11 +525,8 @@ def test_broken_files_are_refused(scattered, tmp_path):
             prepared(tmp_path, path, *ALL)
     np.save(tmp_path / "a.npy", np.zeros((3, 8, 8), np.uint8))
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-7])
-    with pytest.raises(InputError, match="ends 7 bytes before its images do; wanted the whole file"):
+    with pytest.raises(InputError, match=r"a.npy cannot be read at image 2 \(.*\); wanted arrays of numbers"):
         prepared(tmp_path, tmp_path / "a.npy", *ALL)
-    np.savez_compressed(tmp_path / "c.npz", images=np.asfortranarray(np.zeros((2, 3, 4))))
-    with pytest.raises(InputError, match="compressed and stored by columns; wanted rows"):
-        prepared(tmp_path, tmp_path / "c.npz", *ALL)
 
 
 def test_a_finished_file_stays_unless_it_is_to_be_replaced(images, tmp_path):
