@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from padis_lightning.data.containers import ARRAYS, NUMPY, load_keys, read_header, reading, require_images
+from padis_lightning.data.containers import ARRAYS, NUMPY, load_keys, read_header, reading, require_images, shapes_of
 from padis_lightning.data.names import unique
 from padis_lightning.data.ranges import Scale, decide, file_scale
 from padis_lightning.data.sources.series import Reader, Series
@@ -64,6 +64,8 @@ def open_arrays(path: str | Path, data_range: Sequence[float] | None = None) -> 
     """
     path = Path(path)
     described = {} if path.suffix == ".npy" else load_keys(path, ("patient", "range", "hu_window"))
+    if path.suffix != ".npy" and not shapes_of(path, ("images",)):
+        raise InputError(f"{path} has no array 'images'; wanted images")
     images = StoredImages(path)
     require_images("images", images.shape, images.dtype, path)
     scale = file_scale(described, images.dtype, path)
