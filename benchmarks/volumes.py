@@ -122,7 +122,7 @@ def peak(args: argparse.Namespace, depth: int, steps: int = 2) -> int:
     operator = Slices(ParallelBeam(args.size, args.views[0]), depth)
     solver = plain("slices", IN_PRIOR)({"slices": args.slices}, operator, {}).to(args.device)
     if args.at_once:
-        slicewise.TOGETHER = of_slices.TOGETHER = depth
+        slicewise.SLICES_AT_ONCE = of_slices.SLICES_AT_ONCE = depth
         solver.prior.prior.chunk_size = sys.maxsize
     solver.sigmas = solver.sigmas[:steps]
     y = torch.rand(1, *operator.measurement_shape, device=args.device)

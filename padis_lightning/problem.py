@@ -65,7 +65,7 @@ class Problem(nn.Module):
             iterations: conjugate-gradient steps, where there is no closed form.
         """
         _, precision = self.data_term(y.double())
-        return self.operator.double_prox(v, y, weight, precision, iterations)
+        return self.operator.prox(v, y, weight, precision, iterations=iterations, double=True)
 
     def posterior_mean(self, v: Tensor, y: Tensor, variance: float, iterations: int) -> Tensor:
         r"""Return the mean of a Gaussian image :math:`N(v, r^2 I)` given ``y``.

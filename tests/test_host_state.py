@@ -107,8 +107,8 @@ def unseen(monkeypatch):
     monkeypatch.setattr("padis_lightning.solvers.loop._Watch.look", lambda self: None)
     monkeypatch.setattr(Generators, "integers", lambda self, high: [0] * len(self))
     monkeypatch.setattr(Generators, "split", lambda self, count: Generators(g for g in self.generators for _ in range(count)))
-    monkeypatch.setattr("padis_lightning.operators.slices.TOGETHER", 2)
-    monkeypatch.setattr("padis_lightning.priors.slices.TOGETHER", 2)
+    monkeypatch.setattr("padis_lightning.operators.slices.SLICES_AT_ONCE", 2)
+    monkeypatch.setattr("padis_lightning.priors.slices.SLICES_AT_ONCE", 2)
     for name in ("daps", "pnp_dm"):
         levels = lambda first, last, count: SimpleNamespace(tolist=lambda: [first] * count)  # noqa: E731
         monkeypatch.setattr(f"padis_lightning.solvers.{name}.geometric_sigmas", levels)
@@ -174,8 +174,8 @@ def test_proximal_steps_of_slices_are_in_double_precision_as_the_volume_is():
         torch.rand(2, *shape, generator=seeded(k)) for k, shape in enumerate((operator.image_shape, operator.measurement_shape))
     )
     weight, precision = torch.tensor([0.3, 2.0]).double().reshape(2, 1, 1, 1, 1) / 3, 0.5 + y.double()
-    expected = operator.prox(x.double(), y.double(), weight, precision, 4).float()
-    assert torch.equal(operator.double_prox(x, y, weight, precision, 4), expected)
+    expected = operator.prox(x.double(), y.double(), weight, precision, iterations=4).float()
+    assert torch.equal(operator.prox(x, y, weight, precision, iterations=4, double=True), expected)
 
 
 def test_parts_are_concatenated_as_by_cat_and_let_go():

@@ -152,7 +152,7 @@ def test_prox_solves_its_equations(operator, dense, rng, weight, weighted):
     v, y = draw(operator.image_shape, rng), draw(operator.measurement_shape, rng)
     precision = 0.5 + torch.rand(y.shape, generator=rng, dtype=torch.float64) if weighted else None
     weight = {"zero": 0.0, "number": 0.3, "per image": per_image([0.0, 0.1, 2.0], v)}[weight]
-    found = operator.prox(v, y, weight, precision, 500, 1e-14)
+    found = operator.prox(v, y, weight, precision, iterations=500, tolerance=1e-14)
     for k, w in enumerate(torch.as_tensor(weight, dtype=torch.float64).flatten().expand(3)):
         p = torch.ones(len(dense), dtype=torch.float64) if precision is None else precision[k].flatten()
         hessian = dense.t() @ (p[:, None] * dense) + w * torch.eye(dense.shape[1])

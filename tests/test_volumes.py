@@ -137,7 +137,7 @@ def test_slices_together_are_slices_alone_however_many_at_a_time(model, rng, mon
         for z in range(5):
             alone = prior.prior(x[b, None, :, z], sigma[b], streams[5 * b + z : 5 * b + z + 1])
             torch.testing.assert_close(together[b, :, z], alone[0], rtol=1e-9, atol=1e-9)
-    monkeypatch.setattr("padis_lightning.priors.slices.TOGETHER", 2)
+    monkeypatch.setattr("padis_lightning.priors.slices.SLICES_AT_ONCE", 2)
     seen = []
     prior.prior.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     torch.testing.assert_close(prior(x, sigma, Generators.keyed(0, [3, 8])), together, rtol=1e-9, atol=1e-9)
@@ -285,7 +285,7 @@ def test_groups_look_beyond_their_slice_and_a_batch_is_a_set(rng):
 
 
 def test_neighbours_and_every_second_slice_are_told_apart():
-    assert spacing_channel(1) == 0 and spacing_channel(2) == 1 and slicewise.TOGETHER > 1
+    assert spacing_channel(1) == 0 and spacing_channel(2) == 1 and slicewise.SLICES_AT_ONCE > 1
     shape = (3, 20, 20)
     denoiser = Denoiser(random_network(channels=3, positions=3), 0.3, positions=Coordinates(3))
     prior = PatchPrior(PatchModel(denoiser, shape, [8], padding(shape[1:], 8), Normalisation(0.0, 1.0)))
@@ -401,7 +401,7 @@ def test_a_prior_of_slices_held_together_is_the_prior_and_then_the_smoothing(mod
     expected = slice_tv_step(alone(x, sigma, Generators.keyed(0, [0, 1])), 0.1 * sigma.reshape(2, 1, 1, 1, 1))
     assert torch.equal(together(x, sigma, Generators.keyed(0, [0, 1])), expected)
     assert differences(expected).abs().sum() < 0.9 * differences(alone(x, sigma, Generators.keyed(0, [0, 1]))).abs().sum()
-    monkeypatch.setattr("padis_lightning.priors.slices.TOGETHER", 2)
+    monkeypatch.setattr("padis_lightning.priors.slices.SLICES_AT_ONCE", 2)
     torch.testing.assert_close(together(x, sigma, Generators.keyed(0, [0, 1])), expected, rtol=0, atol=1e-6)
     with pytest.raises(InputError, match="slice_tv is -1; wanted at least 0"):
         SlicePrior(patches, 5, slice_tv=-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import numpy as np
@@ -37,10 +37,6 @@ class ConeGeometry(ScanGeometry):
         detector_distance: :math:`D_d`, from the axis to the detector.
         row_offset: by which the detector is shifted along the axis.
         bin_offset: by which the detector is shifted along e.
-
-    Raises:
-        InputError: a length is not positive, there are no views or not as many heights, the source is inside the volume, or
-            rays cross more than a slice from one pixel to the next.
     """
 
     FORMAT: ClassVar[str] = "padis_lightning cone geometry 1"
@@ -83,30 +79,13 @@ class ConeGeometry(ScanGeometry):
     @property
     def fan(self) -> Geometry:
         """Return the fan-beam scan of one slice, with the detector in its middle."""
-        return Geometry(
-            size=self.size[1:],
-            angles=self.angles,
-            bins=self.bins,
-            pixel_spacing=self.pixel_spacing,
-            bin_spacing=self.bin_spacing,
-            source_distance=self.source_distance,
-            detector_distance=self.detector_distance,
-        )
-
-    @property
-    def reach(self) -> float:
-        """Return the distance from the source to the detector."""
-        return self.source_distance + self.detector_distance
+        shared = {field.name: getattr(self, field.name) for field in fields(Geometry) if hasattr(self, field.name)}
+        return Geometry(**shared | {"size": self.size[1:]})
 
     @property
     def circular(self) -> bool:
         """Tell whether the source stays in one plane, that of the volume's middle."""
         return not any(self.heights)
-
-    @property
-    def detector(self) -> Array:
-        """Return the places u of the columns, ``(bins,)``."""
-        return (np.arange(self.bins) - (self.bins - 1) / 2) * self.bin_spacing + self.bin_offset
 
     @property
     def detector_rows(self) -> Array:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from padis_lightning.ct.cone import ConeGeometry
 from padis_lightning.ct.geometry import Array, Geometry
 from padis_lightning.ct.projectors import Projector
-from padis_lightning.errors import InputError
 
 Filter = Literal["ram-lak", "shepp-logan", "cosine", "hamming", "hann"]
 
@@ -22,16 +22,6 @@ WINDOWS = {  # of the frequency as a share of the highest
     "hamming": lambda f: 0.54 + 0.46 * np.cos(np.pi * f),
     "hann": lambda f: 0.5 + 0.5 * np.cos(np.pi * f),
 }
-
-
-def check_window(window: str) -> None:
-    """Refuse a window that does not exist.
-
-    Raises:
-        InputError: with those that there are.
-    """
-    if window not in WINDOWS:
-        raise InputError(f"filter is {window!r}; wanted one of {', '.join(get_args(Filter))}")
 
 
 def ramp_filter(bins: int, spacing: float, window: str = "ram-lak", curved: bool = False) -> Array:
@@ -54,6 +44,12 @@ def ramp_filter(bins: int, spacing: float, window: str = "ram-lak", curved: bool
     return np.fft.rfft(kernel).real * WINDOWS[window](np.linspace(0, 1, length // 2 + 1))
 
 
+def filter_rows(y: Tensor, response: Tensor) -> Tensor:
+    """Multiply the transform of each row of bins, padded with zeros, with ``response`` ``(length / 2 + 1,)``."""
+    length = 2 * (len(response) - 1)
+    return torch.fft.irfft(torch.fft.rfft(y, length) * response.to(y), length)[..., : y.shape[-1]]
+
+
 def view_shares(angles: Array, period: float) -> tuple[Array, bool]:
     """Return the angle that each view stands for, half-way to its neighbours, and whether the views cover the ``period``.
 
@@ -67,6 +63,12 @@ def view_shares(angles: Array, period: float) -> tuple[Array, bool]:
     gaps = np.where(gaps > 2 * usual + 1e-9, usual, gaps)
     shares = (gaps + np.roll(gaps, 1)) / 2
     return period * (shares / count)[which], whole
+
+
+def full_turn_weights(geometry: Geometry | ConeGeometry) -> Array:
+    """Return the angle of each view of rays from a point; those of less than half a turn are scaled up to it."""
+    shares, _ = view_shares(np.asarray(geometry.angles), 2 * math.pi)
+    return shares * math.pi / min(math.pi, shares.sum())
 
 
 def redundancy(geometry: Geometry) -> Array:
@@ -113,39 +115,27 @@ class FilteredBackProjection(nn.Module):
     Args:
         projector: its transpose serves parallel rays.
         window: on the ramp.
-
-    Raises:
-        InputError: there is no such window.
     """
 
     def __init__(self, projector: Projector, window: Filter = "ram-lak") -> None:
         super().__init__()
-        check_window(window)
-        g = projector.geometry
-        self.geometry, self.projector = g, projector
-        period = 2 * math.pi if g.fan else math.pi
-        views, _ = view_shares(np.asarray(g.angles), period)
-        if not g.fan:
-            views = views * math.pi / views.sum()
-            spacing, rays = g.bin_spacing, np.ones(g.bins)
-            views = views * g.bin_spacing / g.pixel_spacing**2
-        else:
-            views = views * math.pi / min(math.pi, views.sum())
-            far = g.source_distance + g.detector_distance
-            spacing = g.bin_spacing / far if g.curved else g.bin_spacing * g.source_distance / far
+        g = self.geometry = projector.geometry
+        self.projector = projector
+        if g.fan:
             rays = redundancy(g) * np.cos(g.gamma) * (g.source_distance if g.curved else 1)
-        self.spacing = spacing
-        for name, values in {
-            "response": ramp_filter(g.bins, spacing, window, g.curved),
-            "weights": views[:, None] * rays,
-        }.items():
-            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
+            weights = full_turn_weights(g)[:, None] * rays
+            self.spacing = g.bin_spacing / g.reach * (1 if g.curved else g.source_distance)
+        else:
+            shares, _ = view_shares(np.asarray(g.angles), math.pi)
+            weights = np.tile(shares * math.pi / shares.sum() * g.bin_spacing / g.pixel_spacing**2, (g.bins, 1)).T
+            self.spacing = g.bin_spacing
+        response = ramp_filter(g.bins, self.spacing, window, g.curved)
+        self.register_buffer("response", torch.from_numpy(response), persistent=False)
+        self.register_buffer("weights", torch.from_numpy(np.ascontiguousarray(weights)), persistent=False)
 
     def forward(self, y: Tensor) -> Tensor:
         """Reconstruct, ``(B, views, bins) -> (B, H, W)``."""
-        length = 2 * (self.response.shape[0] - 1)
-        spectrum = torch.fft.rfft(y * self.weights.to(y), length) * self.response.to(y)
-        filtered = torch.fft.irfft(spectrum, length)[..., : self.geometry.bins].contiguous()
+        filtered = filter_rows(y * self.weights.to(y), self.response).contiguous()
         return self._spread(filtered) if self.geometry.fan else self.projector.adjoint(filtered)
 
     def _spread(self, filtered: Tensor) -> Tensor:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from padis_lightning.ct.cone import ConeGeometry
-from padis_lightning.ct.fbp import Filter, check_window, ramp_filter, redundancy, view_shares
+from padis_lightning.ct.fbp import Filter, filter_rows, full_turn_weights, ramp_filter, redundancy, view_shares
 from padis_lightning.ct.geometry import Array
 from padis_lightning.ct.interpolation import interpolate, pad, positions
-from padis_lightning.errors import InputError
 
 CHUNK = 1 << 17  # values along z at once: what a processor's cache holds
 
@@ -57,39 +56,29 @@ class FDK(nn.Module):
     Source: Feldkamp, Davis and Kress, Practical cone-beam algorithm, JOSA A 1984; Kak and Slaney, 1988, section 3.6.
 
     Args:
-        geometry: the scan.
+        geometry: the scan, one without an :func:`obstacle`.
         window: on the ramp.
-
-    Raises:
-        InputError: the scan is not a circle, or there is no such window.
     """
 
     def __init__(self, geometry: ConeGeometry, window: Filter = "ram-lak") -> None:
         super().__init__()
-        check_window(window)
-        reason = obstacle(geometry)
-        if reason:
-            raise InputError(f"{reason}; wanted a circular scan for filtered back-projection")
         g = self.geometry = geometry
-        views, _ = view_shares(np.asarray(g.angles), 2 * math.pi)
-        views = views * math.pi / min(math.pi, views.sum())
         cosine = g.reach / np.sqrt(g.reach**2 + g.detector**2 + g.detector_rows[:, None] ** 2)
         self.spacing = g.bin_spacing * g.source_distance / g.reach  # of the bins, seen at the axis
         for name, values in {
             "response": ramp_filter(g.bins, self.spacing, window),
-            "columns": views[:, None] * _redundancy(g),
+            "columns": full_turn_weights(g)[:, None] * _redundancy(g),
             "cosine": cosine,
         }.items():
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
 
     def forward(self, y: Tensor) -> Tensor:
         """Reconstruct, ``(B, views, rows, bins) -> (B, D, H, W)``."""
-        g, length = self.geometry, 2 * (self.response.shape[0] - 1)
+        g = self.geometry
         pillars = y.new_zeros(len(y), g.size[1] * g.size[2], g.size[0])
         for view, angle in enumerate(g.angles):
             weighted = y[:, view] * (self.columns[view] * self.cosine).to(y)
-            spectrum = torch.fft.rfft(weighted, length) * self.response.to(y)
-            filtered = torch.fft.irfft(spectrum, length)[..., : g.bins]
+            filtered = filter_rows(weighted, self.response)
             self._spread(nn.functional.pad(pad(filtered.mT), (0, 0, 1, 2)), angle, pillars)
         return pillars.mT.unflatten(2, g.size[1:]).contiguous()
 

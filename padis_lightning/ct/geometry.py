@@ -16,7 +16,19 @@ Array = NDArray[np.float64]
 
 
 class ScanGeometry(Serialisable):
-    """Scans of slices and of volumes share how rays are seen along the axis, and how a grid is made finer."""
+    """Scans of slices and of volumes share their detector's columns, how rays are seen along the axis, and finer grids."""
+
+    bin_offset: float = 0.0
+
+    @property
+    def reach(self) -> float:
+        """Return the distance from the source to the detector, of rays that start from a point."""
+        return self.source_distance + self.detector_distance
+
+    @property
+    def detector(self) -> Array:
+        """Return the places u of the bins of a row, ``(bins,)``."""
+        return (np.arange(self.bins) - (self.bins - 1) / 2) * self.bin_spacing + self.bin_offset
 
     def rays(self) -> tuple[Array, Array]:
         """Return angle and offset of the rays to every bin of a row, seen along the axis, as parallel ones: ``(views, bins)``."""
@@ -53,9 +65,6 @@ class Geometry(ScanGeometry):
         source_distance: :math:`D_s`, from the source to the axis; None for parallel rays.
         detector_distance: :math:`D_d`, from the axis to the detector; None for parallel rays.
         curved: the detector is an arc around the source.
-
-    Raises:
-        InputError: a length is not positive, there are no views, or the source is inside the image.
     """
 
     FORMAT: ClassVar[str] = "padis_lightning geometry 1"
@@ -90,7 +99,7 @@ class Geometry(ScanGeometry):
             require_at_least(0, detector_distance=self.detector_distance)
         if self.curved and not self.fan:
             raise InputError("curved is true for parallel rays; wanted source_distance and detector_distance with it")
-        if self.fan and self.curved and not self.fan_angle < math.pi / 2:
+        if self.curved and not self.fan_angle < math.pi / 2:
             raise InputError(f"the curved detector spans {2 * self.fan_angle:.3g} radians; wanted below pi")
 
     @property
@@ -108,23 +117,18 @@ class Geometry(ScanGeometry):
         """Return half of the image's diagonal."""
         return math.hypot(*self.size) * self.pixel_spacing / 2
 
-    @property
-    def detector(self) -> Array:
-        """Return the bin centres, ``(bins,)``."""
-        return (np.arange(self.bins) - (self.bins - 1) / 2) * self.bin_spacing
+    def _seen(self, u: Array) -> Array:
+        """Return the angle to the central ray under which places on the detector are seen; 0 for parallel rays."""
+        if not self.fan:
+            return np.zeros_like(u)
+        return u / self.reach if self.curved else np.arctan(u / self.reach)
 
     @property
     def gamma(self) -> Array:
-        """Return the angle of each bin's ray to the central one, ``(bins,)``; 0 for parallel rays."""
-        if not self.fan:
-            return np.zeros(self.bins)
-        u = self.detector / (self.source_distance + self.detector_distance)
-        return u if self.curved else np.arctan(u)
+        """Return the angle of each bin's ray to the central one, ``(bins,)``."""
+        return self._seen(self.detector)
 
     @property
     def fan_angle(self) -> float:
         """Return half the opening of the fan, to the outer edge of the last bin."""
-        if not self.fan:
-            return 0.0
-        u = self.bins * self.bin_spacing / 2 / (self.source_distance + self.detector_distance)
-        return u if self.curved else math.atan(u)
+        return float(self._seen(np.float64(self.bins * self.bin_spacing / 2)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,27 +15,11 @@ from padis_lightning.linalg import at_least_single, conjugate_gradient, largest_
 
 
 def dimensions(image_shape: Sequence[int]) -> tuple[int, int, int]:
-    """Return channels, height and width as whole numbers.
-
-    Raises:
-        InputError: they are not three whole numbers above 0.
-    """
+    """Return channels, height and width as whole numbers; raise an InputError unless they are three of them, above 0."""
     if len(image_shape) != 3 or not all(n == int(n) >= 1 for n in image_shape):
         raise InputError(f"image_shape is {list(image_shape)}; wanted channels, height and width, each at least 1")
     channels, height, width = map(int, image_shape)
     return channels, height, width
-
-
-class Limits(NamedTuple):
-    """These limits end conjugate gradients.
-
-    Attributes:
-        iterations: most steps.
-        tolerance: relative residual at which an image is done.
-    """
-
-    iterations: int
-    tolerance: float
 
 
 class LinearOperator(nn.Module, ABC):
@@ -63,6 +46,11 @@ class LinearOperator(nn.Module, ABC):
         """Tell whether it measures volumes ``(B, C, D, H, W)`` rather than images."""
         return len(self.image_shape) == 4
 
+    def __call__(self, x: Tensor) -> Tensor:
+        """Check the shape of the image and measure it by :meth:`forward`."""
+        self.check(x, self.image_shape, "image")
+        return super().__call__(x)
+
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Measure: ``A x``, ``(B, C, H, W) -> (B, *measurement_shape)``."""
@@ -84,7 +72,7 @@ class LinearOperator(nn.Module, ABC):
             tolerance: relative residual at which an image is done.
         """
         self.check(y, self.measurement_shape, "measurement")
-        return self._pinv(at_least_single(y), Limits(iterations, tolerance)).to(y.dtype)
+        return self._pinv(at_least_single(y), iterations, tolerance).to(y.dtype)
 
     def prox(
         self,
@@ -92,8 +80,10 @@ class LinearOperator(nn.Module, ABC):
         y: Tensor,
         weight: float | Tensor = 0.0,
         precision: Tensor | None = None,
+        *,
         iterations: int = 100,
         tolerance: float = 0.0,
+        double: bool = False,
     ) -> Tensor:
         r"""Return the image near ``v`` that explains ``y``: in closed form, or by conjugate gradients from ``v``.
 
@@ -108,24 +98,19 @@ class LinearOperator(nn.Module, ABC):
             precision: diagonal of P, of the shape of ``y`` (default: the identity).
             iterations: most steps of conjugate gradients.
             tolerance: relative residual at which an image is done.
+            double: compute in float64; the result has the type of ``v``.
         """
         self.check(y, self.measurement_shape, "measurement")
-        start = at_least_single(v)
+        start = v.double() if double else at_least_single(v)
         weight, precision = (part.to(start) if isinstance(part, Tensor) else part for part in (weight, precision))
-        return self._prox(start, y.to(start), weight, precision, Limits(iterations, tolerance)).to(v.dtype)
+        return self._prox(start, y.to(start), weight, precision, iterations, tolerance).to(v.dtype)
 
-    def double_prox(
-        self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None = None, iterations: int = 100
-    ) -> Tensor:
-        """Compute :meth:`prox` in float64; the result has the type of ``v``."""
-        return self.prox(v.double(), y, weight, precision, iterations).to(v.dtype)
-
-    def _pinv(self, y: Tensor, limits: Limits) -> Tensor:
-        """Compute :meth:`pinv` by conjugate gradients on the normal equations."""
+    def _pinv(self, y: Tensor, *limits: float) -> Tensor:
+        """Compute :meth:`pinv` by conjugate gradients on the normal equations, up to ``limits``: iterations and tolerance."""
         b = self.adjoint(y)
         return conjugate_gradient(self.normal, b, torch.zeros_like(b), *limits)
 
-    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, limits: Limits) -> Tensor:
+    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: float) -> Tensor:
         """Compute :meth:`prox` by conjugate gradients, all tensors in the precision of ``v``."""
 
         def weighted(r: Tensor) -> Tensor:
@@ -142,27 +127,23 @@ class LinearOperator(nn.Module, ABC):
         return y
 
     def finer(self, factor: int) -> LinearOperator:
-        """Return the same measurement of the same images with ``factor`` times finer sampling, to simulate with.
-
-        Raises:
-            InputError: this operator is defined on pixels and has no finer version.
-        """
+        """Return the same measurement with ``factor`` times finer sampling; raise an InputError if A is defined on pixels."""
         raise InputError(f"{type(self).__name__} has no finer grid to simulate on; wanted oversampling: 1")
 
     @cached_property
     def norm_squared(self) -> float:
-        r"""Return the square of the norm :math:`\|A\|^2`, the largest eigenvalue of A'A."""
+        r"""The square of the norm :math:`\|A\|^2`, the largest eigenvalue of A'A."""
+        return self._norm_squared()
+
+    def _norm_squared(self) -> float:
+        """Compute :attr:`norm_squared` by Lanczos iteration."""
         like = next(self.buffers(), torch.zeros(()))
         dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
         with torch.no_grad():
             return largest_eigenvalue(self.normal, torch.zeros(1, *self.image_shape, dtype=dtype, device=like.device))
 
     def check(self, x: Tensor, shape: tuple[int, ...], what: str) -> None:
-        """Refuse an image or a measurement of another shape than ``shape``.
-
-        Raises:
-            InputError: with both shapes.
-        """
+        """Raise an InputError, with both shapes, unless an image or a measurement has the ``shape``."""
         if tuple(x.shape[1:]) != tuple(shape):
             raise InputError(f"the {what} has the shape {tuple(x.shape[1:])}; wanted {tuple(shape)}, the operator's")
 
@@ -178,10 +159,7 @@ class Composition(LinearOperator):
 
     Args:
         left: applied last.
-        right: applied first.
-
-    Raises:
-        InputError: L does not take what R yields.
+        right: applied first; it yields what the left one takes.
     """
 
     def __init__(self, left: LinearOperator, right: LinearOperator) -> None:
@@ -205,16 +183,14 @@ class Composition(LinearOperator):
         """Return ``R' L' y``."""
         return self.right.adjoint(self.left.adjoint(y))
 
-    def _pinv(self, y: Tensor, limits: Limits) -> Tensor:
-        if not self.right.orthonormal:
-            return super()._pinv(y, limits)
-        return self.right.adjoint(self.left._pinv(y, limits))
+    def _pinv(self, y: Tensor, *limits: float) -> Tensor:
+        return self.right.adjoint(self.left._pinv(y, *limits)) if self.right.orthonormal else super()._pinv(y, *limits)
 
-    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, limits: Limits) -> Tensor:
+    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: float) -> Tensor:
         if not self.right.orthonormal:
-            return super()._prox(v, y, weight, precision, limits)
+            return super()._prox(v, y, weight, precision, *limits)
         taken = self.right(v)
-        return v + self.right.adjoint(self.left._prox(taken, y, weight, precision, limits) - taken)
+        return v + self.right.adjoint(self.left._prox(taken, y, weight, precision, *limits) - taken)
 
     def zero_unmeasured(self, y: Tensor) -> Tensor:
         """Set to 0 what the left operator does not measure."""
@@ -224,7 +200,5 @@ class Composition(LinearOperator):
         """Return the product with a finer left operator."""
         return Composition(self.left.finer(factor), self.right)
 
-    @cached_property
-    def norm_squared(self) -> float:
-        r"""Return the square of the norm, that of L for orthonormal R."""
-        return self.left.norm_squared if self.right.orthonormal else LinearOperator.norm_squared.func(self)
+    def _norm_squared(self) -> float:
+        return self.left.norm_squared if self.right.orthonormal else super()._norm_squared()

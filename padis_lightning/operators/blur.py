@@ -105,7 +105,6 @@ class Blur(Diagonalisable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve with the kernel, ``(B, C, H, W) -> (B, C, H, W)``."""
-        self.check(x, self.image_shape, "image")
         wide = at_least_single(x)
         return self.from_spectrum(self.singular_values(wide) * self.to_spectrum(wide)).to(x.dtype)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from padis_lightning.ct import ConeGeometry
-from padis_lightning.ct.fbp import Filter, check_window
+from padis_lightning.ct.fbp import Filter
 from padis_lightning.ct.fdk import FDK, obstacle
 from padis_lightning.errors import InputError
 from padis_lightning.operators.ct import SIDE, Scan, sides_of, view_angles
@@ -39,8 +38,7 @@ class ConeScan(Scan):
     ) -> None:
         super().__init__(geometry, backend, filter, channels)
 
-    def _filtered(self) -> torch.nn.Module | None:
-        check_window(self.filter)
+    def _filtered(self) -> nn.Module | None:
         return None if obstacle(self.geometry) else FDK(self.geometry, self.filter)
 
     def approximate_inverse(self, y: Tensor) -> Tensor:
@@ -48,11 +46,7 @@ class ConeScan(Scan):
         return self.fbp(y) if self.fbp_module else self.pinv(y, iterations=20)
 
     def fbp(self, y: Tensor) -> Tensor:
-        """Reconstruct by Feldkamp's filtered back-projection, ``(B, C, views, rows, bins) -> (B, C, D, H, W)``.
-
-        Raises:
-            InputError: the scan is not circular.
-        """
+        """Reconstruct a circular scan by Feldkamp's method, ``(B, C, views, rows, bins) -> (B, C, D, H, W)``."""
         if not self.fbp_module:
             raise InputError(f"{obstacle(self.geometry)}; wanted a circular scan for filtered back-projection")
         return super().fbp(y)
@@ -87,9 +81,7 @@ class ConeBeam(ConeScan):
         bin_offset: by which the detector is shifted across it.
         pitch: way of the source along the axis in a full turn.
         arc: what the views cover, radians; several turns for a helix.
-        backend: what computes it; ``auto`` takes ASTRA for the largest scans, where it and an NVIDIA GPU are there.
-        filter: window on the ramp of filtered back-projection.
-        channels: volumes of several channels are scanned channel by channel.
+        options: those of :class:`ConeScan` besides its geometry.
     """
 
     def __init__(
@@ -109,9 +101,7 @@ class ConeBeam(ConeScan):
         bin_offset: float = 0.0,
         pitch: float = 0.0,
         arc: float = 2 * math.pi,
-        backend: Backend = "auto",
-        filter: Filter = "ram-lak",  # noqa: A002 - the word that users type
-        channels: int = 1,
+        **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         sides = sides_of(size, ("a depth", "a height", "a width"))
         side = max(sides[1:])
@@ -143,7 +133,7 @@ class ConeBeam(ConeScan):
             geometry = replace(geometry, rows=_shadow(top, source - radius, geometry.reach, height))
         if bins is None:
             geometry = replace(geometry, bins=_shadow(radius, math.sqrt(source**2 - radius**2), geometry.reach, width))
-        super().__init__(geometry, backend, filter, channels)
+        super().__init__(geometry, **options)
 
 
 def _shadow(half: float, distance: float, reach: float, spacing: float) -> int:

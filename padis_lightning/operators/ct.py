@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from einops import rearrange
 from torch import Tensor, nn
 
 from padis_lightning.ct import Geometry, choose
-from padis_lightning.ct.fbp import Filter, FilteredBackProjection
+from padis_lightning.ct.fbp import WINDOWS, Filter, FilteredBackProjection
 from padis_lightning.errors import InputError, require_above, require_at_least
 from padis_lightning.linalg import at_least_single
 from padis_lightning.memory import on_device_of
@@ -34,6 +34,8 @@ class Scan(LinearOperator):
     def __init__(self, geometry: Geometry, backend: Backend = "auto", filter: Filter = "ram-lak", channels: int = 1) -> None:  # noqa: A002
         super().__init__()
         require_at_least(1, channels=channels)
+        if filter not in WINDOWS:
+            raise InputError(f"filter is {filter!r}; wanted one of {', '.join(WINDOWS)}")
         self.geometry, self.backend, self.filter = geometry, backend, filter
         self.projector = choose(geometry, backend)
         self.exact_adjoint = self.projector.exact_adjoint
@@ -51,7 +53,6 @@ class Scan(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project, ``(B, C, H, W) -> (B, C, views, bins)``."""
-        self.check(x, self.image_shape, "image")
         return self._channelwise(x, self.projector, self.projector)
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -114,11 +115,7 @@ class FinerScan(LinearOperator):
 
 
 def sides_of(size: int | Sequence[int], axes: Sequence[str] = ("a height", "a width")) -> tuple[int, ...]:
-    """Return the sides along each of the ``axes``; one number stands for all of them.
-
-    Raises:
-        InputError: there are not as many sides, or one is below 1.
-    """
+    """Return the sides, at least 1, along each of the ``axes``; one number stands for all of them."""
     sides = (size,) * len(axes) if isinstance(size, int) else tuple(size)
     if len(sides) != len(axes) or min(sides) < 1:
         raise InputError(f"size is {size}; wanted at least 1, or {', '.join(axes[:-1])} and {axes[-1]}")
@@ -148,9 +145,7 @@ class ParallelBeam(Scan):
         pixel_spacing: side of a pixel (default: 40 / larger side).
         bin_spacing: width of a bin (default: ``pixel_spacing``).
         arc: what the views cover, radians.
-        backend: what computes it; ``auto`` takes the sparse matrix up to 4 GiB, then what is installed.
-        filter: window on the ramp of filtered back-projection.
-        channels: images of several channels are scanned channel by channel.
+        options: those of :class:`Scan` besides its geometry.
     """
 
     def __init__(
@@ -162,9 +157,7 @@ class ParallelBeam(Scan):
         pixel_spacing: float | None = None,
         bin_spacing: float | None = None,
         arc: float = math.pi,
-        backend: Backend = "auto",
-        filter: Filter = "ram-lak",  # noqa: A002 - the word that users type
-        channels: int = 1,
+        **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         sides = sides_of(size)
         spacing = SIDE / max(sides) if pixel_spacing is None else pixel_spacing
@@ -175,7 +168,7 @@ class ParallelBeam(Scan):
             pixel_spacing=spacing,
             bin_spacing=spacing if bin_spacing is None else bin_spacing,
         )
-        super().__init__(geometry, backend, filter, channels)
+        super().__init__(geometry, **options)
 
 
 class FanBeam(Scan):
@@ -197,9 +190,7 @@ class FanBeam(Scan):
         detector_distance: from the axis to the detector (default: the image's larger side).
         curved: the detector is an arc around the source.
         arc: what the views cover, radians; ``short`` for half a turn and the opening of the fan, with Parker's weights.
-        backend: what computes it; ``auto`` takes the sparse matrix up to 4 GiB, then what is installed.
-        filter: window on the ramp of filtered back-projection.
-        channels: images of several channels are scanned channel by channel.
+        options: those of :class:`Scan` besides its geometry.
     """
 
     def __init__(
@@ -214,9 +205,7 @@ class FanBeam(Scan):
         detector_distance: float | None = None,
         curved: bool = False,
         arc: float | Literal["short"] = 2 * math.pi,
-        backend: Backend = "auto",
-        filter: Filter = "ram-lak",  # noqa: A002 - the word that users type
-        channels: int = 1,
+        **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         sides = sides_of(size)
         spacing = SIDE / max(sides) if pixel_spacing is None else pixel_spacing
@@ -234,4 +223,4 @@ class FanBeam(Scan):
             curved=curved,
         )
         covered = math.pi + 2 * geometry.fan_angle if arc == "short" else arc
-        super().__init__(replace(geometry, angles=view_angles(angles, views, covered)), backend, filter, channels)
+        super().__init__(replace(geometry, angles=view_angles(angles, views, covered)), **options)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
 from padis_lightning.linalg import damped_inverse
 from padis_lightning.memory import device_of
-from padis_lightning.operators.base import Limits, LinearOperator
+from padis_lightning.operators.base import LinearOperator
 
 
 class Diagonalisable(LinearOperator):
@@ -42,23 +40,21 @@ class Diagonalisable(LinearOperator):
         """Return the image :math:`V c` of coefficients c."""
         return self.adjoint(coefficients) / self.singular_values(coefficients)
 
-    def _pinv(self, y: Tensor, limits: Limits) -> Tensor:
+    def _pinv(self, y: Tensor, *limits: float) -> Tensor:
         if not self.closed_form:
-            return super()._pinv(y, limits)
+            return super()._pinv(y, *limits)
         return self.from_spectrum(damped_inverse(self.singular_values(y)) * self.to_spectrum(y))
 
-    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, limits: Limits) -> Tensor:
+    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: float) -> Tensor:
         if not self.closed_form or (precision is not None and not self.pixelwise):
-            return super()._prox(v, y, weight, precision, limits)
+            return super()._prox(v, y, weight, precision, *limits)
         inverse = damped_inverse(self.singular_values(v), weight, 1.0 if precision is None else precision)
         if self.pixelwise:  # in this order known pixels are kept to the bit
             return v - self.from_spectrum(inverse * self(v)) + self.from_spectrum(inverse * y)
         return v + self.from_spectrum(inverse * self.to_spectrum(y - self(v)))
 
-    @cached_property
-    def norm_squared(self) -> float:
-        r"""Return the square of the norm, :math:`\max |s|^2`; by Lanczos iteration where there is no closed form."""
+    def _norm_squared(self) -> float:
         if not self.closed_form:
-            return LinearOperator.norm_squared.func(self)
+            return super()._norm_squared()
         like = torch.zeros((), dtype=torch.float64, device=device_of(self))
         return float(self.singular_values(like).abs().square().max())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.linalg import concatenated, per_image
 from padis_lightning.memory import on_device_of
-from padis_lightning.operators.base import Limits, LinearOperator
+from padis_lightning.operators.base import LinearOperator
 
-TOGETHER = 32  #: slices that are computed at once, which bounds memory and changes no result
+SLICES_AT_ONCE = 32  #: slices that are computed at once, which bounds memory and changes no result
 
 
 def slices(x: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class Slices(LinearOperator):
 
     Slices are a batch of the operator's, whose own adjoint, pseudo-inverse and proximal step serve; conjugate gradients run
     slice by slice. They are computed where the operator is and come back to where the volume is: a volume on the host needs no
-    more of a GPU's memory than :data:`TOGETHER` slices.
+    more of a GPU's memory than :data:`SLICES_AT_ONCE` slices.
 
     Args:
         operator: on images ``(B, C, H, W)``.
@@ -57,7 +57,6 @@ class Slices(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Measure each slice, ``(B, C, D, H, W) -> (B, D, ...)``."""
-        self.check(x, self.image_shape, "volume")
         return self._slicewise(self.operator, slices(x)).unflatten(0, (-1, self.depth))
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -70,35 +69,27 @@ class Slices(LinearOperator):
         self.check(y, self.measurement_shape, "measurement")
         return self._to_volumes(self.operator.approximate_inverse, y.flatten(0, 1))
 
-    def double_prox(
-        self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None = None, iterations: int = 100
+    def _pinv(self, y: Tensor, *limits: float) -> Tensor:
+        return self._to_volumes(lambda part: self.operator._pinv(part, *limits), y.flatten(0, 1))
+
+    def prox(
+        self,
+        v: Tensor,
+        y: Tensor,
+        weight: float | Tensor = 0.0,
+        precision: Tensor | None = None,
+        **options: Any,  # noqa: ANN401
     ) -> Tensor:
-        """Compute the proximal step in float64, a chunk of slices at a time; the result has the type of ``v``."""
-        weights = torch.as_tensor(weight, dtype=torch.float64, device=v.device)
-
-        def near(v: Tensor, y: Tensor, weight: Tensor, precision: Tensor | None = None) -> Tensor:
-            return self.operator.double_prox(v, y, weight, precision, iterations)
-
-        return self._to_volumes(near, *self._parts(v, y, weights, precision))
-
-    def _pinv(self, y: Tensor, limits: Limits) -> Tensor:
-        return self._to_volumes(lambda part: self.operator._pinv(part, limits), y.flatten(0, 1))
-
-    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, limits: Limits) -> Tensor:
-        def near(v: Tensor, y: Tensor, weight: Tensor, precision: Tensor | None = None) -> Tensor:
-            return self.operator._prox(v, y, weight, precision, limits)
-
-        return self._to_volumes(near, *self._parts(v, y, torch.as_tensor(weight, dtype=v.dtype, device=v.device), precision))
-
-    def _parts(self, v: Tensor, y: Tensor, weight: Tensor, precision: Tensor | None) -> list[Tensor]:
-        """Return images, measurements, weights and, where there are any, precisions of all slices."""
-        images, weights = slices(v), weight.flatten().expand(len(v)).repeat_interleave(self.depth)
-        parts = [images, y.flatten(0, 1), per_image(weights, images)]
-        return parts if precision is None else [*parts, precision.flatten(0, 1)]
+        """Compute the proximal step of each slice; in float64, too, a chunk of slices at a time."""
+        self.check(y, self.measurement_shape, "measurement")
+        images, weights = slices(v), torch.as_tensor(weight, dtype=torch.float64, device=v.device).flatten()
+        parts = [images, y.flatten(0, 1), per_image(weights.expand(len(v)).repeat_interleave(self.depth), images)]
+        parts += [] if precision is None else [precision.flatten(0, 1)]
+        return self._to_volumes(lambda *part: self.operator.prox(*part, **options), *parts)
 
     def _slicewise(self, compute: Callable[..., Tensor], *parts: Tensor) -> Tensor:
         """Compute a chunk of slices at a time, where the operator is."""
-        chunks = zip(*(part.split(TOGETHER) for part in parts), strict=True)
+        chunks = zip(*(part.split(SLICES_AT_ONCE) for part in parts), strict=True)
         there = on_device_of(self.operator, compute)
         return concatenated((there(*chunk) for chunk in chunks), len(parts[0]))
 
@@ -113,7 +104,5 @@ class Slices(LinearOperator):
         """Return the same slices on a finer grid, with none in between."""
         return Slices(self.operator.finer(factor), self.depth)
 
-    @cached_property
-    def norm_squared(self) -> float:
-        """Return the square of the norm, that of a slice."""
+    def _norm_squared(self) -> float:
         return self.operator.norm_squared

@@ -44,7 +44,6 @@ class AveragePooling(Downsampling):
 
     def forward(self, x: Tensor) -> Tensor:
         """Average blocks, ``(B, C, H, W) -> (B, C, H / f, W / f)``."""
-        self.check(x, self.image_shape, "image")
         return functional.avg_pool2d(x, self.factor)
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -83,7 +82,6 @@ class BicubicDownsampling(Downsampling):
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter and sample, ``(B, C, H, W) -> (B, C, H / f, W / f)``."""
-        self.check(x, self.image_shape, "image")
         return self._between(x, self.rows_matrix, self.columns_matrix)
 
     def adjoint(self, y: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.linalg import concatenated, per_image
 from padis_lightning.memory import on_device_of
-from padis_lightning.operators.slices import TOGETHER, slices, volumes
+from padis_lightning.operators.slices import SLICES_AT_ONCE, slices, volumes
 from padis_lightning.priors.base import Prior
 from padis_lightning.priors.patch import PatchPrior
 from padis_lightning.priors.slice_variation import slice_tv_step
@@ -25,8 +25,8 @@ class SlicePrior(Prior):
     .. math:: D(x; \sigma) = \arg\min_v \tfrac{1}{2} \|v - D_\theta(x; \sigma)\|^2 + w \sigma \|\nabla_z v\|_1
 
     Each slice has a partition of its own. The prior takes volumes of any number of slices, as many at once as
-    :data:`padis_lightning.operators.slices.TOGETHER`. They are denoised where the slices' prior is, and come back to where the
-    volume is.
+    :data:`padis_lightning.operators.slices.SLICES_AT_ONCE`. They are denoised where the slices' prior is, and come back to
+    where the volume is.
 
     Args:
         checkpoint: the slices' prior, as :class:`PatchPrior` takes it, or one in memory.
@@ -87,7 +87,7 @@ class SlicePrior(Prior):
             return v
         count, _, depth, height, _ = v.shape
         weights = self.slice_tv * per_image(torch.as_tensor(sigma, dtype=v.dtype, device=v.device).expand(count), v)
-        rows = max(1, TOGETHER * height // (count * depth))
+        rows = max(1, SLICES_AT_ONCE * height // (count * depth))
         return torch.cat([on_device_of(self.prior, slice_tv_step)(part, weights) for part in v.split(rows, 3)], 3)
 
     def denoise(self, compute: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
@@ -107,5 +107,5 @@ class SlicePrior(Prior):
 
             return on_device_of(self.prior, denoised)(images[cut], levels[cut], *(value[cut] for value in condition))
 
-        cuts = (slice(first, first + TOGETHER) for first in range(0, len(images), TOGETHER))
+        cuts = (slice(first, first + SLICES_AT_ONCE) for first in range(0, len(images), SLICES_AT_ONCE))
         return concatenated(map(part, cuts), len(images))
