@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from padis_lightning.errors import require_above, require_at_least
+from padis_lightning.linalg import per_image
 from padis_lightning.random import Generators
 
 
@@ -113,4 +114,4 @@ class PoissonNoise(Noise):
 
 def _mean(values: Tensor) -> Tensor:
     """Return the mean of each image, ``(B, ...) -> (B, 1, ...)``."""
-    return values.flatten(1).mean(1).reshape(-1, *[1] * (values.ndim - 1))
+    return per_image(values.flatten(1).mean(1), values)

@@ -25,13 +25,17 @@ class Astra(Projector):
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(geometry)
+        self._start()
+        self.exact_adjoint = not self.library.use_cuda()
+
+    def _start(self) -> None:
+        """Load the library and create the projector, which belong to this process."""
         import astra
 
         self.library = astra
-        self.exact_adjoint = not astra.use_cuda()
-        self.identifiers = self._create()
+        self.identifier = self._create()
 
-    def _create(self) -> list[int]:
+    def _create(self) -> int:
         g, astra = self.geometry, self.library
         height, width = (n * g.pixel_spacing / 2 for n in g.size)
         volume = astra.create_vol_geom(*g.size, -width, width, -height, height)
@@ -39,7 +43,7 @@ class Astra(Projector):
         kind, distances = ("fanflat", (g.source_distance, g.detector_distance)) if g.fan else ("parallel", ())
         scan = astra.create_proj_geom(kind, g.bin_spacing, g.bins, angles, *distances)
         weights = "cuda" if astra.use_cuda() else {"parallel": "linear", "fanflat": "line_fanflat"}[kind]
-        return [astra.create_projector(weights, scan, volume)]
+        return astra.create_projector(weights, scan, volume)
 
     @classmethod
     def version(cls) -> str | None:
@@ -53,25 +57,22 @@ class Astra(Projector):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return everything but what belongs to this process."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("library", "identifiers")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("library", "identifier")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        import astra
-
         self.__dict__.update(state)
-        self.library = astra
-        self.identifiers = self._create()
+        self._start()
 
     def __del__(self) -> None:
         """Give ASTRA's memory back."""
-        for identifier in self.__dict__.get("identifiers", ()):
-            self.library.projector.delete(identifier)
+        if "identifier" in self.__dict__:
+            self.library.projector.delete(self.identifier)
 
     def _imagewise(self, images: Tensor, shape: tuple[int, ...], compute: Any) -> Tensor:  # noqa: ANN401 - a function of ASTRA
         inputs = images.detach().to("cpu", torch.float32).contiguous()
         out = torch.empty(len(inputs), *shape)
         for image, result in zip(inputs.numpy(), out.numpy(), strict=True):
-            compute(self.identifiers[0], image, out=result)
+            compute(self.identifier, image, out=result)
         return out.to(images)
 
     def project(self, x: Tensor) -> Tensor:

@@ -35,13 +35,8 @@ class AstraCone(Astra):
     """ASTRA projects volumes by CUDA, in single precision; its adjoint is approximate and scaled to match.
 
     Volumes that lie on a GPU are copied to the host and back. Two views of a volume are held against :class:`Joseph`'s, since
-    conventions have changed between versions.
-
-    Raises:
-        InputError: they differ.
+    conventions have changed between versions: an InputError says where they differ.
     """
-
-    exact_adjoint = False
 
     def __init__(self, geometry: ConeGeometry) -> None:
         super().__init__(geometry)
@@ -56,13 +51,13 @@ class AstraCone(Astra):
             raise InputError(f"ASTRA's projection is {gap:.2g} from Joseph's; wanted at most {TOLERANCE}, or the backend joseph")
         self.scale = float(projected.square().sum() / (probe * self.backproject(projected)).sum())
 
-    def _create(self) -> list[int]:
+    def _create(self) -> int:
         g, astra = self.geometry, self.library
         depth, height, width = g.size
         z, y, x = depth * g.slice_spacing / 2, height * g.pixel_spacing / 2, width * g.pixel_spacing / 2
         volume = astra.create_vol_geom(height, width, depth, -x, x, -y, y, -z, z)
         scan = astra.create_proj_geom("cone_vec", g.rows, g.bins, vectors(g))
-        return [astra.create_projector("cuda3d", scan, volume)]
+        return astra.create_projector("cuda3d", scan, volume)
 
     @classmethod
     def obstacle(cls, geometry: ConeGeometry) -> str | None:
@@ -71,15 +66,14 @@ class AstraCone(Astra):
 
     def __del__(self) -> None:
         """Give ASTRA's memory back."""
-        for identifier in self.__dict__.get("identifiers", ()):
-            self.library.projector3d.delete(identifier)
+        if "identifier" in self.__dict__:
+            self.library.projector3d.delete(self.identifier)
 
     def project(self, x: Tensor) -> Tensor:
         """Project, ``(B, D, H, W) -> (B, views, rows, bins)``."""
-        g = self.geometry  # ASTRA has rows before views
-        return (
-            self._imagewise(x, (g.rows, len(g.angles), g.bins), self.library.projector3d.direct_FP).transpose(1, 2).contiguous()
-        )
+        views, rows, bins = self.geometry.shape
+        projections = self._imagewise(x, (rows, views, bins), self.library.projector3d.direct_FP)
+        return projections.transpose(1, 2).contiguous()
 
     def backproject(self, y: Tensor) -> Tensor:
         """Back-project, ``(B, views, rows, bins) -> (B, D, H, W)``."""

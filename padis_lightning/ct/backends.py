@@ -21,21 +21,15 @@ CONE_PROJECTORS: dict[str, type[Projector]] = {cls.name: cls for cls in (Joseph,
 def choose(geometry: Geometry | ConeGeometry, backend: str = "auto") -> Projector:
     """Return the backend of that name, or the first that is installed, can compute the scan, and is good at its size.
 
-    Raises:
-        InputError: none can, or the named one cannot; with the reasons.
+    Where none can, or the named one cannot, an InputError says why.
     """
     projectors = CONE_PROJECTORS if isinstance(geometry, ConeGeometry) else PROJECTORS
     if backend != "auto" and backend not in projectors:
         raise InputError(f"backend is {backend!r}; wanted auto, {', '.join(projectors)}")
-    able, reasons = [], []
-    for name, cls in projectors.items():
-        if backend not in ("auto", name):
-            continue
-        obstacle = cls.obstacle(geometry) if cls.version() else "it is not installed"
-        if obstacle is None:
-            able.append(cls)
-        else:
-            reasons.append(f"{name}: {obstacle}")
+    tried = projectors.values() if backend == "auto" else [projectors[backend]]
+    obstacles = {cls: cls.obstacle(geometry) if cls.version() else "it is not installed" for cls in tried}
+    able = [cls for cls, obstacle in obstacles.items() if obstacle is None]
     if not able:
-        raise InputError(f"this scan cannot be computed ({'; '.join(reasons)}); wanted a smaller scan or another backend")
+        reasons = "; ".join(f"{cls.name}: {obstacle}" for cls, obstacle in obstacles.items())
+        raise InputError(f"this scan cannot be computed ({reasons}); wanted a smaller scan or another backend")
     return next((cls for cls in able if cls.comfortable(geometry)), able[0])(geometry)

@@ -20,11 +20,6 @@ def pad(table: Tensor) -> Tensor:
     return nn.functional.pad(table, (1, 2))
 
 
-def unpad(table: Tensor) -> Tensor:
-    """Apply the transpose of :func:`pad`."""
-    return table[..., 1:-2]
-
-
 def positions(first: Tensor, step: Tensor, count: int, size: int, dtype: torch.dtype) -> Positions:
     """Return the positions ``first + step * k`` for k below ``count``, in rows that are 0 beyond their ends.
 

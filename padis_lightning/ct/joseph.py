@@ -12,7 +12,7 @@ from torch.nn.functional import embedding_bag
 
 from padis_lightning.ct.cone import ConeGeometry
 from padis_lightning.ct.geometry import Array
-from padis_lightning.ct.interpolation import Positions, interpolate, interpolate_transposed, pad, positions, unpad
+from padis_lightning.ct.interpolation import Positions, interpolate, interpolate_transposed, pad, positions
 from padis_lightning.ct.projectors import Projector
 from padis_lightning.ct.sparse import crossings
 
@@ -142,4 +142,4 @@ class Joseph(Projector):
                 spread = (values[rays.columns] * rays.length).repeat_interleave(lines, 0)
                 table = interpolate_transposed(spread, rays.at, depth)[:, None] * rays.shares[..., None]
                 out.index_add_(0, rays.cells.flatten(), table.flatten(0, 1))
-        return unpad(pillars).mT.unflatten(2, g.size[1:]).contiguous()
+        return pillars[..., 1:-2].mT.unflatten(2, g.size[1:]).contiguous()

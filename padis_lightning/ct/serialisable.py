@@ -49,11 +49,7 @@ class Serialisable(ABC):
 
     @classmethod
     def read(cls, described: dict[str, Any]) -> Self:
-        """Build a geometry from what :meth:`describe` returned.
-
-        Raises:
-            InputError: a key is missing, unknown or not of its kind.
-        """
+        """Build a geometry from what :meth:`describe` returned; raise an InputError for missing, unknown and wrong keys."""
         known = {field.name: field for field in fields(cls)}
         missing = sorted(name for name, field in known.items() if field.default is MISSING and name not in described)
         unknown = sorted(described.keys() - known)
@@ -65,9 +61,7 @@ class Serialisable(ABC):
         except InputError:
             raise
         except (TypeError, ValueError) as error:
-            raise InputError(
-                f"the geometry cannot be used ({error}); wanted numbers, and whole ones of pixels and bins"
-            ) from error
+            raise InputError(f"the geometry cannot be used ({error}); wanted numbers, whole ones of pixels and bins") from error
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file."""
@@ -75,15 +69,9 @@ class Serialisable(ABC):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            InputError: there is no such file, or it holds something else.
-        """
+        """Read what :meth:`save` wrote; raise an InputError where there is no such file, or it holds something else."""
         try:
             described = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"there is no file {str(path)!r}; wanted a geometry in .json") from None
         except (ValueError, OSError) as error:
             raise InputError(f"{path} cannot be read ({error}); wanted a geometry in .json") from error
         if not isinstance(described, dict) or described.pop("format", None) != cls.FORMAT:

@@ -51,7 +51,7 @@ def matrix_bytes(geometry: Geometry) -> int:
     """Return the memory of the matrix and its transpose in single precision, bytes."""
     count = entries(geometry)
     index = 4 if count < 2**31 else 8
-    return 2 * count * (4 + index) + index * (len(geometry.angles) * geometry.bins + math.prod(geometry.size))
+    return 2 * count * (4 + index) + index * (math.prod(geometry.shape) + math.prod(geometry.size))
 
 
 def joseph_matrix(geometry: Geometry, dtype: np.dtype | type = np.float64) -> sparse.csr_array:
@@ -62,14 +62,10 @@ def joseph_matrix(geometry: Geometry, dtype: np.dtype | type = np.float64) -> sp
 
     Source: Joseph, An improved algorithm for reprojecting rays through pixel images, IEEE TMI 1982.
     """
-    height, width = geometry.size
     theta, s = (part.ravel() for part in geometry.rays())
-    blocks = []
-    step = max(1, CHUNK // max(height, width))
-    for first in range(0, len(theta), step):
-        part = slice(first, first + step)
-        blocks.append(_block(geometry, theta[part], s[part]).astype(dtype))
-    return sparse.vstack(blocks, format="csr") if len(blocks) > 1 else blocks[0]
+    step = max(1, CHUNK // max(geometry.size))
+    parts = [slice(first, first + step) for first in range(0, len(theta), step)]
+    return sparse.vstack([_block(geometry, theta[part], s[part]).astype(dtype) for part in parts], format="csr")
 
 
 def _block(geometry: Geometry, theta: Array, s: Array) -> sparse.csr_array:
@@ -107,9 +103,9 @@ class SparseMatrix(Projector):
 
     def _keep(self, name: str, part: sparse.csr_array) -> None:
         index = np.int32 if max(part.nnz, *part.shape) < 2**31 else np.int64
-        self.register_buffer(f"{name}_rows", torch.from_numpy(part.indptr.astype(index, copy=False)), persistent=False)
-        self.register_buffer(f"{name}_columns", torch.from_numpy(part.indices.astype(index, copy=False)), persistent=False)
-        self.register_buffer(f"{name}_values", torch.from_numpy(part.data), persistent=False)
+        rows, columns = (indices.astype(index, copy=False) for indices in (part.indptr, part.indices))
+        for kind, array in (("rows", rows), ("columns", columns), ("values", part.data)):
+            self.register_buffer(f"{name}_{kind}", torch.from_numpy(array), persistent=False)
 
     @classmethod
     def version(cls) -> str:
@@ -149,7 +145,7 @@ class SparseMatrix(Projector):
 
     def project(self, x: Tensor) -> Tensor:
         """Project, ``(B, H, W) -> (B, views, bins)``."""
-        return self._product("matrix", x).reshape(-1, len(self.geometry.angles), self.geometry.bins)
+        return self._product("matrix", x).reshape(-1, *self.geometry.shape)
 
     def backproject(self, y: Tensor) -> Tensor:
         """Multiply with the transposed matrix, ``(B, views, bins) -> (B, H, W)``."""

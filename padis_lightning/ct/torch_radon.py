@@ -48,10 +48,10 @@ class TorchRadon(Projector):
         volume = library.Volume2D()
         volume.set_size(*geometry.size)
         options = {"det_spacing": geometry.bin_spacing / h, "volume": volume}
-        angles = np.asarray(geometry.angles, dtype=np.float32)
         if geometry.fan:
             options |= {"src_dist": geometry.source_distance / h, "det_dist": geometry.detector_distance / h}
-        self.scan = (library.FanBeam if geometry.fan else library.ParallelBeam)(geometry.bins, angles, **options)
+        beam = library.FanBeam if geometry.fan else library.ParallelBeam
+        self.scan = beam(geometry.bins, np.asarray(geometry.angles, dtype=np.float32), **options)
 
     @classmethod
     def version(cls) -> str | None:

@@ -31,8 +31,6 @@ class Denoiser(nn.Module):
         context: whether the network sees the whole image, too.
     """
 
-    context: bool = False
-
     def __init__(
         self,
         network: PatchNetwork,
@@ -46,7 +44,7 @@ class Denoiser(nn.Module):
         if not span[1] > span[0]:
             raise InputError(f"span is {tuple(span)}; wanted the lower value first")
         positions = positions or Coordinates(network.axes)
-        wanted = positions.channels + (network.channels if context else 0)
+        wanted = positions.channels + context * network.channels
         if network.positions != wanted:
             known = f"{type(positions).__name__}{' and the context' if context else ''}"
             raise InputError(f"the network's positions is {network.positions}; wanted {wanted}, the channels of {known}")
@@ -69,20 +67,16 @@ class Denoiser(nn.Module):
         Patches of volumes are ``(B, C, P, P, P)`` and their coordinates ``(B, 3, P, P, P)``. A context is of the shape of
         ``x``, the means over boxes of the noisy whole image (:func:`padis_lightning.diffusion.context_of`).
         """
-        same_units = self.span == (0.0, 1.0)
-        if not same_units:
-            x, sigma = self.span[0] + self.gain * x, self.gain * sigma
-            context = None if context is None else self.span[0] + self.gain * context
+        x, sigma = self.span[0] + self.gain * x, self.gain * sigma
         level = per_image(sigma.to(x.dtype), x)
         c_skip, c_out, c_in = self.scalings(level)
         channels = [c_in * x, self.positions(position.to(x.dtype))]
         if context is not None:
-            channels.append(c_in * context)
+            channels.append(c_in * (self.span[0] + self.gain * context))
         layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
         inputs = torch.cat(channels, 1).contiguous(memory_format=layout)
         output = self.network(inputs, sigma.to(x.dtype).log() / 4)
-        denoised = c_skip * x + c_out * output.to(x.dtype)
-        return denoised if same_units else (denoised - self.span[0]) / self.gain
+        return (c_skip * x + c_out * output.to(x.dtype) - self.span[0]) / self.gain
 
     def loss(self, clean: Tensor, sigma: Tensor, noise: Tensor, position: Tensor, context: Tensor | None = None) -> Tensor:
         r"""Return EDM's weighted denoising loss, the mean over pixels of each patch, ``(B,)``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class PatchModel:
         """Build a model from what :meth:`describe` and :meth:`weights` return."""
         network = PatchNetwork.build(described["network"], described["network_config"])
         positions = Positions.build(described.get("positions", "Coordinates"), described.get("positions_config", {}))
-        span, context = tuple(described.get("span", (0.0, 1.0))), described.get("context", False)
+        span, context = described.get("span", (0.0, 1.0)), described.get("context", False)
         denoiser = Denoiser(network, described["sigma_data"], positions, span, context)
         owned = {k if k.startswith("positions.") else f"network.{k}": v for k, v in state.items()}
         denoiser.load_state_dict({k: v.to(torch.get_default_dtype()) for k, v in owned.items()})
@@ -94,11 +94,7 @@ class PatchModel:
 
     @staticmethod
     def find(path: str | Path) -> Path:
-        """Return the file of a prior: as given, or that of a bundled one by its name.
-
-        Raises:
-            InputError: there is no such file.
-        """
+        """Return the file of a prior: as given, or that of a bundled one by its name."""
         file = Path(path)
         if not file.is_file() and file.suffix == "":
             file = BUNDLED / f"{path}.safetensors"
@@ -109,54 +105,40 @@ class PatchModel:
 
     @classmethod
     def load(cls, path: str | Path) -> PatchModel:
-        """Read ``prior.safetensors``, a checkpoint of ``fit``, or a bundled prior by its name.
-
-        Raises:
-            InputError: there is no such file, or it is neither of the two.
-        """
+        """Read ``prior.safetensors``, a checkpoint of ``fit``, or a bundled prior by its name; raise an InputError for others."""
         file = cls.find(path)
-        return cls._from_lightning(file) if file.suffix == ".ckpt" else cls._from_safetensors(file)
-
-    @classmethod
-    def _from_safetensors(cls, file: Path) -> PatchModel:
-        try:
-            with safe_open(file, "pt") as handle:
-                metadata = handle.metadata() or {}
-                state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 - not a dict
-        except SafetensorError as error:
-            raise InputError(f"{file} is not a safetensors file ({error}); wanted a prior written by fit") from error
-        if metadata.get("format") != FORMAT:
-            raise InputError(f"{file} has the format {metadata.get('format')!r}; wanted {FORMAT!r}, written by fit")
-        return cls._rebuild(file, lambda: (json.loads(metadata["model"]), state))
-
-    @classmethod
-    def _from_lightning(cls, file: Path) -> PatchModel:
-        try:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file can make the unpickler raise anything
-            raise InputError(f"{file} cannot be read ({type(error).__name__}); wanted a checkpoint written by fit") from error
-        if not isinstance(checkpoint, dict) or "patch_model" not in checkpoint:
-            raise InputError(f"{file} holds no patch model; wanted a checkpoint written by fit")
-        prefix = "denoiser."
-
-        def parts() -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-            state = {k.removeprefix(prefix).removeprefix("network."): v for k, v in checkpoint["state_dict"].items()}
-            return checkpoint["patch_model"], state
-
-        return cls._rebuild(file, parts)
-
-    @classmethod
-    def _rebuild(cls, file: Path, parts: Callable[[], tuple[dict[str, Any], dict[str, torch.Tensor]]]) -> PatchModel:
-        """Build a model from a file's parts, which may be anything."""
-        try:
-            return cls.build(*parts())
+        try:  # a file's parts may be anything
+            return cls.build(*(_from_lightning(file) if file.suffix == ".ckpt" else _from_safetensors(file)))
         except InputError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            reason = one_line(error)[:160]
-            raise InputError(
-                f"{file} does not fit together ({type(error).__name__}: {reason}); wanted a prior written by fit"
-            ) from error
+            reason = f"{type(error).__name__}: {one_line(error)[:160]}"
+            raise InputError(f"{file} does not fit together ({reason}); wanted a prior written by fit") from error
+
+
+def _from_safetensors(file: Path) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Return a model's description and its weights."""
+    try:
+        with safe_open(file, "pt") as handle:
+            metadata = handle.metadata() or {}
+            state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise InputError(f"{file} is not a safetensors file ({error}); wanted a prior written by fit") from error
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{file} has the format {metadata.get('format')!r}; wanted {FORMAT!r}, written by fit")
+    return json.loads(metadata["model"]), state
+
+
+def _from_lightning(file: Path) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Return a model's description and its weights."""
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can make the unpickler raise anything
+        raise InputError(f"{file} cannot be read ({type(error).__name__}); wanted a checkpoint written by fit") from error
+    if not isinstance(checkpoint, dict) or "patch_model" not in checkpoint:
+        raise InputError(f"{file} holds no patch model; wanted a checkpoint written by fit")
+    state = {k.removeprefix("denoiser.").removeprefix("network."): v for k, v in checkpoint["state_dict"].items()}
+    return checkpoint["patch_model"], state
 
 
 def _sort_metadata(file: bytes) -> bytes:

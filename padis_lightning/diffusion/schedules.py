@@ -8,10 +8,12 @@ from torch import Tensor
 from padis_lightning.errors import InputError, require_at_least
 
 
-def _check(sigma_max: float, sigma_min: float, steps: int) -> None:
+def _shares(sigma_max: float, sigma_min: float, steps: int) -> Tensor:
+    """Return ``steps`` numbers from 0 to 1, after a check of the levels."""
     require_at_least(1, steps=steps)
     if not sigma_max >= sigma_min > 0:
         raise InputError(f"sigma_max is {sigma_max:g} and sigma_min {sigma_min:g}; wanted sigma_max >= sigma_min > 0")
+    return torch.linspace(0, 1, steps, dtype=torch.float64)
 
 
 def geometric_sigmas(sigma_max: float, sigma_min: float, steps: int) -> Tensor:
@@ -19,9 +21,7 @@ def geometric_sigmas(sigma_max: float, sigma_min: float, steps: int) -> Tensor:
 
     Source: Hu et al., PaDIS, NeurIPS 2024, section 4.
     """
-    _check(sigma_max, sigma_min, steps)
-    t = torch.linspace(0, 1, steps, dtype=torch.float64)
-    return sigma_max * (sigma_min / sigma_max) ** t
+    return sigma_max * (sigma_min / sigma_max) ** _shares(sigma_max, sigma_min, steps)
 
 
 def karras_sigmas(sigma_max: float, sigma_min: float, steps: int, rho: float = 7.0) -> Tensor:
@@ -29,6 +29,5 @@ def karras_sigmas(sigma_max: float, sigma_min: float, steps: int, rho: float = 7
 
     Source: Karras et al., EDM, NeurIPS 2022, equation 5.
     """
-    _check(sigma_max, sigma_min, steps)
-    t = torch.linspace(0, 1, steps, dtype=torch.float64)
+    t = _shares(sigma_max, sigma_min, steps)
     return (sigma_max ** (1 / rho) + t * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho

@@ -22,15 +22,12 @@ Matrix = Sequence[Sequence[float]]
 
 
 def read_matrix(source: Matrix | str, name: str) -> np.ndarray:
-    """Read rows of finite numbers, ``(m, n)`` in float64, as given or out of a .npy file.
-
-    Raises:
-        InputError: there is no such file, or the content is something else.
-    """
-    if isinstance(source, (str, Path)) and not (Path(source).is_file() and Path(source).suffix == ".npy"):
+    """Read rows of finite numbers, ``(m, n)`` in float64, as given or out of a .npy file; raise an InputError for others."""
+    from_file = isinstance(source, (str, Path))
+    if from_file and not (Path(source).is_file() and Path(source).suffix == ".npy"):
         raise InputError(f"{name} is {str(source)!r}; wanted rows of numbers or an existing .npy file")
     try:
-        content = np.load(source, allow_pickle=False) if isinstance(source, (str, Path)) else source
+        content = np.load(source, allow_pickle=False) if from_file else source
         values = np.array(content, np.float64, order="C")
     except (ValueError, TypeError, OSError, EOFError) as error:
         raise InputError(f"{name} cannot be read ({error}); wanted rows of numbers, all of one length") from error
@@ -56,9 +53,6 @@ class Blur(Diagonalisable):
         image_shape: channels, height and width.
         kernel: h, rows of numbers or a .npy file of them, taken as it is; its centre is at (rows // 2, columns // 2).
         border: what lies outside the image.
-
-    Raises:
-        InputError: the kernel cannot be read, is larger than the image or sums to 0.
     """
 
     pixelwise = False

@@ -113,10 +113,11 @@ class ConeBeam(ConeScan):
         height = larger * thick if row_spacing is None else row_spacing
         width = larger * pixel if bin_spacing is None else bin_spacing
         turns = np.asarray(view_angles(angles, views, arc))
+        heights = pitch * (turns - (turns.min() + turns.max()) / 2) / (2 * math.pi)
         geometry = ConeGeometry(
             size=sides,
             angles=tuple(turns.tolist()),
-            heights=tuple((pitch * (turns - (turns.min() + turns.max()) / 2) / (2 * math.pi)).tolist()),
+            heights=tuple(heights.tolist()),
             rows=1 if rows is None else rows,
             bins=1 if bins is None else bins,
             pixel_spacing=pixel,

@@ -16,10 +16,7 @@ class Stack(LinearOperator):
     """A stack measures one image several times; the measurements are flattened and concatenated, ``(B, n)``.
 
     Args:
-        operators: what is measured.
-
-    Raises:
-        InputError: there are none, or they take different images.
+        operators: what is measured, of images of one shape.
     """
 
     def __init__(self, operators: Sequence[LinearOperator]) -> None:

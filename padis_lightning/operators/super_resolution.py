@@ -20,9 +20,6 @@ class Downsampling(Diagonalisable):
     Args:
         image_shape: channels, height and width, multiples of ``factor``.
         factor: pixels along an axis that become one.
-
-    Raises:
-        InputError: the sides are not multiples of the factor.
     """
 
     def __init__(self, image_shape: Sequence[int] = (3, 256, 256), factor: int = 4) -> None:

@@ -15,22 +15,14 @@ from torch.optim.lr_scheduler import LambdaLR
 class AdamModule(LightningModule):
     """A module whose parameters are trained by Adam at a learning rate that follows the patches seen.
 
-    Attributes:
-        lr: the learning rate.
-        warmup_patches: patches over which it rises from 0.
-        decay: whether it falls to 0 along a cosine until ``trainer.max_steps``.
-        patches_seen: patches of all devices so far.
-        last: patch size, noise levels and losses of the last step, for messages.
-
-    Raises:
-        FloatingPointError: a gradient or a weight is not finite; the checkpoints written before stay.
+    It raises a FloatingPointError where a gradient or a weight is not finite; the checkpoints written before stay.
     """
 
     lr: float
     warmup_patches: int
     decay: bool
-    patches_seen: int
-    last: tuple[int, Tensor, Tensor]
+    patches_seen: int = 0  #: of all devices
+    last: tuple[int, Tensor, Tensor]  #: patch size, noise levels and losses of the last step, for messages
 
     @property
     def scaled(self) -> bool:
@@ -65,10 +57,7 @@ class AdamModule(LightningModule):
         )
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip by the norm that is known already; Lightning's own clipping refuses fused optimisers."""
         if self.scaled or gradient_clip_algorithm == "value":

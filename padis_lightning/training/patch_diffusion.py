@@ -67,10 +67,6 @@ class PatchDiffusion(AdamModule):
         compile_network: compile the network in place, one graph a patch size (needs a C++ compiler; minutes at first).
         recompute: activation checkpointing: blocks are computed again in the backward pass, a third more time for a
             fraction of the memory.
-
-    Raises:
-        InputError: the settings contradict each other or the data.
-        FloatingPointError: a gradient or a weight is not finite; the checkpoints written before stay.
     """
 
     #: coordinates that the network takes besides those of the place
@@ -109,7 +105,6 @@ class PatchDiffusion(AdamModule):
         self.sigma_range, self.patches = sigma_range, patches
         self.lr, self.warmup_patches, self.decay, self.seed = lr, warmup_patches, decay, seed
         self.compile_network, network.recompute = compile_network, recompute
-        self.patches_seen = 0
 
     def setup(self, stage: str) -> None:
         """Adapt to the trainer's data; bring the network into its fastest form."""
@@ -129,20 +124,12 @@ class PatchDiffusion(AdamModule):
         warnings.filterwarnings("ignore", ".*resuming from a checkpoint that ended before the epoch ended")
 
     def adapt(self, data: ImageData) -> None:
-        """Take the image's shape from the data and lay out the canvas.
-
-        Raises:
-            InputError: the network or the patches do not fit the images.
-        """
+        """Take the image's shape from the data and lay out the canvas."""
         self.lay_out(data.image_shape)
         self.normalisation, self.source = data.normalisation, data.source
 
     def lay_out(self, image_shape: tuple[int, ...]) -> None:
-        """Fit network, patches and canvas to images of this shape.
-
-        Raises:
-            InputError: they do not fit.
-        """
+        """Lay out the canvas for images of this shape; raise an InputError where network or patches do not fit them."""
         network, size = self.denoiser.network, image_shape[1:]
         if image_shape[0] != network.channels:
             raise InputError(f"the network has {network.channels} image channels; wanted {image_shape[0]}, the data's")

@@ -32,11 +32,7 @@ class Patches(NamedTuple):
 
 
 def sizes_and_odds(sizes: Sequence[int], odds: Sequence[float] | None, divisor: int) -> tuple[list[int], list[float]]:
-    """Return patch sizes, smallest first, with their odds, which are all alike if not given.
-
-    Raises:
-        InputError: there is no size, one is not a multiple of ``divisor``, or odds are not one a size and some above 0.
-    """
+    """Return patch sizes, multiples of ``divisor``, smallest first, with their odds, which are all alike if not given."""
     if not sizes:
         raise InputError("patch_sizes is empty; wanted at least one size")
     odds = list(odds) if odds is not None else [1 / len(sizes)] * len(sizes)

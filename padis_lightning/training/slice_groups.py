@@ -30,9 +30,6 @@ class GroupPatchDiffusion(PatchDiffusion):
         positions: the encoding of a patch's place and spacing (default: the coordinates).
         spacings: from a slice of a group to the next; each patch draws one.
         options: those of :class:`PatchDiffusion`.
-
-    Raises:
-        InputError: the settings contradict each other or the data.
     """
 
     extra_coordinates = 1
@@ -52,11 +49,7 @@ class GroupPatchDiffusion(PatchDiffusion):
         self.spacings = tuple(spacings)
 
     def lay_out(self, image_shape: tuple[int, ...]) -> None:
-        """Fit network, patches and canvas to images of three channels.
-
-        Raises:
-            InputError: these are not grey volumes of enough slices.
-        """
+        """Lay out the canvas for images of three channels, out of grey volumes of enough slices."""
         if len(image_shape) != 4 or image_shape[0] != 1:
             raise InputError(f"the data's images are {tuple(image_shape)}; wanted grey volumes (1, slices, height, width)")
         _, self.depth, height, width = image_shape
