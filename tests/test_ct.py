@@ -50,13 +50,16 @@ def ellipses(geometry, parts=ELLIPSES, samples=4):
 
 
 @scan
-def test_sinograms_of_ellipses_are_exact_up_to_resolution(kind):
+@pytest.mark.parametrize(
+    ("sizes", "bound"), [((32, 64, 128), 0.02), pytest.param((64, 128, 256), 0.01, marks=pytest.mark.slow)], ids=["small", "256"]
+)
+def test_sinograms_of_ellipses_are_exact_up_to_resolution(kind, sizes, bound):
     errors = []
-    for size in (32, 64, 128):
+    for size in sizes:
         operator = SCANS[kind](size)
         image, sinogram = ellipses(operator.geometry)
         errors.append(float((operator(image) - sinogram).norm() / sinogram.norm()))
-    assert errors[-1] < 0.02 and errors[0] > 1.5 * errors[1] > 2.25 * errors[2], errors
+    assert errors[-1] < bound and errors[0] > 1.5 * errors[1] > 2.25 * errors[2], errors
 
 
 @pytest.mark.parametrize(("views", "expected"), [(8, 48.2), (20, 120.7)])
@@ -96,15 +99,7 @@ def test_a_ray_of_a_fan_is_where_the_source_and_the_bin_are():
 
 # each scan by one window, each window of one scan; the limited scan's mean has a test of its own
 @pytest.mark.parametrize(
-    ("kind", "window"),
-    [
-        ("parallel", "shepp-logan"),
-        ("fan", "cosine"),
-        ("short", "ram-lak"),
-        ("curved", "hamming"),
-        ("short curved", "ram-lak"),
-        ("wide image", "hann"),
-    ],
+    ("kind", "window"), list(zip([kind for kind in SCANS if kind != "limited"], [*fbp.WINDOWS, "ram-lak"], strict=True))
 )
 def test_fbp_has_the_values_the_places_and_nothing_else(kind, window):
     operator = SCANS[kind](96, 360)
@@ -120,26 +115,20 @@ def test_fbp_has_the_values_the_places_and_nothing_else(kind, window):
 
 
 def test_windows_take_more_and_more_of_the_noise(rng):
-    noise = torch.randn(1, 1, 180, 128, generator=rng, dtype=torch.float64)
-    left = [float(ParallelBeam(64, views=180, filter=window).fbp(noise).norm()) for window in fbp.WINDOWS]
+    noise = torch.randn(1, 1, 60, 64, generator=rng, dtype=torch.float64)
+    left = [float(ParallelBeam(32, views=60, filter=window).fbp(noise).norm()) for window in fbp.WINDOWS]
     assert left == sorted(left, reverse=True) and left[-1] < 0.6 * left[0]
 
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"bins": 100, "pixel_spacing": 0.3125, "bin_spacing": 0.5},
-        {"pixel_spacing": 1.0},
-        {"arc": 2 * math.pi},
-        {"arc": 2 * math.pi / 3},
-        {"arc": math.pi / 3},
-    ],
+    [{"bins": 100, "pixel_spacing": 0.3125, "bin_spacing": 0.5}, {"pixel_spacing": 1.0}]
+    + [{"arc": arc} for arc in (2 * math.pi, 2 * math.pi / 3, math.pi / 3)],
 )
 @pytest.mark.parametrize("beam", [ParallelBeam, FanBeam])
 def test_fbp_keeps_its_scale_with_other_spacings_and_arcs(beam, options):
-    options = dict(options)
     if beam is FanBeam and "bin_spacing" in options:
-        options["bin_spacing"] = 1.0
+        options = options | {"bin_spacing": 1.0}
     operator = beam(128, views=120, **options)
     radius = 40 * operator.geometry.pixel_spacing
     image, sinogram = ellipses(operator.geometry, [((0.0, 0.0), (radius, radius), 0.0, 1.0)])
@@ -236,12 +225,7 @@ def test_astras_adjoint_is_its_transpose_and_its_gradient(kind, rng):
 @needs_astra
 def test_a_backend_can_be_named_and_says_what_it_is():
     named = ParallelBeam(16, views=3, backend="astra")
-    assert named.projector.describe().startswith("astra 2.") and named.approximate_inverse(torch.rand(1, 1, 3, 32)).shape == (
-        1,
-        1,
-        16,
-        16,
-    )
+    assert named.projector.describe().startswith("astra 2.") and named.fbp(torch.rand(1, 1, 3, 32)).shape[2:] == (16, 16)
     assert "million entries" in ParallelBeam(16, views=3).projector.describe()
     with pytest.raises(InputError, match="torch_radon: it .*; wanted a smaller scan or another backend"):
         ParallelBeam(16, views=3, backend="torch_radon")

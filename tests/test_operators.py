@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import re
 
 import pytest
 import torch
@@ -145,13 +146,13 @@ def test_norm_and_pseudo_inverse_against_a_dense_svd(operator, dense, rng):
     torch.testing.assert_close(operator(found[2:]), y[2:], rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("weight", ["zero", "number", "per image"])
+@pytest.mark.parametrize("weight", ["zero", "per image"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "precision"])
 def test_prox_solves_its_equations(operator, dense, rng, weight, weighted):
     """Against a dense solve; without a weight, what is nearest to v among all least-squares solutions."""
     v, y = draw(operator.image_shape, rng), draw(operator.measurement_shape, rng)
     precision = 0.5 + torch.rand(y.shape, generator=rng, dtype=torch.float64) if weighted else None
-    weight = {"zero": 0.0, "number": 0.3, "per image": per_image([0.0, 0.1, 2.0], v)}[weight]
+    weight = {"zero": 0.0, "per image": per_image([0.0, 0.1, 2.0], v)}[weight]
     found = operator.prox(v, y, weight, precision, iterations=500, tolerance=1e-14)
     for k, w in enumerate(torch.as_tensor(weight, dtype=torch.float64).flatten().expand(3)):
         p = torch.ones(len(dense), dtype=torch.float64) if precision is None else precision[k].flatten()
@@ -182,7 +183,7 @@ def test_types_follow_the_input_and_autocast_changes_nothing(operator, dtype, to
     calls = [
         lambda x, y: operator(x),
         lambda x, y: operator.adjoint(y),
-        lambda x, y: operator.prox(x, y, per_image([square] * 3, x), iterations=6),
+        lambda x, y: operator.prox(x, y, per_image([square] * 3, x), iterations=4),
     ]
     for call in calls:
         found, expected = call(x, y), call(x.double(), y.double())
@@ -193,8 +194,9 @@ def test_types_follow_the_input_and_autocast_changes_nothing(operator, dtype, to
             assert torch.equal(call(x, y), found)
     found = operator.approximate_inverse(y)
     assert found.dtype == operator.pinv(y, iterations=3).dtype == dtype and found.shape == x.shape
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(operator.approximate_inverse(y), found)
+    if dtype == torch.float32:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(operator.approximate_inverse(y), found)
 
 
 def test_the_module_keeps_nothing_in_checkpoints_and_survives_a_cast(operator, rng):
@@ -204,23 +206,18 @@ def test_the_module_keeps_nothing_in_checkpoints_and_survives_a_cast(operator, r
 
 
 def test_other_shapes_are_refused(operator):
-    shapes = (torch.zeros(1, shape[0] + 1, *shape[1:]) for shape in (operator.image_shape, operator.measurement_shape))
-    image, measurement = shapes
-    with pytest.raises(InputError, match=r"has the shape .*; wanted"):
-        operator(image)
-    for call in (operator.adjoint, operator.pinv, lambda y: operator.prox(torch.zeros(1, *operator.image_shape), y)):
-        with pytest.raises(InputError, match=r"has the shape .*; wanted"):
-            call(measurement)
+    image, measurement = operator.image_shape, operator.measurement_shape
+    near = torch.zeros(1, *image)
+    calls = [(operator, image), *((f, measurement) for f in (operator.adjoint, operator.pinv, lambda y: operator.prox(near, y)))]
+    for call, (first, *rest) in calls:
+        sentence = f"has the shape {(first + 1, *rest)}; wanted {(first, *rest)}, the operator's"
+        with pytest.raises(InputError, match=re.escape(sentence)):
+            call(torch.zeros(1, first + 1, *rest))
 
 
 def test_products_of_operators_that_do_not_meet_are_refused():
     with pytest.raises(InputError, match=r"yields \(1, 5, 5\); wanted \(1, 8, 8\)"):
         ParallelBeam(8, views=3) @ Crop((1, 5, 5), (1, 1))
-
-
-def test_wrong_shapes_are_refused_with_both():
-    with pytest.raises(InputError, match=r"the image has the shape \(1, 9, 9\); wanted \(1, 8, 8\)"):
-        ParallelBeam(8, views=3)(torch.zeros(1, 1, 9, 9))
 
 
 def test_conjugate_gradient_solves_in_as_many_steps_as_unknowns(rng):

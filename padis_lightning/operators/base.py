@@ -64,12 +64,9 @@ class LinearOperator(nn.Module, ABC):
         return self.adjoint(self(x))
 
     def pinv(self, y: Tensor, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:
-        r"""Return the minimum-norm least-squares solution :math:`A^+ y`: in closed form, or by conjugate gradients.
+        r"""Return the minimum-norm least-squares solution :math:`A^+ y` of ``(B, *measurement_shape)``.
 
-        Args:
-            y: ``(B, *measurement_shape)``.
-            iterations: most steps of conjugate gradients.
-            tolerance: relative residual at which an image is done.
+        It has a closed form, or is computed by at most ``iterations`` conjugate gradients, up to a relative residual.
         """
         self.check(y, self.measurement_shape, "measurement")
         return self._pinv(at_least_single(y), iterations, tolerance).to(y.dtype)

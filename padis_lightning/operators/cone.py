@@ -8,12 +8,9 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor, nn
 
 from padis_lightning.ct import ConeGeometry
 from padis_lightning.ct.fbp import Filter
-from padis_lightning.ct.fdk import FDK, obstacle
-from padis_lightning.errors import InputError
 from padis_lightning.operators.ct import SIDE, Scan, sides_of, view_angles
 
 Backend = Literal["auto", "joseph", "astra"]
@@ -21,6 +18,8 @@ Backend = Literal["auto", "joseph", "astra"]
 
 class ConeScan(Scan):
     """A cone scan takes line integrals of a volume, ``(B, C, D, H, W)`` to ``(B, C, views, rows, bins)``.
+
+    Its filtered back-projection is Feldkamp's, which circular scans have.
 
     Args:
         geometry: the scan.
@@ -37,23 +36,6 @@ class ConeScan(Scan):
         channels: int = 1,
     ) -> None:
         super().__init__(geometry, backend, filter, channels)
-
-    def _filtered(self) -> nn.Module | None:
-        return None if obstacle(self.geometry) else FDK(self.geometry, self.filter)
-
-    def approximate_inverse(self, y: Tensor) -> Tensor:
-        """Reconstruct by Feldkamp's method if the scan is circular, else by conjugate gradients."""
-        return self.fbp(y) if self.fbp_module else self.pinv(y, iterations=20)
-
-    def fbp(self, y: Tensor) -> Tensor:
-        """Reconstruct a circular scan by Feldkamp's method, ``(B, C, views, rows, bins) -> (B, C, D, H, W)``."""
-        if not self.fbp_module:
-            raise InputError(f"{obstacle(self.geometry)}; wanted a circular scan for filtered back-projection")
-        return super().fbp(y)
-
-    def fine_scan(self, factor: int) -> ConeScan:
-        """Return the scan on a grid that is ``factor`` times as fine, each ray for itself."""
-        return ConeScan(self.geometry.finer(factor), self.backend, self.filter, self.image_shape[0])
 
 
 class ConeBeam(ConeScan):

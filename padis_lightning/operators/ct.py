@@ -10,8 +10,9 @@ from typing import Any, Literal
 from einops import rearrange
 from torch import Tensor, nn
 
-from padis_lightning.ct import Geometry, choose
+from padis_lightning.ct import ConeGeometry, Geometry, choose
 from padis_lightning.ct.fbp import WINDOWS, Filter, FilteredBackProjection
+from padis_lightning.ct.fdk import FDK, obstacle
 from padis_lightning.errors import InputError, require_above, require_at_least
 from padis_lightning.linalg import at_least_single
 from padis_lightning.memory import on_device_of
@@ -39,13 +40,12 @@ class Scan(LinearOperator):
         self.geometry, self.backend, self.filter = geometry, backend, filter
         self.projector = choose(geometry, backend)
         self.exact_adjoint = self.projector.exact_adjoint
-        self.fbp_module = self._filtered()
+        cone = isinstance(geometry, ConeGeometry)
+        self.fbp_obstacle = obstacle(geometry) if cone else None
+        if not self.fbp_obstacle:
+            self.fbp_module = FDK(geometry, filter) if cone else FilteredBackProjection(self.projector, filter)
         self.image_shape = (channels, *geometry.size)
         self.measurement_shape = (channels, *geometry.shape)
-
-    def _filtered(self) -> nn.Module | None:
-        """Return what computes :meth:`fbp`."""
-        return FilteredBackProjection(self.projector, self.filter)
 
     def _channelwise(self, x: Tensor, module: nn.Module, compute: Callable[[Tensor], Tensor]) -> Tensor:
         images = rearrange(at_least_single(x), "b c ... -> (b c) ...")
@@ -61,21 +61,19 @@ class Scan(LinearOperator):
         return self._channelwise(y, self.projector, self.projector.adjoint)
 
     def approximate_inverse(self, y: Tensor) -> Tensor:
-        """Reconstruct by filtered back-projection."""
-        return self.fbp(y)
+        """Reconstruct by filtered back-projection; scans that have none by conjugate gradients."""
+        return self.pinv(y, iterations=20) if self.fbp_obstacle else self.fbp(y)
 
     def fbp(self, y: Tensor) -> Tensor:
-        """Reconstruct by filtered back-projection with the weights of the scan, ``(B, C, views, bins) -> (B, C, H, W)``."""
+        """Reconstruct by filtered back-projection, of cone beams Feldkamp's, ``(B, C, views, bins) -> (B, C, H, W)``."""
         self.check(y, self.measurement_shape, "sinogram")
+        if self.fbp_obstacle:
+            raise InputError(f"{self.fbp_obstacle}; wanted a circular scan for filtered back-projection")
         return self._channelwise(y, self.fbp_module, self.fbp_module)
 
     def finer(self, factor: int) -> LinearOperator:
         """Return a scan that cuts pixels into ``factor`` by ``factor``, and takes the mean of ``factor`` rays a bin."""
         return FinerScan(self, factor) if factor > 1 else self
-
-    def fine_scan(self, factor: int) -> Scan:
-        """Return the scan on that grid, each ray for itself."""
-        return Scan(self.geometry.finer(factor), self.backend, self.filter, self.image_shape[0])
 
 
 class FinerScan(LinearOperator):
@@ -89,7 +87,7 @@ class FinerScan(LinearOperator):
     def __init__(self, scan: Scan, factor: int) -> None:
         super().__init__()
         self.factor = factor
-        self.fine = scan.fine_scan(factor)
+        self.fine = Scan(scan.geometry.finer(factor), scan.backend, channels=scan.image_shape[0])
         self.exact_adjoint = self.fine.exact_adjoint
         self.image_shape, self.measurement_shape = scan.image_shape, scan.measurement_shape
         self.image_axes, self.detector_axes = len(scan.geometry.size), len(scan.geometry.shape) - 1
@@ -110,6 +108,7 @@ class FinerScan(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Back-project: the transpose of :meth:`forward`."""
+        self.check(y, self.measurement_shape, "measurement")
         spread = self._repeat(y, self.detector_axes) / self.factor**self.detector_axes
         return self._pool(self.fine.adjoint(spread), self.image_axes)
 
