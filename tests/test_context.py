@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from einops import repeat
+from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors import safe_open
 from torch import nn
 from torch.nn import functional
@@ -263,13 +264,23 @@ def test_the_context_changes_nothing_that_is_drawn_for_a_patch():
     assert torch.equal(generator.get_state(), by_hand.get_state())
 
 
+def trained(images, folder, steps, *callbacks, patches=6, **options):
+    """A model with a context after some steps of training."""
+    settings = {"patch_sizes": [4, 8], "sigma_data": 0.3, "warmup_patches": 20, "lr": 1e-3, "context": True}
+    task = PatchDiffusion(random_network(positions=3), patches=patches, **settings)
+    return fit(images, folder, steps, *callbacks, task=task, **options)
+
+
+def test_training_with_a_context_goes_on_as_if_unbroken(images, tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
+    trained(images, tmp_path, 2, checkpoint, trainer={"enable_checkpointing": True})
+    same(trained(images, tmp_path, 4, ckpt_path=tmp_path / "last.ckpt"), trained(images, tmp_path, 4), rtol=0, atol=0)
+
+
 def test_accumulated_halves_are_the_whole_with_a_context(images, tmp_path):
-    options = {"patch_sizes": [4, 8], "sigma_data": 0.3, "warmup_patches": 20, "lr": 1e-3, "context": True}
-    whole, halves = (PatchDiffusion(random_network(positions=3), patches=patches, **options) for patches in (8, 4))
-    fit(images, tmp_path, 4, trainer={"precision": "64-true"}, batch_size=4, task=whole)
+    whole = trained(images, tmp_path, 4, trainer={"precision": "64-true"}, batch_size=4, patches=8)
     parts = {"precision": "64-true", "accumulate_grad_batches": 2}
-    fit(images, tmp_path, 4, trainer=parts, batch_size=2, task=halves)
-    same(whole, halves, rtol=1e-7, atol=1e-9)
+    same(whole, trained(images, tmp_path, 4, trainer=parts, batch_size=2, patches=4), rtol=1e-7, atol=1e-9)
 
 
 def test_a_file_keeps_the_context_and_names_it_only_where_there_is_one(tmp_path, rng):
@@ -309,26 +320,18 @@ def test_what_does_not_go_with_a_context_is_refused():
         PatchPrior(PatchModel(denoiser, (1, 16, 16), [8], (8, 8), PLAIN)).for_shape((1, 24, 24))
 
 
-def test_the_command_line_trains_validates_samples_resumes_and_reconstructs_with_a_context(images, tmp_path):
-    def run(output, *extra):
-        main([
-            "fit", "--config", "ct.yaml", "--data.path", str(images), "--data.size", "null", "--data.batch_size", "3",
-            "--model.patch_sizes", "[4,8]", "--model.patches", "6", "--trainer.max_steps", "4", "--samples.steps", "3",
-            "--trainer.val_check_interval", "2", "--export.half", "false", "--output", str(output), *SMALL_NETWORK, *QUIET,
-            "--model.context", "true", "--model.network.positions", "3", "--model.decay", "false", *extra,
-        ])  # fmt: skip
-        return PatchModel.load(output / "prior.safetensors")
-
-    whole = run(tmp_path / "whole")
-    run(tmp_path / "part", "--trainer.max_steps", "2")
-    resumed = run(tmp_path / "part", "--ckpt_path", "auto")
-    assert whole.denoiser.context and (tmp_path / "whole" / "samples" / "step_0000004.png").is_file()
-    assert resumed.training["steps"] == 4
-    for name, weight in whole.weights().items():
-        assert torch.equal(weight, resumed.weights()[name]), name
+def test_the_command_line_trains_validates_samples_and_reconstructs_with_a_context(images, tmp_path):
+    main([
+        "fit", "--config", "ct.yaml", "--data.path", str(images), "--data.size", "null", "--data.batch_size", "3",
+        "--model.patch_sizes", "[4,8]", "--model.patches", "6", "--trainer.max_steps", "2", "--samples.steps", "3",
+        "--trainer.val_check_interval", "2", "--output", str(tmp_path / "fit"), *SMALL_NETWORK, *QUIET,
+        "--model.context", "true", "--model.network.positions", "3",
+    ])  # fmt: skip
+    prior = tmp_path / "fit" / "prior.safetensors"
+    assert PatchModel.load(prior).denoiser.context and (tmp_path / "fit" / "samples" / "step_0000002.png").is_file()
     main([
         "predict", "--config", "ct20.yaml", "--output", str(tmp_path / "out"), "--operator.size", "16", "--operator.views", "6",
         "--model.steps", "3", "--data.size", "null", "--data.path", str(images), "--data.count", "2", *QUIET,
-        "--prior.checkpoint", str(tmp_path / "whole" / "prior.safetensors"),
+        "--prior.checkpoint", str(prior),
     ])  # fmt: skip
     assert (tmp_path / "out" / "metrics.csv").read_text().count("\n") == 3

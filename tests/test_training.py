@@ -44,14 +44,18 @@ def same(one, other, **tolerance):
         torch.testing.assert_close(a, b, **tolerance)
 
 
-def test_patches_are_the_images_at_their_positions(images):
-    data = ImageData(str(images))
+def adapted(images, **options):
+    """A module that knows its data, and six images of them."""
+    data, task = ImageData(str(images)), module(**options)
     data.setup("fit")
-    task = module()
     task.adapt(data)
+    return task, torch.stack([data._parts["fit"][k].image for k in range(6)])
+
+
+def test_patches_are_the_images_at_their_positions(images):
+    task, stack = adapted(images)
+    stack = stack[:3]
     assert task.pad == (8, 8)
-    batch = next(iter(torch.utils.data.DataLoader(data._parts["fit"], batch_size=3, collate_fn=lambda b: b)))
-    stack = torch.stack([item.image for item in batch])
     patches, positions = task.cut(stack, task.draw_patches(4, task.patch_count(4), seeded(0)).corners, 4)
     assert len(patches) == task.patch_count(4) == 24 and task.patch_count(8) == 6
     columns, rows = ((positions[:, k] + 1).mul(31 / 2).round().long() for k in (0, 1))
@@ -62,10 +66,7 @@ def test_patches_are_the_images_at_their_positions(images):
 
 
 def test_crops_reach_every_position_that_touches_the_image(images):
-    data = ImageData(str(images))
-    data.setup("fit")
-    task = module()
-    task.adapt(data)
+    task, _ = adapted(images)
     _, positions = task.cut(torch.zeros(1, 1, 16, 16), task.draw_patches(8, 3000, seeded(0)).corners, 8)
     corners = ((positions[:, :, 0, 0] + 1) / 2 * 31).round()
     assert corners.amin(0).tolist() == [1, 1] and corners.amax(0).tolist() == [23, 23]
@@ -116,16 +117,12 @@ def test_average_is_its_recurrence(images, tmp_path):
 
 
 def test_loss_falls(images, tmp_path):
-    task = fit(images, tmp_path, 250, lr=1e-2, patches=12)
-    data = ImageData(str(images))
-    data.setup("fit")
-    batch = torch.stack([data._parts["fit"][k].image for k in range(6)])
-    fresh = module()
-    fresh.adapt(data)
+    options = {"patch_sizes": [8], "patches": 48, "lr": 1e-2}
+    task, (fresh, images) = fit(images, tmp_path, 100, **options), adapted(images, **options)
 
     def loss(m):
         with torch.no_grad():
-            return float(m.losses(batch, 8, m.draw_patches(8, 200, seeded(0))).mean())
+            return float(m.losses(images, 8, m.draw_patches(8, 200, seeded(0))).mean())
 
     assert loss(task) < 0.5 * loss(fresh)
 
@@ -236,10 +233,7 @@ def test_validation_is_the_same_for_any_batch(images, tmp_path):
 
 
 def test_bands_of_validation_hold_their_sigmas(images):
-    task = module(sigma_range=(0.005, 3.0))
-    data = ImageData(str(images))
-    data.setup("fit")
-    task.adapt(data)
+    task, _ = adapted(images, sigma_range=(0.005, 3.0))
     assert task.bands() == [(0.005, 0.01), (0.01, 0.1), (0.1, 1.0), (1.0, 3.0)]
     drawn = torch.stack([task.draw_validation(k, task.bands()).sigma[:4] for k in range(300)]).double()
     for (low, high), sigma in zip(task.bands(), drawn.unbind(1), strict=True):
