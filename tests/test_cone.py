@@ -9,6 +9,7 @@ import types
 from dataclasses import replace
 from functools import cache
 from importlib.machinery import ModuleSpec
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from padis_lightning.linalg import dot
 from padis_lightning.operators.cone import ConeBeam, ConeScan
 from padis_lightning.operators.ct import FanBeam, ParallelBeam
 
+from .test_ct import SCANS as SCANS_OF_SLICES
+from .test_ct import ellipses
 from .test_image_operators import build
 
 SCANS = {
@@ -203,12 +206,15 @@ def test_the_detector_is_the_shadow_of_the_volume():
     assert more.sum() < 1.002 * seen.sum() and min(seen[..., :2, :].max(), seen[..., :2].max()) > 0
 
 
-def test_the_finer_scan_is_nearer_to_the_truth():
-    operator = ConeBeam((8, 12, 12), views=5)
-    volume, _ = ellipsoids(operator.geometry, samples=1)
-    finest = operator.finer(6)(volume)
-    errors = [relative(operator.finer(k)(volume), finest) for k in (1, 2)]
-    assert operator.finer(2).fine.geometry.size == (16, 24, 24) and errors[0] > 1.5 * errors[1]
+@pytest.mark.parametrize("operator", [ParallelBeam(32, views=12), ConeBeam((8, 12, 12), views=5)], ids=["slice", "volume"])
+def test_the_finer_scan_is_nearer_to_the_truth(operator):
+    """Square pixels and bins of a width are what the finer one tends to."""
+    make, factors, finest = (ellipsoids, (1, 2), 6) if operator.volumetric else (ellipses, (1, 2, 4), 8)
+    image, _ = make(operator.geometry, samples=1)
+    expected = operator.finer(finest)(image)
+    errors = [relative(operator.finer(k)(image), expected) for k in factors]
+    assert all(a > 1.5 * b for a, b in pairwise(errors))
+    assert operator.finer(2).fine.geometry.size == tuple(2 * n for n in operator.geometry.size)
 
 
 # Reconstruction
@@ -248,7 +254,7 @@ def test_feldkamp_improves_with_views():
         volume, found, inner = reconstruction(views)
         where = inner[0.0] | inner[0.5] | inner[1.0]
         errors.append(float((found - volume)[where].square().mean().sqrt()))
-    assert errors[-1] < 0.04 and all(a > 1.3 * b for a, b in zip(errors, errors[1:], strict=False)), errors
+    assert errors[-1] < 0.04 and all(a > 1.3 * b for a, b in pairwise(errors)), errors
 
 
 @pytest.mark.parametrize("offset", [13.0, -13.0])
@@ -278,29 +284,26 @@ def test_a_helix_is_solved_by_least_squares():
         operator.fbp(operator(volume))
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
+def test_what_feldkamp_cannot_do_is_refused():
+    for options, sentence in (
         ({"bin_offset": 3.0, "arc": 4.0}, "shifted and the views do not go all round"),
         ({"bin_offset": 100.0}, "does not see the axis"),
-    ],
-)
-def test_what_feldkamp_cannot_do_is_refused(options, sentence):
-    operator = ConeBeam(8, views=6, **options)
-    with pytest.raises(InputError, match=sentence):
-        operator.fbp(torch.zeros(1, *operator.measurement_shape))
+    ):
+        operator = ConeBeam(8, views=6, **options)
+        with pytest.raises(InputError, match=sentence):
+            operator.fbp(torch.zeros(1, *operator.measurement_shape))
     with pytest.raises(InputError, match="filter is 'best'; wanted one of ram-lak"):
-        ConeBeam(8, views=6, filter="best", **options)
+        ConeBeam(8, views=6, filter="best", bin_offset=100.0)
 
 
 # Geometry
 
 
 def test_geometry_survives_its_file(tmp_path):
-    for kind in SCANS:
-        geometry = SCANS[kind](12, 5).geometry
+    for make in (*SCANS_OF_SLICES.values(), *SCANS.values()):
+        geometry = make(12, 5).geometry
         geometry.save(tmp_path / "scan.json")
-        assert ConeGeometry.load(tmp_path / "scan.json") == geometry
+        assert type(geometry).load(tmp_path / "scan.json") == geometry
     with pytest.raises(InputError, match="is not a geometry; wanted a .json file with the format 'padis_lightning geometry 1'"):
         ct.Geometry.load(tmp_path / "scan.json")
 

@@ -121,21 +121,19 @@ def test_simulation_on_a_finer_grid_is_another_measurement_of_the_same_image(rng
 
 
 def test_noise_that_cannot_be_is_refused():
+    plain = Identity((1, 4, 4))
     for make, sentence in (
         (lambda: GaussianNoise(-1), "std is -1; wanted at least 0"),
         (lambda: PoissonNoise(0), "photons is 0; wanted a value above 0"),
         (lambda: PoissonNoise(10, -1), "electronic is -1; wanted at least 0"),
         (lambda: PoissonNoise(attenuation=float("nan")), "attenuation is nan; wanted a value above 0"),
-        (lambda: PseudoInverse(Identity((1, 4, 4)), noise_std=-0.1), "noise_std is -0.1; wanted at least 0"),
+        (lambda: PseudoInverse(plain, noise_std=-0.1), "noise_std is -0.1; wanted at least 0"),
         (
-            lambda: PseudoInverse(Identity((1, 4, 4)), noise_std=0.1, noise=PoissonNoise()),
+            lambda: PseudoInverse(plain, noise_std=0.1, noise=PoissonNoise()),
             "noise_std is 0.1 and noise is PoissonNoise; wanted one",
         ),
-        (lambda: PseudoInverse(Identity((1, 4, 4)), oversampling=0), "oversampling is 0; wanted at least 1"),
-        (
-            lambda: PseudoInverse(Identity((1, 4, 4)), oversampling=2),
-            "Identity has no finer grid to simulate on; wanted oversampling: 1",
-        ),
+        (lambda: PseudoInverse(plain, oversampling=0), "oversampling is 0; wanted at least 1"),
+        (lambda: PseudoInverse(plain, oversampling=2), "Identity has no finer grid to simulate on; wanted oversampling: 1"),
     ):
         with pytest.raises(InputError, match=sentence):
             make()

@@ -37,13 +37,9 @@ def entries(geometry: Geometry) -> int:
     for steep in (True, False):
         lines, across = geometry.size if steep else geometry.size[::-1]
         start, slope = crossings(geometry.size, geometry.pixel_spacing, theta[is_steep == steep], s[is_steep == steep], steep)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ends = np.stack([(-1 - start) / slope, (across - start) / slope])
-        level = np.abs(slope) < 1e-12
-        hits = (start > -1) & (start < across)
-        low = np.where(level, 0.0, np.clip(ends.min(0), 0, lines))
-        high = np.where(level, np.where(hits, lines, 0), np.clip(ends.max(0), 0, lines))
-        total += 2 * int(np.ceil(np.clip(high - low, 0, None)).sum())
+        slope = np.where(np.abs(slope) < 1e-12, 1e-12, slope)
+        first, last = np.sort([(-1 - start) / slope, (across - start) / slope], 0).clip(0, lines)
+        total += 2 * int(np.ceil(last - first).sum())
     return total
 
 
