@@ -14,8 +14,8 @@ from padis_lightning.errors import InputError
 from padis_lightning.networks.base import PatchNetwork
 
 
-def _groups(channels: int) -> int:
-    return math.gcd(8, channels)
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
 CONVOLUTIONS = {2: (nn.Conv2d, nn.ConvTranspose2d), 3: (nn.Conv3d, nn.ConvTranspose3d)}  # and their transposes, by axes
@@ -51,15 +51,14 @@ class NoiseEmbedding(nn.Module):
 class ModulatedBlock(nn.Module):
     """A residual block of two convolutions; the noise level scales and shifts its middle."""
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, axes: int = 2) -> None:
+    def __init__(self, channels: int, embedding: int, axes: int) -> None:
         super().__init__()
         conv, _ = CONVOLUTIONS[axes]
-        self.norm_in = nn.GroupNorm(_groups(inputs), inputs)
-        self.conv_in = conv(inputs, outputs, 3, padding=1)
-        self.modulate = nn.Linear(embedding, 2 * outputs)
-        self.norm_out = nn.GroupNorm(_groups(outputs), outputs)
-        self.conv_out = conv(outputs, outputs, 3, padding=1)
-        self.skip = conv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.norm_in = _norm(channels)
+        self.conv_in = conv(channels, channels, 3, padding=1)
+        self.modulate = nn.Linear(embedding, 2 * channels)
+        self.norm_out = _norm(channels)
+        self.conv_out = conv(channels, channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
 
@@ -67,7 +66,7 @@ class ModulatedBlock(nn.Module):
         h = self.conv_in(functional.silu(self.norm_in(x)))
         scale, shift = self.modulate(embedding).reshape(len(h), -1, *[1] * (h.ndim - 2)).chunk(2, 1)
         h = torch.addcmul(shift, self.norm_out(h), scale + 1)
-        return self.skip(x) + self.conv_out(functional.silu(h))
+        return x + self.conv_out(functional.silu(h))
 
 
 class UNet(PatchNetwork):
@@ -102,22 +101,18 @@ class UNet(PatchNetwork):
         conv, transposed = CONVOLUTIONS[axes]
         self.channels, self.positions, self.axes = channels, positions, axes
         self.fold, self.levels = fold, len(multipliers)
-        embedding, widths = base, [base * m for m in multipliers]
-        self.embed = NoiseEmbedding(embedding)
+        widths = [base * m for m in multipliers]
+        self.embed = NoiseEmbedding(base)
         self.head = conv((channels + positions) * fold**axes, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(widths):
-            self.down.append(nn.ModuleList(ModulatedBlock(width, width, embedding, axes) for _ in range(blocks)))
+            self.down.append(nn.ModuleList(ModulatedBlock(width, base, axes) for _ in range(blocks)))
             if level + 1 < self.levels:
                 self.shrink.append(conv(width, widths[level + 1], 2, stride=2))
                 self.grow.append(transposed(widths[level + 1], width, 2, stride=2))
-                self.up.append(nn.ModuleList(ModulatedBlock(width, width, embedding, axes) for _ in range(blocks)))
-        self.tail = nn.Sequential(
-            nn.GroupNorm(_groups(widths[0]), widths[0]),
-            nn.SiLU(),
-            conv(widths[0], channels * fold**axes, 3, padding=1),
-        )
+                self.up.append(nn.ModuleList(ModulatedBlock(width, base, axes) for _ in range(blocks)))
+        self.tail = nn.Sequential(_norm(widths[0]), nn.SiLU(), conv(widths[0], channels * fold**axes, 3, padding=1))
         nn.init.zeros_(self.tail[-1].weight)
         nn.init.zeros_(self.tail[-1].bias)
 
