@@ -37,6 +37,10 @@ class ConeGeometry(ScanGeometry):
         detector_distance: :math:`D_d`, from the axis to the detector.
         row_offset: by which the detector is shifted along the axis.
         bin_offset: by which the detector is shifted along e.
+
+    Raises:
+        InputError: a length is not positive, there are no views or not as many heights, the source is inside the volume, or
+            rays cross more than a slice from one pixel to the next.
     """
 
     FORMAT: ClassVar[str] = "padis_lightning cone geometry 1"

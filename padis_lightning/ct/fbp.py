@@ -115,6 +115,9 @@ class FilteredBackProjection(nn.Module):
     Args:
         projector: its transpose serves parallel rays.
         window: on the ramp.
+
+    Raises:
+        InputError: there is no such window.
     """
 
     def __init__(self, projector: Projector, window: Filter = "ram-lak") -> None:

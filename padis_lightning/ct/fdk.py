@@ -58,6 +58,9 @@ class FDK(nn.Module):
     Args:
         geometry: the scan, one without an :func:`obstacle`.
         window: on the ramp.
+
+    Raises:
+        InputError: the scan is not a circle, or there is no such window.
     """
 
     def __init__(self, geometry: ConeGeometry, window: Filter = "ram-lak") -> None:

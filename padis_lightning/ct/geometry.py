@@ -65,6 +65,9 @@ class Geometry(ScanGeometry):
         source_distance: :math:`D_s`, from the source to the axis; None for parallel rays.
         detector_distance: :math:`D_d`, from the axis to the detector; None for parallel rays.
         curved: the detector is an arc around the source.
+
+    Raises:
+        InputError: a length is not positive, there are no views, or the source is inside the image.
     """
 
     FORMAT: ClassVar[str] = "padis_lightning geometry 1"

@@ -94,7 +94,11 @@ class PatchModel:
 
     @staticmethod
     def find(path: str | Path) -> Path:
-        """Return the file of a prior: as given, or that of a bundled one by its name."""
+        """Return the file of a prior: as given, or that of a bundled one by its name.
+
+        Raises:
+            InputError: there is no such file.
+        """
         file = Path(path)
         if not file.is_file() and file.suffix == "":
             file = BUNDLED / f"{path}.safetensors"

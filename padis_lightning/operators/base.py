@@ -157,6 +157,9 @@ class Composition(LinearOperator):
     Args:
         left: applied last.
         right: applied first; it yields what the left one takes.
+
+    Raises:
+        InputError: the one does not take what the other yields.
     """
 
     def __init__(self, left: LinearOperator, right: LinearOperator) -> None:

@@ -53,6 +53,9 @@ class Blur(Diagonalisable):
         image_shape: channels, height and width.
         kernel: h, rows of numbers or a .npy file of them, taken as it is; its centre is at (rows // 2, columns // 2).
         border: what lies outside the image.
+
+    Raises:
+        InputError: the kernel cannot be read, is larger than the image or sums to 0.
     """
 
     pixelwise = False

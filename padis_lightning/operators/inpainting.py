@@ -18,7 +18,11 @@ from padis_lightning.operators.diagonalisable import Diagonalisable
 
 
 def read_mask(source: Matrix | str) -> np.ndarray:
-    """Read which pixels are known, ``(H, W)``: white ones of a .png, those other than 0 of rows of numbers or of a .npy file."""
+    """Read which pixels are known, ``(H, W)``: white ones of a .png, those other than 0 of rows of numbers or of a .npy file.
+
+    Raises:
+        InputError: there is no such file, or the content is something else.
+    """
     if not (isinstance(source, (str, Path)) and Path(source).suffix == ".png"):
         return read_matrix(source, "mask") != 0
     if not Path(source).is_file():
@@ -39,6 +43,9 @@ class Inpainting(Diagonalisable):
         image_shape: channels, height and width.
         mask: m, the same for all channels, ``(H, W)``: a .png (white known, black missing), a .npy or rows of numbers (other
             than 0 known).
+
+    Raises:
+        InputError: the mask cannot be read, has another shape or keeps nothing.
     """
 
     def __init__(self, image_shape: Sequence[int] = (3, 256, 256), *, mask: Matrix | str) -> None:

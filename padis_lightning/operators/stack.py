@@ -17,6 +17,9 @@ class Stack(LinearOperator):
 
     Args:
         operators: what is measured, of images of one shape.
+
+    Raises:
+        InputError: there are none, or they take different images.
     """
 
     def __init__(self, operators: Sequence[LinearOperator]) -> None:
