@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from padis_lightning.data.batches import STOPPING
 from padis_lightning.errors import RunError
+from padis_lightning.signals import STOPPING, stop
 
 
 class Checkpoints(ModelCheckpoint):
@@ -30,7 +30,7 @@ class Checkpoints(ModelCheckpoint):
         self._received, self._requeue = 0, None
         if threading.current_thread() is threading.main_thread():
             handlers = [signal.signal(number, self._receive) for number in STOPPING]
-            self._requeue = handlers[-1] if callable(handlers[-1]) else None
+            self._requeue = handlers[-1] if callable(handlers[-1]) and handlers[-1] is not stop else None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = max(self._received, number)
