@@ -24,7 +24,7 @@ from padis_lightning.messages.configs import find_config
 SCORES = ("psnr", "ssim", "residual", "deviation", "coverage", "seconds_per_image", "evaluations", "n")
 CONTENTS = "the contents of "  # before the name of a config whose hash is kept
 LOG, PROMPT = "log.txt", "$ "
-ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
 PAUSE = 0.05  # seconds between two looks at the processes
 
 
@@ -66,7 +66,7 @@ def run_sweep(sweep: Sweep, output: Path, jobs: int = 1, only: int | None = None
             _report(sweep, number, results[number], "done before")
     waiting = [number for number in asked if results[number].status != "done"]
     caught: list[int] = []
-    before = {one: signal.signal(one, lambda received, _: caught.append(received)) for one in (*ENDING, signal.SIGUSR1)}
+    before = {one: signal.signal(one, lambda received, _: caught.append(received)) for one in ENDING}
     try:
         for number, result in _run(sweep, waiting, output, jobs, allow, caught):
             results[number] = result
