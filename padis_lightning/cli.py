@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from padis_lightning.callbacks import EMA, Checkpoints, PriorExport, Results, Samples, Throughput, Tracking
 from padis_lightning.callbacks.resuming import find_checkpoint
@@ -20,11 +24,13 @@ from padis_lightning.ct import Projector
 from padis_lightning.data.sources.open import read_geometry
 from padis_lightning.errors import InputError, RunError
 from padis_lightning.files import sweep_up, write_text
+from padis_lightning.locks import WriteLock
 from padis_lightning.machine import choose_accelerator
 from padis_lightning.messages.allowed import FLAG, VARIABLE, check_classes, only, split_allowed
 from padis_lightning.messages.checks import check_settings
 from padis_lightning.messages.configs import find_configs, inline
 from padis_lightning.messages.parser import sentence
+from padis_lightning.messages.paths import check_output, check_paths
 from padis_lightning.messages.sentences import refusing
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.scan_settings import scan_settings, scan_words
@@ -60,10 +66,11 @@ class PadisCLI(LightningCLI):
         args: the command's name and its arguments, with configs inline.
         name: of the folder in ``results``, unless ``--output`` gives one.
         modules: modules of the user's that a config may name.
+        held: what takes the lock of the run's folder and holds it as long as the caller wants.
     """
 
-    def __init__(self, args: Sequence[str], name: str, modules: Sequence[str] = ()) -> None:
-        self.name, self.modules, self._finished = name, modules, False
+    def __init__(self, args: Sequence[str], name: str, modules: Sequence[str], held: ExitStack) -> None:
+        self.name, self.modules, self._held, self._finished = name, modules, held, False
         self.command = next((word for word in args if word in GROUPS), "fit")
         allow = f"{FLAG} MODULE (or the variable {VARIABLE}): a module of your own whose classes the config may name"
         with only(modules):
@@ -93,8 +100,13 @@ class PadisCLI(LightningCLI):
                 self.config = parser.parse_args(args)
         except ArgumentError as error:
             raise InputError(sentence(str(error), types)) from error
-        check_settings(self.config[self.command], ("trainer", *GROUPS[self.command]))
-        check_classes(self.config[self.command], self.modules)
+        config = self.config[self.command]
+        check_settings(config, ("trainer", *GROUPS[self.command]))
+        check_classes(config, self.modules)
+        self.output = config.output or str(Path("results") / self.name)
+        check_paths(config, Path(self.output))
+        if not any(word.partition("=")[0] == "--output" for word in args):
+            check_output(self.output)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -125,11 +137,9 @@ class PadisCLI(LightningCLI):
         """Fill in the folder, the scan of a measured file, and W&B without an account; a checkpoint never runs code."""
         config = self.config[self.command]
         config.weights_only = True
-        self.output = config.output or str(Path("results") / self.name)
         config.output = config.trainer.default_root_dir = self.output
         config.trainer.accelerator = choose_accelerator(config.trainer.accelerator, config.trainer.devices)
         if self.command == "fit":
-            config.checkpoint.dirpath = config.checkpoint.dirpath or str(Path(self.output) / "checkpoints")
             config.trainer.use_distributed_sampler = False  # batches are shared out by step already
         else:
             self._take_scan(config)
@@ -155,11 +165,17 @@ class PadisCLI(LightningCLI):
         check_training(self.model, self.trainer.max_steps)
         self.datamodule.setup("fit")
         self.model.adapt(self.datamodule)
-        sweep_up(Path(self.output))
-        kept = Path(self._get(self.config, "checkpoint").dirpath)
+        if self.trainer.is_global_zero:
+            self._held.enter_context(WriteLock(Path(self.output)))
+            sweep_up(Path(self.output))
+        checkpoints = self._get(self.config_init, "checkpoint")
+        checkpoints.dirpath = checkpoints.dirpath or str((Path(self.output) / "checkpoints").absolute())
+        kept = Path(checkpoints.dirpath)
         settings, steps = self.config_init["fit"], self.trainer.max_steps
         path, model = settings["ckpt_path"], self.model.patch_model()
         settings["ckpt_path"], self._finished = find_checkpoint(path, Path(self.output), kept, steps, model)
+        if SLURMEnvironment.detect():
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # Lightning takes it only where nobody has, and requeues the job
         if not self._finished:
             tell(f"training in {self.trainer.precision} precision; --trainer.precision sets another")
 
@@ -175,7 +191,13 @@ class PadisCLI(LightningCLI):
         check_run(self.model, self.datamodule, self._get(self.config_init, "trainer")["inference_mode"])
         results = self._get(self.config_init, "results")
         results.config = yaml.safe_load(self._parser(self.command).dump(self.config[self.command], skip_none=False))
-        results.check(Path(self.output), self.model, self.datamodule)
+        folder, data = Path(self.output), self.datamodule
+        results.check(folder, self.model, data)
+        if self.trainer.is_global_zero:
+            lock = self._held.enter_context(WriteLock(folder, data.shard if data.shards > 1 else None))
+            results.check(folder, self.model, data)  # again: another process may have written until now
+            results.forget_other(data, lock.require_alone)
+            lock.admit()
         for module in self.model.operator.modules():
             if isinstance(module, Projector):
                 tell(f"projections by {module.describe()}")
@@ -193,7 +215,12 @@ def _namespace(values: dict[str, Any]) -> Namespace:
 def _run(command: str, args: Sequence[str]) -> None:
     words, modules = split_allowed([command, *args])
     words, name = find_configs(words)
-    PadisCLI(inline(words), name, modules)
+    here = str(Path.cwd())
+    with ExitStack() as held:
+        if modules and not {"", here} & {*sys.path}:
+            sys.path.append(here)  # last, so that a file there is no library's stand-in
+            held.callback(sys.path.remove, here)
+        PadisCLI(inline(words), name, modules, held)
 
 
 fit, predict = partial(_run, "fit"), partial(_run, "predict")

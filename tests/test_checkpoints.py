@@ -191,3 +191,15 @@ def test_a_signal_amid_accumulated_gradients_waits_for_the_step(images, tmp_path
     fit(images, tmp_path / "run", *options)
     priors = [(tmp_path / run / "prior.safetensors").read_bytes() for run in ("unbroken", "run")]
     assert priors[0] == priors[1]
+
+
+def test_a_signal_in_a_validation_breaks_it_off_and_the_run_goes_on_from_its_checkpoint(images, tmp_path, monkeypatch, capsys):
+    options = ["--samples.count", "0", "--trainer.val_check_interval", "2", "--checkpoint.every_n_train_steps", "2"]
+    fit(images, tmp_path / "unbroken", *options)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(PatchDiffusion, "validation_step", lambda *rest: signal.raise_signal(signal.SIGTERM))
+        fit(images, tmp_path / "run", *options)
+    assert stop.value.code == 1 and "error: stopped by SIGTERM in the validation at step 2; " in capsys.readouterr().err
+    fit(images, tmp_path / "run", *options, "--ckpt_path", "auto")
+    priors = [(tmp_path / run / "prior.safetensors").read_bytes() for run in ("unbroken", "run")]
+    assert priors[0] == priors[1]

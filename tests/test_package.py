@@ -15,7 +15,7 @@ import padis_lightning
 ROOT = Path(padis_lightning.__file__).parent
 LAYERS = [
     {"errors"},
-    {"files", "machine", "memory", "random", "registry"},
+    {"files", "locks", "machine", "memory", "random", "registry", "signals"},
     {"canvas", "linalg", "types"},
     {"ct", "metrics", "networks", "noise"},
     {"operators"},

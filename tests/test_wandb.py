@@ -35,13 +35,13 @@ def digest(path):
 
 
 def test_fit_and_predict_tell_settings_metrics_pictures_and_the_prior(images, tmp_path):
-    both = f"[{{class_path: WandbLogger}}, {{class_path: CSVLogger, init_args: {{save_dir: {tmp_path}, name: log}}}}]"
     out = tmp_path / "mine"
+    both = f"[{{class_path: WandbLogger}}, {{class_path: CSVLogger, init_args: {{save_dir: {out}, name: log}}}}]"
     fit(images, out, "--trainer.logger", both, *QUICK)
     (run,) = runs_in(out)
     assert (run.name, run.project, run.exit_code) == ("mine", "padis_lightning", 0)
     assert run.config["trainer"]["max_steps"] == 4 and run.config["data"]["init_args"]["path"] == str(images)
-    for row in csv.DictReader((tmp_path / "log" / "version_0" / "metrics.csv").open()):
+    for row in csv.DictReader((out / "log" / "version_0" / "metrics.csv").open()):
         values = {key: float(value) for key, value in row.items() if value and key not in ("step", "epoch")}
         (line,) = (line for line in run.history if values.items() <= line.items())
         assert line["trainer/global_step"] == int(row["step"])

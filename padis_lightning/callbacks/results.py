@@ -76,6 +76,11 @@ class Results(Callback):
         if not self.overwrite:
             self._records.refuse_other(self._settings, data.item_labels)
 
+    def forget_other(self, data: LightningDataModule, require_alone: Callable[[], None]) -> None:
+        """Forget results of other settings where they may be overwritten and ``require_alone`` does not raise."""
+        if self.overwrite:
+            self._records.forget_other(self._settings, data.item_labels, require_alone)
+
     def setup(self, trainer: Trainer, pl_module: Solver, stage: str) -> None:
         """Find what of the run is done already, and say what the folder is of."""
         if stage != "predict":
@@ -100,8 +105,7 @@ class Results(Callback):
         )
         if trainer.is_global_zero:
             sweep_up(folder)
-            if self.overwrite:
-                self._records.forget_other(self._settings, labels)
+            self.forget_other(data, lambda: None)
             made = provenance(pl_module)
             about = {"settings": self._settings, "made": made, "shown": self._writer.display, "pictures": pictured}
             self._records.begin({**about, "images": labels})

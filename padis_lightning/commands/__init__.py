@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from padis_lightning.errors import InputError
 from padis_lightning.messages.allowed import FLAG
 from padis_lightning.messages.quiet import quieten
+from padis_lightning.signals import Stopped, stopping
 
 COMMANDS = {  # the function that takes the arguments after the name, and what it does
     "fit": ("padis_lightning.cli:fit", "train a prior on images"),
@@ -38,8 +39,8 @@ def main(args: Sequence[str] | None = None) -> None:
         args: the command's name and its arguments (default: those of the process).
 
     Raises:
-        SystemExit: with 2 where the input cannot be used, 1 where the run failed, each after one sentence; with 130 where
-            it was interrupted; with 141 where nobody reads what it prints.
+        SystemExit: with 2 where the input cannot be used, 1 where the run failed or a signal ended it, each after one
+            sentence; with 130 where it was interrupted; with 141 where nobody reads what it prints.
     """
     global _running  # a config must not permit itself modules by calling this
     words = list(sys.argv[1:] if args is None else args)
@@ -48,7 +49,8 @@ def main(args: Sequence[str] | None = None) -> None:
         quieten()
         if nested and any(word.partition("=")[0] == FLAG for word in words):
             raise InputError(f"{FLAG} comes from within a run; wanted it on the command line")
-        _run(words)
+        with stopping():
+            _run(words)
     except BaseException as error:
         _end(error)
     finally:
@@ -85,6 +87,9 @@ def _end(error: BaseException) -> None:
         raise SystemExit(130) from None
     if not _is_read(error):
         raise SystemExit(UNUSED_PIPE) from None
+    if isinstance(error, Stopped):
+        print(f"padis_lightning: error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     if not isinstance(error, Exception):
         raise error
     from padis_lightning.messages.sentences import explain

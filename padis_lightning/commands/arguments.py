@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 from padis_lightning.errors import InputError
+from padis_lightning.messages.paths import is_address
 
 
 class Parser(argparse.ArgumentParser):
     """Parse a command's arguments and raise on a mistake; the program's last word is the command's name."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - argparse's
+        super().__init__(**options)
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> None:
         """Raise one sentence instead of printing the usage and exiting.
@@ -17,3 +24,9 @@ class Parser(argparse.ArgumentParser):
             InputError: always.
         """
         raise InputError(f"{message}; wanted what {self.prog.split()[-1]} --help lists")
+
+
+def _path(text: str) -> Path:
+    if is_address(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is an address and no path on this machine")
+    return Path(text)

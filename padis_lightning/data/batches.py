@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from padis_lightning.data.sources.base import Item, Source, collate
 from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.random import seeded
+from padis_lightning.signals import STOPPING
 from padis_lightning.types import Batch, Normalisation
 
 SHUFFLE = 5  # purpose of the streams keyed by (seed, pass)
-STOPPING = (signal.SIGTERM, signal.SIGUSR1)  # at which a run stops so that it can go on
 
 
 class ItemLabel(NamedTuple):

@@ -21,22 +21,54 @@ from padis_lightning.errors import InputError
 
 FLAG, VARIABLE = "--allow", "PADIS_LIGHTNING_ALLOW"
 
-LIGHTNINGS = {  # by the package that shows them
-    "lightning.pytorch.accelerators": ("CPUAccelerator", "CUDAAccelerator", "MPSAccelerator"),
-    "lightning.pytorch.callbacks": (
-        "DeviceStatsMonitor", "EarlyStopping", "GradientAccumulationScheduler", "LearningRateMonitor", "ModelSummary",
-        "RichModelSummary", "RichProgressBar", "TQDMProgressBar", "Timer",
-    ),
-    "lightning.pytorch.loggers": ("CSVLogger", "TensorBoardLogger", "WandbLogger"),
-    "lightning.pytorch.plugins": (
-        "AsyncCheckpointIO", "DoublePrecision", "FSDPPrecision", "HalfPrecision", "MixedPrecision", "TorchCheckpointIO",
-    ),
-    "lightning.pytorch.plugins.environments": (
-        "LightningEnvironment", "MPIEnvironment", "SLURMEnvironment", "TorchElasticEnvironment",
-    ),
-    "lightning.pytorch.profilers": ("AdvancedProfiler", "PyTorchProfiler", "SimpleProfiler"),
-    "lightning.pytorch.strategies": ("DDPStrategy", "FSDPStrategy", "SingleDeviceStrategy"),
-}  # fmt: skip
+LIGHTNINGS = {  # by the package that shows them, each with the arguments that a config may give
+    "lightning.pytorch.accelerators": {"CPUAccelerator": "", "CUDAAccelerator": "", "MPSAccelerator": ""},
+    "lightning.pytorch.callbacks": {
+        "DeviceStatsMonitor": "cpu_stats",
+        "EarlyStopping": "monitor min_delta patience verbose mode strict check_finite stopping_threshold divergence_threshold "
+        "check_on_train_epoch_end log_rank_zero_only",
+        "GradientAccumulationScheduler": "scheduling",
+        "LearningRateMonitor": "logging_interval log_momentum log_weight_decay",
+        "ModelSummary": "max_depth",
+        "RichModelSummary": "max_depth",
+        "RichProgressBar": "refresh_rate leave",
+        "TQDMProgressBar": "refresh_rate process_position leave",
+        "Timer": "duration interval verbose",
+    },
+    "lightning.pytorch.loggers": {
+        "CSVLogger": "save_dir name version prefix flush_logs_every_n_steps",
+        "TensorBoardLogger": "save_dir name version log_graph default_hp_metric prefix sub_dir",
+        # no settings, which name a server, and no entity, which may be another's: W&B's variables say where runs go
+        "WandbLogger": "save_dir name version offline dir id project log_model prefix checkpoint_name group job_type tags notes",
+    },
+    "lightning.pytorch.plugins": {
+        "AsyncCheckpointIO": "checkpoint_io",
+        "DoublePrecision": "",
+        "FSDPPrecision": "precision",
+        "HalfPrecision": "precision",
+        "MixedPrecision": "precision device",
+        "TorchCheckpointIO": "",
+    },
+    "lightning.pytorch.plugins.environments": {
+        "LightningEnvironment": "",
+        "MPIEnvironment": "",
+        "SLURMEnvironment": "auto_requeue requeue_signal",
+        "TorchElasticEnvironment": "",
+    },
+    "lightning.pytorch.profilers": {
+        "AdvancedProfiler": "dirpath filename line_count_restriction dump_stats",
+        "PyTorchProfiler": "dirpath filename group_by_input_shapes emit_nvtx export_to_chrome row_limit sort_by_key "
+        "record_module_names",
+        "SimpleProfiler": "dirpath filename extended",
+    },
+    "lightning.pytorch.strategies": {
+        "DDPStrategy": "accelerator cluster_environment checkpoint_io precision_plugin process_group_backend timeout "
+        "start_method find_unused_parameters gradient_as_bucket_view static_graph broadcast_buffers bucket_cap_mb",
+        "FSDPStrategy": "accelerator cluster_environment checkpoint_io precision_plugin process_group_backend timeout "
+        "cpu_offload sharding_strategy state_dict_type device_mesh",
+        "SingleDeviceStrategy": "device accelerator checkpoint_io precision_plugin",
+    },
+}
 OURS = {  # classes of which subclasses may be named
     "padis_lightning.callbacks": ("Animation",),
     "padis_lightning.ct": ("ConeGeometry", "Geometry"),
@@ -143,8 +175,25 @@ def check_classes(value: Any, modules: Sequence[str], key: str = "") -> None:  #
         )
         if not permitted:
             raise InputError(f"{key} names {path}; wanted a class of the kind that {key} takes, see --help")
+        if path in allowed_names() and cls.__module__.startswith("lightning."):
+            _check_arguments(cls, entries, key)
     for name, item in entries.items():
         check_classes(item, modules, f"{key}.{name}".removeprefix(".").replace(".init_args", ""))
+
+
+def _check_arguments(cls: type, entries: Mapping[str, Any], key: str) -> None:
+    """Refuse arguments of a class of Lightning that are not on the list, unless they are as without a config."""
+    listed = next(members[cls.__name__] for members in LIGHTNINGS.values() if cls.__name__ in members).split()
+    for name, value in {**entries_of(entries.get("init_args")), **entries_of(entries.get("dict_kwargs"))}.items():
+        if name not in listed and value not in (None, default_of(cls, name)):
+            wanted = f"one of {', '.join(listed)}" if listed else "none"
+            raise InputError(f"{key}.{name} is an argument of {cls.__name__} that no config may give; wanted {wanted}")
+
+
+def default_of(cls: type, name: str) -> Any:  # noqa: ANN401 - of an argument
+    """Return what an argument of a class is where it is not given; None for one that must be, or is not there."""
+    parameter = inspect.signature(cls).parameters.get(name)
+    return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
 
 
 def entries_of(value: object) -> dict[str, Any]:

@@ -7,7 +7,7 @@ written when all files of an image are: its scores and their digests. The table,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +73,14 @@ class Records:
                 f"(number {index}) is in one only; {escape}"
             )
 
-    def forget_other(self, settings: dict[str, str], images: Sequence[ItemLabel]) -> None:
-        """Remove results of other settings or images; keep those of the same."""
+    def forget_other(
+        self, settings: dict[str, str], images: Sequence[ItemLabel], require_alone: Callable[[], None] = lambda: None
+    ) -> None:
+        """Remove results of other settings or images, once ``require_alone`` has not raised; keep those of the same."""
         try:
             self.refuse_other(settings, images)
         except InputError:
+            require_alone()
             self.forget()
 
     def begin(self, run: dict[str, Any]) -> None:

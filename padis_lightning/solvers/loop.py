@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from padis_lightning.data.batches import STOPPING
 from padis_lightning.errors import RunError
 from padis_lightning.random import Generators
+from padis_lightning.signals import STOPPING
 from padis_lightning.solvers.kept_state import KeptState
 
 WATCHED = 16  # steps between two looks at whether images are finite, so that a GPU need not wait for the host

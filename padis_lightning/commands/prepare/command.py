@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from padis_lightning.commands.arguments import Parser
 from padis_lightning.errors import InputError, require_above, require_at_least
 from padis_lightning.files import sweep_up, whole
+from padis_lightning.locks import WriteLock
 
 if TYPE_CHECKING:
     from padis_lightning.commands.prepare.plan import Plan
@@ -95,9 +96,10 @@ def _prepare(options: Namespace) -> None:
     plan = make_plan(options.sources, options)
     if output.resolve() in plan.files:
         raise InputError(f"{output} is a source; wanted another --output")
-    sweep_up(output.parent, f".{glob.escape(output.name)}.*.part")
-    with whole(output) as temporary:
-        write(plan, temporary, options.workers)
+    with WriteLock(output, file=True):
+        sweep_up(output.parent, f".{glob.escape(output.name)}.*.part")
+        with whole(output) as temporary:
+            write(plan, temporary, options.workers)
     print(f"wrote {output}: {plan}")
 
 
@@ -112,12 +114,15 @@ def write(plan: Plan, path: Path, workers: int) -> None:
     from torch.utils.data import DataLoader
     from tqdm.auto import tqdm
 
+    from padis_lightning.data.batches import leave_signals
+
     slice_bytes = math.prod(plan.shape) * np.dtype(plan.dtype).itemsize
     if shutil.disk_usage(path.parent).free < slice_bytes * len(plan):
         raise InputError(f"{path.parent} has no space left; wanted room for {slice_bytes * len(plan) / 1e9:.2g} GB")
     manifest = plan.manifest()
     size = max(1, BATCH // slice_bytes)
-    loader = DataLoader(plan, size, num_workers=workers if workers > 1 else 0, collate_fn=np.stack)
+    processes = {"num_workers": workers if workers > 1 else 0, "worker_init_fn": leave_signals}
+    loader = DataLoader(plan, size, collate_fn=np.stack, **processes)
     batches, digest = iter(loader), hashlib.sha256()  # processes start here, before HDF5 has a file open
     with (
         h5py.File(path, "w", libver="earliest") as file,

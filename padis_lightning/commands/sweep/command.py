@@ -21,6 +21,7 @@ from padis_lightning.commands.sweep.rows import Sweep, as_yaml, read_sweep, word
 from padis_lightning.commands.sweep.runner import Result, read_results, run_sweep
 from padis_lightning.errors import InputError
 from padis_lightning.files import write_text
+from padis_lightning.locks import WriteLock
 from padis_lightning.messages.allowed import split_allowed
 from padis_lightning.messages.configs import find_sweep
 
@@ -55,12 +56,18 @@ def run(args: Sequence[str]) -> None:
         write_text(path, yaml.safe_dump(wandb_config(sweep, output, allow), sort_keys=False, width=130))
         print(f"wrote {path}; wandb sweep {path} registers it")
     else:
-        results = [] if options.table else run_sweep(sweep, output, options.jobs, options.row, allow)
+        results = [] if options.table else _run(sweep, output, options, allow)
         every = write_table(sweep, output)
         if options.row is None:
             print(f"{_table(sweep, every)}\nthe table is {output / 'sweep.csv'}")
         if any(result.status == "failed" for result in results):
             raise SystemExit(1)
+
+
+def _run(sweep: Sweep, output: Path, options: argparse.Namespace, allow: Sequence[str]) -> list[Result]:
+    with WriteLock(output, options.row) as lock:
+        lock.admit()
+        return run_sweep(sweep, output, options.jobs, options.row, allow)
 
 
 def _parser() -> Parser:

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from padis_lightning.commands.sweep.rows import Row, Sweep, word
-from padis_lightning.errors import InputError, require_at_least
+from padis_lightning.errors import InputError, RunError, require_at_least
 from padis_lightning.files import write_text
 from padis_lightning.messages.configs import find_config
 
 SCORES = ("psnr", "ssim", "residual", "deviation", "coverage", "seconds_per_image", "evaluations", "n")
 CONTENTS = "the contents of "  # before the name of a config whose hash is kept
 LOG, PROMPT = "log.txt", "$ "
-ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
 PAUSE = 0.05  # seconds between two looks at the processes
 
 
@@ -52,7 +52,8 @@ def run_sweep(sweep: Sweep, output: Path, jobs: int = 1, only: int | None = None
 
     Raises:
         InputError: there is no such row, or a folder holds a finished row of other settings; nothing was run.
-        SystemExit: a signal ended the sweep.
+        RunError: a signal ended the sweep.
+        KeyboardInterrupt: it was interrupted.
     """
     require_at_least(1, jobs=jobs)
     last = len(sweep.rows) - 1
@@ -65,7 +66,7 @@ def run_sweep(sweep: Sweep, output: Path, jobs: int = 1, only: int | None = None
             _report(sweep, number, results[number], "done before")
     waiting = [number for number in asked if results[number].status != "done"]
     caught: list[int] = []
-    before = {one: signal.signal(one, lambda received, _: caught.append(received)) for one in (*ENDING, signal.SIGUSR1)}
+    before = {one: signal.signal(one, lambda received, _: caught.append(received)) for one in ENDING}
     try:
         for number, result in _run(sweep, waiting, output, jobs, allow, caught):
             results[number] = result
@@ -74,7 +75,10 @@ def run_sweep(sweep: Sweep, output: Path, jobs: int = 1, only: int | None = None
         for one, handler in before.items():
             signal.signal(one, handler)
     if _stopped(caught):
-        raise SystemExit(128 + next(received for received in caught if received in ENDING))
+        number = next(received for received in caught if received in ENDING)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise RunError(f"stopped by {signal.Signals(number).name}; the same command runs the rows that have not ended")
     return [results[number] for number in asked]
 
 

@@ -1,0 +1,61 @@
+"""The process: what it imports, and how a signal ends each command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from padis_lightning import commands
+from padis_lightning.signals import STOPPING, Stopped, stop
+
+ROOT = Path(__file__).parent.parent
+STAND_INS = ("argparse", "dataclasses", "h5py", "jinja2", "json", "lightning", "logging", "numpy", "torch", "tqdm", "yaml")
+
+
+def run(folder, *words):
+    command = [sys.executable, "-m", "padis_lightning", *words]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env.pop("PYTHONSAFEPATH", None)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def test_nothing_of_the_working_folder_is_imported_but_what_is_allowed(tmp_path):
+    for name in (*STAND_INS, "own"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'mark')!r} + __name__, 'w')\n")
+    with (tmp_path / "own.py").open("a") as file:
+        file.write("from padis_lightning.solvers.dds import DDS\nclass Mine(DDS):\n    'One of the user\\'s own.'\n")
+    done = run(tmp_path, "report", "nothing")
+    assert done.returncode == 2 and "error: " in done.stderr and not [*tmp_path.glob("mark*")]
+    done = run(tmp_path, "predict", "--config", "ct20.yaml", "--model", "own.Mine", "--allow", "own", "--print_config")
+    assert done.returncode == 0 and "own.Mine" in done.stdout, done.stderr
+    assert [path.name for path in tmp_path.glob("mark*")] == ["markown"]
+
+
+@pytest.mark.parametrize("number", STOPPING)
+@pytest.mark.parametrize("command", commands.COMMANDS)
+def test_a_signal_ends_every_command_with_a_sentence(command, number, monkeypatch, capsys):
+    def work(words):
+        try:
+            signal.raise_signal(number)
+        except Exception:  # what a command makes up for
+            pytest.fail("a signal is no such error")
+
+    before = signal.getsignal(number)
+    monkeypatch.setitem(commands.COMMANDS, command, (f"{__name__}:work", ""))
+    monkeypatch.setattr(sys.modules[__name__], "work", work, raising=False)
+    with pytest.raises(SystemExit) as ended:
+        commands.main([command])
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1 and said == [line for line in said if f"error: stopped by {number.name}; " in line] and said
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_is_no_error_that_a_command_makes_up_for():
+    with pytest.raises(Stopped, match="stopped by SIGTERM; "):
+        stop(signal.SIGTERM, None)
+    assert not issubclass(Stopped, Exception)
