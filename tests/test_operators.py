@@ -130,6 +130,18 @@ def test_gradients(operator, rng):
     assert torch.autograd.gradgradcheck(operator, x, fast_mode=True)
 
 
+def test_on_a_canvas_proximal_step_and_inverse_are_those_inside(operator, rng):
+    """Solvers see an operator after a crop; few iterations show that it is the operator's own step that is taken."""
+    pad = (0, *[1] * (len(operator.image_shape) - 2)) if operator.volumetric else (1,) * (len(operator.image_shape) - 1)
+    crop = Crop(operator.image_shape, pad)
+    canvas, v, y = operator @ crop, draw(crop.image_shape, rng), draw(operator.measurement_shape, rng)
+    weight, precision = per_image([0.5, 1.0, 2.0], v), 0.5 + draw(operator.measurement_shape, rng).square()
+    for options in ({}, {"precision": precision}):
+        step = operator.prox(crop(v), y, weight, iterations=3, **options)
+        torch.testing.assert_close(canvas.prox(v, y, weight, iterations=3, **options), v + crop.adjoint(step - crop(v)))
+    torch.testing.assert_close(canvas.pinv(y, 5), crop.adjoint(operator.pinv(y, 5)))
+
+
 def test_linear_and_batch_equals_singles(operator, rng):
     a, b = draw(operator.image_shape, rng), draw(operator.image_shape, rng)
     torch.testing.assert_close(operator(2 * a - 3 * b), 2 * operator(a) - 3 * operator(b))

@@ -82,10 +82,22 @@ class Slices(LinearOperator):
     ) -> Tensor:
         """Compute the proximal step of each slice; in float64, too, a chunk of slices at a time."""
         self.check(y, self.measurement_shape, "measurement")
+        return self._proximal(lambda *part: self.operator.prox(*part, **options), v, y, weight, precision)
+
+    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: float) -> Tensor:
+        def step(v: Tensor, y: Tensor, weight: Tensor, precision: Tensor | None = None) -> Tensor:
+            return self.operator._prox(v, y, weight.to(v), precision, *limits)
+
+        return self._proximal(step, v, y, weight, precision)
+
+    def _proximal(
+        self, step: Callable[..., Tensor], v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None
+    ) -> Tensor:
+        """Apply the proximal step of slices, with the weight of their volume."""
         images, weights = slices(v), torch.as_tensor(weight, dtype=torch.float64, device=v.device).flatten()
         parts = [images, y.flatten(0, 1), per_image(weights.expand(len(v)).repeat_interleave(self.depth), images)]
         parts += [] if precision is None else [precision.flatten(0, 1)]
-        return self._to_volumes(lambda *part: self.operator.prox(*part, **options), *parts)
+        return self._to_volumes(step, *parts)
 
     def _slicewise(self, compute: Callable[..., Tensor], *parts: Tensor) -> Tensor:
         """Compute a chunk of slices at a time, where the operator is."""

@@ -72,7 +72,7 @@ def load(path):
 def assert_whole(run: Path):
     """No file under a final name is partial."""
     for path in run.rglob("*"):
-        if path.is_file() and not path.name.endswith(".part"):
+        if path.is_file() and not path.name.endswith((".part", ".lock")):
             load(path)
 
 
