@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -11,29 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from padis_lightning.callbacks import EMA, Checkpoints, PriorExport, Results, Samples, Throughput, Tracking
 from padis_lightning.callbacks.resuming import find_checkpoint
-from padis_lightning.callbacks.setup import name_wandb_run, tell, trainer_parts
+from padis_lightning.callbacks.setup import leave_requeueing_to_lightning, name_wandb_run, tell, trainer_parts
 from padis_lightning.commands import main
 from padis_lightning.ct import Projector
-from padis_lightning.data.sources.open import read_geometry
 from padis_lightning.errors import InputError, RunError
 from padis_lightning.files import sweep_up, write_text
 from padis_lightning.locks import WriteLock
 from padis_lightning.machine import choose_accelerator
-from padis_lightning.messages.allowed import FLAG, VARIABLE, check_classes, only, split_allowed
+from padis_lightning.messages.allowed import FLAG, VARIABLE, check_classes, importable, only, split_allowed
 from padis_lightning.messages.checks import check_settings
 from padis_lightning.messages.configs import find_configs, inline
 from padis_lightning.messages.parser import sentence
 from padis_lightning.messages.paths import check_output, check_paths
+from padis_lightning.messages.scans import take_scan
 from padis_lightning.messages.sentences import refusing
 from padis_lightning.operators import LinearOperator
-from padis_lightning.operators.scan_settings import scan_settings, scan_words
 from padis_lightning.priors import Prior
 from padis_lightning.solvers.checks import check_run
 from padis_lightning.training import PatchDiffusion
@@ -142,17 +138,8 @@ class PadisCLI(LightningCLI):
         if self.command == "fit":
             config.trainer.use_distributed_sampler = False  # batches are shared out by step already
         else:
-            self._take_scan(config)
+            tell(take_scan(config))
         name_wandb_run(config.trainer.logger, self.output)
-
-    @staticmethod
-    def _take_scan(config: Namespace) -> None:
-        """Take the operator of a file of measurements from the file."""
-        data = config.data.init_args  # Draws have no path
-        if data.get("path") and (geometry := read_geometry(data.path)):
-            given = config.operator.init_args.as_dict() if config.operator else {}
-            config.operator = _namespace(scan_settings(geometry, given, bool(data.get("volumes"))))
-            tell(f"{data.path} is a measurement of {scan_words(geometry)}; its geometry is used")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
         """Build a trainer that logs to files in the run's folder and shows one kind of progress bar."""
@@ -170,12 +157,10 @@ class PadisCLI(LightningCLI):
             sweep_up(Path(self.output))
         checkpoints = self._get(self.config_init, "checkpoint")
         checkpoints.dirpath = checkpoints.dirpath or str((Path(self.output) / "checkpoints").absolute())
-        kept = Path(checkpoints.dirpath)
-        settings, steps = self.config_init["fit"], self.trainer.max_steps
-        path, model = settings["ckpt_path"], self.model.patch_model()
-        settings["ckpt_path"], self._finished = find_checkpoint(path, Path(self.output), kept, steps, model)
-        if SLURMEnvironment.detect():
-            signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # Lightning takes it only where nobody has, and requeues the job
+        settings, where = self.config_init["fit"], (Path(self.output), Path(checkpoints.dirpath))
+        found = find_checkpoint(settings["ckpt_path"], *where, self.trainer.max_steps, self.model.patch_model())
+        settings["ckpt_path"], self._finished = found
+        leave_requeueing_to_lightning()
         if not self._finished:
             tell(f"training in {self.trainer.precision} precision; --trainer.precision sets another")
 
@@ -198,9 +183,8 @@ class PadisCLI(LightningCLI):
             results.check(folder, self.model, data)  # again: another process may have written until now
             results.forget_other(data, lock.require_alone)
             lock.admit()
-        for module in self.model.operator.modules():
-            if isinstance(module, Projector):
-                tell(f"projections by {module.describe()}")
+        for projector in filter(lambda module: isinstance(module, Projector), self.model.operator.modules()):
+            tell(f"projections by {projector.describe()}")
 
     def after_predict(self) -> None:
         """Fail where images did."""
@@ -208,18 +192,10 @@ class PadisCLI(LightningCLI):
             raise RunError(f"{lacking}; what is done is in {self.output}, the same command tries the others again")
 
 
-def _namespace(values: dict[str, Any]) -> Namespace:
-    return Namespace({key: _namespace(value) if isinstance(value, dict) else value for key, value in values.items()})
-
-
 def _run(command: str, args: Sequence[str]) -> None:
     words, modules = split_allowed([command, *args])
     words, name = find_configs(words)
-    here = str(Path.cwd())
-    with ExitStack() as held:
-        if modules and not {"", here} & {*sys.path}:
-            sys.path.append(here)  # last, so that a file there is no library's stand-in
-            held.callback(sys.path.remove, here)
+    with importable(modules), ExitStack() as held:
         PadisCLI(inline(words), name, modules, held)
 
 

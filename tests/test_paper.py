@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -45,7 +46,7 @@ class Parsed(PadisCLI):
 def accepts(row):
     """Whether the parser takes the words of a row; it raises where it does not."""
     words, name = found_configs(row.arguments())
-    return Parsed(inline(words), name).config[row.command]
+    return Parsed(inline(words), name, (), ExitStack()).config[row.command]
 
 
 @cache

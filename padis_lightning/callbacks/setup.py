@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm.auto import tqdm
 
@@ -52,7 +54,14 @@ def name_wandb_run(loggers: Any, output: str) -> None:  # noqa: ANN401 - the par
             complete_wandb_options(logger.init_args, output)
 
 
+def leave_requeueing_to_lightning() -> None:
+    """Under SLURM give SIGUSR1 back: Lightning takes it, to requeue the job, only where nobody has."""
+    if SLURMEnvironment.detect():
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
+
 @rank_zero_only
-def tell(line: str) -> None:
+def tell(line: str | None) -> None:
     """Say what was decided, once, above the progress bar."""
-    tqdm.write(f"padis_lightning: {line}", file=sys.stderr)
+    if line:
+        tqdm.write(f"padis_lightning: {line}", file=sys.stderr)

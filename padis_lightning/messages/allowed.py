@@ -108,6 +108,19 @@ def split_allowed(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return rest, modules
 
 
+@contextmanager
+def importable(modules: Sequence[str]) -> Iterator[None]:
+    """Let modules that are permitted be found in the working folder within the block, after all libraries."""
+    here = os.getcwd()
+    added = bool(modules) and not {"", here} & {*sys.path}
+    sys.path += [here] * added
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(here)
+
+
 @functools.cache
 def allowed_names() -> frozenset[str]:
     """Return the full names of the classes of this package and of Lightning that a config may name."""

@@ -1,10 +1,30 @@
-"""Settings of the operator that a measured scan needs, as a config would name it."""
+"""The operator of a measured file, as a config would name it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from padis_lightning.ct import ConeGeometry, Geometry
+from padis_lightning.data.sources.open import read_geometry
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+
+def take_scan(config: Namespace) -> str | None:
+    """Put the operator of a file of measurements into a parsed config; return a line that says so, None for other data."""
+    data = config.data.init_args  # data that is drawn has no path
+    geometry = read_geometry(data.path) if data.get("path") else None
+    if geometry is None:
+        return None
+    given = config.operator.init_args.as_dict() if config.operator else {}
+    config.operator = _namespace(type(config), scan_settings(geometry, given, bool(data.get("volumes"))))
+    rays = "cone" if isinstance(geometry, ConeGeometry) else "fan" if geometry.fan else "parallel"
+    return f"{data.path} is a measurement of {len(geometry.angles)} {rays} views; its geometry is used"
+
+
+def _namespace(kind: type[Namespace], values: dict[str, Any]) -> Namespace:
+    return kind({key: _namespace(kind, value) if isinstance(value, dict) else value for key, value in values.items()})
 
 
 def scan_settings(geometry: Geometry | ConeGeometry, given: dict[str, Any], volumes: bool) -> dict[str, Any]:
@@ -30,9 +50,3 @@ def scan_settings(geometry: Geometry | ConeGeometry, given: dict[str, Any], volu
         "class_path": "padis_lightning.operators.slices.Slices",
         "init_args": {"operator": scan, "depth": given["depth"]},
     }
-
-
-def scan_words(geometry: Geometry | ConeGeometry) -> str:
-    """Return views and rays of a scan in words."""
-    rays = "cone" if isinstance(geometry, ConeGeometry) else "fan" if geometry.fan else "parallel"
-    return f"{len(geometry.angles)} {rays} views"
