@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from padis_lightning.callbacks import EMA, Checkpoints, PriorExport, Results, Samples, Throughput, Tracking
 from padis_lightning.callbacks.resuming import find_checkpoint
 from padis_lightning.callbacks.setup import leave_requeueing_to_lightning, name_wandb_run, tell, trainer_parts
-from padis_lightning.commands import main
+from padis_lightning.commands import main as main
 from padis_lightning.ct import Projector
 from padis_lightning.errors import InputError, RunError
 from padis_lightning.files import sweep_up, write_text
@@ -35,8 +35,6 @@ from padis_lightning.solvers.checks import check_run
 from padis_lightning.training import PatchDiffusion
 from padis_lightning.training.checks import check_training
 
-__all__ = ["PadisCLI", "fit", "main", "predict"]
-
 GROUPS = {
     "fit": {
         "ema": EMA, "export": PriorExport, "samples": Samples, "throughput": Throughput, "checkpoint": Checkpoints,
@@ -44,7 +42,6 @@ GROUPS = {
     },
     "predict": {"results": Results, "tracking": Tracking},
 }  # fmt: skip
-TRAINER = {"inference_mode": False, "enable_model_summary": False, "num_sanity_val_steps": 0}  # without gradients no DPS
 
 
 class SaveConfig(SaveConfigCallback):
@@ -75,7 +72,7 @@ class PadisCLI(LightningCLI):
                 LightningDataModule,
                 save_config_callback=SaveConfig,
                 save_config_kwargs={"save_to_log_dir": False},
-                trainer_defaults=TRAINER,
+                trainer_defaults={"inference_mode": False, "enable_model_summary": False, "num_sanity_val_steps": 0},
                 seed_everything_default=0,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
