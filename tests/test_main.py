@@ -36,6 +36,14 @@ def test_nothing_of_the_working_folder_is_imported_but_what_is_allowed(tmp_path)
     assert [path.name for path in tmp_path.glob("mark*")] == ["markown"]
 
 
+@pytest.mark.slow
+def test_a_run_says_nothing_that_is_not_its_own(tmp_path):
+    """Neither Lightning's lines nor warnings of libraries about what was chosen on purpose."""
+    words = ["--data.size", "32", "--operator.size", "32", "--data.count", "1", "--trainer.enable_progress_bar", "false"]
+    done = run(tmp_path, "predict", "--config", "ct20.yaml", "--model", "PseudoInverse", *words)
+    assert done.returncode == 0 and all(line.startswith("padis_lightning: ") for line in done.stderr.splitlines()), done.stderr
+
+
 @pytest.mark.parametrize("number", STOPPING)
 @pytest.mark.parametrize("command", commands.COMMANDS)
 def test_a_signal_ends_every_command_with_a_sentence(command, number, monkeypatch, capsys):

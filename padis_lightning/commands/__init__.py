@@ -46,7 +46,6 @@ def main(args: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if args is None else args)
     nested, _running = _running, True
     try:
-        quieten()
         if nested and any(word.partition("=")[0] == FLAG for word in words):
             raise InputError(f"{FLAG} comes from within a run; wanted it on the command line")
         with stopping():
@@ -68,7 +67,9 @@ def _run(words: list[str]) -> None:
         seen = "no command is given" if name is None else f"there is no command {name!r}"
         raise InputError(f"{seen}; wanted one of {', '.join(COMMANDS)}")
     module, _, function = COMMANDS[name][0].partition(":")
-    getattr(importlib.import_module(module), function)(words[1:])
+    command = getattr(importlib.import_module(module), function)
+    quieten()  # after the import, which sets how much Lightning says
+    command(words[1:])
 
 
 def usage() -> str:
