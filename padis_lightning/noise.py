@@ -8,9 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from padis_lightning.errors import require_above, require_at_least
+from padis_lightning.errors import require_above, require_at_least, require_between
 from padis_lightning.linalg import per_image
 from padis_lightning.random import Generators
+
+MOST = 1e15  # counts of which torch draws as many as it should, and whose squares single precision holds
 
 
 class Noise(ABC):
@@ -53,6 +55,7 @@ class GaussianNoise(Noise):
 
     def __init__(self, std: float = 0.0, units: Literal["normalised", "8-bit", "relative"] = "normalised") -> None:
         require_at_least(0, std=std)
+        require_between(0, MOST, std=std)
         self.std = std / 255 if units == "8-bit" else std
         self.relative = units == "relative"
 
@@ -93,6 +96,7 @@ class PoissonNoise(Noise):
     def __init__(self, photons: float = 1e5, electronic: float = 0.0, attenuation: float = 0.4) -> None:
         require_above(0, photons=photons, attenuation=attenuation)
         require_at_least(0, electronic=electronic)
+        require_between(0, MOST, photons=photons, electronic=electronic, attenuation=attenuation)
         self.photons, self.electronic, self.attenuation = float(photons), float(electronic), float(attenuation)
 
     def counts(self, y: Tensor) -> Tensor:

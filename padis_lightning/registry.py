@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, one_line
 
 
 def import_submodules(package: str, path: Iterable[str]) -> None:
@@ -64,4 +64,5 @@ class Configured(nn.Module):
         try:
             return known[name](**config)
         except TypeError as error:
-            raise InputError(f"the checkpoint has arguments that {name} does not take ({error}); wanted its own") from error
+            reason = one_line(error)[:160]
+            raise InputError(f"the checkpoint has arguments that {name} does not take ({reason}); wanted its own") from error

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, require_between
+
+MOST = 1e15  # size of a stored value
 
 
 class Batch(NamedTuple):
@@ -67,6 +69,7 @@ class Normalisation:
     clip: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        require_between(-MOST, MOST, lower=self.lower, upper=self.upper)
         if not self.upper > self.lower:
             raise InputError(f"data range is {self.lower:g} to {self.upper:g}; wanted the lower value first")
 

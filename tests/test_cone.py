@@ -321,7 +321,7 @@ def test_geometry_survives_its_file(tmp_path):
         ({"heights": [0.0, 0.0, math.nan]}, "heights that are not finite"),
         ({"angles": []}, "the scan has 0 angles; wanted at least 1"),
         ({"source_distance": 3.0}, "source_distance is 3; wanted above 28.2843"),
-        ({"source_distance": None}, "cannot be used"),
+        ({"source_distance": None}, "source_distance None; wanted a number"),
         ({"slice_spacing": 0.1}, "the outermost rays cross .* slices from pixel to pixel; wanted at most 1"),
         ({"speed": 1}, "the geometry has speed; wanted the keys size, angles, heights"),
     ],

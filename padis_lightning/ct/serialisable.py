@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import MISSING, asdict, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,26 +15,48 @@ from padis_lightning.errors import InputError
 from padis_lightning.files import write_text
 
 
-def _whole(value: float, name: str) -> int:
-    if float(value) % 1:
-        raise InputError(f"the geometry has {name} {float(value):g}; wanted a whole number")
-    return int(value)
+def _number(value: object, name: str) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise InputError(f"the geometry has {name} {value!r:.40}; wanted a number")
+    if math.isfinite(value) and abs(value) > 1e15:
+        raise InputError(f"the geometry has {name} {float(value):g}; wanted at most 1e15")
+    return float(value)
 
 
-def _sides(values: float | Sequence[float], name: str, count: int) -> tuple[int, ...]:
+def _whole(value: object, name: str) -> int:
+    number = _number(value, name)
+    if number % 1 or abs(number) > MOST:
+        raise InputError(f"the geometry has {name} {number:g}; wanted a whole number of at most {MOST}")
+    return int(number)
+
+
+def _truth(value: object, name: str) -> bool:
+    if value not in (False, True):
+        raise InputError(f"the geometry has {name} {value!r:.40}; wanted true or false")
+    return bool(value)
+
+
+def _numbers(values: object, name: str) -> tuple[float, ...]:
+    if not isinstance(values, (list, tuple)):
+        raise InputError(f"the geometry has {name} {values!r:.40}; wanted numbers")
+    return tuple(_number(value, name) for value in values)
+
+
+def _sides(values: object, name: str, count: int) -> tuple[int, ...]:
     """Read the sides of an image or a volume; one number stands for all of them."""
-    sides = tuple(_whole(v, name) for v in (values if isinstance(values, Sequence) else [values] * count))
+    sides = tuple(_whole(v, name) for v in (values if isinstance(values, (list, tuple)) else [values] * count))
     if len(sides) != count:
         raise InputError(f"the geometry has {name} {list(sides)}; wanted {count} numbers")
     return sides
 
 
+MOST = 10**6  # pixels along a side, and bins
 READERS: dict[str, Callable[[Any, str], Any]] = {  # by the type that a field is annotated with
     "int": _whole,
-    "float": lambda value, name: float(value),
-    "float | None": lambda value, name: None if value is None else float(value),
-    "bool": lambda value, name: bool(value),
-    "tuple[float, ...]": lambda values, name: tuple(float(v) for v in values),
+    "float": _number,
+    "float | None": lambda value, name: None if value is None else _number(value, name),
+    "bool": _truth,
+    "tuple[float, ...]": _numbers,
     "tuple[int, int]": lambda values, name: _sides(values, name, 2),
     "tuple[int, int, int]": lambda values, name: _sides(values, name, 3),
 }
@@ -60,7 +84,7 @@ class Serialisable(ABC):
             return cls(**{name: READERS[known[name].type](value, name) for name, value in described.items()})
         except InputError:
             raise
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             raise InputError(f"the geometry cannot be used ({error}); wanted numbers, whole ones of pixels and bins") from error
 
     def save(self, path: str | Path) -> None:
@@ -72,7 +96,7 @@ class Serialisable(ABC):
         """Read what :meth:`save` wrote; raise an InputError where there is no such file, or it holds something else."""
         try:
             described = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise InputError(f"{path} cannot be read ({error}); wanted a geometry in .json") from error
         if not isinstance(described, dict) or described.pop("format", None) != cls.FORMAT:
             raise InputError(f"{path} is not a geometry; wanted a .json file with the format {cls.FORMAT!r}")

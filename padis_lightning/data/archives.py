@@ -9,8 +9,8 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path
 
-from padis_lightning.data.containers import reading
 from padis_lightning.errors import InputError
+from padis_lightning.inputs import MOST_PIXELS, reading
 
 WHOLE = "a zip of pictures that is whole"
 MOST_BYTES, MOST_TIMES = 64 * 2**30, 1000  # what an archive may hold, and how many times its own size
@@ -31,6 +31,10 @@ def members(path: Path) -> list[str]:
     total, packed = sum(info.file_size for info in infos), path.stat().st_size
     if total > min(MOST_BYTES, MOST_TIMES * packed):
         raise InputError(f"{path} of {packed} bytes holds {total}; wanted at most {MOST_TIMES} times as many and 64 GiB")
+    largest = max(infos, key=lambda info: info.file_size, default=None)
+    if largest and largest.file_size > 8 * MOST_PIXELS:
+        seen = f"{path} holds {largest.filename!r} of {largest.file_size} bytes"
+        raise InputError(f"{seen}; wanted at most {8 * MOST_PIXELS}, of {MOST_PIXELS} pixels")
     return [info.filename for info in infos if not info.is_dir()]
 
 

@@ -1,16 +1,17 @@
-"""Named arrays of ``.npz``, ``.npy`` and HDF5 files: the one place where these are opened."""
+"""Named arrays of ``.npz``, ``.npy`` and HDF5 files: the one place where HDF5 is opened."""
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from padis_lightning.errors import InputError, one_line
+from padis_lightning.errors import InputError
+from padis_lightning.inputs import array_names, load_array, open_array, read_header, reading, require_size
 
 if TYPE_CHECKING:
     import h5py
@@ -21,23 +22,36 @@ CONTENTS = ("images", "y", "counts", "data")  # a file has one of these
 
 
 @contextmanager
-def reading(path: object, wanted: str, place: str = "") -> Iterator[None]:
-    """Turn whatever libraries raise for a broken file into one sentence, an :class:`InputError`."""
-    try:
-        yield
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # noqa: BLE001 - decoders raise anything
-        raise InputError(f"{path} cannot be read{place} ({one_line(error)[:200]}); wanted {wanted}") from error
-
-
-@contextmanager
-def hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading; one that is none or is cut off is refused."""
+def hdf5(path: Path, wanted: str = "HDF5 that is whole") -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading; one that is none, is cut off, or takes content from other files is refused."""
     import h5py
 
-    with reading(path, "HDF5 that is whole"), h5py.File(path, "r") as file:
-        yield file
+    with reading(path, wanted):
+        about = path.stat()
+        _require_own_content(path, about.st_mtime_ns, about.st_size)
+        with h5py.File(path, "r") as file:
+            yield file
+
+
+@lru_cache(maxsize=256)
+def _require_own_content(path: Path, changed: int, size: int) -> None:
+    """Refuse links, storage and sources in other files, anywhere in an HDF5 file; none of them is opened."""
+    import h5py
+
+    def elsewhere(name: str, found: object) -> str | None:
+        kind = None
+        if isinstance(found, h5py.ExternalLink):
+            kind = f"a link into the file {found.filename!r}"
+        elif isinstance(found, h5py.Dataset) and found.is_virtual:
+            kind = f"a virtual data set of {[source.file_name for source in found.virtual_sources()][:1]}"
+        elif isinstance(found, h5py.Dataset) and found.external:
+            kind = f"stored in the file {found.external[0][0]!r}"
+        return kind and f"{name!r}, {kind}"
+
+    with h5py.File(path, "r") as file:
+        seen = file.visititems_links(elsewhere) or file.visititems(elsewhere)
+    if seen:
+        raise InputError(f"{path} has {seen}; wanted a file that holds all of its content")
 
 
 def load_keys(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -54,9 +68,8 @@ def load_keys(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
         names, arrays = load_hdf5(path, keys)
     else:
         with reading(path, ARRAYS):
-            content = np.load(path, allow_pickle=False)
-            names = {"images": content} if isinstance(content, np.ndarray) else content
-            arrays = {key: names[key] for key in keys if key in names}
+            names = ["images"] if path.suffix == ".npy" else array_names(path)
+            arrays = {key: load_array(path, key) for key in keys if key in names}
     if not {*CONTENTS} & {*names}:
         raise InputError(f"{path} has the arrays {', '.join(sorted(names)) or '(none)'}; wanted 'images' or 'y' or 'counts'")
     return arrays
@@ -70,6 +83,7 @@ def load_hdf5(path: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, np.
         arrays = {key: np.asarray(file.attrs[key]) for key in keys if key in file.attrs}
         for key in keys:
             if isinstance(file.get(key), h5py.Dataset):
+                require_size(path, file[key].nbytes, path.stat().st_size)
                 text = h5py.check_string_dtype(file[key].dtype) is not None
                 arrays[key] = np.asarray((file[key].asstr() if text else file[key])[()])
         return [*file], arrays
@@ -81,15 +95,8 @@ def shapes_of(path: Path, keys: Sequence[str]) -> dict[str, tuple[int, ...]]:
         with hdf5(path) as file:
             held = {key: file.attrs.get(key, file.get(key)) for key in keys}
             return {key: getattr(value, "shape", None) or () for key, value in held.items() if value is not None}
-    with reading(path, ARRAYS), zipfile.ZipFile(path) as archive:
-        held = {*keys} & {name.removesuffix(".npy") for name in archive.namelist()}
-        return {key: read_header(archive.open(f"{key}.npy"))[0] for key in held}
-
-
-def read_header(handle: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Read shape, whether the first index runs fastest, and type of the ``.npy`` array that begins there."""
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    return readers[np.lib.format.read_magic(handle)](handle)
+    with reading(path, ARRAYS):
+        return {key: read_header(*open_array(path, key))[0] for key in {*keys} & {*array_names(path)}}
 
 
 def numbers(arrays: dict[str, np.ndarray], key: str, shape: tuple[int | None, ...], path: Path) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ from padis_lightning.networks import PatchNetwork
 from padis_lightning.types import Normalisation
 
 FORMAT = "padis_lightning prior 1"
+MOST_SIDE, MOST_PIXELS = 2**14, 2**27  # of an image, and of its canvas, which may be a volume
 BUNDLED = Path(__file__).parent.parent / "assets"
 
 
@@ -34,6 +37,9 @@ class PatchModel:
         pad: zeros on every side of the training images, height and width.
         normalisation: what stored values became 0 and 1.
         training: provenance, plain values.
+
+    Raises:
+        InputError: sides, patches or padding are not whole numbers, or do not fit each other.
     """
 
     denoiser: Denoiser
@@ -42,6 +48,22 @@ class PatchModel:
     pad: tuple[int, int]
     normalisation: Normalisation
     training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parts = {"image_shape": self.image_shape, "patch_sizes": self.patch_sizes, "pad": self.pad}
+        for name, values in parts.items():
+            whole_numbers = isinstance(values, (list, tuple)) and values and all(type(n) is int for n in values)
+            if not whole_numbers or min(values) < (name != "pad") or max(values) > MOST_SIDE:
+                raise InputError(f"the prior has {name} {values!r:.60}; wanted whole numbers up to {MOST_SIDE}")
+        sides, pad, patch = self.image_shape[1:], self.pad, max(self.patch_sizes)
+        if len(sides) not in (2, 3) or len(pad) != len(sides) or patch > min(sides[-2:]) or max(pad) > max(sides) + patch:
+            raise InputError(
+                f"the prior has images {list(sides)}, patches of {patch} and padding {list(pad)}; wanted patches of at most the "
+                "image, and padding of at most the image and a patch"
+            )
+        pixels = math.prod(n + 2 * margin for n, margin in zip(sides, pad, strict=True))
+        if pixels > MOST_PIXELS:
+            raise InputError(f"the prior has a canvas of {pixels} pixels; wanted at most {MOST_PIXELS}")
 
     def describe(self) -> dict[str, Any]:
         """Return everything but the weights, as plain values."""
@@ -68,11 +90,10 @@ class PatchModel:
     @classmethod
     def build(cls, described: dict[str, Any], state: dict[str, torch.Tensor]) -> PatchModel:
         """Build a model from what :meth:`describe` and :meth:`weights` return."""
-        network = PatchNetwork.build(described["network"], described["network_config"])
-        positions = Positions.build(described.get("positions", "Coordinates"), described.get("positions_config", {}))
-        span, context = described.get("span", (0.0, 1.0)), described.get("context", False)
-        denoiser = Denoiser(network, described["sigma_data"], positions, span, context)
         owned = {k if k.startswith("positions.") else f"network.{k}": v for k, v in state.items()}
+        with torch.device("meta"):  # takes no memory
+            _build_denoiser(described).load_state_dict({k: v.to("meta") for k, v in owned.items()})
+        denoiser = _build_denoiser(described)
         denoiser.load_state_dict({k: v.to(torch.get_default_dtype()) for k, v in owned.items()})
         return cls(
             denoiser=denoiser,
@@ -112,10 +133,14 @@ class PatchModel:
         """Read ``prior.safetensors``, a checkpoint of ``fit``, or a bundled prior by its name; raise an InputError for others."""
         file = cls.find(path)
         try:  # a file's parts may be anything
-            return cls.build(*(_from_lightning(file) if file.suffix == ".ckpt" else _from_safetensors(file)))
+            described, state = (_from_lightning if file.suffix == ".ckpt" else _from_safetensors)(file)
+            taken, held = sum(v.numel() * v.element_size() for v in state.values()), file.stat().st_size
+            if taken > held:  # tensors that share their numbers
+                raise InputError(f"{file} of {held} bytes has tensors of {taken}; wanted a prior written by fit")
+            return cls.build(described, state)
         except InputError:
             raise
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
             reason = f"{type(error).__name__}: {one_line(error)[:160]}"
             raise InputError(f"{file} does not fit together ({reason}); wanted a prior written by fit") from error
 
@@ -136,13 +161,33 @@ def _from_safetensors(file: Path) -> tuple[Any, dict[str, torch.Tensor]]:
 def _from_lightning(file: Path) -> tuple[Any, dict[str, torch.Tensor]]:
     """Return a model's description and its weights."""
     try:
+        _require_stored(file)
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # a damaged file can make the unpickler raise anything
         raise InputError(f"{file} cannot be read ({type(error).__name__}); wanted a checkpoint written by fit") from error
     if not isinstance(checkpoint, dict) or "patch_model" not in checkpoint:
         raise InputError(f"{file} holds no patch model; wanted a checkpoint written by fit")
     state = {k.removeprefix("denoiser.").removeprefix("network."): v for k, v in checkpoint["state_dict"].items()}
     return checkpoint["patch_model"], state
+
+
+def _build_denoiser(described: dict[str, Any]) -> Denoiser:
+    """Build the denoiser that :meth:`PatchModel.describe` described, with fresh weights."""
+    network = PatchNetwork.build(described["network"], described["network_config"])
+    positions = Positions.build(described.get("positions", "Coordinates"), described.get("positions_config", {}))
+    span, context = described.get("span", (0.0, 1.0)), described.get("context", False)
+    return Denoiser(network, described["sigma_data"], positions, span, context)
+
+
+def _require_stored(file: Path) -> None:
+    """Refuse a checkpoint with parts that are compressed: torch writes none, and would unpack them to any size."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            for part in archive.infolist():
+                if part.compress_type or part.file_size != part.compress_size:
+                    raise InputError(f"{file} has {part.filename!r} compressed; wanted a checkpoint written by fit")
 
 
 def _sort_metadata(file: bytes) -> bytes:

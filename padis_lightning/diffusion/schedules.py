@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from padis_lightning.errors import InputError, require_at_least
+from padis_lightning.errors import InputError, require_at_least, require_between
 
 
 def _shares(sigma_max: float, sigma_min: float, steps: int) -> Tensor:
     """Return ``steps`` numbers from 0 to 1, after a check of the levels."""
     require_at_least(1, steps=steps)
+    require_between(0, 1e6, sigma_max=sigma_max)
     if not sigma_max >= sigma_min > 0:
         raise InputError(f"sigma_max is {sigma_max:g} and sigma_min {sigma_min:g}; wanted sigma_max >= sigma_min > 0")
     return torch.linspace(0, 1, steps, dtype=torch.float64)

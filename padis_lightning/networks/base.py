@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from padis_lightning.errors import require_between
 from padis_lightning.registry import Configured
+
+MOST_BLOCKS, MOST_LEVELS = 64, 16
+
+
+def require_levels(multipliers: Sequence[int], blocks: int) -> None:
+    """Refuse networks of more blocks a level, or of more levels, than anybody trains: each takes its time to build."""
+    require_between(1, MOST_LEVELS, levels=len(multipliers))
+    require_between(0, MOST_BLOCKS, blocks=blocks)
 
 
 class PatchNetwork(Configured, ABC):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from padis_lightning.networks.base import PatchNetwork
+from padis_lightning.networks.base import PatchNetwork, require_levels
 
 HALF = math.sqrt(0.5)  # keeps the variance of a sum of two
 QUIET = 1e-5  # initial gain of layers that should begin near zero
@@ -108,6 +108,7 @@ class DDPMpp(PatchNetwork):
         dropout: float = 0.05,
     ) -> None:
         super().__init__()
+        require_levels(multipliers, blocks)
         self.channels, self.positions, self.levels = channels, positions, len(multipliers)
         width, widths = 4 * base, [base * m for m in multipliers]
         half = base // 2

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from padis_lightning.errors import InputError
-from padis_lightning.networks.base import PatchNetwork
+from padis_lightning.networks.base import PatchNetwork, require_levels
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -96,6 +96,7 @@ class UNet(PatchNetwork):
         axes: int = 2,
     ) -> None:
         super().__init__()
+        require_levels(multipliers, blocks)
         if axes not in CONVOLUTIONS:
             raise InputError(f"axes is {axes}; wanted 2, or 3 for volumes")
         conv, transposed = CONVOLUTIONS[axes]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from padis_lightning.errors import InputError, require_above, require_at_least
+from padis_lightning.inputs import load_array, reading
 from padis_lightning.linalg import at_least_single
 from padis_lightning.operators.base import dimensions
 from padis_lightning.operators.diagonalisable import Diagonalisable
@@ -26,11 +27,9 @@ def read_matrix(source: Matrix | str, name: str) -> np.ndarray:
     from_file = isinstance(source, (str, Path))
     if from_file and not (Path(source).is_file() and Path(source).suffix == ".npy"):
         raise InputError(f"{name} is {str(source)!r}; wanted rows of numbers or an existing .npy file")
-    try:
-        content = np.load(source, allow_pickle=False) if from_file else source
+    with reading(name, "rows of numbers, all of one length"):
+        content = load_array(Path(source)) if from_file else source
         values = np.array(content, np.float64, order="C")
-    except (ValueError, TypeError, OSError, EOFError) as error:
-        raise InputError(f"{name} cannot be read ({error}); wanted rows of numbers, all of one length") from error
     if values.ndim != 2 or values.size == 0:
         raise InputError(f"{name} has the shape {values.shape}; wanted rows and columns")
     if not np.isfinite(values).all():

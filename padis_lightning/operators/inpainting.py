@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 from torch import Tensor
 
 from padis_lightning.errors import InputError, require_at_least
+from padis_lightning.inputs import open_picture, reading
 from padis_lightning.operators.base import dimensions
 from padis_lightning.operators.blur import Matrix, read_matrix
 from padis_lightning.operators.diagonalisable import Diagonalisable
@@ -27,13 +27,10 @@ def read_mask(source: Matrix | str) -> np.ndarray:
         return read_matrix(source, "mask") != 0
     if not Path(source).is_file():
         raise InputError(f"mask is {str(source)!r}; wanted an existing file")
-    try:
-        with Image.open(source) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise InputError(f"{source} has the mode {picture.mode}; wanted 8 bits")
-            return np.asarray(picture.convert("L")) > 127
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{source} cannot be read ({error}); wanted a picture") from error
+    with reading(source, "a picture"), open_picture(source) as picture:
+        if picture.mode.startswith(("I", "F")):
+            raise InputError(f"{source} has the mode {picture.mode}; wanted 8 bits")
+        return np.asarray(picture.convert("L")) > 127
 
 
 class Inpainting(Diagonalisable):

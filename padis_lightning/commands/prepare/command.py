@@ -148,19 +148,17 @@ def verify(path: Path) -> tuple[int, str]:
     Raises:
         InputError: the file was not written by ``prepare``, or its images are not those that were.
     """
-    import h5py
-
     if not path.is_file():
         raise InputError(f"there is no file {str(path)!r}; wanted one written by prepare")
+    from padis_lightning.data.containers import hdf5, require_size
+
     digest = hashlib.sha256()
-    try:
-        with h5py.File(path, "r") as file:
-            images, wanted = file["images"], json.loads(file.attrs["manifest"])["images"]["sha256"]
-            count = len(images)
-            for i in range(count):
-                digest.update(images[i])
-    except (OSError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); wanted a file written by prepare") from error
+    with hdf5(path, "a file written by prepare") as file:
+        images, wanted = file["images"], json.loads(file.attrs["manifest"])["images"]["sha256"]
+        require_size(path, math.prod(images.shape[1:]) * images.dtype.itemsize, path.stat().st_size)
+        count = len(images)
+        for i in range(count):
+            digest.update(images[i])
     if digest.hexdigest() != wanted:
         raise InputError(f"{path} has images of SHA-256 {digest.hexdigest()}; wanted {wanted}, which its manifest names")
     return count, digest.hexdigest()

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from padis_lightning.data.containers import reading
+from padis_lightning.data.dicom_checks import check_deflated, check_header
 from padis_lightning.data.names import files_below, natural, needed
 from padis_lightning.data.ranges import implied_range
 from padis_lightning.data.sources.series import Reader, Series
 from padis_lightning.data.stacks import stack
 from padis_lightning.errors import InputError
+from padis_lightning.inputs import reading
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -71,7 +72,7 @@ def read(path: Path) -> list[Series]:
             elif "LOCALIZER" in (header.get("ImageType") or ()):
                 left_out = "holds a localiser and nothing else"
             else:
-                _check(file, header, pixels)
+                check_header(file, header, pixels)
                 groups[str(header.get("SeriesInstanceUID", file))] += _frames(file, header)
     if not groups:
         raise InputError(f"{path} {left_out}; wanted slices in DICOM")
@@ -83,33 +84,10 @@ def _header(path: Path) -> tuple[Dataset, int]:
     """Return what comes before the pixels, and the bytes from there to the file's end."""
     import pydicom
 
+    check_deflated(path)
     with path.open("rb") as file:
         header = pydicom.dcmread(file, stop_before_pixels=True)
         return header, path.stat().st_size - file.tell()
-
-
-def _check(path: Path, header: Dataset, pixels: int) -> None:
-    """Refuse what has no pixels, too few of them, colours, or a compression that nothing decodes."""
-    from pydicom.pixels import get_decoder
-
-    syntax = header.file_meta.get("TransferSyntaxUID")
-    frames, samples = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel", 1))
-    if syntax is None or not syntax.is_deflated:
-        if pixels <= 0:
-            raise InputError(f"{path} has no pixel data; wanted an image, or a file that is not cut off")
-        expected = header.Rows * header.Columns * samples * frames * int(header.get("BitsAllocated", 8)) // 8
-        if not (syntax and syntax.is_encapsulated) and pixels < expected:
-            raise InputError(f"{path} is cut off, {pixels} bytes of pixels and their tag; wanted {expected} and more")
-    if syntax and syntax.is_encapsulated and not get_decoder(syntax).is_available:
-        raise InputError(
-            f"{path} is compressed as {syntax.name}, which nothing installed decodes; "
-            "wanted pip install 'padis_lightning[dicom]', or [jpeg] for JPEG-LS and lossless JPEG"
-        )
-    if samples != 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR":
-        raise InputError(f"{path} is in colours ({header.get('PhotometricInterpretation')}); wanted grey values")
-    if frames > 1 and "PerFrameFunctionalGroupsSequence" not in header:
-        kind = getattr(header.get("SOPClassUID"), "name", "unknown")
-        raise InputError(f"{path} has {frames} frames without places ({kind}); wanted one slice a file, or enhanced DICOM")
 
 
 def _frames(path: Path, header: Dataset) -> list[Frame]:
@@ -131,7 +109,10 @@ def _frames(path: Path, header: Dataset) -> list[Frame]:
 def _numbers(values: Sequence[Any] | None, count: int) -> tuple[float, ...] | None:
     if values and len(values) != count:
         raise ValueError(f"{len(values)} numbers where there should be {count}")
-    return tuple(map(float, values)) if values else None
+    numbers = tuple(map(float, values)) if values else None
+    if numbers and not np.isfinite(numbers).all():
+        raise ValueError(f"{numbers} where there should be finite numbers")
+    return numbers
 
 
 def _frame(path: Path, header: Dataset, index: int, place: Dataset | dict[str, Any]) -> Frame:

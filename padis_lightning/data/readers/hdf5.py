@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from padis_lightning.data.sources.measurements import is_measured
 from padis_lightning.data.sources.prepared import PreparedSource, is_prepared
 from padis_lightning.data.sources.series import Reader, Series, single_series
 from padis_lightning.errors import InputError
+from padis_lightning.inputs import require_size
 
 
 def read(path: Path) -> list[Series]:
@@ -33,6 +35,7 @@ def read(path: Path) -> list[Series]:
         raise InputError(f"{path} has {', '.join(seen) or 'nothing'} in it; wanted 'images', 'data', or one array of 3 or 4 axes")
     (count, *shape), dtype = arrays[key]
     require_images(key, (count, *shape), dtype, path)
+    require_size(path, math.prod(shape) * dtype.itemsize, path.stat().st_size)
     _, described = load_hdf5(path, ("hu_window", "range", "patient"))
     scale = file_scale(described, dtype, path)
     if key == "data" and dtype.kind == "f" and scale.range is None:  # LoDoPaB's

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import math
+import struct
+import zlib
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
-from padis_lightning.data.containers import hdf5, reading
+from padis_lightning.data.containers import hdf5
 from padis_lightning.data.ranges import implied_range
 from padis_lightning.data.sources.series import Reader, Series, single_series
 from padis_lightning.errors import InputError
+from padis_lightning.inputs import reading, require_inflated, require_size
 
+COMPRESSED = 15  # type of an element
 WHOLE = "a whole file of MATLAB"
 FLOATS = {"double": "f8", "single": "f4", "logical": "?"}  # MATLAB's names for them; those of integers are NumPy's
 Described = dict[str, tuple[tuple[int, ...], np.dtype]]
@@ -37,6 +43,7 @@ def read(path: Path) -> list[Series]:
         raise InputError(f"{path} has {key} of type {dtype} and shape {shape}; wanted real numbers, H x W x n or H x W x 3 x n")
     if not colours and shape[1] == shape[2] != shape[0]:
         raise InputError(f"{path} has {key} of shape {shape}, which looks like n x H x W; wanted H x W x n")
+    require_size(path, math.prod(shape if not reverse else shape[:-1]) * dtype.itemsize, path.stat().st_size)
     values = partial(_values_hdf5 if reverse else _values, path, key)
     return single_series(path, shape[-1], values, shape=shape[:-1], range=implied_range(dtype))
 
@@ -51,9 +58,23 @@ def _described(path: Path) -> Described:
     from scipy.io import whosmat
 
     with reading(path, WHOLE):
+        _check_packed(path)
         found = whosmat(path)
     kinds = [FLOATS.get(kind, kind if "int" in kind else "O") for _, _, kind in found]  # objects: text, cells and the like
     return {name: (shape, np.dtype(kind)) for (name, shape, _), kind in zip(found, kinds, strict=True)}
+
+
+def _check_packed(path: Path) -> None:
+    """Refuse compressed elements of version 5 that claim more than there is memory for, or hold more than they claim."""
+    with path.open("rb") as file:
+        order = {b"IM": "<", b"MI": ">"}.get(file.read(128)[126:])
+        while order and len(tag := file.read(8)) == 8:
+            kind, size = struct.unpack(f"{order}II", tag)
+            data = file.read(min(size, path.stat().st_size))
+            if kind == COMPRESSED:
+                claimed = 8 + struct.unpack(f"{order}4xI", zlib.decompressobj().decompress(data, 8))[0]
+                require_size(path, claimed, size)
+                require_inflated(path, io.BytesIO(data), claimed)
 
 
 @lru_cache(maxsize=1)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import gzip
+import math
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from padis_lightning.data.containers import reading
 from padis_lightning.data.names import needed
 from padis_lightning.data.ranges import implied_range
 from padis_lightning.data.sources.series import Reader, Series
 from padis_lightning.errors import InputError
+from padis_lightning.inputs import reading, require_size
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Image
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 WHOLE = "NIfTI that is whole"
+MOST_EXTENSIONS = 2**24  # bytes before the values
 MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 
 
@@ -31,6 +33,7 @@ def read(path: Path) -> list[Series]:
     """
     nibabel = needed("nibabel", "NIfTI", "nifti")
     with reading(path, WHOLE):
+        _length(path)
         image = nibabel.load(path)
         dtype, stored = image.get_data_dtype(), tuple(image.shape)
         scaled = image.dataobj.slope, image.dataobj.inter
@@ -62,10 +65,32 @@ def _open(path: Path, changed: int) -> Nifti1Image:
     """Open the file, in memory where it is compressed: going back in it would mean to begin again."""
     import nibabel
 
-    image = nibabel.load(path)
-    if path.name.lower().endswith(".gz"):
-        return type(image).from_bytes(gzip.decompress(path.read_bytes()))
+    length, image = _length(path), nibabel.load(path)
+    if _packed(path):
+        with gzip.open(path) as stream:
+            return type(image).from_bytes(stream.read(length))
     return image
+
+
+def _packed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def _length(path: Path) -> int:
+    """Return the bytes that a header claims for all of the file; more than there are, or than there is memory, are refused."""
+    from nibabel import Nifti1Header, Nifti2Header
+
+    held = path.stat().st_size
+    with gzip.open(path) if _packed(path) else open(path, "rb") as stream:
+        start = stream.read(540)
+    kind = Nifti1Header if Nifti1Header.may_contain_header(start) else Nifti2Header
+    header = kind(start[: kind.template_dtype.itemsize])
+    begin, shape = int(header.get_data_offset()), [int(side) for side in header.get_data_shape()]
+    length = begin + math.prod(shape) * header.get_data_dtype().itemsize
+    if not 0 <= begin <= MOST_EXTENSIONS or min(shape, default=0) < 0 or (length > held and not _packed(path)):
+        raise ValueError(f"{held} bytes where the header names {length}, the first {begin} of them for itself")
+    require_size(path, length, held)
+    return length
 
 
 def _affine(image: Nifti1Image) -> np.ndarray | None:

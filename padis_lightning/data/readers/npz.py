@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -13,11 +12,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from padis_lightning.data.containers import ARRAYS, NUMPY, load_keys, read_header, reading, require_images, shapes_of
+from padis_lightning.data.containers import ARRAYS, NUMPY, load_keys, require_images, shapes_of
 from padis_lightning.data.names import unique
 from padis_lightning.data.ranges import Scale, decide, file_scale
-from padis_lightning.data.sources.series import Reader, Series
+from padis_lightning.data.sources.series import SERIES_BYTES, Reader, Series
 from padis_lightning.errors import InputError
+from padis_lightning.inputs import load_array, open_array, read_header, reading, require_size
 
 
 class StoredImages:
@@ -29,23 +29,24 @@ class StoredImages:
 
     def __init__(self, path: Path) -> None:
         self.path, self._process, self._opened = path, 0, None
-        with reading(path, ARRAYS), self._open() as stream:
-            self.shape, self.by_columns, self.dtype = read_header(stream)
+        with reading(path, ARRAYS):
+            stream, length = open_array(path, "images")
+            self.shape, self.by_columns, self.dtype = read_header(stream, length)
             self.offset = stream.tell()
+            stream.close()
+        require_size(path, math.prod(self.shape[1:]) * self.dtype.itemsize, path.stat().st_size)
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_process": 0, "_opened": None}
 
-    def _open(self) -> BinaryIO:
-        return open(self.path, "rb") if self.path.suffix == ".npy" else zipfile.ZipFile(self.path).open("images.npy")
-
-    def _array(self) -> np.ndarray:
-        content = np.load(self.path, mmap_mode="r")
-        return content if isinstance(content, np.ndarray) else content["images"]
+    def _open(self) -> np.ndarray | BinaryIO:
+        if not self.by_columns:
+            return open_array(self.path, "images")[0]
+        return np.load(self.path, mmap_mode="r") if self.path.suffix == ".npy" else load_array(self.path, "images")
 
     def __getitem__(self, k: int) -> np.ndarray:
         if self._process != os.getpid():  # processes must not share a place in a file
-            self._process, self._opened = os.getpid(), self._array() if self.by_columns else self._open()
+            self._process, self._opened = os.getpid(), self._open()
         if self.by_columns:
             return self._opened[k]
         count = math.prod(self.shape[1:])
@@ -71,6 +72,7 @@ def open_arrays(path: str | Path, data_range: Sequence[float] | None = None) -> 
     scale = file_scale(described, images.dtype, path)
     unit = scale.range is None and data_range is None and images.dtype.kind in "fb"
     count = images.shape[0]
+    require_size(path, SERIES_BYTES * count, path.stat().st_size)
     groups = described.get("patient", np.array([f"{path.stem}_{i:04d}" for i in range(count)]))
     if groups.shape != (count,):
         raise InputError(f"{path} has patient of shape {groups.shape}; wanted {count} entries, one an image")

@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from padis_lightning.data.archives import fetch, members
-from padis_lightning.data.containers import reading
 from padis_lightning.data.names import common_depth, files_below, natural
 from padis_lightning.data.ranges import implied_range
 from padis_lightning.data.sources.series import Reader, Series
 from padis_lightning.errors import InputError
+from padis_lightning.inputs import open_picture, reading, require_pixels, require_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
@@ -108,7 +108,7 @@ def _needs_tifffile(stream: BinaryIO) -> bool:
     if start not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return False
     try:
-        image = Image.open(stream, formats=("TIFF",))
+        image = open_picture(stream, ("TIFF",))
         bits = max(image.tag_v2.get(BITS, (1,)))
         return image.mode == "I" or (bits > 8 and image.mode not in (*GREY16, "F"))
     except (OSError, SyntaxError, ValueError):
@@ -126,6 +126,8 @@ def _tiff(stream: BinaryIO, picture: Picture) -> np.ndarray:
         turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
         if len(file.pages) != 1 or turned:
             raise InputError(f"{picture} has {len(file.pages)} pages{' and is turned' * turned}; wanted one upright page")
+        require_pixels(picture, page.imagelength * page.imagewidth)
+        require_size(picture, page.nbytes, 0)
         values = page.asarray()
     values = np.moveaxis(values, 0, -1) if page.planarconfig == 2 and values.ndim == 3 else values
     with_alpha = values.ndim == 3 and values.shape[2] == 4 and values.dtype.kind == "u"
@@ -140,7 +142,7 @@ def _image(stream: BinaryIO, picture: Picture) -> Image.Image:
     """Return the picture of a stream, if it is of a kind that PIL reads unharmed."""
     start = stream.read(26)
     stream.seek(0)
-    image = Image.open(stream, formats=FORMATS)
+    image = open_picture(stream, FORMATS)
     if image.format == "PNG" and start[24] == 16 and start[25] != 0:
         raise InputError(f"{picture} has 16 bits for each colour, which no library at hand reads unharmed; wanted 8, or a TIFF")
     if image.format in ("PNG", "TIFF") and getattr(image, "n_frames", 1) > 1:

@@ -78,6 +78,9 @@ class PreparedSource(Source):
             if images is None or images.ndim not in (3, 4) or not all(images.shape):
                 raise InputError(f"{self.path} has no images of 3 or 4 axes; {WHOLE}")
             self.stored_shape, self.dtype, self.offset = images.shape, images.dtype, images.id.get_offset()
+            beyond = (self.offset or 0) + images.nbytes - self.path.stat().st_size
+        if beyond > 0:
+            raise InputError(f"{self.path} lacks {beyond} bytes of its images; {WHOLE}")
         if self.offset is None or self.dtype.name not in ("uint8", "uint16", "float32"):
             seen = f"{self.dtype}{' in chunks' if self.offset is None else ''}"
             raise InputError(f"{self.path} has images of {seen}; wanted a contiguous block of uint8, uint16 or float32")

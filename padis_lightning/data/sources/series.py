@@ -12,6 +12,10 @@ import numpy as np
 from padis_lightning.data.ranges import decide_shared
 from padis_lightning.data.sources.base import Item, Source, check_square
 from padis_lightning.errors import InputError
+from padis_lightning.inputs import require_pixels, require_size
+
+SERIES_BYTES = 1000  # that a series takes, without its values
+SIDES = (1e-6, 1e6)  # of pixels, in mm
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,12 @@ class Series:
     files: tuple[Path, ...] = ()
     first: int = 0
 
+    def __post_init__(self) -> None:
+        require_pixels(self.name, self.shape[0] * self.shape[1])
+        if self.spacing and not all(SIDES[0] <= side <= SIDES[1] for side in self.spacing):
+            seen = " x ".join(f"{side:g}" for side in self.spacing)
+            raise InputError(f"{self.name} has pixels of {seen} mm; wanted sides from {SIDES[0]:g} to {SIDES[1]:g}")
+
     def read(self, k: int) -> np.ndarray:
         """Read the values of slice k, float32; those that are not finite are refused."""
         values = np.asarray(self.load(self.first + k), dtype=np.float32)
@@ -66,6 +76,7 @@ def single_series(
     **described: Any,  # noqa: ANN401 - of Series
 ) -> list[Series]:
     """Return a series of one slice for each image of a file, by default each a group of its own."""
+    require_size(path, SERIES_BYTES * count, path.stat().st_size)
     names = [f"{path.stem}_{k:04d}" for k in range(count)]
     labels = zip(names, groups or names, strict=True)
     return [Series(name, group, 1, load=load, files=(path,), first=k, **described) for k, (name, group) in enumerate(labels)]

@@ -6,8 +6,6 @@ import base64
 import io
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch import Tensor
 from padis_lightning.ct import Projector
 from padis_lightning.errors import InputError
 from padis_lightning.files import whole
+from padis_lightning.inputs import load_array, reading
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.slices import Slices
 from padis_lightning.results.pictures import ImageResult
@@ -127,20 +126,16 @@ def read_panels(path: Path) -> list[Panel]:
     Raises:
         InputError: there is no such file, or it is not one of panels.
     """
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            described = json.loads(str(content["described"]))
-            panels = [
-                Panel(title, kind, content[f"codes{k}"], lower, upper, *map(tuple, rest))
-                for k, (title, kind, lower, upper, *rest) in enumerate(described)
-            ]
+    if not path.is_file():
+        raise InputError(f"there is no file {str(path)!r}; wanted the panels that predict writes")
+    with reading(path, "the panels that predict writes"):
+        panels = [
+            Panel(title, kind, load_array(path, f"codes{k}"), lower, upper, *map(tuple, rest))
+            for k, (title, kind, lower, upper, *rest) in enumerate(json.loads(str(load_array(path, "described"))))
+        ]
         if not panels or not all(map(Panel.is_sound, panels)):
             raise ValueError("a panel has other numbers, or other axes")
         return panels
-    except FileNotFoundError:
-        raise InputError(f"there is no file {str(path)!r}; wanted the panels that predict writes") from None
-    except (KeyError, TypeError, ValueError, OSError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}); wanted the panels that predict writes") from error
 
 
 def to_png(codes: np.ndarray) -> str:
