@@ -114,14 +114,12 @@ def write(plan: Plan, path: Path, workers: int) -> None:
     from torch.utils.data import DataLoader
     from tqdm.auto import tqdm
 
-    from padis_lightning.data.batches import leave_signals
-
     slice_bytes = math.prod(plan.shape) * np.dtype(plan.dtype).itemsize
     if shutil.disk_usage(path.parent).free < slice_bytes * len(plan):
         raise InputError(f"{path.parent} has no space left; wanted room for {slice_bytes * len(plan) / 1e9:.2g} GB")
     manifest = plan.manifest()
     size = max(1, BATCH // slice_bytes)
-    processes = {"num_workers": workers if workers > 1 else 0, "worker_init_fn": leave_signals}
+    processes = {"num_workers": workers if workers > 1 else 0}
     loader = DataLoader(plan, size, collate_fn=np.stack, **processes)
     batches, digest = iter(loader), hashlib.sha256()  # processes start here, before HDF5 has a file open
     with (
