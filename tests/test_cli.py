@@ -410,6 +410,7 @@ def test_every_config_of_predict_runs_as_it_is(config, tmp_path):
         assert "tv" in summary["baselines"] and 0 <= summary["residual"] < 1 and summary["psnr"] > 5
 
 
+@pytest.mark.slow  # test_wandb runs the same once
 def test_wandb_is_one_flag_away_and_works_offline(images, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
