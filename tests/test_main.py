@@ -24,13 +24,22 @@ def run(folder, *words):
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
-def test_nothing_of_the_working_folder_is_imported_but_what_is_allowed(tmp_path):
-    for name in (*STAND_INS, "own"):
-        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'mark')!r} + __name__, 'w')\n")
-    with (tmp_path / "own.py").open("a") as file:
-        file.write("from padis_lightning.solvers.dds import DDS\nclass Mine(DDS):\n    'One of the user\\'s own.'\n")
+def stand_ins(folder, *names):
+    for name in names:
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'mark')!r} + __name__, 'w')\n")
+
+
+def test_nothing_of_the_working_folder_is_imported(tmp_path):
+    stand_ins(tmp_path, *STAND_INS)
     done = run(tmp_path, "report", "nothing")
     assert done.returncode == 2 and "error: " in done.stderr and not [*tmp_path.glob("mark*")]
+
+
+@pytest.mark.slow
+def test_what_is_allowed_is_found_in_the_working_folder_and_nothing_else(tmp_path):
+    stand_ins(tmp_path, *STAND_INS, "own")
+    with (tmp_path / "own.py").open("a") as file:
+        file.write("from padis_lightning.solvers.dds import DDS\nclass Mine(DDS):\n    'One of the user\\'s own.'\n")
     done = run(tmp_path, "predict", "--config", "ct20.yaml", "--model", "own.Mine", "--allow", "own", "--print_config")
     assert done.returncode == 0 and "own.Mine" in done.stdout, done.stderr
     assert [path.name for path in tmp_path.glob("mark*")] == ["markown"]

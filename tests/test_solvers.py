@@ -152,7 +152,7 @@ def test_plug_and_play_variants_solve_their_equations(problem):
     pull = STD**2 / (STD**2 + 0.2**2)
     a = operator.values.double()
     for cls in (RED, PnPADMM):
-        solver = cls(prior, operator, steps=400, sigma_max=0.2, sigma_min=0.2, penalty=0.1, iterations=50, **noise)
+        solver = cls(prior, operator, steps=250, sigma_max=0.2, sigma_min=0.2, penalty=0.1, iterations=50, **noise)
         found = solver.solve(y, Generators.keyed(0, [0]))
         # RED: A'(Ax - y) / |A|^2 + rho (x - D(x)) = 0; ADMM: the same with rho (D^-1(x) - x), as D is a proximal step.
         slope = (1 - pull) if cls is RED else (1 / pull - 1)

@@ -306,7 +306,7 @@ def _prior(folder):
     return folder / "slices.safetensors"
 
 
-@pytest.mark.parametrize("config", ["ct_groups.yaml", "ct_cubes.yaml"])
+@pytest.mark.parametrize("config", ["ct_groups.yaml", pytest.param("ct_cubes.yaml", marks=pytest.mark.slow)])
 def test_volumes_are_trained_on_and_the_priors_reconstruct(config, tmp_path, capsys):
     out, prior = tmp_path / "fit", tmp_path / "fit" / "prior.safetensors"
     network = ("--model.network.base", 8, "--model.network.multipliers", "[1, 2]", "--model.network.blocks", 1)
