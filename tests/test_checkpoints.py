@@ -193,6 +193,7 @@ def test_a_signal_amid_accumulated_gradients_waits_for_the_step(images, tmp_path
     assert priors[0] == priors[1]
 
 
+@pytest.mark.slow
 def test_a_signal_in_a_validation_breaks_it_off_and_the_run_goes_on_from_its_checkpoint(images, tmp_path, monkeypatch, capsys):
     options = ["--samples.count", "0", "--trainer.val_check_interval", "2", "--checkpoint.every_n_train_steps", "2"]
     fit(images, tmp_path / "unbroken", *options)

@@ -178,7 +178,10 @@ PAPERS_NETWORK = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("network", [[], PAPERS_NETWORK], ids=["UNet", "DDPMpp with dropout"])
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param([], id="UNet"), pytest.param(PAPERS_NETWORK, id="DDPMpp with dropout", marks=pytest.mark.slow)],
+)
 def test_a_resumed_run_is_the_unbroken_one_to_the_bit(images, tmp_path, network):
     """Ten steps are three and seven, in the middle of the data, with averaged weights."""
     options = ["--trainer.val_check_interval", "5", "--checkpoint.every_n_train_steps", "3", "--checkpoint.save_top_k", "-1"]

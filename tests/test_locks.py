@@ -127,6 +127,7 @@ def refusal(capsys, *words):
     return stop.value.code, said
 
 
+@pytest.mark.slow
 def test_every_command_that_writes_takes_the_lock(tmp_path, hold, capsys, images, monkeypatch):
     folder = tmp_path / "out"
     main([*PREDICT, "--output", str(folder)])

@@ -410,7 +410,7 @@ def test_total_variation_of_a_step_is_its_closed_form():
 
 
 def test_total_variation_of_ct_is_converged():
-    """The default's objective is that of five times as many iterations, and no move of the image lowers it."""
+    """The default's objective is that of three times as many iterations, and no move of the image lowers it."""
     operator = ParallelBeam(24, views=6)
     truth = torch.zeros(1, 1, 24, 24)
     truth[..., 6:18, 8:15] = 0.7
@@ -421,7 +421,7 @@ def test_total_variation_of_ct_is_converged():
         residual = (operator(x) - y).square().sum() / (2 * operator.norm_squared)
         return float(residual + 1e-4 * gradient(x).square().sum(1).sqrt().sum())
 
-    found, longer = (TotalVariation(operator, weight=1e-4, iterations=k).solve(y, Generators.keyed(0, [0])) for k in (100, 500))
+    found, longer = (TotalVariation(operator, weight=1e-4, iterations=k).solve(y, Generators.keyed(0, [0])) for k in (100, 300))
     best = objective(longer)
     assert objective(found) <= best * 1.005
     for seed in range(20):

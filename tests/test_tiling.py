@@ -18,7 +18,7 @@ from padis_lightning.random import Generators
     height=st.integers(8, 40), width=st.integers(8, 40), patch=st.integers(2, 8), at_least=st.integers(1, 20),
     share=st.tuples(st.floats(0, 1), st.floats(0, 1)),
 )  # fmt: skip
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_grid_covers_each_pixel_once_at_every_offset(height, width, patch, at_least, share):
     pad = padding((height, width), patch, at_least)
     offset = tuple(round(s * p) for s, p in zip(share, pad, strict=True))
