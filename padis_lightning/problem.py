@@ -78,8 +78,8 @@ class Problem(nn.Module):
             variance: :math:`r^2`.
             iterations: conjugate-gradient steps, where there is no closed form.
         """
-        noise, _ = self.data_term(y.double())
-        return self.proximal_step(v, y, per_image(noise, v) / variance, iterations)
+        noise, precision = self.data_term(y.double())
+        return self.operator.prox(v, y, per_image(noise, v) / variance, precision, iterations=iterations, double=True)
 
     def posterior_sample(self, v: Tensor, y: Tensor, variance: float, iterations: int, generator: Generators) -> Tensor:
         """Draw from the distribution that :meth:`posterior_mean` is the mean of.
