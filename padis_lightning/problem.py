@@ -14,6 +14,7 @@ from padis_lightning.noise import GaussianNoise, Noise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
 from padis_lightning.random import Generators
+from padis_lightning.types import Batch
 
 
 class Problem(nn.Module):
@@ -33,6 +34,19 @@ class Problem(nn.Module):
         require_at_least(1, oversampling=oversampling)
         self.operator, self.noise, self.oversampling = operator, noise or GaussianNoise(), oversampling
         self.simulator = operator.finer(oversampling) if oversampling > 1 else operator
+        self._fitted: dict[tuple, Problem] = {}  # the last batch's shapes and problem
+
+    def for_batch(self, batch: Batch) -> Problem:
+        """Return the problem of a batch: this one where its operator fits, else one with the operator for these shapes."""
+        shapes = tuple(None if part is None else tuple(part.shape[1:]) for part in (batch.measurement, batch.image))
+        if shapes not in self._fitted:  # solver and baselines ask in turn
+            self._fitted = {shapes: self._for_shapes(*shapes)}
+        return self._fitted[shapes]
+
+    def _for_shapes(self, measurement: tuple[int, ...] | None, image: tuple[int, ...] | None) -> Problem:
+        operator = self.operator if measurement is None else self.operator.for_measurement(measurement)
+        operator = operator if image is None else operator.for_image_shape(image)
+        return self if operator is self.operator else Problem(operator, self.noise, self.oversampling)
 
     def on_canvas(self, pad: tuple[int, ...]) -> Problem:
         """Return the same problem for images with ``pad`` zeros around them, by the operator after a crop."""

@@ -21,6 +21,7 @@ from padis_lightning.operators.crop import Crop
 from padis_lightning.operators.ct import FanBeam, FinerScan, ParallelBeam, Scan
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.inpainting import BoxInpainting, Inpainting, IrregularInpainting, RandomInpainting
+from padis_lightning.operators.pixels import PixelOperator
 from padis_lightning.operators.slices import Slices
 from padis_lightning.operators.super_resolution import AveragePooling, BicubicDownsampling
 from padis_lightning.registry import subclasses
@@ -250,3 +251,24 @@ def test_conjugate_gradient_leaves_a_solved_image_alone(rng):
 def test_largest_eigenvalue():
     values = torch.tensor([3.0, 1.0, 0.5])
     assert largest_eigenvalue(lambda x: x * values, torch.zeros(1, 3)) == pytest.approx(3.0, rel=1e-4)
+
+
+RESIZED = {
+    name: make
+    for name, makes in EXAMPLES.items()
+    for make in makes[:1]
+    if isinstance(make(), PixelOperator) and name != "Inpainting"  # its mask is of one size
+}
+
+
+@pytest.mark.parametrize("name", RESIZED)
+def test_operators_on_pixels_follow_the_size_of_a_measurement(name, rng):
+    operator = RESIZED[name]()
+    shape = (3, operator.measurement_shape[1] + 2, operator.measurement_shape[2] + 3)
+    other = operator.for_measurement(shape)
+    assert other.measurement_shape == shape and operator.for_measurement(operator.measurement_shape) is operator
+    assert other.for_image_shape(operator.image_shape).image_shape == operator.image_shape
+    x = draw(operator.image_shape, rng)  # there and back it measures the same
+    torch.testing.assert_close(other.for_image_shape(operator.image_shape)(x), operator(x), rtol=0, atol=1e-15)
+    with pytest.raises(InputError, match="wanted"):
+        ParallelBeam(8, views=3).for_measurement((1, 3, 9))

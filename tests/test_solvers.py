@@ -15,6 +15,7 @@ from padis_lightning.noise import GaussianNoise, PoissonNoise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
+from padis_lightning.operators.super_resolution import AveragePooling
 from padis_lightning.priors import GaussianPrior, PatchPrior
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators, seeded
@@ -593,3 +594,19 @@ def test_the_residual_falls_far_below_that_of_what_was_known_before(name):
     found = solver.solve(y, Generators.keyed(0, range(2)))
     residual, before = (norm(operator(x) - y).flatten() for x in (found, torch.full_like(found, 0.5)))
     assert (residual < 0.5 * before).all()
+
+
+@pytest.mark.parametrize("name", ["DDS", "PnPADMM", "TotalVariation"])
+def test_a_batch_of_another_shape_is_solved_as_by_a_solver_of_that_shape(name, rng):
+    def solver(shape):
+        options = {} if name == "TotalVariation" else {"prior": GaussianPrior(shape, 0.5, 0.2)}
+        return globals()[name](problem=AveragePooling(shape, 2), noise_std=0.05, **options)
+
+    y = torch.rand(1, 3, 4, 6, generator=rng)
+    batch = Batch(torch.tensor([5]), ["a"], ["a"], None, y)
+    general, exact = solver((1, 6, 4)), solver((3, 8, 12))
+    twin = general.for_batch(batch)
+    assert exact.for_batch(batch) is exact and twin.loop is general.loop and general.operator.image_shape == (1, 6, 4)
+    found, wanted = general.reconstruct(batch), exact.reconstruct(batch)
+    torch.testing.assert_close(found.estimate, wanted.estimate, rtol=0, atol=0)
+    torch.testing.assert_close(found.residual, wanted.residual, rtol=0, atol=0)

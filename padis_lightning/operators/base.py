@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from padis_lightning.canvas import axis_names
 from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.errors import InputError
 from padis_lightning.linalg import at_least_single, conjugate_gradient, largest_eigenvalue
@@ -40,6 +41,29 @@ class LinearOperator(nn.Module, ABC):
     closed_form: bool = False
     orthonormal: bool = False
     geometry: Geometry | ConeGeometry | None = None
+
+    def for_image_shape(self, shape: Sequence[int]) -> LinearOperator:
+        """Return the same measurement of images of this shape: this one where it takes them, else one made anew.
+
+        Raises:
+            InputError: it measures images of one shape only.
+        """
+        if tuple(shape) != tuple(self.image_shape):
+            axes = axis_names(self.image_shape)
+            raise InputError(
+                f"the data's images are {tuple(shape)} ({axes}); wanted {tuple(self.image_shape)}, what the operator takes"
+            )
+        return self
+
+    def for_measurement(self, shape: Sequence[int]) -> LinearOperator:
+        """Return the same measurement with results of this shape: this one where it has them, else one made anew.
+
+        Raises:
+            InputError: it measures images of one shape only.
+        """
+        if tuple(shape) != tuple(self.measurement_shape):
+            raise InputError(f"the measurement is {tuple(shape)}; wanted {tuple(self.measurement_shape)}, what the operator yields")
+        return self
 
     @property
     def volumetric(self) -> bool:

@@ -15,7 +15,7 @@ from padis_lightning.errors import InputError, require_above, require_at_least
 from padis_lightning.inputs import load_array, reading
 from padis_lightning.linalg import at_least_single
 from padis_lightning.operators.base import dimensions
-from padis_lightning.operators.diagonalisable import Diagonalisable
+from padis_lightning.operators.pixels import PixelOperator
 
 SAMPLES = 32  # points along a side of a pixel by which its overlap with a line is counted
 Border = Literal["circular", "reflect"]
@@ -37,7 +37,7 @@ def read_matrix(source: Matrix | str, name: str) -> np.ndarray:
     return values
 
 
-class Blur(Diagonalisable):
+class Blur(PixelOperator):
     r"""A blur convolves every channel with one kernel.
 
     .. math:: (A x)_i = \sum_k h_k \, x_{i + c - k}, \quad c = \lfloor n / 2 \rfloor
@@ -82,6 +82,10 @@ class Blur(Diagonalisable):
             spectrum[height], spectrum[:, width] = 0, 0
         self.register_buffer("kernel", values, persistent=False)
         self.register_buffer("spectrum", torch.view_as_real(spectrum), persistent=False)
+
+    def resized(self, image_shape: Sequence[int]) -> Blur:
+        """Return the blur by the same kernel of images of another shape."""
+        return Blur(image_shape, kernel=self.kernel.cpu().numpy(), border=self.border)
 
     def singular_values(self, like: Tensor) -> Tensor:
         """Return the kernel's transform, ``grid`` cut to half in its last axis."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.inputs import open_picture, reading
 from padis_lightning.operators.base import dimensions
 from padis_lightning.operators.blur import Matrix, read_matrix
-from padis_lightning.operators.diagonalisable import Diagonalisable
+from padis_lightning.operators.pixels import PixelOperator
 
 
 def read_mask(source: Matrix | str) -> np.ndarray:
@@ -33,11 +34,11 @@ def read_mask(source: Matrix | str) -> np.ndarray:
         return np.asarray(picture.convert("L")) > 127
 
 
-class Inpainting(Diagonalisable):
+class Inpainting(PixelOperator):
     """Inpainting measures an image with zeros where it is not known, A = diag(m).
 
     Args:
-        image_shape: channels, height and width.
+        image_shape: channels, height and width (default: 3 and those of the mask).
         mask: m, the same for all channels, ``(H, W)``: a .png (white known, black missing), a .npy or rows of numbers (other
             than 0 known).
 
@@ -45,10 +46,10 @@ class Inpainting(Diagonalisable):
         InputError: the mask cannot be read, has another shape or keeps nothing.
     """
 
-    def __init__(self, image_shape: Sequence[int] = (3, 256, 256), *, mask: Matrix | str) -> None:
+    def __init__(self, image_shape: Sequence[int] | None = None, *, mask: Matrix | str) -> None:
         super().__init__()
-        self.image_shape = self.measurement_shape = dimensions(image_shape)
         known = read_mask(mask)
+        self.image_shape = self.measurement_shape = dimensions(image_shape or (3, *known.shape))
         if known.shape != self.image_shape[1:]:
             raise InputError(f"the mask has the shape {known.shape}; wanted {self.image_shape[1:]}, that of the image")
         if not known.any():
@@ -57,6 +58,10 @@ class Inpainting(Diagonalisable):
         nearest = torch.from_numpy(rows.astype(np.int64) * known.shape[1] + columns)
         self.register_buffer("mask", torch.from_numpy(known), persistent=False)
         self.register_buffer("nearest", nearest.flatten(), persistent=False)
+
+    def resized(self, image_shape: Sequence[int]) -> Inpainting:
+        """Return the same of images with other channels; a mask that is given is of one size."""
+        return Inpainting(image_shape, mask=self.mask.cpu().numpy())
 
     def forward(self, x: Tensor) -> Tensor:
         """Set missing pixels to 0: ``m x``, ``(B, C, H, W) -> (B, C, H, W)``."""
@@ -97,6 +102,7 @@ class BoxInpainting(Inpainting):
         known = np.ones((height, width))
         known[top : top + box[0], left : left + box[1]] = 0
         super().__init__(image_shape, mask=known)
+        self.resized = partial(BoxInpainting, box=box, at=at)
 
 
 class RandomInpainting(Inpainting):
@@ -114,6 +120,7 @@ class RandomInpainting(Inpainting):
         known = np.ones(height * width)
         known[rng.permutation(height * width)[: round(share * height * width)]] = 0
         super().__init__(image_shape, mask=known.reshape(height, width))
+        self.resized = partial(RandomInpainting, share=share, seed=seed)
 
 
 class IrregularInpainting(Inpainting):
@@ -140,6 +147,7 @@ class IrregularInpainting(Inpainting):
             place = place + step
             pieces = pieces - 1 if (0 <= place).all() and (place < size).all() else 0
         super().__init__(image_shape, mask=known)
+        self.resized = partial(IrregularInpainting, share=share, width=width, seed=seed)
 
 
 def _generator(share: float, seed: int) -> np.random.Generator:

@@ -11,10 +11,10 @@ from torch.nn import functional
 from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.linalg import at_least_single
 from padis_lightning.operators.base import dimensions
-from padis_lightning.operators.diagonalisable import Diagonalisable
+from padis_lightning.operators.pixels import PixelOperator
 
 
-class Downsampling(Diagonalisable):
+class Downsampling(PixelOperator):
     """Downsampling yields an image on a coarser grid.
 
     Args:
@@ -29,6 +29,10 @@ class Downsampling(Diagonalisable):
         if height % factor or width % factor:
             raise InputError(f"the image is {height}x{width}; wanted multiples of {factor}, the factor")
         self.factor, self.measurement_shape = factor, (channels, height // factor, width // factor)
+
+    def resized(self, image_shape: Sequence[int]) -> Downsampling:
+        """Return the same of images of another shape."""
+        return type(self)(image_shape, self.factor)
 
     def approximate_inverse(self, y: Tensor) -> Tensor:
         """Interpolate bicubically, ``(B, C, H / f, W / f) -> (B, C, H, W)``."""

@@ -30,6 +30,10 @@ class GaussianPrior(Prior):
         self.mean, self.std = mean, std
         self.sigma_data = std
 
+    def for_shape(self, image_shape: tuple[int, ...]) -> Prior:
+        """Return the same of images of another shape."""
+        return self if tuple(image_shape) == self.image_shape else GaussianPrior(image_shape, self.mean, self.std)
+
     def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         """Return the posterior mean, ``(B, C, H, W) -> (B, C, H, W)``; nothing is random."""
         level = per_image(torch.as_tensor(sigma, dtype=x.dtype, device=x.device), x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -86,6 +87,26 @@ class Solver(LightningModule, ABC):
         """Return the network evaluations of the whole image that one reconstruction takes."""
         return 0
 
+    def for_batch(self, batch: Batch) -> Solver:
+        """Return the solver of a batch: this one where it fits, else a copy for its shapes that shares all else.
+
+        Raises:
+            InputError: operator or prior serve one shape only.
+        """
+        problem = self.problem.for_batch(batch)
+        if problem is self.problem:
+            return self
+        twin = copy.copy(self)
+        twin._modules = self._modules.copy()
+        twin.problem = problem
+        twin.lay_out()
+        return twin
+
+    def lay_out(self) -> None:
+        """Set what follows from the problem: the prior of its images' shape."""
+        if self.prior is not None:
+            self.prior = self.prior.for_shape(self.operator.image_shape)
+
     @abstractmethod
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Turn measurements ``(B, ...)`` into images ``(B, C, H, W)``, with one random stream an image."""
@@ -119,6 +140,9 @@ class Solver(LightningModule, ABC):
 
     def reconstruct(self, batch: Batch) -> Reconstruction:
         """Solve for every sample of every image, and return them with their residual."""
+        solver = self.for_batch(batch)
+        if solver is not self:
+            return solver.reconstruct(batch)
         indices, y = batch.index.tolist(), batch.measurement
         if y is None:
             y = self.problem.measure(batch.image, Generators.keyed(self.seed, indices, MEASURE))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from padis_lightning.canvas import axis_names
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.draws import Draws
 from padis_lightning.errors import InputError
@@ -27,12 +26,11 @@ def check_run(solver: Solver, data: ImageData | Draws, inference_mode: bool) -> 
         raise InputError(f"the data is {type(data).__name__}; wanted {wanted.__name__} for {name}")
     if isinstance(data, Draws):
         return
-    if tuple(data.image_shape) != tuple(solver.operator.image_shape):
-        raise InputError(
-            f"the data's images are {tuple(data.image_shape)} ({axis_names(data.image_shape)}); "
-            f"wanted {tuple(solver.operator.image_shape)}, what the operator takes"
-        )
-    prior = solver.prior
+    operator, prior = solver.operator, solver.prior
+    for shape in sorted(data.whole.shapes):
+        fitted = operator.for_measurement(shape) if data.whole.pictured else operator.for_image_shape(shape)
+        if prior is not None:
+            prior.for_shape(fitted.image_shape)
     trained = prior.normalisation if prior is not None else None
     windows = data.normalisation.window, trained.window if trained else None
     if None not in windows and windows[0] != windows[1]:

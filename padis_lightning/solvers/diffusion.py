@@ -46,10 +46,15 @@ class DiffusionSolver(Solver):
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         super().__init__(problem, **options)
-        self.prior = prior.for_shape(self.operator.image_shape)
-        self.canvas = self.problem.on_canvas(self.prior.pad)
+        self.prior = prior
+        self.lay_out()
         levels = {"geometric": geometric_sigmas, "karras": karras_sigmas}[schedule](sigma_max, sigma_min, steps)
         self.sigmas, self.start = (*levels.tolist(), 0.0), start
+
+    def lay_out(self) -> None:
+        """Set what follows from the problem: the prior of its images' shape, and the problem of their canvases."""
+        super().lay_out()
+        self.canvas = self.problem.on_canvas(self.prior.pad)
 
     @property
     def evaluations(self) -> int:

@@ -44,7 +44,8 @@ class PlugAndPlay(Solver):
         super().__init__(problem, **options)
         require_above(0, penalty=penalty)
         require_at_least(1, iterations=iterations)
-        self.prior = prior.for_shape(self.operator.image_shape)
+        self.prior = prior
+        self.lay_out()
         self.penalty, self.iterations = penalty, iterations
         self.sigmas = tuple(geometric_sigmas(sigma_max, sigma_min, steps).tolist())
 

@@ -63,6 +63,7 @@ class Source(Dataset, ABC):
         labels: what slices that lie on each other have in common (default: their group).
         description: a line for a checkpoint's provenance.
         has_images: False for measurements alone.
+        pictured: whether measurements are pictures; then ``image_shape`` is theirs, and the operator says that of the images.
         parts: ``train``, ``validation`` or ``test`` for each item, where the data says so.
         affine: ``(4, 4)``, from (row, column, slice, 1) of every volume to LPS millimetres, where a scan says so.
         size: side that images are brought to, or None for as they are.
@@ -75,6 +76,7 @@ class Source(Dataset, ABC):
     heights: Sequence[float] | None = None
     labels: list[str] | None = None
     has_images: bool = True
+    pictured: bool = False
     parts: list[str] | None = None
     affine: np.ndarray | None = None
     size: int | None = None
@@ -86,6 +88,11 @@ class Source(Dataset, ABC):
     def volumetric(self) -> bool:
         """Return whether items are volumes."""
         return len(self.image_shape) == 4
+
+    @property
+    def shapes(self) -> set[tuple[int, ...]]:
+        """Return the shapes that items have; where there are several, no two items may be in one batch."""
+        return {tuple(self.image_shape)}
 
     def name(self, index: int) -> str:
         """Return the name of item ``index``, which files have as well."""
