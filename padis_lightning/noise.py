@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from statistics import NormalDist
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from padis_lightning.errors import require_above, require_at_least, require_between
+from padis_lightning.errors import InputError, require_above, require_at_least, require_between
 from padis_lightning.linalg import per_image
 from padis_lightning.random import Generators
 
+UNCOUNTED = 1e8  # variance of entries that do not count, in mean squares of a measurement
+FEWEST = 32  # differences from which a deviation is estimated
 MOST = 1e15  # counts of which torch draws as many as it should, and whose squares single precision holds
 
 
@@ -39,9 +43,10 @@ class Noise(ABC):
         variance = self.variance(y)
         if variance[0].numel() == 1:
             return variance, None
-        precision = 1 / variance
+        least = per_image(variance.flatten(1).amin(1), y)
+        precision = (least / variance).nan_to_num(1.0)  # where the least is 0, only what is exact counts
         mean = _mean(precision)
-        return 1 / mean, precision / mean
+        return least / mean, precision / mean
 
 
 class GaussianNoise(Noise):
@@ -114,6 +119,94 @@ class PoissonNoise(Noise):
         """Return the variance of every entry of ``y`` ``(B, ...)``, from its own count."""
         counts = self.counts(y).clamp_min(1)
         return (counts + self.electronic**2) / (self.attenuation * counts).square()
+
+
+class EstimatedNoise(Noise):
+    r"""Gaussian noise of measured data has a deviation that nobody names; it is estimated from each measurement.
+
+    .. math:: \mathrm{var}(y_i) = s^2 / w_i, \quad \hat s = \frac{Q_{1/4}(|\Delta \sqrt w y|)}{\|\Delta\| \, \Phi^{-1}(5/8)}
+
+    The differences :math:`\Delta` keep the finest scale only, where noise is and objects hardly are; the lower quartile of
+    their lengths Q leaves out what edges add.
+
+    Source: Donoho and Johnstone, Ideal spatial adaptation by wavelet shrinkage, Biometrika 1994, with the median; Hall, Kay and
+    Titterington, Asymptotically optimal difference-based estimation of variance, Biometrika 1990.
+
+    Args:
+        orders: of the differences along the last axes; along the bins of a sinogram alone, along both axes of a picture.
+        weights: w, relative, that broadcast with measurements ``(B, ...)``; entries of weight 0 do not count.
+    """
+
+    def __init__(self, orders: tuple[int, ...], weights: Tensor) -> None:
+        self.orders, self.weights = orders, weights
+
+    def describe(self) -> dict[str, Any]:
+        """Return its name; its deviation is another for each measurement."""
+        return {"name": type(self).__name__}
+
+    def simulate(self, y: Tensor, generator: Generators) -> Tensor:
+        """Refuse to simulate: what was measured has its noise already."""
+        raise InputError("noise of measured data was asked for more of it; wanted a named noise to simulate")
+
+    def deviation(self, y: Tensor) -> Tensor:
+        """Estimate s of each measurement ``(B, ...)``: ``(B, 1, ...)``, 0 where too few neighbours count."""
+        weights = self.weights.to(y).expand_as(y)
+        differences, counted, gain = weights.sqrt() * y, weights > 0, 1.0
+        for axis, order in enumerate(reversed(self.orders), 1):
+            differences = differences.diff(n=order, dim=-axis)
+            counted = counted.unfold(-axis, order + 1, 1).all(-1)
+            gain *= math.comb(2 * order, order)
+        estimates = [_quartile(d[c]) for d, c in zip(differences.abs().flatten(1), counted.flatten(1), strict=True)]
+        return per_image(torch.stack(estimates), y) / (math.sqrt(gain) * NormalDist().inv_cdf(5 / 8))
+
+    def variance(self, y: Tensor) -> Tensor:
+        """Return ``s**2 / w``, ``(B, ...)``, or ``(B, 1, ...)`` where all weights are 1."""
+        weights = self.weights.to(y)
+        square = self.deviation(y).square()
+        return square if bool((weights == 1).all()) else _where_counted(square / weights, weights > 0, y)
+
+    def data_term(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return ``s**2`` and P of mean 1, which is known even where s is 0."""
+        weights, square = self.weights.to(y), self.deviation(y).square()
+        if bool((weights == 1).all()):
+            return square, None
+        weights = weights.expand_as(y)
+        return square / _mean(weights), weights / _mean(weights)
+
+
+class CountedNoise(Noise):
+    """A named noise where only some entries of the measurement count.
+
+    Args:
+        noise: the noise.
+        counted: which entries count, of the shape of measurements ``(B, ...)``.
+    """
+
+    def __init__(self, noise: Noise, counted: Tensor) -> None:
+        self.noise, self.counted = noise, counted
+
+    def describe(self) -> dict[str, Any]:
+        """Return the noise's name and numbers."""
+        return self.noise.describe()
+
+    def simulate(self, y: Tensor, generator: Generators) -> Tensor:
+        """Simulate the noise."""
+        return self.noise.simulate(y, generator)
+
+    def variance(self, y: Tensor) -> Tensor:
+        """Return the noise's variance, ``(B, ...)``."""
+        return _where_counted(self.noise.variance(y), self.counted.to(y.device), y)
+
+
+def _where_counted(variance: Tensor, counted: Tensor, y: Tensor) -> Tensor:
+    """Return the variance of every entry; of those that do not count one in which ``y`` drowns."""
+    return torch.where(counted, variance, UNCOUNTED * _mean(y.square()))
+
+
+def _quartile(values: Tensor) -> Tensor:
+    """Return the lower quartile of ``(n,)``, 0 of fewer than :data:`FEWEST`."""
+    count = len(values)
+    return values.kthvalue(max(1, count // 4)).values if count >= FEWEST else values.new_zeros(())
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from padis_lightning.errors import require_at_least
 from padis_lightning.linalg import norm, per_image
-from padis_lightning.noise import GaussianNoise, Noise
+from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, Noise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
 from padis_lightning.random import Generators
 from padis_lightning.types import Batch
+
+SCAN, PICTURE = (5,), (2, 2)  # orders of the differences that leave the noise: along bins; along rows and columns
 
 
 class Problem(nn.Module):
@@ -24,7 +26,8 @@ class Problem(nn.Module):
 
     Args:
         operator: A.
-        noise: n, which simulated measurements carry and solvers weigh by (default: none).
+        noise: n, which simulated measurements carry and solvers weigh by (default: simulated measurements have none, and
+            that of measured ones is estimated).
         oversampling: measurements are simulated on a grid so many times finer than the one of A, so that the model is not
             its own truth (1: by A itself, as in the paper).
     """
@@ -33,20 +36,37 @@ class Problem(nn.Module):
         super().__init__()
         require_at_least(1, oversampling=oversampling)
         self.operator, self.noise, self.oversampling = operator, noise or GaussianNoise(), oversampling
+        self.noise_is_named = noise is not None
         self.simulator = operator.finer(oversampling) if oversampling > 1 else operator
-        self._fitted: dict[tuple, Problem] = {}  # the last batch's shapes and problem
+        self._fitted: tuple[object, Problem] = (None, self)  # the last batch and its problem: solver and baselines ask in turn
 
     def for_batch(self, batch: Batch) -> Problem:
-        """Return the problem of a batch: this one where its operator fits, else one with the operator for these shapes."""
+        """Return the problem of a batch: this one where it fits, else one with the operator for these shapes and its noise."""
         shapes = tuple(None if part is None else tuple(part.shape[1:]) for part in (batch.measurement, batch.image))
-        if shapes not in self._fitted:  # solver and baselines ask in turn
-            self._fitted = {shapes: self._for_shapes(*shapes)}
-        return self._fitted[shapes]
+        key = shapes, None if batch.weights is None else tuple(batch.index.tolist())
+        if key != self._fitted[0]:
+            self._fitted = key, self._for_shapes(*shapes)._for_weights(batch.weights, batch.measurement)
+        return self._fitted[1]
 
     def _for_shapes(self, measurement: tuple[int, ...] | None, image: tuple[int, ...] | None) -> Problem:
         operator = self.operator if measurement is None else self.operator.for_measurement(measurement)
         operator = operator if image is None else operator.for_image_shape(image)
-        return self if operator is self.operator else Problem(operator, self.noise, self.oversampling)
+        return self if operator is self.operator else self._replaced(operator, self.noise)
+
+    def _for_weights(self, weights: Tensor | None, y: Tensor | None) -> Problem:
+        """Weigh what was measured; its noise is estimated where nobody names it."""
+        if weights is None or (self.noise_is_named and bool((weights > 0).all())):
+            return self
+        if self.noise_is_named:
+            return self._replaced(self.operator, CountedNoise(self.noise, weights > 0))
+        measured = weights * self.operator.zero_unmeasured(torch.ones_like(y))
+        return self._replaced(self.operator, EstimatedNoise(SCAN if self.operator.geometry else PICTURE, measured))
+
+    def _replaced(self, operator: LinearOperator, noise: Noise) -> Problem:
+        """Return a problem of the same kind, which simulates by the same grid."""
+        problem = Problem(operator, noise, self.oversampling if operator is not self.operator else 1)
+        problem.noise_is_named = self.noise_is_named
+        return problem
 
     def on_canvas(self, pad: tuple[int, ...]) -> Problem:
         """Return the same problem for images with ``pad`` zeros around them, by the operator after a crop."""

@@ -21,6 +21,8 @@ class Batch(NamedTuple):
         group: B labels (the patient, where known): what intervals are clustered by.
         image: ``(B, C, H, W)``, of volumes ``(B, C, D, H, W)``, normalised to [0, 1], or None where only a measurement is given.
         measurement: ``(B, ...)`` as the operator yields it, or None where it is to be simulated.
+        weights: how far each entry of a real measurement counts, relative and 0 for not at all; broadcasts with it. None where
+            it was simulated.
     """
 
     index: Tensor
@@ -28,6 +30,7 @@ class Batch(NamedTuple):
     group: list[str]
     image: Tensor | None = None
     measurement: Tensor | None = None
+    weights: Tensor | None = None
 
 
 class Reconstruction(NamedTuple):

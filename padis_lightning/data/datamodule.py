@@ -15,7 +15,7 @@ from padis_lightning.data.batches import (
     shuffled,
     spread_over_groups,
 )
-from padis_lightning.data.generators import LeavesSource, PhantomSource, photographs
+from padis_lightning.data.generators import LeavesSource, ObjectSource, PhantomSource, photographs
 from padis_lightning.data.sources.base import Source, collate
 from padis_lightning.data.sources.open import open_source
 from padis_lightning.data.sources.volumes import VolumeSource
@@ -24,14 +24,14 @@ from padis_lightning.files import safe_names
 from padis_lightning.types import Normalisation
 
 TRAIN, VALIDATE, PREDICT, PURPOSES = 0, 1, 2, 3  # generated images of any two seeds and purposes differ
-GENERATORS = {"phantoms": PhantomSource, "leaves": LeavesSource}
+GENERATORS = {"phantoms": PhantomSource, "objects": ObjectSource, "leaves": LeavesSource}
 
 
 class ImageData(SharedItems, LightningDataModule):
     """Serves images for training, and images or measurements for reconstruction.
 
-    Without a path there are built-in ones: chest phantoms, colour dead leaves (both generated: training, validation and
-    prediction then use different seeds), or photographs, for prediction only.
+    Without a path there are built-in ones: chest phantoms, grey objects, colour dead leaves (all generated: training, validation
+    and prediction then use different seeds), or photographs, for prediction only.
 
     Args:
         path: a file or a folder; see :func:`padis_lightning.data.sources.open.open_source`.
@@ -57,7 +57,7 @@ class ImageData(SharedItems, LightningDataModule):
     def __init__(
         self,
         path: str | None = None,
-        builtin: Literal["phantoms", "leaves", "photographs"] = "phantoms",
+        builtin: Literal["phantoms", "objects", "leaves", "photographs"] = "phantoms",
         size: int | None = None,
         batch_size: int = 16,
         count: int | None = None,

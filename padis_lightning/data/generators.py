@@ -1,4 +1,4 @@
-"""Images that need no file: generated phantoms and dead leaves, and photographs that a library carries."""
+"""Images that need no file: generated phantoms, objects and dead leaves, and photographs that a library carries."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from padis_lightning.data.drawing import HU_RANGE
 from padis_lightning.data.leaves import dead_leaves
+from padis_lightning.data.objects import scanned_object
 from padis_lightning.data.phantoms import chest_phantom, chest_volume
 from padis_lightning.data.sources.arrays import ArraySource
 from padis_lightning.data.sources.base import Item, Source, resize
@@ -63,10 +64,18 @@ class PhantomSource(GeneratedSource):
         return self.normalisation.normalise(torch.from_numpy(values)[None])
 
 
-class LeavesSource(GeneratedSource):
-    """Generates colour dead-leaves images of ``size`` pixels along a side, kept in 8 bits."""
+class EightBitSource(GeneratedSource):
+    """Generates images of ``size`` pixels along a side that are kept in 8 bits; a subclass says how."""
 
     normalisation = Normalisation(0.0, 1.0)
+
+    def image(self, index: int) -> Tensor:
+        """Return image ``index`` in [0, 1]."""
+        return super().image(index).float() / 255
+
+
+class LeavesSource(EightBitSource):
+    """Generates colour dead-leaves images."""
 
     def __init__(self, count: int, size: int, seed: int, keep: bool = True) -> None:
         super().__init__("leaves", count, (3, size, size), seed, keep)
@@ -77,9 +86,17 @@ class LeavesSource(GeneratedSource):
         image = torch.from_numpy(dead_leaves(self.image_shape[-1], self.seed, index))
         return (255 * image).round().byte().permute(2, 0, 1).contiguous()
 
-    def image(self, index: int) -> Tensor:
-        """Return image ``index`` in [0, 1]."""
-        return super().image(index).float() / 255
+
+class ObjectSource(EightBitSource):
+    """Generates grey slices of scanned objects."""
+
+    def __init__(self, count: int, size: int, seed: int, keep: bool = True) -> None:
+        super().__init__("object", count, (1, size, size), seed, keep)
+        self.description = f"{count} slices of generated objects, seed {seed}"
+
+    def generate(self, index: int) -> Tensor:
+        """Generate eight bits a pixel."""
+        return (255 * torch.from_numpy(scanned_object(self.image_shape[-1], self.seed, index))).round().byte()[None]
 
 
 def photographs(size: int) -> ArraySource:

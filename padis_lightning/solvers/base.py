@@ -39,7 +39,7 @@ class Solver(LightningModule, ABC):
     Args:
         problem: what was measured, or its operator A alone, which the next three arguments complete.
         noise_std: s, in units of ``A x`` for x in [0, 1] (for measured data: of y over its range); simulated
-            measurements carry it.
+            measurements carry it (default: simulated ones have none, and that of measured ones is estimated).
         noise: another noise than Gaussian of that deviation; simulated measurements carry it, and solvers weigh by it.
         oversampling: simulate measurements on a grid so many times finer than the one they are solved on, so that the
             model is not its own truth (1: the same operator, as in the paper).
@@ -56,7 +56,7 @@ class Solver(LightningModule, ABC):
     def __init__(
         self,
         problem: Problem | LinearOperator,
-        noise_std: float = 0.0,
+        noise_std: float | None = None,
         noise: Noise | None = None,
         oversampling: int = 1,
         samples: int = 1,
@@ -64,13 +64,14 @@ class Solver(LightningModule, ABC):
         state: Literal["auto", "device", "host"] = "auto",
     ) -> None:
         super().__init__()
-        require_at_least(0, noise_std=noise_std)
+        require_at_least(0, noise_std=noise_std or 0)
         require_at_least(1, samples=samples, oversampling=oversampling)
-        if noise is not None and noise_std > 0:
+        if noise is not None and noise_std is not None:
             raise InputError(f"noise_std is {noise_std:g} and noise is {type(noise).__name__}; wanted one of them")
         if not isinstance(problem, Problem):
-            problem = Problem(problem, noise or GaussianNoise(noise_std), oversampling)
-        elif noise is not None or noise_std > 0 or oversampling > 1:
+            noise = GaussianNoise(noise_std) if noise_std is not None else noise
+            problem = Problem(problem, noise, oversampling)
+        elif noise is not None or noise_std is not None or oversampling > 1:
             raise InputError("noise or oversampling is given beside a problem; wanted it in the problem alone")
         self.problem, self.samples, self.seed = problem, samples, seed
         self.prior: Prior | None = None

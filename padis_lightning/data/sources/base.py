@@ -27,6 +27,7 @@ class Item(NamedTuple):
     group: str
     image: Tensor | None = None
     measurement: Tensor | None = None
+    weights: Tensor | None = None
 
 
 def collate(items: Sequence[Item]) -> Batch:

@@ -1,0 +1,146 @@
+"""What a real detector adds to a scan: bins that count nothing or too much, beams that drift, stripes.
+
+Everything works on one sinogram ``(views, bins)`` of line integrals or counts, and says what it did in ``notes``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import median_filter
+
+Array = NDArray[np.float64]
+
+ONE_COUNT = 50.0  # flats above this are taken as counts of photons, of which the least is one
+LEAST = 1e-4  # least transmission where counts are not those of photons
+OUTLIER = 10.0  # robust deviations from its neighbours at which a bin is bad
+GROSS = 0.05  # ... and share of the largest line integral
+AIR = 0.02  # share of the bins at either end that see air where the whole object is seen
+FAINT = 0.03  # share of the largest line integral below which a bin sees air
+
+
+class LineIntegrals(NamedTuple):
+    """Holds line integrals, how far each of them counts (relative to the mean; 0 for not at all), and what was done to them."""
+
+    y: Array
+    weights: Array
+    notes: list[str]
+
+
+def from_counts(counts: NDArray[np.number], flat: NDArray[np.number], dark: NDArray[np.number]) -> LineIntegrals:
+    r"""Take the logarithm of counts ``(n, views, bins)``.
+
+    .. math:: y = -\ln \frac{c - d}{f - d}, \quad \mathrm{var}(y) \propto \frac{1}{c - d}
+
+    Counts that are not above the dark field become the least count; bins without a beam or with a saturated count do not count.
+
+    Source: Sauer and Bouman, A local update strategy for iterative reconstruction from projections, IEEE TSP 1993, for the
+    weights.
+    """
+    notes = []
+    through, sent = counts - dark, np.broadcast_to(flat - dark, counts.shape)
+    unlit = sent <= 0
+    photons = float(np.median(sent)) > ONE_COUNT
+    least = np.where(unlit, 1.0, 1.0 if photons else LEAST * sent)
+    low = (through < least) & ~unlit
+    if low.any():
+        worth = "1 count" if photons else f"{LEAST:g} of the flat"
+        notes.append(f"{int(low.sum())} of {low.size} bins have no count above the dark field and are taken as {worth}")
+    full = np.zeros(counts.shape, bool)
+    if counts.dtype.kind == "u":
+        full = counts == np.iinfo(counts.dtype).max
+    for which, why in ((unlit, "see no beam"), (full, "are saturated")):
+        if which.any():
+            notes.append(f"{int(which.sum())} of {which.size} bins {why} and do not count")
+    lit = np.where(unlit, 1.0, sent)
+    y = -np.log(np.where(unlit, 1.0, np.maximum(through, least)) / lit)
+    weights = np.where(unlit | full, 0.0, np.maximum(through, least))
+    return LineIntegrals(y, weights / max(float(weights.mean()), np.finfo(float).tiny), notes)
+
+
+def bad_bins(y: Array) -> NDArray[np.bool_]:
+    """Find bins of ``(views, bins)`` that are dead or hot: ``(bins,)``.
+
+    A bin is bad whose median over the views departs from that of its neighbours by far more than other bins do, or that is the
+    same in all views while both neighbours are not.
+    """
+    away = np.median(y - median_filter(y, (1, 5), mode="nearest"), 0)
+    usual = 1.4826 * float(np.median(np.abs(away)))
+    gross = np.abs(away) > max(OUTLIER * usual, GROSS * float(np.abs(y).max()))
+    moves = y.std(0) > 1e-6 * max(float(np.abs(y).max()), np.finfo(float).tiny)
+    beside = np.pad(moves, 1)
+    return gross | (~moves & beside[:-2] & beside[2:])
+
+
+def fill(y: Array, valid: NDArray[np.bool_]) -> Array:
+    """Put the line between the nearest valid bins of its view in place of each bin of ``(views, bins)`` that is not valid."""
+    filled, places = y.copy(), np.arange(y.shape[1])
+    for view in np.flatnonzero(~valid.all(1) & valid.any(1)):
+        good = valid[view]
+        filled[view, ~good] = np.interp(places[~good], places[good], y[view, good])
+    return filled
+
+
+def sees_air(y: Array) -> tuple[bool, bool]:
+    """Tell whether the bins at the left and at the right end of ``(views, bins)`` see nothing but air."""
+    count = max(2, round(AIR * y.shape[1]))
+    limit = FAINT * float(np.quantile(y, 0.999))
+    left, right = (abs(float(np.median(part))) < limit for part in (y[:, :count], y[:, -count:]))
+    return left, right
+
+
+def drift(y: Array) -> Array:
+    """Return what the beam drifted by in each view, ``(views, 1)``, where both ends see air; 0 where it is within the noise."""
+    count = max(2, round(AIR * y.shape[1]))
+    ends = np.concatenate([y[:, :count], y[:, -count:]], 1)
+    level = np.median(ends, 1, keepdims=True)
+    noise = 1.4826 * np.median(np.abs(ends - level)) * 1.25 / np.sqrt(2 * count)
+    return level if float(np.abs(level).max()) > 4 * float(noise) else np.zeros_like(level)
+
+
+def without_stripes(y: Array, width: int = 21) -> Array:
+    """Remove what makes rings: bins of ``(views, bins)`` whose gain is wrong in all views.
+
+    The values of each bin are sorted, a median over neighbouring bins replaces them, and they are put back in their order.
+
+    Source: Vo, Atwood and Drakopoulos, Superior techniques for eliminating ring artifacts in X-ray micro-tomography, Optics
+    Express 2018, algorithm 3.
+
+    Args:
+        y: ``(views, bins)``.
+        width: bins of the median.
+    """
+    order = np.argsort(y, 0, kind="stable")
+    ordered = median_filter(np.take_along_axis(y, order, 0), (1, width), mode="nearest")
+    out = np.empty_like(y)
+    np.put_along_axis(out, order, ordered, 0)
+    return out
+
+
+def corrected(integrals: LineIntegrals, stripes: bool = False) -> LineIntegrals:
+    """Correct one sinogram ``(views, bins)``: leave bad bins out, take drift off, and stripes where ``stripes`` is true."""
+    y, weights, notes = integrals.y, integrals.weights.copy(), [*integrals.notes]
+    valid = weights > 0
+    y = fill(y, valid)
+    bad = bad_bins(y) & valid.any(0)
+    if bad.any():
+        places = np.flatnonzero(bad)
+        notes.append(f"{len(places)} of {y.shape[1]} bins are dead or hot and do not count: {_few(places)}")
+        weights[:, bad] = 0
+        y = fill(y, weights > 0)
+    if all(sees_air(y)):
+        level = drift(y)
+        if level.any():
+            notes.append(f"the beam drifts by up to {float(np.abs(level).max()):.3g}, seen at the ends of the detector; taken off")
+            y = y - level
+    else:
+        notes.append("the object is wider than the detector; values near its border cannot be trusted")
+    if stripes:
+        y = without_stripes(y)
+    return LineIntegrals(y, weights, notes)
+
+
+def _few(places: NDArray[np.integer], most: int = 5) -> str:
+    return ", ".join(map(str, places[:most])) + (" ..." if len(places) > most else "")
