@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 ONE_COUNT = 50.0  # flats above this are taken as counts of photons, of which the least is one
 LEAST = 1e-4  # least transmission where counts are not those of photons
 OUTLIER = 10.0  # robust deviations from its neighbours at which a bin is bad
-GROSS = 0.05  # ... and share of the largest line integral
+GROSS = 0.05  # ... and share of a large line integral
 AIR = 0.02  # share of the bins at either end that see air where the whole object is seen
 FAINT = 0.03  # share of the largest line integral below which a bin sees air
 
@@ -68,8 +68,9 @@ def bad_bins(y: Array) -> NDArray[np.bool_]:
     """
     away = np.median(y - median_filter(y, (1, 5), mode="nearest"), 0)
     usual = 1.4826 * float(np.median(np.abs(away)))
-    gross = np.abs(away) > max(OUTLIER * usual, GROSS * float(np.abs(y).max()))
-    moves = y.std(0) > 1e-6 * max(float(np.abs(y).max()), np.finfo(float).tiny)
+    large = float(np.quantile(np.abs(y), 0.95))
+    gross = np.abs(away) > max(OUTLIER * usual, GROSS * large)
+    moves = y.std(0) > 1e-6 * max(large, np.finfo(float).tiny)
     beside = np.pad(moves, 1)
     return gross | (~moves & beside[:-2] & beside[2:])
 
@@ -100,7 +101,7 @@ def drift(y: Array) -> Array:
     return level if float(np.abs(level).max()) > 4 * float(noise) else np.zeros_like(level)
 
 
-def without_stripes(y: Array, width: int = 21) -> Array:
+def without_stripes(y: Array, width: int | None = None) -> Array:
     """Remove what makes rings: bins of ``(views, bins)`` whose gain is wrong in all views.
 
     The values of each bin are sorted, a median over neighbouring bins replaces them, and they are put back in their order.
@@ -110,8 +111,9 @@ def without_stripes(y: Array, width: int = 21) -> Array:
 
     Args:
         y: ``(views, bins)``.
-        width: bins of the median.
+        width: bins of the median (default: a hundredth of all, at least 5).
     """
+    width = max(5, y.shape[1] // 100 | 1) if width is None else width
     order = np.argsort(y, 0, kind="stable")
     ordered = median_filter(np.take_along_axis(y, order, 0), (1, width), mode="nearest")
     out = np.empty_like(y)
