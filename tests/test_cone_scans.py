@@ -177,7 +177,7 @@ WRONG = [  # what is changed in a good file, None for what is left out; the sent
     ({"unit": "inch"}, "s.npz has unit 'inch'; wanted um, mm, cm, m"),
     ({"images": np.ones((6, 16, 20))}, "s.npz has images and y; wanted the projections of volumes alone"),
     ({"angles": np.arange(24) * 15.0}, "s.npz has angles from 0 to 345 in steps of 15, which look like degrees; wanted radians "
-     "(of several turns, their remainders)"),
+     "(of several turns, their remainders), or the key angle_unit with degrees"),
 ]  # fmt: skip
 VALUES = [  # those that are seen when the projections are read
     ({"y": np.full(SHAPE, np.nan)}, "s.npz has NaN in y[0]; wanted finite numbers"),

@@ -97,8 +97,8 @@ def test_plain_arrays_are_images(tmp_path):
 
 SCAN = {"size": 16, "pixel_spacing": 0.5, "bin_spacing": 0.25, "angles": np.zeros(2)}
 BROKEN = [
-    ({"pictures": np.zeros((2, 4, 4))}, "has the arrays pictures; wanted 'images' or 'y'"),
-    ({"images": np.zeros((4, 4))}, r"images of type float64 and shape \(4, 4\); wanted real numbers, \(n, H, W\)"),
+    ({"pictures": np.zeros((2, 4, 4)), "more": 1}, "has the arrays more, pictures; wanted 'images' or 'y'"),
+    ({"images": np.zeros(4)}, r"images of type float64 and shape \(4,\); wanted real numbers, \(n, H, W\)"),
     ({"images": np.full((2, 4, 4), np.nan)}, r"has NaN in images\[0\]; wanted finite numbers"),
     ({"images": np.array([np.zeros((4, 4)), np.full((4, 4), np.inf)])}, r"has infinity in images\[1\]"),
     ({"images": np.full((2, 4, 4), 900, np.int16)}, "has values from 900 to 900 and no 'range'"),

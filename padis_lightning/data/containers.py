@@ -69,8 +69,10 @@ def load_keys(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     else:
         with reading(path, ARRAYS):
             names = ["images"] if path.suffix == ".npy" else array_names(path)
-            arrays = {key: load_array(path, key) for key in keys if key in names}
-    if not {*CONTENTS} & {*names}:
+            held = {key: images_name(names) if key == "images" else key for key in keys}
+            arrays = {key: load_array(path, name) for key, name in held.items() if name in names}
+            names = ["images" if name == images_name(names) else name for name in names]
+    if not {*CONTENTS, "convention"} & {*names}:
         raise InputError(f"{path} has the arrays {', '.join(sorted(names)) or '(none)'}; wanted 'images' or 'y' or 'counts'")
     return arrays
 
@@ -87,6 +89,20 @@ def load_hdf5(path: Path, keys: Sequence[str]) -> tuple[list[str], dict[str, np.
                 text = h5py.check_string_dtype(file[key].dtype) is not None
                 arrays[key] = np.asarray((file[key].asstr() if text else file[key])[()])
         return [*file], arrays
+
+
+def names_of(path: Path) -> list[str]:
+    """Return the names of what a ``.npz`` or an HDF5 file has at its top, attributes among them."""
+    if path.suffix in HDF5:
+        with hdf5(path) as file:
+            return [*file, *file.attrs]
+    with reading(path, ARRAYS):
+        return array_names(path)
+
+
+def images_name(names: Sequence[str]) -> str:
+    """Return the array of a ``.npz`` that holds its images: ``images``, or the only one, whatever its name."""
+    return names[0] if len(names) == 1 and names[0] not in CONTENTS else "images"
 
 
 def shapes_of(path: Path, keys: Sequence[str]) -> dict[str, tuple[int, ...]]:

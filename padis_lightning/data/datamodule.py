@@ -15,6 +15,7 @@ from padis_lightning.data.batches import (
     shuffled,
     spread_over_groups,
 )
+from padis_lightning.data.conventions import Named
 from padis_lightning.data.generators import LeavesSource, ObjectSource, PhantomSource, photographs
 from padis_lightning.data.sources.base import Source, collate
 from padis_lightning.data.sources.open import open_source
@@ -41,7 +42,8 @@ class ImageData(SharedItems, LightningDataModule):
         count: for prediction, take so many items, spread evenly over groups and in each (default: all; of generated ones 8).
         subset: for prediction, which part of the split: all, what ``fit`` trains or validates on, or the ``test`` part of a file
             that names its parts.
-        range: stored values that become 0 and 1, where the file does not say.
+        range: stored values that become 0 and 1, where the file does not say; auto finds the second from measured slices, which
+            is the default where neither says.
         generated: images to train on, where there is no path.
         validation: share of groups (patients) kept from training, where the file does not name its parts.
         training_groups: train on so many of the other groups (default: all), fewer a part of more.
@@ -52,6 +54,8 @@ class ImageData(SharedItems, LightningDataModule):
         volumes: take slices that lie on each other as one item: each series, or the slices of each ``patient`` of a .npz by
             their ``z``; of built-in data, phantoms of 32 slices.
         depth: slices of a volume; higher stacks are cut into several (default: whole stacks).
+        rows: of a scan of several rows, those to take, counted from 0 (default: all).
+        pixel_spacing: side of a pixel, for scans that do not name it (default: pixels cover the width of the detector).
     """
 
     def __init__(
@@ -62,7 +66,7 @@ class ImageData(SharedItems, LightningDataModule):
         batch_size: int = 16,
         count: int | None = None,
         subset: Literal["all", "train", "validation", "test"] = "all",
-        range: tuple[float, float] | None = None,  # noqa: A002 - the word that users type
+        range: tuple[float, float] | Literal["auto"] | None = None,  # noqa: A002 - the word that users type
         generated: int = 1000,
         validation: float = 0.1,
         training_groups: int | None = None,
@@ -72,6 +76,8 @@ class ImageData(SharedItems, LightningDataModule):
         shards: int = 1,
         volumes: bool = False,
         depth: int | None = None,
+        rows: int | list[int] | None = None,
+        pixel_spacing: float | None = None,
     ) -> None:
         super().__init__()
         optional = {"count": count, "size": size, "training_groups": training_groups, "depth": depth}
@@ -87,6 +93,7 @@ class ImageData(SharedItems, LightningDataModule):
         self.path, self.builtin, self.size, self.count, self.subset = path, builtin, size, count, subset
         self.range, self.generated, self.validation, self.training_groups = range, generated, validation, training_groups
         self.seed, self.num_workers, self.volumes, self.depth = seed, num_workers, volumes, depth
+        self.scan = Named(rows, size, pixel_spacing)
         self._parts: dict[str, Source | Subset] = {}
 
     def setup(self, stage: str) -> None:
@@ -115,7 +122,7 @@ class ImageData(SharedItems, LightningDataModule):
         self._parts["predict"] = part
 
     def _open(self) -> Source:
-        source = open_source(self.path, self.size, self.range)
+        source = open_source(self.path, self.size, None if self.range == "auto" else self.range, self.scan)
         return VolumeSource(source, self.depth) if self.volumes and not source.volumetric else source
 
     def _generate(self, count: int, purpose: int, keep: bool = True) -> Source:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter, uniform_filter1d
 
+from padis_lightning.ct import Geometry
+from padis_lightning.ct.fbp import FilteredBackProjection
+from padis_lightning.ct.sparse import SparseMatrix
 from padis_lightning.data.containers import read_pair
+from padis_lightning.data.notes import note
 from padis_lightning.errors import InputError
 from padis_lightning.types import Normalisation
 
@@ -16,6 +24,8 @@ Pair = tuple[float, float]
 
 HU_WINDOW = (-1000.0, 1000.0)
 COLDEST = -10.0  # a named range that begins here or lower is one of Hounsfield units: nothing else is that far below 0
+COARSE, SLICES, MOST_VIEWS, FEW_VIEWS = 128, 8, 180, 60  # of the quick reconstruction
+HIGHEST = 99.5  # percentile
 NAME_IT = "--data.range '[LOWER, UPPER]'"
 
 
@@ -126,6 +136,46 @@ def decide_measured(
         seen = "no 'range'" if pair is None else f"a range from {pair[0]:g}"
         raise InputError(f"{path} has {key} and {seen}; wanted the range (0, value that becomes 1) in the units of y per length")
     return Normalisation(*pair, window)
+
+
+def calibrate(path: Path, y: np.ndarray, geometry: Geometry) -> Pair | None:
+    """Return 0 and the value that measured slices hardly exceed, by a quick filtered back-projection; None where all are below 0.
+
+    The detector is brought to about :data:`COARSE` bins, which takes most of the noise; few views are smoothed besides, as
+    their streaks are sharp. What counts is inside of the circle that every view sees. The value has two digits, so that it is
+    the same wherever it is computed.
+
+    Args:
+        path: what sentences speak of.
+        y: line integrals ``(n, views, bins)``.
+        geometry: of the measurement.
+    """
+    some = y[np.unique(np.linspace(0, len(y) - 1, min(len(y), SLICES)).round().astype(int))]
+    scan, coarse = _coarse(geometry, some.astype(np.float32))
+    images = FilteredBackProjection(SparseMatrix(scan), "hann")(torch.from_numpy(coarse)).numpy()
+    if len(scan.angles) < FEW_VIEWS:
+        images = gaussian_filter(images, (0, 1, 1))
+    row, column = (np.arange(n) - (n - 1) / 2 for n in scan.size)
+    seen = scan.bins * scan.bin_spacing * (scan.source_distance / scan.reach if scan.fan else 1) / scan.pixel_spacing
+    inside = images[:, np.hypot(row[:, None], column) < max(1, min(*scan.size, seen) / 2)]
+    highest = float(f"{np.percentile(inside, HIGHEST):.2g}")
+    if not highest > 0:
+        return None
+    note(f"{path} names no range: 1 stands for {highest:g}, as a quick reconstruction has it; {NAME_IT} names another")
+    return 0.0, highest
+
+
+def _coarse(geometry: Geometry, y: np.ndarray) -> tuple[Geometry, np.ndarray]:
+    """Return a scan of fewer views, bins and pixels over the same lengths, and its line integrals."""
+    views, bins = y.shape[1:]
+    share, thin = max(1, round(bins / COARSE)), max(1, views // MOST_VIEWS)
+    count, size = math.ceil(bins / share), tuple(max(1, round(n / share)) for n in geometry.size)
+    places = (np.arange(count) - (count - 1) / 2) * share + (bins - 1) / 2
+    smooth = uniform_filter1d(y[:, ::thin], share, axis=-1, mode="constant")
+    coarse = np.apply_along_axis(lambda row: np.interp(places, np.arange(bins), row), -1, smooth)
+    lengths = {"pixel_spacing": geometry.pixel_spacing * geometry.size[0] / size[0], "bin_spacing": geometry.bin_spacing * share}
+    scan = replace(geometry, size=size, bins=count, angles=geometry.angles[::thin], **lengths)
+    return scan, coarse.astype(np.float32)
 
 
 def decide_shared(subject: str, ranges: set[Pair | None], *, named: Sequence[float] | None, hounsfield: bool) -> Normalisation:

@@ -5,18 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from padis_lightning.ct import ConeGeometry, Geometry
-from padis_lightning.data.sources.open import read_geometry
+from padis_lightning.data.conventions import Named
+from padis_lightning.data.sources.open import read_geometry, read_range
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
 
 def take_scan(config: Namespace) -> str | None:
-    """Put the operator of a file of measurements into a parsed config; return a line that says so, None for other data."""
+    """Put operator and range of a file of measurements into a parsed config; return a line that says so, None for other data."""
     data = config.data.init_args  # data that is drawn has no path
-    geometry = read_geometry(data.path) if data.get("path") else None
+    named = Named(*(data.get(key) for key in Named._fields))
+    geometry = read_geometry(data.path, named) if data.get("path") else None
     if geometry is None:
         return None
+    if data.get("range") in (None, "auto"):
+        data.range = read_range(data.path, named, again=data.get("range") == "auto")
     given = config.operator.init_args.as_dict() if config.operator else {}
     config.operator = _namespace(type(config), scan_settings(geometry, given, bool(data.get("volumes"))))
     rays = "cone" if isinstance(geometry, ConeGeometry) else "fan" if geometry.fan else "parallel"

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import math
-import struct
-import zlib
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
 from padis_lightning.data.containers import hdf5
+from padis_lightning.data.matlab import WHOLE, check_packed
 from padis_lightning.data.ranges import implied_range
 from padis_lightning.data.sources.series import Reader, Series, single_series
 from padis_lightning.errors import InputError
-from padis_lightning.inputs import reading, require_inflated, require_size
+from padis_lightning.inputs import reading, require_size
 
-COMPRESSED = 15  # type of an element
-WHOLE = "a whole file of MATLAB"
 FLOATS = {"double": "f8", "single": "f4", "logical": "?"}  # MATLAB's names for them; those of integers are NumPy's
 Described = dict[str, tuple[tuple[int, ...], np.dtype]]
 
@@ -58,23 +54,10 @@ def _described(path: Path) -> Described:
     from scipy.io import whosmat
 
     with reading(path, WHOLE):
-        _check_packed(path)
+        check_packed(path)
         found = whosmat(path)
     kinds = [FLOATS.get(kind, kind if "int" in kind else "O") for _, _, kind in found]  # objects: text, cells and the like
     return {name: (shape, np.dtype(kind)) for (name, shape, _), kind in zip(found, kinds, strict=True)}
-
-
-def _check_packed(path: Path) -> None:
-    """Refuse compressed elements of version 5 that claim more than there is memory for, or hold more than they claim."""
-    with path.open("rb") as file:
-        order = {b"IM": "<", b"MI": ">"}.get(file.read(128)[126:])
-        while order and len(tag := file.read(8)) == 8:
-            kind, size = struct.unpack(f"{order}II", tag)
-            data = file.read(min(size, path.stat().st_size))
-            if kind == COMPRESSED:
-                claimed = 8 + struct.unpack(f"{order}4xI", zlib.decompressobj().decompress(data, 8))[0]
-                require_size(path, claimed, size)
-                require_inflated(path, io.BytesIO(data), claimed)
 
 
 @lru_cache(maxsize=1)

@@ -12,12 +12,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from padis_lightning.data.containers import ARRAYS, NUMPY, load_keys, require_images, shapes_of
+from padis_lightning.data.containers import ARRAYS, NUMPY, images_name, load_keys, names_of, require_images
 from padis_lightning.data.names import unique
 from padis_lightning.data.ranges import Scale, decide, file_scale
 from padis_lightning.data.sources.series import SERIES_BYTES, Reader, Series
 from padis_lightning.errors import InputError
-from padis_lightning.inputs import load_array, open_array, read_header, reading, require_size
+from padis_lightning.inputs import array_names, load_array, open_array, read_header, reading, require_size
 
 
 class StoredImages:
@@ -30,10 +30,13 @@ class StoredImages:
     def __init__(self, path: Path) -> None:
         self.path, self._process, self._opened = path, 0, None
         with reading(path, ARRAYS):
-            stream, length = open_array(path, "images")
+            self.name = "" if path.suffix == ".npy" else images_name(array_names(path))
+            stream, length = open_array(path, self.name)
             self.shape, self.by_columns, self.dtype = read_header(stream, length)
             self.offset = stream.tell()
             stream.close()
+        if len(self.shape) == 2 and not self.by_columns:  # one image
+            self.shape = (1, *self.shape)
         require_size(path, math.prod(self.shape[1:]) * self.dtype.itemsize, path.stat().st_size)
 
     def __getstate__(self) -> dict[str, object]:
@@ -41,8 +44,8 @@ class StoredImages:
 
     def _open(self) -> np.ndarray | BinaryIO:
         if not self.by_columns:
-            return open_array(self.path, "images")[0]
-        return np.load(self.path, mmap_mode="r") if self.path.suffix == ".npy" else load_array(self.path, "images")
+            return open_array(self.path, self.name)[0]
+        return np.load(self.path, mmap_mode="r") if self.path.suffix == ".npy" else load_array(self.path, self.name)
 
     def __getitem__(self, k: int) -> np.ndarray:
         if self._process != os.getpid():  # processes must not share a place in a file
@@ -65,7 +68,7 @@ def open_arrays(path: str | Path, data_range: Sequence[float] | None = None) -> 
     """
     path = Path(path)
     described = {} if path.suffix == ".npy" else load_keys(path, ("patient", "range", "hu_window"))
-    if path.suffix != ".npy" and not shapes_of(path, ("images",)):
+    if path.suffix != ".npy" and images_name(names_of(path)) not in names_of(path):
         raise InputError(f"{path} has no array 'images'; wanted images")
     images = StoredImages(path)
     require_images("images", images.shape, images.dtype, path)

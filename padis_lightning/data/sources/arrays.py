@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from padis_lightning.data.containers import numbers, read_pair, require_images
-from padis_lightning.data.ranges import decide, decide_measured
+from padis_lightning.data.conventions import Named
+from padis_lightning.data.ranges import calibrate, decide, decide_measured
 from padis_lightning.data.sources.base import Item, Source, resize
 from padis_lightning.data.sources.measurements import MEASURED, geometry_of, line_integrals, load_measured
 from padis_lightning.errors import InputError
@@ -49,8 +50,13 @@ class ArraySource(Source):
         return Item(index, self.name(index), self.groups[index], image, measurement)
 
 
-def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[float] | None = None) -> ArraySource:
-    """Read a ``.npz`` or ``.npy`` file, or measurements in HDF5.
+def read_arrays(
+    path: str | Path,
+    size: int | None = None,
+    data_range: Sequence[float] | None = None,
+    named: Named = Named(),  # noqa: B008
+) -> ArraySource:
+    """Read a ``.npz`` or ``.npy`` file, measurements in HDF5, or another program's scan.
 
     Keys: ``images`` ``(n, H, W)`` or ``(n, H, W, C)``; or measured sinograms, ``y`` ``(n, views, bins)`` or raw ``counts`` with
     ``flat`` and perhaps ``dark`` (see :func:`padis_lightning.data.sources.measurements.line_integrals`), with their geometry
@@ -62,10 +68,16 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
         path: the file.
         size: side that images are brought to (default: as they are).
         data_range: in place of the file's ``range``.
+        named: what the user says of a scan.
     """
     path = Path(path)
-    arrays = load_measured(path, ("images", "patient", "z", "range", "hu_window"))
+    arrays = load_measured(path, ("images", "patient", "z", "range", "hu_window"), named)
+    if "images" in arrays and arrays["images"].ndim == 2:
+        arrays["images"] = arrays["images"][None]
     geometry = geometry_of(arrays, path)
+    integrals = line_integrals(arrays, path) if geometry else None
+    if geometry and data_range is None and not {"range", "hu_window"} & arrays.keys():
+        data_range = calibrate(path, integrals, geometry)
     normalisation = _normalisation(arrays, data_range, path)
     images = measurements = None
     if "images" in arrays:
@@ -75,7 +87,7 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
         elif size and not geometry:
             images = resize(images, size)
     if geometry:
-        measurements = torch.from_numpy(line_integrals(arrays, path))[:, None] / normalisation.upper
+        measurements = torch.from_numpy(integrals)[:, None] / normalisation.upper
     count = len(measurements if images is None else images)
     for key in ("y", "counts", "patient"):
         if key in arrays and np.shape(arrays[key])[:1] != (count,):

@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from padis_lightning.ct import ConeGeometry, Geometry
-from padis_lightning.data.containers import hdf5, load_keys, numbers
+from padis_lightning.data.containers import hdf5, load_keys, names_of, numbers
+from padis_lightning.data.conventions import MOST, THEIRS, Named, complete, to_radians, translate
+from padis_lightning.data.notes import note
+from padis_lightning.data.scans import read_foreign
 from padis_lightning.errors import InputError
 
 MEASURED = ("y", "counts")
@@ -39,7 +42,10 @@ class Form(NamedTuple):
 
 
 FLAT, CONE = Form(Geometry, ("views", "bins")), Form(ConeGeometry, ("views", "rows", "bins"))
-KEYS = (*MEASURED, "data", *FIELDS, *FLAT.keys)  # data are LoDoPaB's projections
+KEYS = (*MEASURED, "data", *FIELDS, *FLAT.keys, "angle_unit")  # data are LoDoPaB's projections
+ITEMS = ("images", "patient", "z", "range", "hu_window")
+ORIGIN = ("converted_from", "converted_format", "converted_sha256")  # attributes that convert leaves
+KNOWN = {*KEYS, *ITEMS, *ORIGIN, *CONE.keys, "unit", "convention", "scan"}
 LODOPAB_SHAPE = (1000, 513)  # views and bins
 
 
@@ -67,7 +73,8 @@ def read_scan(form: Form, arrays: dict[str, np.ndarray], key: str, shape: tuple[
             geometry = form.kind.read(described)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-    _check_radians(geometry, origin)
+    if "angle_unit" not in arrays:
+        _check_radians(geometry, origin)
     return geometry
 
 
@@ -91,19 +98,22 @@ def _check_order(form: Form, key: str, shape: tuple[int, ...], views: int, path:
 
 
 def _check_radians(geometry: Geometry | ConeGeometry, path: Path) -> None:
-    """Refuse angles of many turns in even steps, but for helices that rise in each turn by a part of what the detector sees."""
+    """Refuse angles of many turns, but for helices that rise in each turn by a part of what the detector sees.
+
+    A geometry in .json is of this program, which writes radians: only even steps are doubted there.
+    """
     angles = np.asarray(geometry.angles)
     steps = np.diff(angles)
     even = len(steps) and np.ptp(steps) <= 0.01 * np.abs(steps).max()
-    if not even or np.abs(angles).max() <= 4 * np.pi:
+    if np.abs(angles).max() <= MOST or not (even or (path.suffix != ".json" and isinstance(geometry, Geometry))):
         return
     if isinstance(geometry, ConeGeometry):
         seen = geometry.rows * geometry.row_spacing * geometry.source_distance / geometry.reach  # at the axis
         if LEAST_TURNS * np.ptp(geometry.heights) > np.ptp(angles) / (2 * np.pi) * seen:
             return
     raise InputError(
-        f"{path} has angles from {angles[0]:g} to {angles[-1]:g} in steps of {steps.mean():g}, which look like degrees; "
-        "wanted radians (of several turns, their remainders)"
+        f"{path} has angles from {angles[0]:g} to {angles[-1]:g} in {'' if even else 'uneven '}steps of {steps.mean():g}, which "
+        "look like degrees; wanted radians (of several turns, their remainders), or the key angle_unit with degrees"
     )
 
 
@@ -123,7 +133,7 @@ def lodopab() -> dict[str, Any]:
 def is_measured(path: Path) -> bool:
     """Return whether an HDF5 file holds a measurement: ``y``, ``counts``, or LoDoPaB's observations."""
     with hdf5(path) as file:
-        if "y" in file or "counts" in file:
+        if "y" in file or "counts" in file or "convention" in file or "convention" in file.attrs:
             return True
         shape = getattr(file.get("data"), "shape", None)
     if shape is None:
@@ -133,14 +143,46 @@ def is_measured(path: Path) -> bool:
     return shape[1:] == LODOPAB_SHAPE
 
 
-def load_measured(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Load the arrays of a measurement and those of ``keys`` that a file has, LoDoPaB's under the usual names."""
-    arrays = load_keys(path, (*KEYS, *keys))
+def load_measured(path: Path, keys: tuple[str, ...] = (), named: Named = Named()) -> dict[str, np.ndarray]:  # noqa: B008
+    """Load the arrays of a measurement and those of ``keys`` that a file has, under our names, with angles in radians.
+
+    Other programs' scans, their conventions and LoDoPaB's become what a ``.npz`` of ours holds. Keys that nobody reads are named.
+    """
+    foreign = read_foreign(path, named)
+    if foreign is not None:
+        return foreign
+    arrays = load_keys(path, (*KEYS, *keys, "convention", *THEIRS))
+    convention = arrays.get("convention")
+    if convention is None:
+        arrays = {key: value for key, value in arrays.items() if key not in THEIRS}
     if "data" in arrays:
         arrays = {"y": arrays.pop("data"), **lodopab()}
     if "y" in arrays and "counts" in arrays:
         raise InputError(f"{path} has both y and counts; wanted one of them")
-    return arrays
+    if convention is not None:
+        arrays = translate(arrays, path)
+    key = next((key for key in MEASURED if key in arrays), None)
+    if key is None:
+        return arrays
+    others = set(names_of(path)) - KNOWN - (set() if convention is None else {*THEIRS}) - {"data"}
+    if others:
+        note(f"{path} has {', '.join(sorted(others))}, which is not read")
+    if arrays[key].ndim == 2 and "angles" in arrays:
+        arrays[key] = arrays[key][None]
+    arrays = to_radians(arrays, path)
+    arrays = arrays if convention is None else complete(arrays, key, named, path)
+    return _rows(arrays, key, named, path)
+
+
+def _rows(arrays: dict[str, np.ndarray], key: str, named: Named, path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays with the rows that the user names."""
+    if named.rows is None:
+        return arrays
+    count = len(arrays[key])
+    rows = named.pick(count, path)
+    along = [k for k in (key, "images", "patient", "z") if k in arrays]
+    along += [k for k in FIELDS if k in arrays and arrays[k].ndim == arrays[key].ndim and len(arrays[k]) == count]
+    return {**arrays, **{k: arrays[k][rows] for k in along if len(arrays[k]) == count}}
 
 
 def geometry_of(arrays: dict[str, np.ndarray], path: Path) -> Geometry | None:

@@ -7,16 +7,24 @@ from pathlib import Path
 
 from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.data.containers import HDF5, NUMPY
+from padis_lightning.data.conventions import Named
+from padis_lightning.data.ranges import calibrate
 from padis_lightning.data.readers import open_series
+from padis_lightning.data.scans import find_format
 from padis_lightning.data.sources.arrays import read_arrays
 from padis_lightning.data.sources.base import Source
 from padis_lightning.data.sources.cone_scans import ConeSource, cone_files, cone_geometry
-from padis_lightning.data.sources.measurements import geometry_of, is_measured, load_measured
+from padis_lightning.data.sources.measurements import geometry_of, is_measured, line_integrals, load_measured
 from padis_lightning.data.sources.prepared import PreparedSource, is_prepared
 from padis_lightning.data.sources.series import SeriesSource
 
 
-def open_source(path: str | Path, size: int | None = None, data_range: Sequence[float] | None = None) -> Source:
+def open_source(
+    path: str | Path,
+    size: int | None = None,
+    data_range: Sequence[float] | None = None,
+    named: Named = Named(),  # noqa: B008
+) -> Source:
     """Open the images or measurements of a file or a folder.
 
     ``.npz`` and ``.npy`` hold images or measurements (:func:`padis_lightning.data.sources.arrays.read_arrays`), HDF5 what
@@ -27,27 +35,39 @@ def open_source(path: str | Path, size: int | None = None, data_range: Sequence[
         path: the file or the folder.
         size: side that images are brought to (default: as they are).
         data_range: values that become 0 and 1, in place of what the files say.
+        named: what the user says of a scan.
 
     Raises:
         InputError: there is nothing to read, what there is cannot be read, or nothing says what becomes 0 and 1.
     """
     path = Path(path)
     bounds = None if data_range is None else (float(data_range[0]), float(data_range[1]))
+    if find_format(path):
+        return read_arrays(path, size, bounds, named)
     scans = cone_files(path)
     if scans:
         return ConeSource(scans, bounds, f"{len(scans)} cone-beam scans of {path.name}")
     if path.suffix in NUMPY:
-        return read_arrays(path, size, bounds)
+        return read_arrays(path, size, bounds, named)
     if path.suffix in HDF5 and path.is_file():
         if is_prepared(path):
             return PreparedSource(path, size, bounds)
         if is_measured(path):
-            return read_arrays(path, size, bounds)
+            return read_arrays(path, size, bounds, named)
     series = open_series(path)
     return SeriesSource(series, size, bounds, f"{sum(one.count for one in series)} slices of {path.name}")
 
 
-def read_geometry(path: str | Path) -> Geometry | ConeGeometry | None:
+def is_flat_scan(path: Path) -> bool:
+    """Return whether a file or a folder may hold measured slices: another program's scan, arrays, or measurements in HDF5."""
+    if find_format(path):
+        return True
+    if cone_files(path):
+        return False
+    return path.suffix in NUMPY or (path.suffix in HDF5 and path.is_file() and is_measured(path))
+
+
+def read_geometry(path: str | Path, named: Named = Named()) -> Geometry | ConeGeometry | None:  # noqa: B008
     """Read the scan that a file's projections were measured with, that of a folder of cone-beam scans; None where there are none.
 
     Keys of the file: ``angles`` (views,) in radians, ``size`` of the image in pixels (or height and width), ``pixel_spacing``,
@@ -60,9 +80,25 @@ def read_geometry(path: str | Path) -> Geometry | ConeGeometry | None:
         InputError: there is no geometry, a key is missing, or the geometry does not fit the projections.
     """
     path = Path(path)
+    if is_flat_scan(path):
+        return geometry_of(load_measured(path, (), named), path)
     scans = cone_files(path)
-    if scans:
-        return cone_geometry(scans[0])
-    if path.suffix in NUMPY or (path.suffix in HDF5 and path.is_file() and is_measured(path)):
-        return geometry_of(load_measured(path), path)
-    return None
+    return cone_geometry(scans[0]) if scans else None
+
+
+def read_range(path: str | Path, named: Named = Named(), again: bool = False) -> tuple[float, float] | None:  # noqa: B008
+    """Return the range that measured slices are calibrated to, where their file names none; None for everything else.
+
+    Args:
+        path: the file or the folder.
+        named: what the user says of the scan.
+        again: calibrate where the file names a range as well.
+    """
+    path = Path(path)
+    if not is_flat_scan(path):
+        return None
+    arrays = load_measured(path, ("range", "hu_window"), named)
+    geometry = geometry_of(arrays, path)
+    if geometry is None or ({"range", "hu_window"} & arrays.keys() and not again):
+        return None
+    return calibrate(path, line_integrals(arrays, path), geometry)
