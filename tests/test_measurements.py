@@ -125,7 +125,7 @@ def test_a_square_sinogram_is_not_taken_for_a_transposed_one(tmp_path):
 
 
 def test_raw_counts_in_hdf5_are_solved_from_the_command_line(tmp_path):
-    """The scan, the logarithm and the range come from the file; the values come back in its units."""
+    """The scan and the logarithm come from the file, the range is found; the values come back in its units."""
     angles = (np.arange(90) + 0.5) * np.pi / 90
     y, x = np.mgrid[-1:1:16j, -1:1:16j]
     image = 0.04 * np.exp(-4 * ((x - 0.2) ** 2 + y**2))
@@ -133,8 +133,8 @@ def test_raw_counts_in_hdf5_are_solved_from_the_command_line(tmp_path):
     integrals = operator(torch.from_numpy(image).float()[None, None])[:, 0].numpy()
     flat = np.random.default_rng(0).uniform(1e4, 2e4, 40)
     path = write(
-        tmp_path / "counts.h5", ("range", "size"), counts=flat * np.exp(-integrals) + 7, flat=flat + 7, dark=7, angles=angles,
-        size=16, pixel_spacing=0.5, bin_spacing=0.4, range=[0, 0.04],
+        tmp_path / "counts.h5", ("size",), counts=flat * np.exp(-integrals) + 7, flat=flat + 7, dark=7, angles=angles,
+        size=16, pixel_spacing=0.5, bin_spacing=0.4,
     )  # fmt: skip
     out = tmp_path / "out"
     main(["predict", "--config", "ct20.yaml", "--model", "PseudoInverse", "--data.path", str(path), "--output", str(out),
@@ -143,7 +143,10 @@ def test_raw_counts_in_hdf5_are_solved_from_the_command_line(tmp_path):
     assert row["psnr"] == "" and float(row["residual"]) < 0.1
     found = np.load(out / "arrays" / "0000.npy")
     assert np.abs(found - image).mean() < 0.05 * image.max()
-    main(["predict", "--config", str(out / "config.yaml"), "--output", str(tmp_path / "again")])  # which names the scan
+    settings = yaml.safe_load((out / "config.yaml").read_text())
+    low, high = settings["data"]["init_args"]["range"]
+    assert low == 0 and high == pytest.approx(image.max(), rel=0.25)
+    main(["predict", "--config", str(out / "config.yaml"), "--output", str(tmp_path / "again")])  # which names scan and range
     assert np.array_equal(np.load(tmp_path / "again" / "arrays" / "0000.npy"), found)
 
 

@@ -17,6 +17,7 @@ from padis_lightning.signals import Stopped, stopping
 COMMANDS = {  # the function that takes the arguments after the name, and what it does
     "fit": ("padis_lightning.cli:fit", "train a prior on images"),
     "predict": ("padis_lightning.cli:predict", "reconstruct images from measurements with a prior"),
+    "convert": ("padis_lightning.commands.convert:run", "turn another program's scan into one file of measurements"),
     "doctor": ("padis_lightning.commands.doctor:run", "try what of this machine works"),
     "gather": (
         "padis_lightning.commands.report:gather",
