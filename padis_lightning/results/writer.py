@@ -40,6 +40,8 @@ def save_measurement(path: Path, operator: LinearOperator, measurement: Tensor) 
     if scan and isinstance(operator, Slices):  # as slices of a patient, one above the other
         scan |= {"patient": [path.stem] * len(measurement), "z": range(len(measurement))}
         measurement = measurement[:, 0]
+    elif not scan and measurement.ndim == 3:  # a picture
+        measurement = measurement.movedim(0, -1)[None]
     with whole(path) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, y=measurement.cpu().numpy(), range=[0.0, 1.0], **scan)
     return path
