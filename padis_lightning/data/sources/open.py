@@ -86,8 +86,8 @@ def compared(source: Source, reference: str, options: dict[str, Any]) -> Source:
     if source.has_images or source.volumetric:
         seen = f"{source.description} are {'volumes' if source.volumetric else 'images'}"
         raise InputError(f"reference is {reference!r} and {seen}; wanted measurements, of pictures --data.measured true")
-    scale, arrays = source.normalisation, Path(reference).suffix in (*NUMPY, *HDF5)
-    return ReferenceSource(source, open_source(reference, None, (scale.lower, scale.upper) if arrays else None, **options))
+    bounds = (source.normalisation.lower, source.normalisation.upper) if Path(reference).suffix in (*NUMPY, *HDF5) else None
+    return ReferenceSource(source, open_source(reference, None, bounds, measured=source.pictured, **options))
 
 
 def read_geometry(path: str | Path) -> Geometry | ConeGeometry | None:

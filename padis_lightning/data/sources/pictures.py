@@ -82,7 +82,7 @@ class ReferenceSource(Source):
 
     Args:
         measured: of measurements.
-        truth: of images; those that no measurement is named after are not used.
+        truth: of images, or of pictures like the measured ones; those that no measurement is named after are not used.
 
     Raises:
         InputError: a measurement has no truth.
@@ -132,4 +132,5 @@ class ReferenceSource(Source):
         return self.truth.shape(self._truths[index])
 
     def __getitem__(self, index: int) -> Item:
-        return self.measured[index]._replace(image=self.truth[self._truths[index]].image)
+        truth = self.truth[self._truths[index]]
+        return self.measured[index]._replace(image=truth.measurement if self.truth.pictured else truth.image)

@@ -35,6 +35,7 @@ class Series:
             DICOM has it), where known.
         files: what was read: one file a slice in the order of the slices, or one for all.
         first: number of the first slice.
+        see_through: yields the values of a slice that ``load`` refuses for its transparency, where there may be any.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Series:
     affine: np.ndarray | None = None
     files: tuple[Path, ...] = ()
     first: int = 0
+    see_through: Callable[[int], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         require_pixels(self.name, self.shape[0] * self.shape[1])
@@ -55,9 +57,10 @@ class Series:
             seen = " x ".join(f"{side:g}" for side in self.spacing)
             raise InputError(f"{self.name} has pixels of {seen} mm; wanted sides from {SIDES[0]:g} to {SIDES[1]:g}")
 
-    def read(self, k: int) -> np.ndarray:
-        """Read the values of slice k, float32; those that are not finite are refused."""
-        values = np.asarray(self.load(self.first + k), dtype=np.float32)
+    def read(self, k: int, transparent: bool = False) -> np.ndarray:
+        """Read the values of slice k, float32, transparent or not; those that are not finite are refused."""
+        load = self.see_through if transparent and self.see_through else self.load
+        values = np.asarray(load(self.first + k), dtype=np.float32)
         if not np.isfinite(values).all():
             raise InputError(f"{self.name} has values in slice {k} that are not finite; wanted finite numbers")
         return values
@@ -185,5 +188,5 @@ class SeriesSource(Source):
 
     def __getitem__(self, index: int) -> Item:
         series, k = self.places[index]
-        image = self.to_image(series.read(k))
+        image = self.to_image(series.read(k, transparent=self.pictured))
         return Item(index, self.name(index), series.group, *((None, image) if self.pictured else (image,)))
