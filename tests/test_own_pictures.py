@@ -130,6 +130,15 @@ def test_kernels_of_pictures_have_the_sum_one(tmp_path, caplog):
         Blur((3, 9, 8), kernel=str(saved(tmp_path / "k.png", np.zeros((3, 3), np.uint8))))
 
 
+@pytest.mark.parametrize("border", ["circular", "reflect"])
+def test_large_pictures_are_deblurred_channel_by_channel_to_the_same(monkeypatch, border):
+    operator = UniformBlur((3, 9, 8), 3, border)
+    v, y = torch.rand(2, 2, 3, 9, 8, dtype=torch.float64)
+    whole = operator.prox(v, y, 0.1)
+    monkeypatch.setattr("padis_lightning.operators.blur.LARGE", 1)
+    torch.testing.assert_close(operator.prox(v, y, 0.1), whole, rtol=0, atol=1e-13)
+
+
 def test_masks_are_white_or_opaque_or_of_another_colour(tmp_path):
     known = RNG.random((8, 12)) < 0.5
     marked = np.where(known[..., None], COLOUR, np.array([255, 0, 255], np.uint8))
@@ -159,7 +168,7 @@ def test_transparent_pictures_are_filled_in_and_the_residual_is_that_of_what_is_
 
 @pytest.mark.parametrize(
     ("truth", "sentence"),
-    [("b.png", "there is nothing for b, c in .*; wanted one of the name of each"), ("wide", "the reference of a is .* wanted")],
+    [("b.png", "there is nothing for b, c in .*; wanted one of each name"), ("wide", "the reference of a is .* wanted")],
 )
 def test_references_that_lack_or_do_not_fit_are_named(tmp_path, capsys, truth, sentence):
     for name in "abc":

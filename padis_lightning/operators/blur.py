@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from padis_lightning.operators.pixels import PixelOperator
 log = logging.getLogger(__name__)
 
 SAMPLES = 32  # points along a side of a pixel by which its overlap with a line is counted
+LARGE = 2**21  # frequencies from which channels are transformed one after the other, to spare memory
 Border = Literal["circular", "reflect"]
 
 
@@ -36,7 +38,8 @@ class Blur(PixelOperator):
 
     Args:
         image_shape: channels, height and width.
-        kernel: h, rows of numbers or a .npy file of them, taken as it is; its centre is at (rows // 2, columns // 2).
+        kernel: h, rows of numbers or a .npy file of them, taken as it is, or a picture, brought to a sum of 1; its centre is at
+            (rows // 2, columns // 2).
         border: what lies outside the image.
 
     Raises:
@@ -106,6 +109,14 @@ class Blur(PixelOperator):
             spread = spread[..., :height, :] + spread[..., height:, :].flip(-2)
             spread = spread[..., :width] + spread[..., width:].flip(-1)
         return spread.to(y.dtype)
+
+    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: float) -> Tensor:
+        if precision is not None or not self.closed_form or len(v[0]) == 1 or math.prod(self.grid) < LARGE:
+            return super()._prox(v, y, weight, precision, *limits)
+        single = copy.copy(self)  # which shares the kernel's transform
+        single.image_shape = single.measurement_shape = (1, *self.image_shape[1:])
+        channels = zip(v.split(1, 1), y.split(1, 1), strict=True)
+        return torch.cat([single._prox(*pair, weight, None, *limits) for pair in channels], 1)
 
     def approximate_inverse(self, y: Tensor) -> Tensor:
         """Return the blurred image."""

@@ -100,9 +100,7 @@ class ReferenceSource(Source):
         if len(names) == len(places) == 1:
             self._truths = [0]
         elif missing:
-            raise InputError(
-                f"{truth.description} has nothing for {first_few(missing)}; wanted one of the name of each measurement"
-            )
+            raise InputError(f"there is nothing for {first_few(missing)} in {truth.description}; wanted one of each name")
         else:
             self._truths = [places[name] for name in names]
 
