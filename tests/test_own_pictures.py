@@ -82,6 +82,11 @@ def test_what_holds_pictures_and_what_a_scan(tmp_path):
         assert holds_pictures(tmp_path / f"{name}.npz") == (name == "picture")
 
 
+def test_one_image_of_numpy_is_one_image(tmp_path):
+    np.save(tmp_path / "a.npy", GREY)
+    torch.testing.assert_close(open_source(tmp_path / "a.npy")[0].image, torch.from_numpy(GREY / 255).float()[None])
+
+
 def test_sixteen_bits_and_grey_come_back_as_they_were(tmp_path):
     deep = RNG.integers(0, 65536, (6, 8), dtype=np.uint16)
     saved(tmp_path / "in" / "deep.png", deep)

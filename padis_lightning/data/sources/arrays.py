@@ -75,8 +75,8 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
     """
     path = Path(path)
     arrays = load_measured(path, ("images", "patient", "z", "range", "hu_window"))
-    if "images" in arrays and arrays["images"].ndim == 2:
-        arrays["images"] = arrays["images"][None]  # one image
+    if path.suffix == ".npy" and arrays["images"].ndim == 2:
+        arrays["images"] = arrays["images"][None]  # one image, as np.save leaves it
     geometry = geometry_of(arrays, path)
     normalisation = _normalisation(arrays, data_range, path)
     images = measurements = None
