@@ -25,9 +25,9 @@ from padis_lightning.machine import choose_accelerator
 from padis_lightning.messages.allowed import FLAG, VARIABLE, check_classes, importable, only, split_allowed
 from padis_lightning.messages.checks import check_settings
 from padis_lightning.messages.configs import find_configs, inline
+from padis_lightning.messages.measurements import take_measurement
 from padis_lightning.messages.parser import sentence
 from padis_lightning.messages.paths import check_output, check_paths
-from padis_lightning.messages.scans import take_scan
 from padis_lightning.messages.sentences import refusing
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
@@ -135,7 +135,7 @@ class PadisCLI(LightningCLI):
         if self.command == "fit":
             config.trainer.use_distributed_sampler = False  # batches are shared out by step already
         else:
-            tell(take_scan(config))
+            tell(take_measurement(config))
         name_wandb_run(config.trainer.logger, self.output)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature

@@ -31,8 +31,7 @@ from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import LIMIT, require_size
 from padis_lightning.noise import GaussianNoise, PoissonNoise
-from padis_lightning.operators.blur import read_matrix
-from padis_lightning.operators.inpainting import read_mask
+from padis_lightning.operators.files import read_mask, read_matrix
 from padis_lightning.results.report.panels import read_panels
 from padis_lightning.types import Normalisation
 from tests.conftest import small_model

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from padis_lightning.data.corrections import LineIntegrals, bad_bins, corrected, drift, fill, from_counts, sees_air, without_stripes
+from padis_lightning.data.corrections import (
+    LineIntegrals,
+    bad_bins,
+    corrected,
+    drift,
+    fill,
+    from_counts,
+    sees_air,
+    without_stripes,
+)
 
 VIEWS, BINS = 90, 120
 

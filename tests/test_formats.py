@@ -131,14 +131,14 @@ def test_png_of_16_bits_is_exact(tmp_path, shape):
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
 def test_tiff_is_exact_and_knows_its_spacing(tmp_path, shape):
     values = np.random.default_rng(0).normal(0, 1e3, shape).astype(np.float32)
-    pictures16.write_tiff(tmp_path / "a.tiff", values, (0.8, 0.5))
+    pictures16.write_tiff(tmp_path / "a.tiff", values.astype(np.float32), (0.8, 0.5))
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tiff"), values)
     with tifffile.TiffFile(tmp_path / "a.tiff") as file:
         tags = file.pages[0].tags
         assert tags["ResolutionUnit"].value == 3  # centimetres
         (x, y), (n, m) = tags["XResolution"].value, tags["YResolution"].value
         assert x / y == pytest.approx(10 / 0.5) and n / m == pytest.approx(10 / 0.8)
-    pictures16.write_tiff(tmp_path / "b.tiff", values, None)
+    pictures16.write_tiff(tmp_path / "b.tiff", values.astype(np.float32), None)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tiff"), values)
 
 

@@ -236,7 +236,9 @@ REFUSED = {
     r"kernel has infinity; wanted finite": lambda: Blur((1, 5, 5), kernel=[[1.0, math.inf]]),
     r"kernel has the shape \(3,\); wanted rows and columns": lambda: Blur((1, 5, 5), kernel=[1.0, 2.0, 3.0]),
     r"kernel cannot be read .*; wanted rows of numbers": lambda: Blur((1, 5, 5), kernel=[[1.0], [2.0, 3.0]]),
-    r"kernel is 'none.npy'; wanted rows of numbers or an existing .npy file": lambda: Blur((1, 5, 5), kernel="none.npy"),
+    r"kernel is 'none.npy'; wanted rows of numbers or an existing .npy file or picture": lambda: Blur(
+        (1, 5, 5), kernel="none.npy"
+    ),
     r"border is 'zero'; wanted 'circular' or 'reflect'": lambda: UniformBlur((1, 9, 9), 3, "zero"),
     r"size is 0; wanted at least 1": lambda: UniformBlur((1, 9, 9), 0),
     r"std is 0; wanted a value above 0": lambda: GaussianBlur((1, 9, 9), 0.0),

@@ -135,7 +135,9 @@ def corrected(integrals: LineIntegrals, stripes: bool = False) -> LineIntegrals:
     if all(sees_air(y)):
         level = drift(y)
         if level.any():
-            notes.append(f"the beam drifts by up to {float(np.abs(level).max()):.3g}, seen at the ends of the detector; taken off")
+            notes.append(
+                f"the beam drifts by up to {float(np.abs(level).max()):.3g}, seen at the ends of the detector; taken off"
+            )
             y = y - level
     else:
         notes.append("the object is wider than the detector; values near its border cannot be trusted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
@@ -18,11 +19,13 @@ from padis_lightning.data.batches import (
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.generators import LeavesSource, ObjectSource, PhantomSource, photographs
 from padis_lightning.data.sources.base import Source, collate
-from padis_lightning.data.sources.open import open_source
-from padis_lightning.data.sources.volumes import VolumeSource
+from padis_lightning.data.sources.open import compared, open_source
+from padis_lightning.data.sources.volumes import VolumeSource, require_one_size
 from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.files import safe_names
 from padis_lightning.types import Normalisation
+
+log = logging.getLogger(__name__)
 
 TRAIN, VALIDATE, PREDICT, PURPOSES = 0, 1, 2, 3  # generated images of any two seeds and purposes differ
 GENERATORS = {"phantoms": PhantomSource, "objects": ObjectSource, "leaves": LeavesSource}
@@ -56,6 +59,10 @@ class ImageData(SharedItems, LightningDataModule):
         depth: slices of a volume; higher stacks are cut into several (default: whole stacks).
         rows: of a scan of several rows, those to take, counted from 0 (default: all).
         pixel_spacing: side of a pixel, for scans that do not name it (default: pixels cover the width of the detector).
+        measured: pictures are measurements: nothing is simulated, and their size, not ``size``, decides that of the images.
+        reference: a file or a folder with the truth of measurements, by name, which is scored then.
+        channels: bring pictures to 3 channels, grey in three equal ones, or to 1 (default: as they are).
+        crop: cut the middle out of pictures that are not square.
     """
 
     def __init__(
@@ -78,6 +85,10 @@ class ImageData(SharedItems, LightningDataModule):
         depth: int | None = None,
         rows: int | list[int] | None = None,
         pixel_spacing: float | None = None,
+        measured: bool = False,
+        reference: str | None = None,
+        channels: Literal[1, 3] | None = None,
+        crop: bool = False,
     ) -> None:
         super().__init__()
         optional = {"count": count, "size": size, "training_groups": training_groups, "depth": depth}
@@ -94,6 +105,9 @@ class ImageData(SharedItems, LightningDataModule):
         self.range, self.generated, self.validation, self.training_groups = range, generated, validation, training_groups
         self.seed, self.num_workers, self.volumes, self.depth = seed, num_workers, volumes, depth
         self.scan = Named(rows, size, pixel_spacing)
+        if path is None and (measured or reference or crop or channels):
+            raise InputError("measured, reference, channels or crop is given and path null; wanted a file or a folder")
+        self.measured, self.reference, self.channels, self.crop = measured, reference, channels, crop
         self._parts: dict[str, Source | Subset] = {}
 
     def setup(self, stage: str) -> None:
@@ -119,10 +133,17 @@ class ImageData(SharedItems, LightningDataModule):
         if self.count is not None and self.count < len(part):
             kept = spread_over_groups([self.whole.groups[k] for k in part.indices], self.count)
             part = Subset(part.dataset, [part.indices[k] for k in kept])
+        if self.batch_size > 1 and len({self.whole.shape(k) for k in part.indices}) > 1:
+            log.warning("padis_lightning: %s have several sizes; they are solved one by one", self.whole.description)
+            self.batch_size = 1
         self._parts["predict"] = part
 
     def _open(self) -> Source:
-        source = open_source(self.path, self.size, None if self.range == "auto" else self.range, self.scan)
+        options = {"channels": self.channels, "crop": self.crop}
+        bounds = None if self.range == "auto" else self.range
+        source = open_source(self.path, self.size, bounds, self.scan, measured=self.measured, **options)
+        if self.reference is not None:
+            source = compared(source, self.reference, options)
         return VolumeSource(source, self.depth) if self.volumes and not source.volumetric else source
 
     def _generate(self, count: int, purpose: int, keep: bool = True) -> Source:
@@ -141,6 +162,7 @@ class ImageData(SharedItems, LightningDataModule):
         self.whole = self._open()
         if not self.whole.has_images:
             raise InputError(f"{self.path} has only measurements; wanted 'images' to train on")
+        require_one_size(self.whole)
         return self._part("train"), self._part("validation")
 
     def _part(self, name: str) -> Subset:

@@ -62,7 +62,7 @@ class LinearOperator(nn.Module, ABC):
             InputError: it measures images of one shape only.
         """
         if tuple(shape) != tuple(self.measurement_shape):
-            raise InputError(f"the measurement is {tuple(shape)}; wanted {tuple(self.measurement_shape)}, what the operator yields")
+            raise InputError(f"the measurement is {tuple(shape)}; wanted {tuple(self.measurement_shape)}, the operator's")
         return self
 
     @property

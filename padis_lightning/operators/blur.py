@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,29 +13,16 @@ import torch
 from torch import Tensor
 
 from padis_lightning.errors import InputError, require_above, require_at_least
-from padis_lightning.inputs import load_array, reading
 from padis_lightning.linalg import at_least_single
 from padis_lightning.operators.base import dimensions
+from padis_lightning.operators.files import Matrix, is_picture, read_kernel
 from padis_lightning.operators.pixels import PixelOperator
 
+log = logging.getLogger(__name__)
+
 SAMPLES = 32  # points along a side of a pixel by which its overlap with a line is counted
+LARGE = 2**21  # frequencies from which channels are transformed one after the other, to spare memory
 Border = Literal["circular", "reflect"]
-Matrix = Sequence[Sequence[float]]
-
-
-def read_matrix(source: Matrix | str, name: str) -> np.ndarray:
-    """Read rows of finite numbers, ``(m, n)`` in float64, as given or out of a .npy file; raise an InputError for others."""
-    from_file = isinstance(source, (str, Path))
-    if from_file and not (Path(source).is_file() and Path(source).suffix == ".npy"):
-        raise InputError(f"{name} is {str(source)!r}; wanted rows of numbers or an existing .npy file")
-    with reading(name, "rows of numbers, all of one length"):
-        content = load_array(Path(source)) if from_file else source
-        values = np.array(content, np.float64, order="C")
-    if values.ndim != 2 or values.size == 0:
-        raise InputError(f"{name} has the shape {values.shape}; wanted rows and columns")
-    if not np.isfinite(values).all():
-        raise InputError(f"{name} has {'NaN' if np.isnan(values).any() else 'infinity'}; wanted finite numbers")
-    return values
 
 
 class Blur(PixelOperator):
@@ -50,7 +38,8 @@ class Blur(PixelOperator):
 
     Args:
         image_shape: channels, height and width.
-        kernel: h, rows of numbers or a .npy file of them, taken as it is; its centre is at (rows // 2, columns // 2).
+        kernel: h, rows of numbers or a .npy file of them, taken as it is, or a picture, brought to a sum of 1; its centre is at
+            (rows // 2, columns // 2).
         border: what lies outside the image.
 
     Raises:
@@ -65,7 +54,9 @@ class Blur(PixelOperator):
             raise InputError(f"border is {border!r}; wanted 'circular' or 'reflect'")
         self.image_shape = self.measurement_shape = dimensions(image_shape)
         self.border = border
-        values = torch.from_numpy(read_matrix(kernel, "kernel"))
+        values = torch.from_numpy(read_kernel(kernel))
+        if is_picture(kernel):
+            log.warning("padis_lightning: %s is a kernel of %dx%d, brought to a sum of 1", kernel, *values.shape)
         (rows, columns), (height, width) = values.shape, self.image_shape[1:]
         if rows > height or columns > width:
             raise InputError(f"kernel is {rows}x{columns}; wanted at most {height}x{width}, the size of the image")
@@ -118,6 +109,14 @@ class Blur(PixelOperator):
             spread = spread[..., :height, :] + spread[..., height:, :].flip(-2)
             spread = spread[..., :width] + spread[..., width:].flip(-1)
         return spread.to(y.dtype)
+
+    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: float) -> Tensor:
+        if precision is not None or not self.closed_form or len(v[0]) == 1 or math.prod(self.grid) < LARGE:
+            return super()._prox(v, y, weight, precision, *limits)
+        single = copy.copy(self)  # which shares the kernel's transform
+        single.image_shape = single.measurement_shape = (1, *self.image_shape[1:])
+        channels = zip(v.split(1, 1), y.split(1, 1), strict=True)
+        return torch.cat([single._prox(*pair, weight, None, *limits) for pair in channels], 1)
 
     def approximate_inverse(self, y: Tensor) -> Tensor:
         """Return the blurred image."""

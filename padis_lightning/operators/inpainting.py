@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,26 +11,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from padis_lightning.errors import InputError, require_at_least
-from padis_lightning.inputs import open_picture, reading
 from padis_lightning.operators.base import dimensions
-from padis_lightning.operators.blur import Matrix, read_matrix
+from padis_lightning.operators.files import Matrix, read_mask
 from padis_lightning.operators.pixels import PixelOperator
-
-
-def read_mask(source: Matrix | str) -> np.ndarray:
-    """Read which pixels are known, ``(H, W)``: white ones of a .png, those other than 0 of rows of numbers or of a .npy file.
-
-    Raises:
-        InputError: there is no such file, or the content is something else.
-    """
-    if not (isinstance(source, (str, Path)) and Path(source).suffix == ".png"):
-        return read_matrix(source, "mask") != 0
-    if not Path(source).is_file():
-        raise InputError(f"mask is {str(source)!r}; wanted an existing file")
-    with reading(source, "a picture"), open_picture(source) as picture:
-        if picture.mode.startswith(("I", "F")):
-            raise InputError(f"{source} has the mode {picture.mode}; wanted 8 bits")
-        return np.asarray(picture.convert("L")) > 127
 
 
 class Inpainting(PixelOperator):
@@ -39,16 +21,19 @@ class Inpainting(PixelOperator):
 
     Args:
         image_shape: channels, height and width (default: 3 and those of the mask).
-        mask: m, the same for all channels, ``(H, W)``: a .png (white known, black missing), a .npy or rows of numbers (other
-            than 0 known).
+        mask: m, the same for all channels, ``(H, W)``: a picture (white known, black missing; or opaque known, transparent
+            missing), a .npy or rows of numbers (other than 0 known).
+        missing_colour: red, green and blue from 0 to 255, by which the picture ``mask`` marks what is missing.
 
     Raises:
         InputError: the mask cannot be read, has another shape or keeps nothing.
     """
 
-    def __init__(self, image_shape: Sequence[int] | None = None, *, mask: Matrix | str) -> None:
+    def __init__(
+        self, image_shape: Sequence[int] | None = None, *, mask: Matrix | str, missing_colour: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
-        known = read_mask(mask)
+        known = read_mask(mask, missing_colour)
         self.image_shape = self.measurement_shape = dimensions(image_shape or (3, *known.shape))
         if known.shape != self.image_shape[1:]:
             raise InputError(f"the mask has the shape {known.shape}; wanted {self.image_shape[1:]}, that of the image")

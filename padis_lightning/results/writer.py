@@ -15,6 +15,7 @@ from padis_lightning.files import whole
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.slices import Slices
 from padis_lightning.results.formats import Format, write_image
+from padis_lightning.results.formats.as_read import write_as_read
 from padis_lightning.results.pictures import ImageResult, comparison, save_picture
 from padis_lightning.results.provenance import Origin
 from padis_lightning.results.report.panels import image_panels, save_panels
@@ -40,6 +41,8 @@ def save_measurement(path: Path, operator: LinearOperator, measurement: Tensor) 
     if scan and isinstance(operator, Slices):  # as slices of a patient, one above the other
         scan |= {"patient": [path.stem] * len(measurement), "z": range(len(measurement))}
         measurement = measurement[:, 0]
+    elif not scan and measurement.ndim == 3:  # a picture
+        measurement = measurement.movedim(0, -1)[None]
     with whole(path) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, y=measurement.cpu().numpy(), range=[0.0, 1.0], **scan)
     return path
@@ -81,6 +84,8 @@ class ResultWriter:
         if self.formats:
             rest = (self.normalisation, self.source, index, self.origin, self.operator.volumetric)
             files += write_image(self.formats, folder, name, estimate, *rest)
+        if self.source is not None and self.source.pictured and (place := self.source.place(index)):
+            files.append(write_as_read(folder, name, estimate, place[0]))
         if self.measurements and result.measurement is not None:
             files.append(save_measurement(folder / "measurements" / f"{name}.npz", self.operator, result.measurement))
         if result.samples is not None:

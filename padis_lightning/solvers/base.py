@@ -147,6 +147,7 @@ class Solver(LightningModule, ABC):
         indices, y = batch.index.tolist(), batch.measurement
         if y is None:
             y = self.problem.measure(batch.image, Generators.keyed(self.seed, indices, MEASURE))
+        y = self.operator.zero_unmeasured(y)
         drawn, seconds = self.solve_in_time(y.repeat_interleave(self.samples, 0), indices)
         drawn = drawn.unflatten(0, (-1, self.samples))
         estimate = drawn.mean(1) if self.samples > 1 else drawn[:, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from padis_lightning.canvas import axis_names
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.draws import Draws
 from padis_lightning.errors import InputError
@@ -26,12 +27,25 @@ def check_run(solver: Solver, data: ImageData | Draws, inference_mode: bool) -> 
         raise InputError(f"the data is {type(data).__name__}; wanted {wanted.__name__} for {name}")
     if isinstance(data, Draws):
         return
-    operator, prior = solver.operator, solver.prior
-    for shape in sorted(data.whole.shapes):
-        fitted = operator.for_measurement(shape) if data.whole.pictured else operator.for_image_shape(shape)
-        if prior is not None:
-            prior.for_shape(fitted.image_shape)
+    prior = solver.prior
+    images = {shape: _image_shape(solver, shape, data.whole.pictured) for shape in sorted(data.whole.shapes)}
+    for k, name in ((item.index, item.name) for item in data.item_labels):
+        seen, wanted = data.whole.reference_shape(k), images[data.whole.shape(k)]
+        if seen not in (None, wanted):
+            raise InputError(f"the reference of {name} is {seen} ({axis_names(seen)}); wanted {wanted}, that of the estimate")
     trained = prior.normalisation if prior is not None else None
     windows = data.normalisation.window, trained.window if trained else None
     if None not in windows and windows[0] != windows[1]:
         raise InputError(f"the data's window is {windows[0]} HU; wanted {windows[1]} HU, what the prior was trained on")
+
+
+def _image_shape(solver: Solver, shape: tuple[int, ...], pictured: bool) -> tuple[int, ...]:
+    """Return the shape of the estimates for items of a shape, which operator and prior have to serve."""
+    operator, prior = solver.operator, solver.prior
+    image = operator.for_measurement(shape).image_shape if pictured else operator.for_image_shape(shape).image_shape
+    if prior is not None and {image[0], prior.image_shape[0]} == {1, 3}:
+        wanted = prior.image_shape[0]
+        raise InputError(f"the data has {image[0]} channels; wanted {wanted}, the prior's, such as by --data.channels {wanted}")
+    if prior is not None:
+        prior.for_shape(image)
+    return image

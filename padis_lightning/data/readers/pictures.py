@@ -73,7 +73,8 @@ def read(path: Path) -> list[Series]:
 def _series(pictures: list[Picture], name: str, group: str) -> Series:
     shape, bounds = _header(pictures[0])
     files = tuple(dict.fromkeys(p.path for p in pictures))
-    return Series(name, group, len(pictures), shape, partial(_values, pictures), range=bounds, files=files)
+    return Series(name, group, len(pictures), shape, partial(_values, pictures), range=bounds, files=files,
+                  see_through=partial(_values, pictures, transparent=True))  # fmt: skip
 
 
 @contextmanager
@@ -157,14 +158,14 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _values(pictures: list[Picture], k: int) -> np.ndarray:
-    """Read picture k, upright and opaque, float32."""
+def _values(pictures: list[Picture], k: int, transparent: bool = False) -> np.ndarray:
+    """Read picture k, upright and, unless it may be transparent, opaque, float32."""
     picture = pictures[k]
     with _opened(picture) as stream:
         if _needs_tifffile(stream):
             return _tiff(stream, picture).astype(np.float32)
         image = _upright(_image(stream, picture))
-        if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
+        if not transparent and (image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info):
             clearest = image.convert("RGBA").getchannel("A").getextrema()[0]
             if clearest < 255:
                 raise InputError(f"{picture} is transparent in places (alpha {clearest} of 255); wanted an opaque picture")

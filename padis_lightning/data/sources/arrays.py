@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from padis_lightning.data.containers import numbers, read_pair, require_images
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.ranges import calibrate, decide, decide_measured
-from padis_lightning.data.sources.base import Item, Source, resize
+from padis_lightning.data.sources.base import Item, Source, resize, with_channels
 from padis_lightning.data.sources.measurements import MEASURED, geometry_of, line_integrals, load_measured
 from padis_lightning.errors import InputError
 from padis_lightning.types import Normalisation
@@ -43,6 +44,15 @@ class ArraySource(Source):
         self.has_images = images is not None
         self.image_shape, self.normalisation = image_shape, normalisation
         self.groups, self.description = groups, description
+
+    def with_channels(self, channels: int) -> ArraySource:
+        """Return the same with so many channels of every picture."""
+        twin = copy.copy(self)
+        images, pictures = self.images, self.measurements if self.pictured else None
+        twin.images = None if images is None else with_channels(images, channels)
+        twin.measurements = self.measurements if pictures is None else with_channels(pictures, channels)
+        twin.image_shape = (channels, *self.image_shape[1:])
+        return twin
 
     def __getitem__(self, index: int) -> Item:
         image = None if self.images is None else self.images[index]

@@ -12,11 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from padis_lightning.canvas import box
 from padis_lightning.errors import InputError
 from padis_lightning.types import Batch, Normalisation
 
 if TYPE_CHECKING:
     from padis_lightning.data.sources.series import Series
+
+LUMA = torch.tensor([0.299, 0.587, 0.114])  # weights of red, green and blue
 
 
 class Item(NamedTuple):
@@ -53,6 +56,30 @@ def resize(images: Tensor, size: int) -> Tensor:
     return functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
+def with_channels(image: Tensor, channels: int | None) -> Tensor:
+    """Return ``(..., C, H, W)`` with one or three channels: grey in three equal ones, or the luma of colours.
+
+    Source: Recommendation ITU-R BT.601-7, section 2.5.1.
+    """
+    found = image.shape[-3]
+    if channels is None or found == channels:
+        return image
+    if {found, channels} != {1, 3}:
+        raise InputError(f"the images have {found} channels and channels is {channels}; wanted 1 and 3")
+    return (
+        image.repeat_interleave(3, -3)
+        if channels == 3
+        else torch.einsum("c,...chw->...hw", LUMA.to(image), image)[..., None, :, :]
+    )
+
+
+def middle_square(image: Tensor) -> Tensor:
+    """Cut the largest square out of the middle of ``(..., H, W)``."""
+    side = min(image.shape[-2:])
+    corner = [(n - side) // 2 for n in image.shape[-2:]]
+    return image[box(corner, (side, side))]
+
+
 class Source(Dataset, ABC):
     """Yields images or measurements that can be counted and picked; one whose files cannot be used raises InputError.
 
@@ -68,6 +95,8 @@ class Source(Dataset, ABC):
         parts: ``train``, ``validation`` or ``test`` for each item, where the data says so.
         affine: ``(4, 4)``, from (row, column, slice, 1) of every volume to LPS millimetres, where a scan says so.
         size: side that images are brought to, or None for as they are.
+        channels: number that images are brought to, or None for as they are.
+        crop: whether images that are not square are cut to their middle before they are brought to ``size``.
     """
 
     image_shape: tuple[int, ...]
@@ -81,6 +110,8 @@ class Source(Dataset, ABC):
     parts: list[str] | None = None
     affine: np.ndarray | None = None
     size: int | None = None
+    channels: int | None = None
+    crop: bool = False
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -92,8 +123,16 @@ class Source(Dataset, ABC):
 
     @property
     def shapes(self) -> set[tuple[int, ...]]:
-        """Return the shapes that items have; where there are several, no two items may be in one batch."""
+        """Return the shapes that items have; where there are several, items are solved one by one."""
         return {tuple(self.image_shape)}
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Return the shape of the image of item ``index``, or of its measurement where that is a picture; nothing is read."""
+        return tuple(self.image_shape)
+
+    def reference_shape(self, index: int) -> tuple[int, ...] | None:
+        """Return the shape of the image that a measured item is compared with, where there is one."""
+        return None
 
     def name(self, index: int) -> str:
         """Return the name of item ``index``, which files have as well."""
@@ -111,6 +150,8 @@ class Source(Dataset, ABC):
         """Return values ``(H, W)`` or ``(H, W, C)`` as a normalised image ``(C, H, W)`` of the source's size."""
         values = np.moveaxis(values, -1, 0) if values.ndim == 3 else values[None]
         image = self.normalisation.normalise(torch.from_numpy(np.array(values)))  # a mapped file is read-only
+        image = with_channels(image, self.channels)
+        image = middle_square(image) if self.crop else image
         return resize(image[None], self.size)[0] if self.size else image
 
     @abstractmethod

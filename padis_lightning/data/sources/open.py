@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.data.containers import HDF5, NUMPY
@@ -11,12 +12,14 @@ from padis_lightning.data.conventions import Named
 from padis_lightning.data.ranges import calibrate
 from padis_lightning.data.readers import open_series
 from padis_lightning.data.scans import find_format
-from padis_lightning.data.sources.arrays import read_arrays
+from padis_lightning.data.sources.arrays import ArraySource, read_arrays
 from padis_lightning.data.sources.base import Source
 from padis_lightning.data.sources.cone_scans import ConeSource, cone_files, cone_geometry
 from padis_lightning.data.sources.measurements import geometry_of, is_measured, line_integrals, load_measured
+from padis_lightning.data.sources.pictures import ReferenceSource, holds_measurement, holds_pictures, read_pictures
 from padis_lightning.data.sources.prepared import PreparedSource, is_prepared
 from padis_lightning.data.sources.series import SeriesSource
+from padis_lightning.errors import InputError
 
 
 def open_source(
@@ -24,6 +27,10 @@ def open_source(
     size: int | None = None,
     data_range: Sequence[float] | None = None,
     named: Named = Named(),  # noqa: B008
+    *,
+    channels: int | None = None,
+    crop: bool = False,
+    measured: bool = False,
 ) -> Source:
     """Open the images or measurements of a file or a folder.
 
@@ -36,6 +43,9 @@ def open_source(
         size: side that images are brought to (default: as they are).
         data_range: values that become 0 and 1, in place of what the files say.
         named: what the user says of a scan.
+        channels: number that pictures are brought to, 1 or 3 (default: as they are).
+        crop: cut the middle out of pictures that are not square.
+        measured: pictures are what was measured; a scan always is.
 
     Raises:
         InputError: there is nothing to read, what there is cannot be read, or nothing says what becomes 0 and 1.
@@ -43,19 +53,48 @@ def open_source(
     path = Path(path)
     bounds = None if data_range is None else (float(data_range[0]), float(data_range[1]))
     if find_format(path):
-        return read_arrays(path, size, bounds, named)
-    scans = cone_files(path)
-    if scans:
-        return ConeSource(scans, bounds, f"{len(scans)} cone-beam scans of {path.name}")
-    if path.suffix in NUMPY:
-        return read_arrays(path, size, bounds, named)
-    if path.suffix in HDF5 and path.is_file():
-        if is_prepared(path):
-            return PreparedSource(path, size, bounds)
-        if is_measured(path):
-            return read_arrays(path, size, bounds, named)
+        return _converted(read_arrays(path, size, bounds, named), channels, crop)
+    if path.is_file() and path.suffix in (*NUMPY, *HDF5):
+        source = _open_arrays(path, size, bounds, named, measured)
+        if source is not None:
+            return _converted(source, channels, crop)
+    elif scans := cone_files(path):
+        return _converted(ConeSource(scans, bounds, f"{len(scans)} cone-beam scans of {path.name}"), channels, crop)
     series = open_series(path)
-    return SeriesSource(series, size, bounds, f"{sum(one.count for one in series)} slices of {path.name}")
+    described = f"{sum(one.count for one in series)} slices of {path.name}"
+    return SeriesSource(series, None if measured else size, bounds, described, channels=channels, crop=crop, pictured=measured)
+
+
+def _open_arrays(path: Path, size: int | None, bounds: tuple[float, float] | None, named: Named, measured: bool) -> Source | None:
+    """Open a file of named arrays; None for one of HDF5 that has a reader."""
+    if measured and (holds_pictures(path) or not holds_measurement(path)):
+        return read_pictures(path, bounds)
+    if scans := cone_files(path):
+        return ConeSource(scans, bounds, f"{len(scans)} cone-beam scans of {path.name}")
+    if path.suffix in NUMPY or is_measured(path):
+        return read_arrays(path, size, bounds, named)
+    return PreparedSource(path, size, bounds) if is_prepared(path) else None
+
+
+def _converted(source: Source, channels: int | None, crop: bool) -> Source:
+    """Bring images in memory to a number of channels; refuse what is asked of other data."""
+    if crop:
+        raise InputError(f"crop is true and {source.description} are no pictures; wanted pictures, or false")
+    if channels in (None, source.image_shape[0]):
+        return source
+    if not isinstance(source, ArraySource) or not (source.has_images or source.pictured):
+        seen = source.image_shape[0]
+        raise InputError(f"channels is {channels} and {source.description} have {seen}; wanted pictures, or {seen}")
+    return source.with_channels(channels)
+
+
+def compared(source: Source, reference: str, options: dict[str, Any]) -> Source:
+    """Put the truth of ``reference`` beside the measurements of a source; arrays are in the units of the estimates."""
+    if source.has_images or source.volumetric:
+        seen = f"{source.description} are {'volumes' if source.volumetric else 'images'}"
+        raise InputError(f"reference is {reference!r} and {seen}; wanted measurements, of pictures --data.measured true")
+    bounds = (source.normalisation.lower, source.normalisation.upper) if Path(reference).suffix in (*NUMPY, *HDF5) else None
+    return ReferenceSource(source, open_source(reference, None, bounds, measured=source.pictured, **options))
 
 
 def is_flat_scan(path: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from padis_lightning.data.ranges import decide_shared
-from padis_lightning.data.sources.base import Item, Source, check_square
+from padis_lightning.data.sources.base import Item, Source
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import require_pixels, require_size
 
@@ -35,6 +35,7 @@ class Series:
             DICOM has it), where known.
         files: what was read: one file a slice in the order of the slices, or one for all.
         first: number of the first slice.
+        see_through: yields the values of a slice that ``load`` refuses for its transparency, where there may be any.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Series:
     affine: np.ndarray | None = None
     files: tuple[Path, ...] = ()
     first: int = 0
+    see_through: Callable[[int], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         require_pixels(self.name, self.shape[0] * self.shape[1])
@@ -55,9 +57,10 @@ class Series:
             seen = " x ".join(f"{side:g}" for side in self.spacing)
             raise InputError(f"{self.name} has pixels of {seen} mm; wanted sides from {SIDES[0]:g} to {SIDES[1]:g}")
 
-    def read(self, k: int) -> np.ndarray:
-        """Read the values of slice k, float32; those that are not finite are refused."""
-        values = np.asarray(self.load(self.first + k), dtype=np.float32)
+    def read(self, k: int, transparent: bool = False) -> np.ndarray:
+        """Read the values of slice k, float32, transparent or not; those that are not finite are refused."""
+        load = self.see_through if transparent and self.see_through else self.load
+        values = np.asarray(load(self.first + k), dtype=np.float32)
         if not np.isfinite(values).all():
             raise InputError(f"{self.name} has values in slice {k} that are not finite; wanted finite numbers")
         return values
@@ -115,31 +118,57 @@ class SeriesSource(Source):
     An item is named after its series and its place in it; after the series alone where that is its only slice.
 
     Args:
-        series: of one number of channels and, unless ``size`` is given, of one shape.
-        size: side that images are brought to (default: as they are).
+        series: of one number of channels, unless ``channels`` is given.
+        size: side that images are brought to (default: as they are, of whatever shapes).
         data_range: values that become 0 and 1 (default: what the files say; ``-1000`` and ``1000`` for HU).
         description: a line for a checkpoint's provenance.
+        channels: 3 for grey in three equal channels, 1 for the luma of colours (default: as they are).
+        crop: cut the middle out of images that are not square.
+        pictured: the images are what was measured.
     """
 
     def __init__(
-        self, series: Sequence[Series], size: int | None, data_range: tuple[float, float] | None, description: str
+        self,
+        series: Sequence[Series],
+        size: int | None,
+        data_range: tuple[float, float] | None,
+        description: str,
+        *,
+        channels: int | None = None,
+        crop: bool = False,
+        pictured: bool = False,
     ) -> None:
         self.series, self.size, self.description = list(series), size, description
-        for kind, values in {"channels": {s.channels for s in series}, "units": {s.units for s in series}}.items():
-            if len(values) > 1:
-                raise InputError(f"{description} mix {kind} {' and '.join(sorted(map(str, values)))}; wanted one kind")
-        shapes = {s.shape[:2] for s in series}
-        if size is None and len(shapes) > 1:
-            seen = ", ".join(f"{h}x{w}" for h, w in sorted(shapes))
-            raise InputError(f"{description} have the sizes {seen}; wanted one, or --data.size")
-        for height, width in shapes if size else ():
-            check_square(height, width, size)
+        self.channels, self.crop, self.pictured, self.has_images = channels, crop, pictured, not pictured
+        kinds = {"units": ({s.units for s in series}, ""), "channels": ({s.channels for s in series}, ", or --data.channels 3")}
+        for kind, (values, option) in kinds.items():
+            if len(values) > 1 and not (channels and option):
+                seen = " and ".join(sorted(map(str, values)))
+                raise InputError(f"{description} mix {kind} {seen}; wanted one kind{option}")
+        for height, width in {s.shape[:2] for s in series} if size and not crop else ():
+            if height != width:
+                options = f"square ones to be brought to {size}x{size}, --data.crop true or --data.size null"
+                raise InputError(f"the images are {height}x{width}; wanted {options}")
+        if crop and any(s.spacing or s.affine is not None for s in series):
+            raise InputError(f"crop is true and {description} say where they lie in the patient; wanted pictures")
         hounsfield = self.series[0].units == "HU"
         self.normalisation = decide_shared(description, {s.range for s in self.series}, named=data_range, hounsfield=hounsfield)
         self.places = [(s, k) for s in self.series for k in range(s.count)]
         self.groups = [s.group for s, _ in self.places]
-        height, width = (size, size) if size else next(iter(shapes))
-        self.image_shape = self.series[0].channels, height, width
+        self.image_shape = self._shape(self.series[0])
+
+    def _shape(self, series: Series) -> tuple[int, ...]:
+        height, width = (min(series.shape[:2]),) * 2 if self.crop else series.shape[:2]
+        return self.channels or series.channels, self.size or height, self.size or width
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Return the shape of slice ``index``."""
+        return self._shape(self.places[index][0])
+
+    @property
+    def shapes(self) -> set[tuple[int, ...]]:
+        """Return the shapes of the series."""
+        return {self._shape(one) for one in self.series}
 
     def name(self, index: int) -> str:
         """Return the series and the place in it, or the one of them that is enough."""
@@ -155,8 +184,9 @@ class SeriesSource(Source):
     def slice_affine(self, index: int) -> np.ndarray | None:
         """Return the affine of the series at the size of the images, or None where the files do not say."""
         series, _ = self.places[index]
-        return None if series.affine is None else resized_affine(series.affine, series.shape[:2], self.image_shape[-2:])
+        return None if series.affine is None else resized_affine(series.affine, series.shape[:2], self.shape(index)[-2:])
 
     def __getitem__(self, index: int) -> Item:
         series, k = self.places[index]
-        return Item(index, self.name(index), series.group, self.to_image(series.read(k)))
+        image = self.to_image(series.read(k, transparent=self.pictured))
+        return Item(index, self.name(index), series.group, *((None, image) if self.pictured else (image,)))

@@ -63,6 +63,13 @@ def stacks(source: Source) -> list[Stack]:
     return unique(out)
 
 
+def require_one_size(source: Source) -> None:
+    """Refuse images of several sizes, which neither make volumes nor batches to train on."""
+    if len(source.shapes) > 1:
+        seen = ", ".join(f"{h}x{w}" for h, w in sorted(shape[-2:] for shape in source.shapes))
+        raise InputError(f"{source.description} have the sizes {seen}; wanted one, or --data.size")
+
+
 class VolumeSource(Source):
     """Yields volumes ``(C, D, H, W)`` and measurements ``(D, ...)`` of the slices of a source.
 
@@ -73,6 +80,7 @@ class VolumeSource(Source):
     """
 
     def __init__(self, source: Source, depth: int | None = None) -> None:
+        require_one_size(source)
         self.slices, found = source, stacks(source)
         heights = sorted({len(stack.items) for stack in found})
         if depth is None and len(heights) > 1:

@@ -74,7 +74,7 @@ def write_image(
         pictures16.write_png(files[-1], values, (scale.lower, scale.upper))
     if "tiff" in formats:
         files.append(folder / "pictures16" / f"{name}.tiff")
-        pictures16.write_tiff(files[-1], values, _resized_spacing(series, values.shape))
+        pictures16.write_tiff(files[-1], values.astype(np.float32), _resized_spacing(series, values.shape))
     if "dicom" in formats:
         (stem,) = safe_names([series.name])
         for k, part in enumerate(values if volumetric else [values], first):

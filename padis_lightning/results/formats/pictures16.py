@@ -1,4 +1,4 @@
-"""PNG of 16 bits and TIFF of 32-bit floating point."""
+"""PNG of 16 bits and TIFF."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def write_tiff(path: Path, values: np.ndarray, spacing: tuple[float, float] | None) -> None:
-    """Write ``(H, W)`` or ``(H, W, 3)`` whole as float32; ``spacing`` is mm from row to row and from column to column."""
+    """Write ``(H, W)`` or ``(H, W, 3)`` whole, in their type; ``spacing`` is mm from row to row and from column to column."""
     import tifffile
 
     options = {} if spacing is None else {"resolution": (10 / spacing[1], 10 / spacing[0]), "resolutionunit": "CENTIMETER"}
     options |= {"photometric": "rgb" if values.ndim == 3 else "minisblack", "software": "padis_lightning", "metadata": None}
     with whole(path) as temporary, open(temporary, "wb") as handle:
-        tifffile.imwrite(handle, values.astype(np.float32), **options)
+        tifffile.imwrite(handle, values, **options)

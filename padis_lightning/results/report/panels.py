@@ -80,8 +80,8 @@ def quantise(title: str, kind: str, values: Tensor, ends: tuple[float, float], s
     return Panel(title, kind, codes[0] if fine else np.moveaxis(codes, 0, -1), lower, upper, extent, voxels)
 
 
-def measurement_panel(operator: LinearOperator, y: Tensor, scale: Normalisation) -> Panel | None:
-    """Return a measurement as a panel: a degraded image in the units of images, or anything else of two axes.
+def measurement_panel(operator: LinearOperator, y: Tensor, shape: Sequence[int], scale: Normalisation) -> Panel | None:
+    """Return the measurement of an image of ``shape`` as a panel: a degraded image in its units, or anything of two axes.
 
     Of measurements slice by slice the middle slice is shown; there is none of measurements of other axes.
     """
@@ -90,7 +90,7 @@ def measurement_panel(operator: LinearOperator, y: Tensor, scale: Normalisation)
         title, y = f"measurement of slice {len(y) // 2}", y[len(y) // 2]
     if y.ndim != 3 or len(y) not in (1, 3):
         return None
-    channels, height, width = operator.image_shape[0], *operator.image_shape[-2:]
+    channels, height, width = shape[0], *shape[-2:]
     projected = any(isinstance(part, Projector) for part in operator.modules())
     if projected or sliced or len(y) != channels or y.shape[1] * width != y.shape[2] * height:
         return quantise(title, "measurement", y.mean(0, keepdim=True), (0.0, 1.0))
@@ -104,7 +104,9 @@ def image_panels(
     ends = scale.lower, scale.upper
     titles = {"estimate": solver}
     out = [quantise(titles.get(k, name), k, scale.restore(image), ends, spacing) for k, name, image in result.images]
-    measured = None if result.measurement is None else measurement_panel(operator, result.measurement, scale)
+    measured = (
+        None if result.measurement is None else measurement_panel(operator, result.measurement, result.estimate.shape, scale)
+    )
     if measured is not None:
         out.insert(result.truth is not None, measured)
     if result.deviation is not None:

@@ -1,0 +1,32 @@
+"""What a config needs for measured data: the operator of a scan, or one that follows the sizes of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from padis_lightning.data.sources.pictures import holds_pictures
+from padis_lightning.messages.allowed import find_class
+from padis_lightning.messages.scans import take_scan
+from padis_lightning.operators.pixels import PixelOperator
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+
+def take_measurement(config: Namespace) -> str | None:
+    """Fit a parsed config to measured data; return a line that says so, None for other data.
+
+    Arrays ``y`` are pictures where the config's operator measures pixels, and nothing in the file is of a scan.
+    """
+    data, operator = config.data.init_args, config.operator  # data that is drawn has no path
+    cls = find_class(operator.class_path) if operator else None
+    if cls is None or not issubclass(cls, PixelOperator) or not data.get("path"):
+        return take_scan(config)
+    path = Path(data.path)
+    if not data.measured and not holds_pictures(path):
+        return take_scan(config)
+    data.measured, data.size = True, None
+    if operator.init_args.get("mask") is not None:
+        operator.init_args.image_shape = None  # the mask has its own
+    return f"{path} is a measurement: nothing is simulated, no noise is added, and sizes follow from it"
