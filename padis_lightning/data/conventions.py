@@ -27,11 +27,13 @@ class Named(NamedTuple):
         rows: those to take of a scan of several, one or more, counted from 0 (default: all).
         size: side of the image in pixels.
         pixel_spacing: side of a pixel, in the lengths of the file.
+        remove_stripes: take off stripes of the sinogram, which are rings in the image.
     """
 
     rows: int | list[int] | None = None
     size: int | None = None
     pixel_spacing: float | None = None
+    remove_stripes: bool = False
 
     def pick(self, count: int, path: Path) -> list[int]:
         """Return the numbers of the rows to take of ``count``."""

@@ -5,6 +5,7 @@ Everything works on one sinogram ``(views, bins)`` of line integrals or counts, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ Array = NDArray[np.float64]
 ONE_COUNT = 50.0  # flats above this are taken as counts of photons, of which the least is one
 LEAST = 1e-4  # least transmission where counts are not those of photons
 OUTLIER = 10.0  # robust deviations from its neighbours at which a bin is bad
+FEWEST_VIEWS = 16  # from which on bad bins can be told from what the object does
 GROSS = 0.05  # ... and share of a large line integral
 AIR = 0.02  # share of the bins at either end that see air where the whole object is seen
 FAINT = 0.03  # share of the largest line integral below which a bin sees air
@@ -26,7 +28,7 @@ class LineIntegrals(NamedTuple):
 
     y: Array
     weights: Array
-    notes: list[str]
+    notes: Sequence[str] = ()
 
 
 def from_counts(counts: NDArray[np.number], flat: NDArray[np.number], dark: NDArray[np.number]) -> LineIntegrals:
@@ -63,13 +65,17 @@ def from_counts(counts: NDArray[np.number], flat: NDArray[np.number], dark: NDAr
 def bad_bins(y: Array) -> NDArray[np.bool_]:
     """Find bins of ``(views, bins)`` that are dead or hot: ``(bins,)``.
 
-    A bin is bad whose median over the views departs from that of its neighbours by far more than other bins do, or that is the
-    same in all views while both neighbours are not.
+    A bin is bad that departs from its neighbours to one side in most views, by far more than other bins do, or that is the same
+    in all views while both neighbours are not. Of few views nothing can be told.
     """
-    away = np.median(y - median_filter(y, (1, 5), mode="nearest"), 0)
+    if len(y) < FEWEST_VIEWS:
+        return np.zeros(y.shape[1], bool)
+    departure = y - median_filter(y, (1, 5), mode="nearest")
+    away = np.median(departure, 0)
     usual = 1.4826 * float(np.median(np.abs(away)))
     large = float(np.quantile(np.abs(y), 0.95))
-    gross = np.abs(away) > max(OUTLIER * usual, GROSS * large)
+    limit = max(OUTLIER * usual, GROSS * large)
+    gross = (np.abs(away) > limit) & (np.quantile(np.sign(away) * departure, 0.25, axis=0) > limit / 2)
     moves = y.std(0) > 1e-6 * max(large, np.finfo(float).tiny)
     beside = np.pad(moves, 1)
     return gross | (~moves & beside[:-2] & beside[2:])
@@ -93,12 +99,16 @@ def sees_air(y: Array) -> tuple[bool, bool]:
 
 
 def drift(y: Array) -> Array:
-    """Return what the beam drifted by in each view, ``(views, 1)``, where both ends see air; 0 where it is within the noise."""
+    """Return what the beam drifted by in each view, ``(views, 1)``: what both ends of the detector have in common.
+
+    It is 0 where they do not agree, or no more than their noise is seen.
+    """
     count = max(2, round(AIR * y.shape[1]))
-    ends = np.concatenate([y[:, :count], y[:, -count:]], 1)
-    level = np.median(ends, 1, keepdims=True)
-    noise = 1.4826 * np.median(np.abs(ends - level)) * 1.25 / np.sqrt(2 * count)
-    return level if float(np.abs(level).max()) > 4 * float(noise) else np.zeros_like(level)
+    ends = np.stack([y[:, :count], y[:, -count:]])
+    left, right = levels = np.median(ends, 2)
+    noise = 1.25 * 1.4826 * np.median(np.abs(ends - levels[..., None])) / np.sqrt(count)
+    common = np.where(left * right > 0, np.sign(left) * np.minimum(np.abs(left), np.abs(right)), 0.0)
+    return np.where(np.abs(common).max() > 5 * noise, common, 0.0)[:, None]
 
 
 def without_stripes(y: Array, width: int | None = None) -> Array:

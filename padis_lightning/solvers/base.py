@@ -140,10 +140,10 @@ class Solver(LightningModule, ABC):
             return self.reconstruct(batch)
 
     def reconstruct(self, batch: Batch) -> Reconstruction:
-        """Solve for every sample of every image, and return them with their residual."""
-        solver = self.for_batch(batch)
-        if solver is not self:
-            return solver.reconstruct(batch)
+        """Solve for every sample of every image by the solver that fits, and return them with their residual."""
+        return self.for_batch(batch)._reconstruct(batch)
+
+    def _reconstruct(self, batch: Batch) -> Reconstruction:
         indices, y = batch.index.tolist(), batch.measurement
         if y is None:
             y = self.problem.measure(batch.image, Generators.keyed(self.seed, indices, MEASURE))

@@ -14,7 +14,7 @@ from padis_lightning.data.containers import numbers, read_pair, require_images
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.ranges import calibrate, decide, decide_measured
 from padis_lightning.data.sources.base import Item, Source, resize, with_channels
-from padis_lightning.data.sources.measurements import MEASURED, geometry_of, line_integrals, load_measured
+from padis_lightning.data.sources.measurements import MEASURED, corrected_integrals, geometry_of, load_measured
 from padis_lightning.errors import InputError
 from padis_lightning.types import Normalisation
 
@@ -29,7 +29,12 @@ class ArraySource(Source):
         normalisation: what stored values became 0 and 1.
         groups: a label an item.
         description: a line for a checkpoint's provenance.
+
+    Attributes:
+        weights: how far entries of the measurements count, ``(n, ...)``, or None where all count alike.
     """
+
+    weights: Tensor | None = None
 
     def __init__(
         self,
@@ -57,7 +62,8 @@ class ArraySource(Source):
     def __getitem__(self, index: int) -> Item:
         image = None if self.images is None else self.images[index]
         measurement = None if self.measurements is None else self.measurements[index]
-        return Item(index, self.name(index), self.groups[index], image, measurement)
+        weights = None if self.weights is None else self.weights[index]
+        return Item(index, self.name(index), self.groups[index], image, measurement, weights)
 
 
 def read_arrays(
@@ -85,9 +91,9 @@ def read_arrays(
     if "images" in arrays and arrays["images"].ndim == 2:
         arrays["images"] = arrays["images"][None]
     geometry = geometry_of(arrays, path)
-    integrals = line_integrals(arrays, path) if geometry else None
+    integrals = corrected_integrals(arrays, path, named) if geometry else None
     if geometry and data_range is None and not {"range", "hu_window"} & arrays.keys():
-        data_range = calibrate(path, integrals, geometry)
+        data_range = calibrate(path, integrals.y, geometry)
     normalisation = _normalisation(arrays, data_range, path)
     images = measurements = None
     if "images" in arrays:
@@ -97,7 +103,7 @@ def read_arrays(
         elif size and not geometry:
             images = resize(images, size)
     if geometry:
-        measurements = torch.from_numpy(integrals)[:, None] / normalisation.upper
+        measurements = torch.from_numpy(integrals.y)[:, None] / normalisation.upper
     count = len(measurements if images is None else images)
     for key in ("y", "counts", "patient"):
         if key in arrays and np.shape(arrays[key])[:1] != (count,):
@@ -105,6 +111,7 @@ def read_arrays(
     groups = [str(p) for p in arrays["patient"]] if "patient" in arrays else [str(i) for i in range(count)]
     shape = (1, *geometry.size) if images is None else tuple(images.shape[1:])
     source = ArraySource(images, measurements, shape, normalisation, groups, f"{count} items of {path.name}")
+    source.weights = None if integrals is None else torch.from_numpy(integrals.weights)[:, None]
     if "patient" in arrays and np.shape(arrays.get("z")) == (count,):
         source.heights = numbers(arrays, "z", (None,), path)
     return source

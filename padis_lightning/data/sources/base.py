@@ -34,9 +34,12 @@ class Item(NamedTuple):
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Make a batch of items; tensors are stacked, what is missing stays None."""
+    """Make a batch of items; tensors are stacked, what is missing stays None. Measurements without weights count alike."""
     index, names, groups, *tensors = zip(*items, strict=True)
-    return Batch(torch.tensor(index), list(names), list(groups), *(None if t[0] is None else torch.stack(t) for t in tensors))
+    image, measurement, weights = (None if t[0] is None else torch.stack(t) for t in tensors)
+    if measurement is not None and weights is None:
+        weights = measurement.new_ones(len(items), *[1] * (measurement.ndim - 1))
+    return Batch(torch.tensor(index), list(names), list(groups), image, measurement, weights)
 
 
 def check_square(height: int, width: int, size: int) -> None:

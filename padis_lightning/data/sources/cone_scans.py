@@ -139,8 +139,10 @@ class ConeSource(Source):
         one = self.volumes[index]
         arrays = load_keys(one.path, (*MEASURED, *FIELDS))
         stacked = {key: arrays[key].reshape(-1, *self.geometry.shape) for key in MEASURED if key in arrays}
-        values = line_integrals({**arrays, **stacked}, one.path, axes=4)[one.place]
-        return Item(index, one.name, one.group, None, torch.from_numpy(values)[None] / self.normalisation.upper)
+        found = line_integrals({**arrays, **stacked}, one.path, axes=4)
+        values, weights = (np.broadcast_to(part, found.y.shape)[one.place, None].astype(np.float32) for part in found[:2])
+        counted = None if "y" in stacked else torch.from_numpy(weights)
+        return Item(index, one.name, one.group, None, torch.from_numpy(values) / self.normalisation.upper, counted)
 
 
 def affine(geometry: ConeGeometry, millimetres: float) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.data.containers import hdf5, load_keys, names_of, numbers
 from padis_lightning.data.conventions import MOST, THEIRS, Named, complete, to_radians, translate
+from padis_lightning.data.corrections import LineIntegrals, corrected, from_counts
 from padis_lightning.data.notes import note
 from padis_lightning.data.scans import read_foreign
 from padis_lightning.errors import InputError
@@ -193,27 +194,38 @@ def geometry_of(arrays: dict[str, np.ndarray], path: Path) -> Geometry | None:
     return read_scan(FLAT, arrays, key, numbers(arrays, key, (None,) * 3, path).shape, path)
 
 
-def line_integrals(arrays: dict[str, np.ndarray], path: Path, axes: int = 3) -> np.ndarray:
-    """Return line integrals ``(n, views, bins)``, float32: ``y`` as it is, or ``-log((counts - dark) / (flat - dark))``.
+def line_integrals(arrays: dict[str, np.ndarray], path: Path, axes: int = 3) -> LineIntegrals:
+    """Return line integrals ``(n, views, bins)``: ``y`` as it is, or those of ``counts``, which weigh by their photons.
 
     Projections of volumes have four axes, ``(n, views, rows, bins)``.
 
     Raises:
-        InputError: they are not finite numbers, the fields do not fit, or there is nothing to take the logarithm of.
+        InputError: they are not finite numbers, the fields do not fit, or there is no flat field.
     """
     if "y" in arrays:
-        return numbers(arrays, "y", (None,) * axes, path).astype(np.float32)
+        return LineIntegrals(numbers(arrays, "y", (None,) * axes, path), np.ones((1,) * axes))
     counts = numbers(arrays, "counts", (None,) * axes, path)
     if "flat" not in arrays:
         raise InputError(f"{path} has counts without flat; wanted the counts of a scan without an object beside them")
-    flat, dark = (_field(arrays, key, counts.shape, path) for key in ("flat", "dark"))
-    through, sent = counts - dark, flat - dark
-    for key, signal in (("flat", sent), ("counts", through)):
-        dead = int((signal <= 0).sum())
-        if dead:
-            above = "dark" if "dark" in arrays else "0"
-            raise InputError(f"{path} has {dead} bins of {signal.size} with {key} not above {above}; wanted photons in every one")
-    return -np.log(through / sent).astype(np.float32)
+    found = from_counts(counts, *(_field(arrays, key, counts.shape, path) for key in ("flat", "dark")))
+    if not found.weights.any():
+        raise InputError(f"{path} has flat not above {'dark' if 'dark' in arrays else '0'} in every bin; wanted photons")
+    for line in found.notes:
+        note(f"{path}: {line}")
+    return found
+
+
+def corrected_integrals(arrays: dict[str, np.ndarray], path: Path, named: Named) -> LineIntegrals:
+    """Return the line integrals of flat scans without what their detector added, float32, and how far each of them counts."""
+    found = line_integrals(arrays, path)
+    weights = np.broadcast_to(found.weights, found.y.shape)
+    scans = [corrected(LineIntegrals(y, w), named.remove_stripes) for y, w in zip(found.y.astype(float), weights, strict=True)]
+    for k, scan in enumerate(scans):
+        for line in scan.notes:
+            note(f"{path}{f', scan {k}' if len(scans) > 1 else ''}: {line}")
+    weights = np.stack([scan.weights for scan in scans]).astype(np.float32)
+    even = np.ones((len(scans), 1, 1), np.float32)
+    return LineIntegrals(np.stack([scan.y for scan in scans]).astype(np.float32), even if (weights == 1).all() else weights)
 
 
 def _field(arrays: dict[str, np.ndarray], key: str, shape: tuple[int, ...], path: Path) -> np.ndarray:

@@ -15,7 +15,7 @@ from padis_lightning.data.scans import find_format
 from padis_lightning.data.sources.arrays import ArraySource, read_arrays
 from padis_lightning.data.sources.base import Source
 from padis_lightning.data.sources.cone_scans import ConeSource, cone_files, cone_geometry
-from padis_lightning.data.sources.measurements import geometry_of, is_measured, line_integrals, load_measured
+from padis_lightning.data.sources.measurements import corrected_integrals, geometry_of, is_measured, load_measured
 from padis_lightning.data.sources.pictures import ReferenceSource, holds_measurement, holds_pictures, read_pictures
 from padis_lightning.data.sources.prepared import PreparedSource, is_prepared
 from padis_lightning.data.sources.series import SeriesSource
@@ -140,4 +140,4 @@ def read_range(path: str | Path, named: Named = Named(), again: bool = False) ->
     geometry = geometry_of(arrays, path)
     if geometry is None or ({"range", "hu_window"} & arrays.keys() and not again):
         return None
-    return calibrate(path, line_integrals(arrays, path), geometry)
+    return calibrate(path, corrected_integrals(arrays, path, named).y, geometry)

@@ -116,10 +116,10 @@ class VolumeSource(Source):
 
     def __getitem__(self, index: int) -> Item:
         stack = self.stacks[index]
-        images, measurements = zip(*[self.slices[k][3:] for k in stack.items], strict=True)
+        images, *measured = zip(*[self.slices[k][3:] for k in stack.items], strict=True)
         image = None if images[0] is None else torch.stack(images, 1)
-        measurement = None if measurements[0] is None else torch.stack(measurements)
-        return Item(index, stack.name, stack.group, image, measurement)
+        measurement, weights = (None if parts[0] is None else torch.stack(parts) for parts in measured)
+        return Item(index, stack.name, stack.group, image, measurement, weights)
 
 
 def _cut(stack: Stack, depth: int) -> list[Stack]:
