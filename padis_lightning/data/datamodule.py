@@ -52,6 +52,8 @@ class ImageData(SharedItems, LightningDataModule):
         volumes: take slices that lie on each other as one item: each series, or the slices of each ``patient`` of a .npz by
             their ``z``; of built-in data, phantoms of 32 slices.
         depth: slices of a volume; higher stacks are cut into several (default: whole stacks).
+        hu: values of files are Hounsfield units, where the files do not say so (NIfTI, TIFF, arrays).
+        skip_bad: leave out files and series that cannot be used, each in a word (default: refuse all of them by name).
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class ImageData(SharedItems, LightningDataModule):
         shards: int = 1,
         volumes: bool = False,
         depth: int | None = None,
+        hu: bool = False,
+        skip_bad: bool = False,
     ) -> None:
         super().__init__()
         optional = {"count": count, "size": size, "training_groups": training_groups, "depth": depth}
@@ -87,6 +91,7 @@ class ImageData(SharedItems, LightningDataModule):
         self.path, self.builtin, self.size, self.count, self.subset = path, builtin, size, count, subset
         self.range, self.generated, self.validation, self.training_groups = range, generated, validation, training_groups
         self.seed, self.num_workers, self.volumes, self.depth = seed, num_workers, volumes, depth
+        self.hu, self.skip_bad = hu, skip_bad
         self._parts: dict[str, Source | Subset] = {}
 
     def setup(self, stage: str) -> None:
@@ -115,7 +120,8 @@ class ImageData(SharedItems, LightningDataModule):
         self._parts["predict"] = part
 
     def _open(self) -> Source:
-        source = open_source(self.path, self.size, self.range)
+        how = {"hu": self.hu, "skip_bad": self.skip_bad, "volumes": self.volumes}
+        source = open_source(self.path, self.size, self.range, **how)
         return VolumeSource(source, self.depth) if self.volumes and not source.volumetric else source
 
     def _generate(self, count: int, purpose: int, keep: bool = True) -> Source:

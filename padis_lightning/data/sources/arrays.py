@@ -49,7 +49,9 @@ class ArraySource(Source):
         return Item(index, self.name(index), self.groups[index], image, measurement)
 
 
-def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[float] | None = None) -> ArraySource:
+def read_arrays(
+    path: str | Path, size: int | None = None, data_range: Sequence[float] | None = None, *, hounsfield: bool = False
+) -> ArraySource:
     """Read a ``.npz`` or ``.npy`` file, or measurements in HDF5.
 
     Keys: ``images`` ``(n, H, W)`` or ``(n, H, W, C)``; or measured sinograms, ``y`` ``(n, views, bins)`` or raw ``counts`` with
@@ -62,11 +64,14 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
         path: the file.
         size: side that images are brought to (default: as they are).
         data_range: in place of the file's ``range``.
+        hounsfield: images are in Hounsfield units, where the file has no ``hu_window``.
     """
     path = Path(path)
     arrays = load_measured(path, ("images", "patient", "z", "range", "hu_window"))
     geometry = geometry_of(arrays, path)
-    normalisation = _normalisation(arrays, data_range, path)
+    if hounsfield and geometry:
+        raise InputError(f"hu is true and {path} has measurements; wanted images, or 'hu_window' in the file")
+    normalisation = _normalisation(arrays, data_range, hounsfield, path)
     images = measurements = None
     if "images" in arrays:
         images = normalisation.normalise(torch.from_numpy(_channels_first(arrays["images"]).astype(np.float32)))
@@ -88,7 +93,9 @@ def read_arrays(path: str | Path, size: int | None = None, data_range: Sequence[
     return source
 
 
-def _normalisation(arrays: dict[str, np.ndarray], data_range: Sequence[float] | None, path: Path) -> Normalisation:
+def _normalisation(
+    arrays: dict[str, np.ndarray], data_range: Sequence[float] | None, hounsfield: bool, path: Path
+) -> Normalisation:
     """Check the images, and decide which of their values become 0 and 1."""
     images = arrays.get("images")
     if images is not None:
@@ -99,7 +106,8 @@ def _normalisation(arrays: dict[str, np.ndarray], data_range: Sequence[float] | 
         return decide_measured(path, measured, arrays, named=data_range)
     window, stored = read_pair(arrays, "hu_window", path), read_pair(arrays, "range", path)
     extremes = float(images.min()), float(images.max())
-    return decide(path, named=data_range, stored=stored, window=window, dtype=images.dtype, extremes=extremes)
+    known = {"hounsfield": hounsfield and window is None, "dtype": images.dtype, "extremes": extremes}
+    return decide(path, named=data_range, stored=stored, window=window, **known)
 
 
 def _channels_first(images: np.ndarray) -> np.ndarray:

@@ -13,10 +13,19 @@ from padis_lightning.data.sources.base import Source
 from padis_lightning.data.sources.cone_scans import ConeSource, cone_files, cone_geometry
 from padis_lightning.data.sources.measurements import geometry_of, is_measured, load_measured
 from padis_lightning.data.sources.prepared import PreparedSource, is_prepared
-from padis_lightning.data.sources.series import SeriesSource
+from padis_lightning.data.sources.series import SeriesSource, in_hounsfield_units
+from padis_lightning.errors import InputError
 
 
-def open_source(path: str | Path, size: int | None = None, data_range: Sequence[float] | None = None) -> Source:
+def open_source(
+    path: str | Path,
+    size: int | None = None,
+    data_range: Sequence[float] | None = None,
+    *,
+    hu: bool = False,
+    skip_bad: bool = False,
+    volumes: bool = False,
+) -> Source:
     """Open the images or measurements of a file or a folder.
 
     ``.npz`` and ``.npy`` hold images or measurements (:func:`padis_lightning.data.sources.arrays.read_arrays`), HDF5 what
@@ -27,6 +36,9 @@ def open_source(path: str | Path, size: int | None = None, data_range: Sequence[
         path: the file or the folder.
         size: side that images are brought to (default: as they are).
         data_range: values that become 0 and 1, in place of what the files say.
+        hu: values are Hounsfield units, where the files do not say so.
+        skip_bad: leave out series that cannot be used (see :func:`padis_lightning.data.readers.open_series`).
+        volumes: slices become volumes.
 
     Raises:
         InputError: there is nothing to read, what there is cannot be read, or nothing says what becomes 0 and 1.
@@ -34,16 +46,20 @@ def open_source(path: str | Path, size: int | None = None, data_range: Sequence[
     path = Path(path)
     bounds = None if data_range is None else (float(data_range[0]), float(data_range[1]))
     scans = cone_files(path)
+    if hu and (scans or (path.suffix in HDF5 and path.is_file() and is_measured(path))):
+        raise InputError(f"hu is true and {path} has measurements; wanted images, or 'hu_window' in the file")
     if scans:
         return ConeSource(scans, bounds, f"{len(scans)} cone-beam scans of {path.name}")
     if path.suffix in NUMPY:
-        return read_arrays(path, size, bounds)
+        return read_arrays(path, size, bounds, hounsfield=hu)
     if path.suffix in HDF5 and path.is_file():
         if is_prepared(path):
-            return PreparedSource(path, size, bounds)
+            return PreparedSource(path, size, bounds, hounsfield=hu)
         if is_measured(path):
             return read_arrays(path, size, bounds)
-    series = open_series(path)
+    series = open_series(path, skip_bad=skip_bad, volumes=volumes)
+    if hu:
+        series = [in_hounsfield_units(one) for one in series]
     return SeriesSource(series, size, bounds, f"{sum(one.count for one in series)} slices of {path.name}")
 
 
