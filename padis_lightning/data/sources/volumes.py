@@ -99,10 +99,11 @@ class VolumeSource(Source):
 
     def __getitem__(self, index: int) -> Item:
         stack = self.stacks[index]
-        images, measurements = zip(*[self.slices[k][3:] for k in stack.items], strict=True)
-        image = None if images[0] is None else torch.stack(images, 1)
-        measurement = None if measurements[0] is None else torch.stack(measurements)
-        return Item(index, stack.name, stack.group, image, measurement)
+        parts = zip(*[self.slices[k][3:] for k in stack.items], strict=True)
+        image, *measured = (
+            None if part[0] is None else torch.stack(part, dim) for part, dim in zip(parts, (1, 0, 0), strict=True)
+        )
+        return Item(index, stack.name, stack.group, image, *measured)
 
 
 def _cut(stack: Stack, depth: int) -> list[Stack]:
