@@ -60,7 +60,7 @@ def series(values, name="scan", group="a", **options):
 def scans(tmp_path, monkeypatch):
     """Give series to sources by name; each source is a file that exists."""
     known = {}
-    monkeypatch.setattr(planning, "open_series", lambda path: known[path.name])
+    monkeypatch.setattr(planning, "found_series", lambda path: known[path.name])
 
     def add(name, *members):
         if not (tmp_path / name).exists():

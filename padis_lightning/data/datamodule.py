@@ -64,6 +64,8 @@ class ImageData(SharedItems, LightningDataModule):
         reference: a file or a folder with the truth of measurements, by name, which is scored then.
         channels: bring pictures to 3 channels, grey in three equal ones, or to 1 (default: as they are).
         crop: cut the middle out of pictures that are not square.
+        hu: values of files are Hounsfield units, where the files do not say so (NIfTI, TIFF, arrays).
+        skip_bad: leave out files and series that cannot be used, each in a word (default: refuse all of them by name).
     """
 
     def __init__(
@@ -91,6 +93,8 @@ class ImageData(SharedItems, LightningDataModule):
         reference: str | None = None,
         channels: Literal[1, 3] | None = None,
         crop: bool = False,
+        hu: bool = False,
+        skip_bad: bool = False,
     ) -> None:
         super().__init__()
         optional = {"count": count, "size": size, "training_groups": training_groups, "depth": depth}
@@ -110,6 +114,7 @@ class ImageData(SharedItems, LightningDataModule):
         if path is None and (measured or reference or crop or channels):
             raise InputError("measured, reference, channels or crop is given and path null; wanted a file or a folder")
         self.measured, self.reference, self.channels, self.crop = measured, reference, channels, crop
+        self.hu, self.skip_bad = hu, skip_bad
         self._parts: dict[str, Source | Subset] = {}
 
     def setup(self, stage: str) -> None:
@@ -141,9 +146,10 @@ class ImageData(SharedItems, LightningDataModule):
         self._parts["predict"] = part
 
     def _open(self) -> Source:
+        how = {"hu": self.hu, "skip_bad": self.skip_bad, "volumes": self.volumes}
         options = {"channels": self.channels, "crop": self.crop}
         bounds = None if self.range == "auto" else self.range
-        source = open_source(self.path, self.size, bounds, self.scan, measured=self.measured, **options)
+        source = open_source(self.path, self.size, bounds, self.scan, measured=self.measured, **how, **options)
         if self.reference is not None:
             source = compared(source, self.reference, options)
         return VolumeSource(source, self.depth) if self.volumes and not source.volumetric else source

@@ -33,8 +33,24 @@ def natural(name: object) -> list[tuple[int, int, str]]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return the files of a folder and its sub-folders, but for hidden ones, in the order in which people count."""
-    return sorted((p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")), key=natural)
+    """Return the files of a folder and its sub-folders, but for hidden ones, in the order in which people count.
+
+    A linked folder is followed once, unless it is elsewhere in the folder anyway or holds it.
+    """
+    root, files, seen = folder.resolve(), [], set()
+    folders, links = [folder], []
+    while folders or links:
+        here = folders.pop() if folders else links.pop(0)
+        place = here.resolve()
+        if place in seen or (place != root and root.is_relative_to(place)):
+            continue
+        seen.add(place)
+        for path in sorted(here.iterdir(), key=natural):
+            if path.is_dir():
+                (links if path.is_symlink() else folders).append(path)
+            elif path.is_file() and not path.name.startswith("."):
+                files.append(path)
+    return sorted(files, key=natural)
 
 
 def common_depth(paths: Sequence[tuple[str, ...]]) -> int:

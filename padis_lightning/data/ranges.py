@@ -23,7 +23,6 @@ from padis_lightning.types import Normalisation
 Pair = tuple[float, float]
 
 HU_WINDOW = (-1000.0, 1000.0)
-COLDEST = -10.0  # a named range that begins here or lower is one of Hounsfield units: nothing else is that far below 0
 COARSE, SLICES, MOST_VIEWS, FEW_VIEWS = 128, 8, 180, 60  # of the quick reconstruction
 HIGHEST = 99.5  # percentile
 NAME_IT = "--data.range '[LOWER, UPPER]'"
@@ -86,8 +85,8 @@ def decide(
     The first that is known counts: what the user names, what the file or its type of numbers says, the width of the file's
     window, the window of -1000 to 1000 HU where values are HU, and 0 to 1 where no value lies beyond.
 
-    Hounsfield units beyond the range are clipped to it, as metal and the scanner's padding lie outside of any window. Other
-    values are left as they are, since they may be meant.
+    Values beyond a range that the user names are clipped to it, whatever the format, and so are Hounsfield units, as metal and
+    the scanner's padding lie outside of any window. Others are left as they are, since they may be meant.
 
     Args:
         subject: what sentences speak of.
@@ -119,7 +118,7 @@ def decide(
             )
         pair = 0.0, 1.0
     window = pair if hounsfield else window
-    return Normalisation(*pair, window, clip=window is not None or (named is not None and pair[0] <= COLDEST))
+    return Normalisation(*pair, window, clip=window is not None or named is not None)
 
 
 def decide_measured(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +14,27 @@ UNEVEN = 0.01  # share of a gap by which gaps may differ
 SAME_PLACE = 1e-4  # mm
 
 
+class Run(NamedTuple):
+    """Lists slices that are evenly spaced, in the order in which they lie, with their affine where there is one."""
+
+    order: list[int]
+    affine: np.ndarray | None
+
+
+def even_runs(heights: np.ndarray) -> list[slice]:
+    """Cut rising heights into parts that are evenly spaced; two at one height are in no part together."""
+    gaps = np.diff(heights)
+    usual = np.median(gaps[gaps > 0]) if (gaps > 0).any() else 1.0
+    breaks = np.flatnonzero(np.abs(gaps / usual - 1) > UNEVEN) + 1
+    return [slice(first, last) for first, last in pairwise([0, *breaks, len(heights)])]
+
+
+def doubled(positions: np.ndarray, orientation: np.ndarray) -> bool:
+    """Return whether two slices lie at one height."""
+    heights = np.sort(positions @ np.cross(orientation[:3], orientation[3:]))
+    return len(heights) > 1 and bool(np.diff(heights).min() < SAME_PLACE)
+
+
 def stack(
     name: str,
     files: Sequence[str],
@@ -19,8 +42,10 @@ def stack(
     orientation: np.ndarray,
     spacing: tuple[float, float] | None,
     thickness: float,
-) -> tuple[list[int], np.ndarray | None]:
-    """Return the order of slices along their normal, and the affine from (row, column, slice, 1) to millimetres.
+) -> tuple[list[Run], str]:
+    """Return the evenly spaced runs of slices along their normal, and a sentence about gaps where there are several.
+
+    An affine brings (row, column, slice, 1) to millimetres.
 
     Args:
         name: of the series, for sentences.
@@ -31,31 +56,44 @@ def stack(
         thickness: mm from slice to slice, where there is only one.
 
     Raises:
-        InputError: slices are missing, lie at one place, unevenly, or not above each other.
+        InputError: slices lie at one place, or not above each other.
     """
     along_row, along_column = orientation[:3], orientation[3:]
     normal = np.cross(along_row, along_column)
     if abs(np.linalg.norm(normal) - 1) > 1e-3 or abs(along_row @ along_column) > 1e-3:
         raise InputError(f"series {name} has the orientation {orientation.tolist()}; wanted two unit vectors at right angles")
     order = np.argsort(positions @ normal, kind="stable")
-    positions = positions[order]
-    step = normal * thickness
-    if len(order) > 1:
-        _check_gaps(name, [files[k] for k in order], np.diff(positions @ normal))
-        step = (positions[-1] - positions[0]) / (len(order) - 1)
-        aside = positions - positions[0] - np.arange(len(order))[:, None] * step
-        reach = np.linalg.norm(aside - np.outer(aside @ normal, normal), axis=1)
-        if reach.max() > min(spacing or (1, 1)) / 2:
-            far = files[order[int(reach.argmax())]]
-            raise InputError(f"series {name} has {far} {reach.max():g} mm beside the line of the others; wanted slices on a line")
-    if spacing is None:
-        return order.tolist(), None
-    affine = np.eye(4)
-    affine[:3] = np.stack([along_column * spacing[0], along_row * spacing[1], step, positions[0]], 1)
-    return order.tolist(), affine
+    positions, files = positions[order], [files[k] for k in order]
+    heights = positions @ normal
+    gap = _uneven(name, files, np.diff(heights)) if len(order) > 1 else ""
+    runs = []
+    for part in even_runs(heights) if gap else [slice(None)]:
+        step = _step(name, files[part], positions[part], normal, thickness, spacing)
+        affine = None
+        if spacing is not None:
+            affine = np.eye(4)
+            affine[:3] = np.stack([along_column * spacing[0], along_row * spacing[1], step, positions[part][0]], 1)
+        runs.append(Run(order[part].tolist(), affine))
+    return runs, gap
 
 
-def _check_gaps(name: str, files: list[str], gaps: np.ndarray) -> None:
+def _step(
+    name: str, files: list[str], places: np.ndarray, normal: np.ndarray, thickness: float, spacing: tuple[float, float] | None
+) -> np.ndarray:
+    """Return the way from slice to slice, along which all must lie."""
+    if len(places) == 1:
+        return normal * thickness
+    step = (places[-1] - places[0]) / (len(places) - 1)
+    aside = places - places[0] - np.arange(len(places))[:, None] * step
+    reach = np.linalg.norm(aside - np.outer(aside @ normal, normal), axis=1)
+    if reach.max() > min(spacing or (1, 1)) / 2:
+        far = files[int(reach.argmax())]
+        raise InputError(f"series {name} has {far} {reach.max():g} mm beside the line of the others; wanted slices on a line")
+    return step
+
+
+def _uneven(name: str, files: list[str], gaps: np.ndarray) -> str:
+    """Return what is uneven about the gaps, or nothing; two slices at one place are refused."""
     k = int(gaps.argmin())
     if gaps[k] < SAME_PLACE:
         raise InputError(f"series {name} has {files[k]} and {files[k + 1]} at one place; wanted one slice at each")
@@ -64,9 +102,8 @@ def _check_gaps(name: str, files: list[str], gaps: np.ndarray) -> None:
     k = int(np.abs(shares - 1).argmax())
     between, multiple = f"between {files[k]} and {files[k + 1]}", round(float(shares[k]))
     if abs(shares[k] - 1) <= UNEVEN:
-        return
+        return ""
     if abs(shares[k] - multiple) <= UNEVEN * multiple:
-        raise InputError(
-            f"series {name} lacks {multiple - 1} of its slices {between}, {gaps[k]:g} mm apart; wanted one every {usual:g} mm"
-        )
-    raise InputError(f"series {name} has uneven gaps, {gaps[k]:g} mm {between}; wanted {usual:g} mm as elsewhere")
+        lacking = f"series {name} lacks {multiple - 1} of its slices {between}, {gaps[k]:g} mm apart"
+        return f"{lacking}; wanted one every {usual:g} mm"
+    return f"series {name} has uneven gaps, {gaps[k]:g} mm {between}; wanted {usual:g} mm as elsewhere"

@@ -42,6 +42,8 @@ def _parser() -> Parser:
     parts = ("TRAIN", "VALIDATION", "TEST")
     add("--split", type=float, nargs=3, default=(0.8, 0.1, 0.1), metavar=parts, help=shares)
     add("--every", type=int, default=1, metavar="K", help="take every K-th slice of a series (default: 1)")
+    add("--hu", action="store_true", help="values are Hounsfield units, where the sources do not say so")
+    add("--skip_bad", action="store_true", help="leave out files and series that cannot be used (default: refuse them)")
     dtypes = ("uint16", "uint8", "float32")
     add("--dtype", choices=dtypes, default="uint16", help="type of the stored numbers (default: uint16)")
     add("--licence", default="", metavar="TEXT", help="terms of the data, for the manifest")

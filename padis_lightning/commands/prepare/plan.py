@@ -19,10 +19,10 @@ from padis_lightning import __version__
 from padis_lightning.commands.prepare.grid import Grid
 from padis_lightning.data.names import unique
 from padis_lightning.data.ranges import HU_WINDOW
-from padis_lightning.data.readers import open_series
+from padis_lightning.data.readers import found_series
 from padis_lightning.data.readers.npz import open_arrays
 from padis_lightning.data.sources.prepared import FORMAT, PARTS, VERSION
-from padis_lightning.data.sources.series import Series
+from padis_lightning.data.sources.series import Series, in_hounsfield_units, settle
 from padis_lightning.errors import InputError
 from padis_lightning.random import seeded
 from padis_lightning.results.records import digest
@@ -126,7 +126,7 @@ def make_plan(sources: Sequence[Path], options: Namespace) -> Plan:
     Raises:
         InputError: a source cannot be read, the sources do not go together, or the options do not fit them.
     """
-    opened = [(source, _open(source, options)) for source in sources]
+    opened = _usable([(source, _open(source, options)) for source in sources], options)
     series = unique([one for _, found in opened for one in found])
     units = _shared("units", {one.units for one in series})
     channels = _shared("numbers of channels", {one.channels for one in series})
@@ -145,7 +145,16 @@ def make_plan(sources: Sequence[Path], options: Namespace) -> Plan:
 def _open(source: Path, options: Namespace) -> list[Series]:
     if not source.exists():
         raise InputError(f"there is no file or folder {str(source)!r}; wanted data")
-    return open_arrays(source, options.range) if source.suffix in (".npz", ".npy") else open_series(source)
+    if source.suffix in (".npz", ".npy"):
+        return open_arrays(source, HU_WINDOW if options.hu else options.range)
+    return found_series(source)
+
+
+def _usable(opened: list[tuple[Path, list[Series]]], options: Namespace) -> list[tuple[Path, list[Series]]]:
+    """Leave out or refuse the odd series of all sources at once, and give the others the units that the user names."""
+    usable = settle([one for _, found in opened for one in found], skip_bad=options.skip_bad, option="--skip_bad")
+    chosen, known = {id(one) for one in usable}, in_hounsfield_units if options.hu else lambda one: one
+    return [(source, [known(one) for one in found if id(one) in chosen]) for source, found in opened]
 
 
 def _shared(what: str, values: set) -> Any:  # noqa: ANN401 - whatever the values are

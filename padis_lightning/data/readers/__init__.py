@@ -7,10 +7,10 @@ import pkgutil
 from dataclasses import replace
 from pathlib import Path
 
+from padis_lightning.data.dicom_checks import is_dicom
 from padis_lightning.data.names import common_depth, files_below, unique
-from padis_lightning.data.readers.dicom import is_dicom
 from padis_lightning.data.sources.prepared import PreparedSource
-from padis_lightning.data.sources.series import Reader, Series
+from padis_lightning.data.sources.series import Reader, Series, odd_series, settle
 from padis_lightning.errors import InputError
 
 __all__ = ["READERS", "PreparedSource", "open_series"]
@@ -21,25 +21,39 @@ READERS: dict[str, Reader] = {
 FORMATS = ", ".join(reader.kind for reader in READERS.values())
 
 
-def open_series(path: str | Path) -> list[Series]:
+def open_series(path: str | Path, *, skip_bad: bool = False, volumes: bool = False) -> list[Series]:
     """Return the series of slices of a file or a folder, whose pixels are read when they are asked for.
 
     A file is read by its suffix, one with another suffix or none if it is DICOM. Of a folder and its sub-folders all DICOM is
     read; where there is none, all files of formats that have whole images in each (NIfTI, HDF5, .mat); where there are none
     either, all pictures. Names of series become unique and fit for files.
 
+    Args:
+        path: the file or the folder.
+        skip_bad: leave out series and files that cannot be used, in a word (default: refuse all of them by name).
+        volumes: slices become volumes: those of a TIFF or a folder of pictures are one series, and gaps are not read across.
+
     Raises:
         InputError: there is nothing to read, or what there is cannot be read.
     """
+    return settle(found_series(path, volumes=volumes), skip_bad=skip_bad, volumes=volumes)
+
+
+def found_series(path: str | Path, *, volumes: bool = False) -> list[Series]:
+    """Return what :func:`open_series` does, and odd series as well, which hold no slices."""
     path = Path(path)
     if path.is_dir():
-        return unique(_folder(path))
+        return unique(_folder(path, volumes))
     if not path.is_file():
         raise InputError(f"there is no file or folder {str(path)!r}; wanted {FORMATS}")
     reader = _reader(path)
     if reader is None:
         raise InputError(f"{path} ends in {path.suffix!r} and is not DICOM; wanted {FORMATS}")
-    return unique(reader.read(path))
+    return unique(_read(reader, path, volumes))
+
+
+def _read(reader: Reader, path: Path, volumes: bool) -> list[Series]:
+    return (reader.volumes or reader.read)(path) if volumes else reader.read(path)
 
 
 def _reader(path: Path) -> Reader | None:
@@ -48,7 +62,7 @@ def _reader(path: Path) -> Reader | None:
     return by_suffix or (READERS["dicom"] if is_dicom(path) else None)
 
 
-def _folder(path: Path) -> list[Series]:
+def _folder(path: Path, volumes: bool) -> list[Series]:
     files = files_below(path)
     found = {p: reader for p in files if (reader := _reader(p))}
     if READERS["dicom"] in found.values():
@@ -56,12 +70,19 @@ def _folder(path: Path) -> list[Series]:
     images = [p for p, reader in found.items() if reader.folder == "each"]
     if images:
         shared = common_depth([p.parts[:-1] for p in images])
-        return [one for p in images for one in _placed(found[p].read(p), p.parts[shared:-1])]
+        return [one for p in images for one in _placed(_tried(found[p], p, volumes), p.parts[shared:-1])]
     for reader in found.values():
         if reader.folder == "whole":
-            return reader.read(path)
+            return _read(reader, path, volumes)
     seen = f"holds {len(files)} files, none of which can be read" if files else "is empty"
     raise InputError(f"the folder {path} {seen}; wanted {FORMATS}")
+
+
+def _tried(reader: Reader, path: Path, volumes: bool) -> list[Series]:
+    try:
+        return _read(reader, path, volumes)
+    except InputError as error:
+        return [odd_series(path.stem, error, path)]
 
 
 def _placed(series: list[Series], parents: tuple[str, ...]) -> list[Series]:

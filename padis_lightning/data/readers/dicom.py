@@ -2,198 +2,201 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from padis_lightning.data.dicom_checks import check_deflated, check_header
+from padis_lightning.data.dicom_checks import check_header, is_capture, is_dicom, left_out, read_header
+from padis_lightning.data.dicom_frames import PHASES, WHOLE, Frame, frame_values, frames_of
 from padis_lightning.data.names import files_below, natural, needed
-from padis_lightning.data.ranges import implied_range
-from padis_lightning.data.sources.series import Reader, Series
-from padis_lightning.data.stacks import stack
-from padis_lightning.errors import InputError
+from padis_lightning.data.sources.series import Reader, Series, odd_series
+from padis_lightning.data.stacks import doubled, stack
+from padis_lightning.errors import InputError, first_few
 from padis_lightning.inputs import reading
 
-if TYPE_CHECKING:
-    from pydicom import Dataset
+Aside = dict[str, list[Path]]  # files that are left out, by why
 
-DERIVED = ("SEG", "RTDOSE")  # drawn on slices rather than slices
-WHOLE = "DICOM that is whole"
-PADDING_HU = -1024.0  # what the scanner did not see
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Frame:
-    """Holds what the header says of one slice; lengths in mm."""
+@dataclass
+class Found:
+    """Holds what the header of one file says; ``error`` is why its pixels cannot be used."""
 
     path: Path
-    index: int
-    patient: str
-    number: int
-    shape: tuple[int, int]
-    position: tuple[float, ...] | None
-    orientation: tuple[float, ...] | None
-    spacing: tuple[float, float] | None
-    thickness: float
-    rescale: tuple[float, float] | None
-    hounsfield: bool
-    range: tuple[float, float] | None
-    padding: tuple[float, float] | None
-    deflated: bool
-
-
-def is_dicom(path: Path) -> bool:
-    """Return whether a file begins as DICOM does."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    series: str = ""
+    instance: str = ""
+    modality: str = ""
+    capture: bool = False
+    pixels: int = 0
+    frames: list[Frame] = field(default_factory=list)
+    error: str = ""
 
 
 def read(path: Path) -> list[Series]:
     """Return all series of a DICOM file or of a folder and its sub-folders, whatever the files are called.
 
-    Values are ``slope * stored + intercept``; of CT they are HU unless the file says otherwise. Slices are ordered by their
-    place along the normal. Localisers, plans, doses and segmentations are left out where there is something else.
+    Values are ``slope * stored + intercept``, or what a table of the file has for them; of CT they are HU unless the file says
+    otherwise. Slices are ordered by their place along the normal. Localisers, plans, doses and segmentations are left out, and
+    so are captures and dose pages where there are slices, and other modalities where there is a CT, each in a word. A series
+    that cannot be used has no slices and says why; one with gaps is several, each evenly spaced.
     """
     needed("pydicom", "DICOM", "dicom")
-    groups: dict[str, list[Frame]] = defaultdict(list)
-    left_out = "is not DICOM"
+    aside: Aside = defaultdict(list)
+    found = []
     for file in filter(is_dicom, files_below(path) if path.is_dir() else [path]):
-        with reading(file, WHOLE):
-            header, pixels = _header(file)
-            if "Rows" not in header:
-                left_out = "holds DICOM without pixel data"
-            elif header.get("Modality") in DERIVED:
-                left_out = f"holds {header.Modality} and nothing else"
-            elif "LOCALIZER" in (header.get("ImageType") or ()):
-                left_out = "holds a localiser and nothing else"
-            else:
-                check_header(file, header, pixels)
-                groups[str(header.get("SeriesInstanceUID", file))] += _frames(file, header)
-    if not groups:
-        raise InputError(f"{path} {left_out}; wanted slices in DICOM")
-    ordered = sorted(groups.items(), key=lambda item: (natural(item[1][0].patient), item[1][0].number, item[0]))
-    return [_series(frames) for _, frames in ordered]
+        one = _describe(file, aside)
+        if one:
+            found.append(one)
+    if not found:
+        raise InputError(f"{path} holds {' and '.join(aside) or 'no DICOM'} and nothing else; wanted slices in DICOM")
+    kept = _without_copies(_slices(found, aside), aside)
+    for reason, files in aside.items():
+        count, names = len(files), first_few([file.name for file in files])
+        log.warning("%s: %d file%s left out, %s: %s", path, count, " is" if count == 1 else "s are", reason, names)
+    groups: dict[str, list[Found]] = defaultdict(list)
+    for one in kept:
+        groups[one.series].append(one)
+    return [series for _, inside in sorted(groups.items(), key=_place) for series in _tried(inside)]
 
 
-def _header(path: Path) -> tuple[Dataset, int]:
-    """Return what comes before the pixels, and the bytes from there to the file's end."""
-    import pydicom
-
-    check_deflated(path)
-    with path.open("rb") as file:
-        header = pydicom.dcmread(file, stop_before_pixels=True)
-        return header, path.stat().st_size - file.tell()
-
-
-def _frames(path: Path, header: Dataset) -> list[Frame]:
-    """Return the one frame of a classic file, or all of an enhanced one."""
-    if "PerFrameFunctionalGroupsSequence" not in header:
-        return [_frame(path, header, 0, header)]
-    shared = list(header.get("SharedFunctionalGroupsSequence") or [])
-    frames = []
-    for index, group in enumerate(header.PerFrameFunctionalGroupsSequence):
-        described: dict[str, Any] = {}
-        for part in (*shared, group):
-            for element in part:
-                if element.VR == "SQ" and element.value:
-                    described |= {inner.keyword: inner.value for inner in element.value[0] if inner.keyword}
-        frames.append(_frame(path, header, index, described))
-    return frames
+def _describe(path: Path, aside: Aside) -> Found | None:
+    """Read the header of a file; one that is no slice is counted in ``aside`` by why."""
+    one = Found(path, series=str(path))
+    try:
+        with reading(path, WHOLE):
+            header, one.pixels = read_header(path)
+            if why := left_out(header):
+                aside[why].append(path)
+                return None
+            one.series = str(header.get("SeriesInstanceUID", path))
+            one.instance, one.modality = str(header.get("SOPInstanceUID", "")), str(header.get("Modality", ""))
+            one.capture = is_capture(header)
+            check_header(path, header, one.pixels)
+            one.frames = frames_of(path, header)
+    except InputError as error:
+        one.error = str(error)
+    return one
 
 
-def _numbers(values: Sequence[Any] | None, count: int) -> tuple[float, ...] | None:
-    if values and len(values) != count:
-        raise ValueError(f"{len(values)} numbers where there should be {count}")
-    numbers = tuple(map(float, values)) if values else None
-    if numbers and not np.isfinite(numbers).all():
-        raise ValueError(f"{numbers} where there should be finite numbers")
-    return numbers
+def _slices(found: list[Found], aside: Aside) -> list[Found]:
+    """Leave out captures beside slices, and other modalities beside a CT."""
+    pages = all(one.capture for one in found)
+    tomograms = any(one.modality == "CT" and (pages or not one.capture) for one in found)
+    kept = []
+    for one in found:
+        if one.capture and not pages:
+            aside["a capture or a page"].append(one.path)
+        elif tomograms and one.modality not in ("CT", ""):
+            aside[f"{one.modality} beside the CT"].append(one.path)
+        else:
+            kept.append(one)
+    return kept
 
 
-def _frame(path: Path, header: Dataset, index: int, place: Dataset | dict[str, Any]) -> Frame:
-    """Describe one slice; ``place`` is where a frame's own attributes are, the file itself or its functional groups."""
-    slope, intercept = place.get("RescaleSlope"), place.get("RescaleIntercept")
-    rescale = None if slope is None or intercept is None else (float(slope), float(intercept))
-    bits, tomograph = int(header.get("BitsStored", 16)), header.get("Modality") == "CT"
-    if tomograph and rescale is None and bits <= 8:
-        raise InputError(
-            f"{path} is a CT of {bits} bits without a rescale, a picture rather than measured values; wanted HU of 9 bits or more"
-        )
-    ends = [v for v in (header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit")) if v is not None]
-    gap = place.get("SpacingBetweenSlices") or place.get("SliceThickness") or 1.0
-    eight = bits == 8 and rescale is None and not header.get("PixelRepresentation")
-    return Frame(
-        path=path,
-        index=index,
-        patient=str(header.get("PatientID") or header.get("StudyInstanceUID") or path.parent.name),
-        number=int(header.get("SeriesNumber") or 0),
-        shape=(int(header.Rows), int(header.Columns)),
-        position=_numbers(place.get("ImagePositionPatient"), 3),
-        orientation=_numbers(place.get("ImageOrientationPatient"), 6),
-        spacing=_numbers(place.get("PixelSpacing"), 2),
-        thickness=abs(float(gap)),
-        rescale=rescale,
-        hounsfield=tomograph and rescale is not None and (place.get("RescaleType") or "HU") == "HU",
-        range=implied_range(np.dtype("u1")) if eight else None,
-        padding=(float(min(ends)), float(max(ends))) if ends else None,
-        deflated=bool(header.file_meta.get("TransferSyntaxUID", "") and header.file_meta.TransferSyntaxUID.is_deflated),
-    )
+def _without_copies(found: list[Found], aside: Aside) -> list[Found]:
+    """Leave out files that say they are a slice that there is already, and hold the same pixels."""
+    first: dict[tuple[object, ...], Found] = {}
+    kept = []
+    for one in found:
+        key = one.series, one.instance, one.frames[0].position if one.frames else one.path
+        other = first.setdefault(key, one)
+        if other is one or _pixels(one) != _pixels(other):
+            kept.append(one)
+        else:
+            aside[f"a copy of {other.path.name}"].append(one.path)
+    return kept
+
+
+def _pixels(one: Found) -> bytes:
+    with one.path.open("rb") as file:
+        file.seek(0 if one.frames[0].whole else one.path.stat().st_size - one.pixels)
+        return file.read()
+
+
+def _place(group: tuple[str, list[Found]]) -> tuple[object, ...]:
+    uid, inside = group
+    frame = next((f for one in inside for f in one.frames), None)
+    return (natural(frame.patient), frame.number, uid) if frame else (natural(inside[0].path), 0, uid)
+
+
+def _tried(inside: Sequence[Found]) -> list[Series]:
+    """Return the series of some files, or one without slices that says why there are none."""
+    frames = [frame for one in inside for frame in one.frames]
+    name = f"{frames[0].patient}_{frames[0].number}" if frames else inside[0].path.stem
+    try:
+        for one in inside:
+            if one.error:
+                raise InputError(one.error)
+        phases = _phases(name, frames)
+        return [part for key, phase in phases.items() for part in _series(key, phase)]
+    except InputError as error:
+        return [odd_series(name, error, *(one.path for one in inside))]
+
+
+def _phases(name: str, frames: list[Frame]) -> dict[str, list[Frame]]:
+    """Tell phases apart that lie at the same places, by the first attribute that does it."""
+    if any(f.position is None or f.orientation is None for f in frames) or not _doubled(frames):
+        return {name: frames}
+    for k, keyword in enumerate(PHASES):
+        phases: dict[str, list[Frame]] = defaultdict(list)
+        for frame in frames:
+            phases[frame.phases[k]].append(frame)
+        if len(phases) > 1 and not any(map(_doubled, phases.values())):
+            log.warning("series %s has %d phases by their %s; each is read as a series", name, len(phases), keyword)
+            return {f"{name}_{key}": phases[key] for key in sorted(phases, key=natural)}
+    return {name: frames}
+
+
+def _doubled(frames: Sequence[Frame]) -> bool:
+    return doubled(np.array([f.position for f in frames]), np.array(frames[0].orientation))
 
 
 def _alike(a: Any, b: Any) -> bool:  # noqa: ANN401 - numbers, several of them, or None
     return a == b if a is None or b is None else bool(np.allclose(a, b, rtol=1e-4, atol=1e-4))
 
 
-def _series(frames: list[Frame]) -> Series:
-    """Return the series of some frames, in the order in which they lie."""
+def _series(name: str, frames: list[Frame]) -> list[Series]:
+    """Return the series of some frames, in the order in which they lie; one that has gaps is several."""
     first = frames[0]
-    name = f"{first.patient}_{first.number}"
     for kind in ("shape", "orientation", "spacing", "hounsfield"):
         values = [getattr(f, kind) for f in frames]
         other = next((v for v in values if not _alike(v, values[0])), values[0])
         if other is not values[0]:
             raise InputError(f"series {name} mixes slices of {kind} {values[0]} and {other}; wanted one")
     placed = [f.position for f in frames if f.position is not None and f.orientation is not None]
-    order, affine = list(range(len(frames))), None
-    if len(placed) == len(frames):
+    if len(placed) < len(frames) and len(frames) > 1:
+        raise InputError(f"series {name} has {len(frames)} slices, {len(placed)} with a place in the patient; wanted it of all")
+    runs, gap = [([0], None)], ""
+    if placed:
         apart = len({f.path for f in frames}) == len(frames)
         names = [f.path.name if apart else f"{f.path.name}[{f.index}]" for f in frames]
-        order, affine = stack(name, names, np.array(placed), np.array(first.orientation), first.spacing, first.thickness)
-    elif len(frames) > 1:
-        raise InputError(f"series {name} has {len(frames)} slices, {len(placed)} with a place in the patient; wanted it of all")
-    frames = [frames[k] for k in order]
-    return Series(
-        name=name,
-        group=first.patient,
-        count=len(frames),
-        shape=first.shape,
-        load=partial(_values, frames),
-        units="HU" if first.hounsfield else "",
-        range=first.range,
-        spacing=first.spacing,
-        affine=affine,
-        files=tuple(dict.fromkeys(f.path for f in frames)),
-    )
-
-
-def _values(frames: Sequence[Frame], k: int) -> np.ndarray:
-    """Read slice k: ``slope * stored + intercept``; padding of a CT is air."""
-    import pydicom
-    from pydicom.pixels import pixel_array
-
-    frame = frames[k]
-    with reading(frame.path, WHOLE):
-        stored = pixel_array(pydicom.dcmread(frame.path) if frame.deflated else frame.path, index=frame.index)
-    slope, intercept = frame.rescale or (1.0, 0.0)
-    values = stored.astype(np.float64) * slope + intercept
-    if frame.hounsfield and frame.padding:
-        values[(stored >= frame.padding[0]) & (stored <= frame.padding[1])] = PADDING_HU
-    return values.astype(np.float32)
+        runs, gap = stack(name, names, np.array(placed), np.array(first.orientation), first.spacing, first.thickness)
+    series = []
+    for part, (order, affine) in enumerate(runs):
+        inside = [frames[k] for k in order]
+        series.append(
+            Series(
+                name=f"{name}_part{part}" if gap else name,
+                group=first.patient,
+                count=len(inside),
+                shape=first.shape,
+                load=partial(frame_values, inside),
+                units="HU" if first.hounsfield else "",
+                range=first.range,
+                spacing=first.spacing,
+                affine=affine,
+                files=tuple(dict.fromkeys(f.path for f in inside)),
+                gap=gap,
+            )
+        )
+    return series
 
 
 READER = Reader("DICOM", (), read, folder="whole")

@@ -20,38 +20,45 @@ from padis_lightning.data.sources.series import Reader, Series
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import open_picture, reading, require_pixels, require_size
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 ORIENTATION, BITS = 0x0112, 258  # tags of EXIF and TIFF
-GREY8, COLOUR8 = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA")
+GREY8, COLOUR8 = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK")
 GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 class Picture(NamedTuple):
-    """Names a picture of a file, or of a zip where ``member`` names one; ``place`` is its path below the folder."""
+    """Names a picture of a file, or of a zip where ``member`` names one; ``place`` is its path below the folder.
+
+    ``page`` counts the pages of a TIFF that is a volume.
+    """
 
     path: Path
     member: str | None
     place: PurePosixPath
+    page: int | None = None
 
     def __str__(self) -> str:
         return str(self.path) if self.member is None else f"{self.path}/{self.member}"
 
 
-def read(path: Path) -> list[Series]:
+def read(path: Path, *, volumes: bool = False) -> list[Series]:
     """Return the pictures of a file, a folder or a zip.
 
     Each is a series of its own, named and grouped after itself, where all lie in one folder. Of pictures in sub-folders (below
     the last one that all share) each sub-folder is a series if they are alike, and the first folder below is the group.
 
-    8 bits have the range 0 to 255 and 16 bits 0 to 65535; other numbers have none. Palettes become colours.
+    8 bits have the range 0 to 255 and 16 bits 0 to 65535; other numbers have none. Palettes and CMYK become RGB.
+
+    Of ``volumes`` every folder is a series, and so is every TIFF of several pages.
     """
     if path.is_dir():
         found = [Picture(p, None, PurePosixPath(p.relative_to(path).as_posix())) for p in files_below(path)]
     elif path.suffix.lower() == ".zip":
         found = [Picture(path, name, PurePosixPath(name)) for name in sorted(members(path), key=natural)]
     else:
-        return [_series([Picture(path, None, PurePosixPath(path.name))], path.stem, path.stem)]
+        one = Picture(path, None, PurePosixPath(path.name))
+        return [_series(_pages(one) if volumes else [one], path.stem, path.stem)]
     found = [p for p in found if p.place.suffix.lower() in SUFFIXES and not p.place.name.startswith(".")]
     if not found:
         raise InputError(f"{path} holds no pictures; wanted {', '.join(SUFFIXES)}")
@@ -62,12 +69,43 @@ def read(path: Path) -> list[Series]:
     series = []
     for folder, inside in folders.items():
         below = folder[shared:]
-        if below and len({_header(p) for p in inside}) == 1:
+        if volumes:
+            series += _volumes(inside, below, path.stem)
+        elif below and len({_header(p) for p in inside}) == 1:
             series.append(_series(inside, "_".join(below), below[0]))
         else:
             names = ["_".join([*below, p.place.stem]) for p in inside]
             series += [_series([p], name, below[0] if below else name) for p, name in zip(inside, names, strict=True)]
     return series
+
+
+def _volumes(pictures: list[Picture], below: tuple[str, ...], whole: str) -> list[Series]:
+    """Return the TIFFs of several pages of one folder as a series each, and its other pictures as one."""
+    paged = {p: pages for p in pictures if len(pages := _pages(p)) > 1}
+    group = below[0] if below else None
+    series = [_series(pages, name := "_".join([*below, p.place.stem]), group or name) for p, pages in paged.items()]
+    single = [p for p in pictures if p not in paged]
+    seen = list(dict.fromkeys(_header(p)[0] for p in single))
+    if len(seen) > 1:
+        shapes = " and ".join("x".join(map(str, shape)) for shape in seen[:2])
+        raise InputError(f"{'/'.join(below) or whole} has slices of {shapes}; wanted one size for a volume")
+    return series + ([_series(single, "_".join(below) or whole, group or whole)] if single else [])
+
+
+def _pages(picture: Picture) -> list[Picture]:
+    """Return the pages of a TIFF that has several, or the picture itself."""
+    if picture.place.suffix.lower() not in (".tif", ".tiff"):
+        return [picture]
+    import tifffile
+
+    with _opened(picture) as stream, tifffile.TiffFile(stream) as file:
+        count, series = len(file.pages), file.series
+        if count == 1 and series[0].size == file.pages[0].size:
+            return [picture]
+        if len(series) > 1 or count < len(series[0].pages):
+            seen = f"{len(series)} kinds of pages" if len(series) > 1 else f"{count} pages of {len(series[0].pages)}"
+            raise InputError(f"{picture} has {seen}; wanted a page for each slice, all alike")
+        return [picture._replace(page=page) for page in range(count)]
 
 
 def _series(pictures: list[Picture], name: str, group: str) -> Series:
@@ -90,7 +128,7 @@ def _opened(picture: Picture) -> Iterator[BinaryIO]:
 def _header(picture: Picture) -> tuple[tuple[int, ...], tuple[float, float] | None]:
     """Return shape and range of a picture, without its pixels."""
     with _opened(picture) as stream:
-        if _needs_tifffile(stream):
+        if picture.page is not None or _needs_tifffile(stream):
             values = _tiff(stream, picture)
             return values.shape, implied_range(values.dtype, picture=True)
         image = _image(stream, picture)
@@ -123,10 +161,11 @@ def _tiff(stream: BinaryIO, picture: Picture) -> np.ndarray:
     import tifffile
 
     with tifffile.TiffFile(stream) as file:
-        page = file.pages[0]
+        page = file.pages[picture.page or 0].aspage()
         turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
-        if len(file.pages) != 1 or turned:
-            raise InputError(f"{picture} has {len(file.pages)} pages{' and is turned' * turned}; wanted one upright page")
+        if (picture.page is None and len(file.pages) != 1) or turned:
+            seen = f"{len(file.pages)} pages{' and is turned' * turned}"
+            raise InputError(f"{picture} has {seen}; wanted one upright page, or --data.volumes true for a volume of them")
         require_pixels(picture, page.imagelength * page.imagewidth)
         require_size(picture, page.nbytes, 0)
         values = page.asarray()
@@ -146,8 +185,9 @@ def _image(stream: BinaryIO, picture: Picture) -> Image.Image:
     image = open_picture(stream, FORMATS)
     if image.format == "PNG" and start[24] == 16 and start[25] != 0:
         raise InputError(f"{picture} has 16 bits for each colour, which no library at hand reads unharmed; wanted 8, or a TIFF")
-    if image.format in ("PNG", "TIFF") and getattr(image, "n_frames", 1) > 1:
-        raise InputError(f"{picture} has {image.n_frames} pages; wanted one picture a file")
+    if image.format in ("PNG", "TIFF", "WEBP") and getattr(image, "n_frames", 1) > 1:
+        wish = ", or --data.volumes true for a volume of them" if image.format == "TIFF" else ""
+        raise InputError(f"{picture} has {image.n_frames} pages; wanted one picture a file{wish}")
     if image.mode not in (*GREY8, *COLOUR8, *GREY16, "I", "F"):
         raise InputError(f"{picture} is in the mode {image.mode}; wanted grey or RGB")
     return image
@@ -162,7 +202,7 @@ def _values(pictures: list[Picture], k: int, transparent: bool = False) -> np.nd
     """Read picture k, upright and, unless it may be transparent, opaque, float32."""
     picture = pictures[k]
     with _opened(picture) as stream:
-        if _needs_tifffile(stream):
+        if picture.page is not None or _needs_tifffile(stream):
             return _tiff(stream, picture).astype(np.float32)
         image = _upright(_image(stream, picture))
         if not transparent and (image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info):
@@ -174,4 +214,10 @@ def _values(pictures: list[Picture], k: int, transparent: bool = False) -> np.nd
         return np.asarray(image).astype(np.float32)
 
 
-READER = Reader("pictures (PNG, JPEG, TIFF, BMP, or a .zip of them)", (*SUFFIXES, ".zip"), read, folder="whole")
+READER = Reader(
+    "pictures (PNG, JPEG, TIFF, BMP, WebP, or a .zip of them)",
+    (*SUFFIXES, ".zip"),
+    read,
+    folder="whole",
+    volumes=partial(read, volumes=True),
+)

@@ -71,6 +71,8 @@ def read_arrays(
     size: int | None = None,
     data_range: Sequence[float] | None = None,
     named: Named = Named(),  # noqa: B008
+    *,
+    hounsfield: bool = False,
 ) -> ArraySource:
     """Read a ``.npz`` or ``.npy`` file, measurements in HDF5, or another program's scan.
 
@@ -85,16 +87,19 @@ def read_arrays(
         size: side that images are brought to (default: as they are).
         data_range: in place of the file's ``range``.
         named: what the user says of a scan.
+        hounsfield: images are in Hounsfield units, where the file has no ``hu_window``.
     """
     path = Path(path)
     arrays = load_measured(path, ("images", "patient", "z", "range", "hu_window"), named)
     if "images" in arrays and arrays["images"].ndim == 2:
         arrays["images"] = arrays["images"][None]
     geometry = geometry_of(arrays, path)
+    if hounsfield and geometry:
+        raise InputError(f"hu is true and {path} has measurements; wanted images, or 'hu_window' in the file")
     integrals = corrected_integrals(arrays, path, named) if geometry else None
     if geometry and data_range is None and not {"range", "hu_window"} & arrays.keys():
         data_range = calibrate(path, integrals.y, geometry)
-    normalisation = _normalisation(arrays, data_range, path)
+    normalisation = _normalisation(arrays, data_range, hounsfield, path)
     images = measurements = None
     if "images" in arrays:
         images = normalisation.normalise(torch.from_numpy(_channels_first(arrays["images"]).astype(np.float32)))
@@ -117,7 +122,9 @@ def read_arrays(
     return source
 
 
-def _normalisation(arrays: dict[str, np.ndarray], data_range: Sequence[float] | None, path: Path) -> Normalisation:
+def _normalisation(
+    arrays: dict[str, np.ndarray], data_range: Sequence[float] | None, hounsfield: bool, path: Path
+) -> Normalisation:
     """Check the images, and decide which of their values become 0 and 1."""
     images = arrays.get("images")
     if images is not None:
@@ -128,7 +135,8 @@ def _normalisation(arrays: dict[str, np.ndarray], data_range: Sequence[float] | 
         return decide_measured(path, measured, arrays, named=data_range)
     window, stored = read_pair(arrays, "hu_window", path), read_pair(arrays, "range", path)
     extremes = float(images.min()), float(images.max())
-    return decide(path, named=data_range, stored=stored, window=window, dtype=images.dtype, extremes=extremes)
+    known = {"hounsfield": hounsfield and window is None, "dtype": images.dtype, "extremes": extremes}
+    return decide(path, named=data_range, stored=stored, window=window, **known)
 
 
 def _channels_first(images: np.ndarray) -> np.ndarray:

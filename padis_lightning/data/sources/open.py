@@ -18,7 +18,7 @@ from padis_lightning.data.sources.cone_scans import ConeSource, cone_files, cone
 from padis_lightning.data.sources.measurements import corrected_integrals, geometry_of, is_measured, load_measured
 from padis_lightning.data.sources.pictures import ReferenceSource, holds_measurement, holds_pictures, read_pictures
 from padis_lightning.data.sources.prepared import PreparedSource, is_prepared
-from padis_lightning.data.sources.series import SeriesSource
+from padis_lightning.data.sources.series import SeriesSource, in_hounsfield_units
 from padis_lightning.errors import InputError
 
 
@@ -46,6 +46,9 @@ def open_source(
         channels: number that pictures are brought to, 1 or 3 (default: as they are).
         crop: cut the middle out of pictures that are not square.
         measured: pictures are what was measured; a scan always is.
+        hu: values are Hounsfield units, where the files do not say so.
+        skip_bad: leave out series that cannot be used (see :func:`padis_lightning.data.readers.open_series`).
+        volumes: slices become volumes.
 
     Raises:
         InputError: there is nothing to read, what there is cannot be read, or nothing says what becomes 0 and 1.

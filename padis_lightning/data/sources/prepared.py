@@ -38,9 +38,16 @@ class PreparedSource(Source):
         path: the file.
         size: side that images are brought to (default: as they are).
         data_range: values that become 0 and 1, in place of the file's.
+        hounsfield: values are Hounsfield units, where the file does not say so.
     """
 
-    def __init__(self, path: Path, size: int | None = None, data_range: tuple[float, float] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        size: int | None = None,
+        data_range: tuple[float, float] | None = None,
+        hounsfield: bool = False,
+    ) -> None:
         self.path, self.size = path, size
         self._mapped: np.ndarray | None = None
         self._find_images()
@@ -64,7 +71,7 @@ class PreparedSource(Source):
         unknown = sorted({*self.parts} - {*PARTS})
         if unknown:
             raise InputError(f"{path} has the part {unknown[0]!r}; wanted {', '.join(PARTS)}")
-        self.units = str(arrays.get("units", ""))
+        self.units = "HU" if hounsfield else str(arrays.get("units", ""))
         stored = read_pair(arrays, "range", path)
         self.normalisation = decide(path, named=data_range, stored=stored, hounsfield=self.units == "HU")
         if size:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +16,10 @@ from padis_lightning.data.sources.base import Item, Source
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import require_pixels, require_size
 
+log = logging.getLogger(__name__)
+
 SERIES_BYTES = 1000  # that a series takes, without its values
+IMPLIED = ((0.0, 255.0), (0.0, 65535.0))  # by 8 and by 16 bits
 SIDES = (1e-6, 1e6)  # of pixels, in mm
 
 
@@ -36,6 +41,8 @@ class Series:
         files: what was read: one file a slice in the order of the slices, or one for all.
         first: number of the first slice.
         see_through: yields the values of a slice that ``load`` refuses for its transparency, where there may be any.
+        odd: why the slices cannot be used, a sentence; then there are none.
+        gap: why they are no volume, a sentence; the series is then one of several evenly spaced parts.
     """
 
     name: str
@@ -50,6 +57,8 @@ class Series:
     files: tuple[Path, ...] = ()
     first: int = 0
     see_through: Callable[[int], np.ndarray] | None = None
+    odd: str = ""
+    gap: str = ""
 
     def __post_init__(self) -> None:
         require_pixels(self.name, self.shape[0] * self.shape[1])
@@ -85,6 +94,49 @@ def single_series(
     return [Series(name, group, 1, load=load, files=(path,), first=k, **described) for k, (name, group) in enumerate(labels)]
 
 
+def in_hounsfield_units(series: Series) -> Series:
+    """Return the same series in Hounsfield units; what its type of numbers implies is no window of them."""
+    if series.units == "HU":
+        return series
+    if series.channels > 1:
+        raise InputError(f"hu is true and {series.name} is in colours; wanted grey values")
+    return replace(series, units="HU", range=None if series.range in IMPLIED else series.range)
+
+
+def odd_series(name: str, reason: object, *files: Path) -> Series:
+    """Return a series without slices, which says why there are none."""
+    return Series(name, name, 0, (1, 1), load=np.zeros, files=files, odd=str(reason))
+
+
+def settle(
+    series: Sequence[Series], *, skip_bad: bool = False, volumes: bool = False, option: str = "--data.skip_bad true"
+) -> list[Series]:
+    """Return the series that can be used, in a word what is left out, and refuse all odd ones in one sentence.
+
+    Args:
+        series: of one source.
+        skip_bad: leave out what is odd.
+        volumes: slices become volumes, so that series with gaps are odd as well.
+        option: what a user types to leave them out.
+
+    Raises:
+        InputError: a series is odd and ``skip_bad`` false, or nothing is left.
+    """
+    kept = [s for s in series if not s.odd and not (s.gap and (volumes or skip_bad))]
+    reasons = list(dict.fromkeys(s.odd or s.gap for s in series if s.odd or (s.gap and (volumes or skip_bad))))
+    if reasons and not (skip_bad and kept):
+        if len(reasons) == 1:
+            raise InputError(f"{reasons[0]}, or {option} where there are others" if not skip_bad else reasons[0])
+        seen = ", ".join(reason.partition("; wanted ")[0] for reason in reasons)
+        wish = f"{option} to leave them out" if not skip_bad else "one that is not"
+        raise InputError(f"{len(reasons)} series are odd: {seen}; wanted {wish}")
+    for reason in reasons:
+        log.warning("%s; it is left out", reason.partition("; wanted ")[0])
+    for gap, count in Counter(s.gap for s in kept if s.gap).items():
+        log.warning("%s; it is read as %d series", gap.partition("; wanted ")[0], count)
+    return kept
+
+
 class Reader(NamedTuple):
     """Describes how one format is read; every module of ``data/readers`` has one as ``READER``.
 
@@ -94,12 +146,14 @@ class Reader(NamedTuple):
         read: returns the series of a file, or of a folder where ``folder`` is ``whole``; raises InputError for what is broken,
             of a kind that is not read, or without images.
         folder: how a folder is read: ``each`` of its files, as a ``whole``, or ``never``.
+        volumes: the same as ``read`` where slices become volumes, if that differs.
     """
 
     kind: str
     suffixes: tuple[str, ...]
     read: Callable[[Path], list[Series]]
     folder: Literal["each", "whole", "never"] = "each"
+    volumes: Callable[[Path], list[Series]] | None = None
 
 
 def resized_affine(affine: np.ndarray, before: Sequence[int], after: Sequence[int]) -> np.ndarray:

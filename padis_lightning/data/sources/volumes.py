@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ import torch
 from padis_lightning.data.names import unique
 from padis_lightning.data.sources.base import Item, Source
 from padis_lightning.data.sources.series import Series, SeriesSource
-from padis_lightning.data.stacks import UNEVEN
+from padis_lightning.data.stacks import even_runs
 from padis_lightning.errors import InputError, first_few
 
 
@@ -29,14 +28,6 @@ class Stack:
     name: str
     group: str
     items: list[int]
-
-
-def _even_runs(heights: np.ndarray) -> list[slice]:
-    """Cut rising heights into parts that are evenly spaced; two at one height are in no part together."""
-    gaps = np.diff(heights)
-    usual = np.median(gaps[gaps > 0]) if (gaps > 0).any() else 1.0
-    breaks = np.flatnonzero(np.abs(gaps / usual - 1) > UNEVEN) + 1
-    return [slice(first, last) for first, last in pairwise([0, *breaks, len(heights)])]
 
 
 def stacks(source: Source) -> list[Stack]:
@@ -56,7 +47,7 @@ def stacks(source: Source) -> list[Stack]:
     for label in dict.fromkeys(labels.tolist()):
         items = np.flatnonzero(labels == label)
         items = items[np.argsort(heights[items], kind="stable")]
-        runs = _even_runs(heights[items])
+        runs = even_runs(heights[items])
         for k, run in enumerate(runs):
             name = label if len(runs) == 1 else f"{label}_part{k}"
             out.append(Stack(name, source.groups[items[0]], items[run].tolist()))
