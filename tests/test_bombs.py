@@ -33,6 +33,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.inputs import LIMIT, require_size
 from padis_lightning.noise import GaussianNoise, PoissonNoise
 from padis_lightning.operators.blur import read_matrix
+from padis_lightning.operators.ct import FanBeam
 from padis_lightning.operators.inpainting import read_mask
 from padis_lightning.results.report.panels import read_panels
 from padis_lightning.types import Normalisation
@@ -403,6 +404,13 @@ def test_numbers_beyond_sense_are_refused(tmp_path):
         (lambda: GaussianNoise(1e300), r"std is 1e\+300; wanted"),
         (lambda: Normalisation(0, 1e300), r"upper is 1e\+300; wanted"),
         (lambda: Normalisation(float("nan"), 1), "lower is nan; wanted"),
+        (lambda: Normalisation(0, 1e-300), "data range is 0 to 1e-300; wanted ends that are at least 1e-15 apart"),
+        (lambda: Normalisation(1e14, 1e14 + 1e6), "wanted ends that are at least 1e[+]08 apart"),
+        (lambda: ImageData(range=(0, 5)), "range is .0, 5. without a path; wanted a path"),
+        (lambda: FanBeam(16, views=3, bin_spacing=1e-300), "bin_spacing is 1e-300; wanted a value between 1e-15 and"),
+        (lambda: FanBeam(16, views=3, pixel_spacing=1e20), r"pixel_spacing is 1e\+20; wanted"),
+        (lambda: FanBeam(16, views=3, source_distance=1e300), r"source_distance is 1e\+300; wanted"),
+        (lambda: FanBeam(16, views=3, detector_distance=1e300), r"detector_distance is 1e\+300; wanted"),
         (lambda: saved(tmp_path / "a.dcm", VOLUME[0], UPRIGHT, PixelSpacing=[0, 0]) and described(tmp_path / "a.dcm"),
          "has pixels of 0 x 0 mm; wanted sides from 1e-06 to"),
     ):  # fmt: skip
