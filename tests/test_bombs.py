@@ -410,7 +410,7 @@ def test_numbers_beyond_sense_are_refused(tmp_path):
         (lambda: FanBeam(16, views=3, bin_spacing=1e-300), "bin_spacing is 1e-300; wanted a value between 1e-15 and"),
         (lambda: FanBeam(16, views=3, pixel_spacing=1e20), r"pixel_spacing is 1e\+20; wanted"),
         (lambda: FanBeam(16, views=3, source_distance=1e300), r"source_distance is 1e\+300; wanted"),
-        (lambda: FanBeam(16, views=3, detector_distance=1e300), r"detector_distance is 1e\+300; wanted"),
+        (lambda: FanBeam(16, views=3, bin_spacing=1, detector_distance=1e300), r"detector_distance is 1e\+300; wanted"),
         (lambda: saved(tmp_path / "a.dcm", VOLUME[0], UPRIGHT, PixelSpacing=[0, 0]) and described(tmp_path / "a.dcm"),
          "has pixels of 0 x 0 mm; wanted sides from 1e-06 to"),
     ):  # fmt: skip

@@ -226,6 +226,15 @@ def test_a_command_that_was_killed_takes_up_no_state_of_other_settings(command, 
     assert contents(tmp_path / "out") == contents(tmp_path / "clean") and scores(tmp_path / "out") == scores(tmp_path / "clean")
 
 
+def test_a_folder_that_is_removed_meanwhile_is_no_fault_of_the_input(command, tmp_path, monkeypatch, capsys):
+    step = DDS.step
+    monkeypatch.setattr(DDS, "step", lambda *args: shutil.rmtree(tmp_path / "out", ignore_errors=True) or step(*args))
+    with pytest.raises(SystemExit) as stop:
+        command(tmp_path / "out")
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 1 and "out was removed while the run went on; wanted a folder that stays" in said
+
+
 def test_a_command_begins_again_where_its_state_lacks_parts(command, place, tmp_path, monkeypatch):
     kill(monkeypatch, 3)
     with pytest.raises(Killed):
