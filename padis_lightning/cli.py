@@ -138,6 +138,20 @@ class PadisCLI(LightningCLI):
             tell(take_measurement(config))
         name_wandb_run(config.trainer.logger, self.output)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the command; a folder that is removed meanwhile is not the input's fault.
+
+        Raises:
+            RunError: what the run wrote when it began is gone.
+        """
+        try:
+            super()._run_subcommand(subcommand)
+        except (OSError, InputError) as error:
+            begun = any(isinstance(callback, SaveConfig) and callback.already_saved for callback in self.trainer.callbacks)
+            if begun and not (Path(self.output) / "config.yaml").exists():
+                raise RunError(f"{self.output} was removed while the run went on; wanted a folder that stays") from error
+            raise
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
         """Build a trainer that logs to files in the run's folder and shows one kind of progress bar."""
         volumetric = isinstance(self.model, PatchDiffusion) and self.model.denoiser.network.axes == 3

@@ -32,7 +32,8 @@ class WriteLock:
         file: whether ``path`` is a file.
 
     Raises:
-        InputError: another process writes; with its host, its number and its beginning.
+        InputError: another process writes; with its host, its number and its beginning. Or a folder in it is a link that leads
+            out of it: whoever made it would decide where files go.
     """
 
     def __init__(self, path: Path, share: int | None = None, file: bool = False) -> None:
@@ -51,6 +52,8 @@ class WriteLock:
             else:
                 self._open.enter_context(self._lock(self._gate))
                 self._held.enter_context(self._lock(self._own))
+            if self._folder == self.path:
+                _refuse_links(self.path)
             undone.pop_all()
         return self
 
@@ -116,6 +119,13 @@ def _folder(path: Path) -> Iterator[None]:
         if not there:
             with suppress(OSError):
                 path.rmdir()
+
+
+def _refuse_links(folder: Path) -> None:
+    for place, names, _ in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+                raise InputError(f"{path} is a link to {path.resolve()}; wanted a folder of its own, or another --output")
 
 
 def _holder(path: Path) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from padis_lightning.errors import InputError, require_between
 
 MOST = 1e15  # size of a stored value
+LEAST, FINEST = 1e-15, 1e-6  # width of a range: in stored units, and as a part of its larger end, which float32 can resolve
 
 
 class Batch(NamedTuple):
@@ -75,6 +76,9 @@ class Normalisation:
         require_between(-MOST, MOST, lower=self.lower, upper=self.upper)
         if not self.upper > self.lower:
             raise InputError(f"data range is {self.lower:g} to {self.upper:g}; wanted the lower value first")
+        least = max(LEAST, FINEST * max(abs(self.lower), abs(self.upper)))
+        if self.upper - self.lower < least:
+            raise InputError(f"data range is {self.lower:g} to {self.upper:g}; wanted ends that are at least {least:g} apart")
 
     def normalise(self, values: Tensor) -> Tensor:
         """Map stored values to [0, 1]; those beyond are clipped where :attr:`clip` says so."""

@@ -22,6 +22,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 from safetensors.torch import save_file
 
+from padis_lightning.callbacks.checkpoint_io import WholeCheckpoints
 from padis_lightning.cli import main
 from padis_lightning.commands.prepare.command import verify
 from padis_lightning.ct import Geometry
@@ -31,6 +32,7 @@ from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import LIMIT, require_size
 from padis_lightning.noise import GaussianNoise, PoissonNoise
+from padis_lightning.operators.ct import FanBeam
 from padis_lightning.operators.files import read_mask, read_matrix
 from padis_lightning.results.report.panels import read_panels
 from padis_lightning.types import Normalisation
@@ -181,6 +183,25 @@ def packed_checkpoint(path):
     return path
 
 
+def doubling(levels):
+    """A pickle with a key that is a tuple of twice the same tuple, and so on."""
+    return b"\x80\x02}(K\x00" + b"".join(b"q%ch%c\x86" % (k, k) for k in range(levels)) + b"K\x00u."
+
+
+def nested_checkpoint(path, doubled=False, deep=False):
+    """A checkpoint whose keys take 2^60 steps to hash, whose lists hold 2^60 values, or whose lists are deep."""
+    shape = 1
+    for _ in range(200 if deep else 60):
+        shape = [shape] if deep else [shape, shape]
+    prior(path, **({"image_shape": shape} if deep or doubled else {}))
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content if deep or doubled or not name.endswith("data.pkl") else doubling(60))
+    return path
+
+
 def images(path):
     data = ImageData(str(path), range=(0, 1))
     data.setup("predict")
@@ -203,7 +224,7 @@ def arrays(folder, *content, **claimed):
     return member(folder / "a.npz", "images.npy", *content, **claimed)
 
 
-load, PRIOR, CHECKPOINT = PatchModel.load, "a.safetensors", "a.ckpt"
+load, resume, PRIOR, CHECKPOINT = PatchModel.load, WholeCheckpoints().load_checkpoint, "a.safetensors", "a.ckpt"
 PANEL = npy((), "<U60") + json.dumps([["a", "truth", 0, 1, [], []]]).ljust(60).encode("utf-32-le")
 MEMORY, WHOLE = "says that it takes .* of memory; wanted at most", "wanted .* whole"
 NETWORK = {"positions": "LearnedMap", "positions_config": {"features": 2, "nodes": 10**6}}
@@ -266,8 +287,12 @@ BOMBS = {  # the reader, the sentence, what makes the file in an empty folder
                            lambda f: prior(f / PRIOR, normalisation={"lower": 0, "upper": 1e300})),
     "wide checkpoint": (load, "does not fit together .*size mismatch", lambda f: prior(f / CHECKPOINT, base=4000)),
     "endless checkpoint": (load, "blocks is 1e[+]07; wanted a value between", lambda f: prior(f / CHECKPOINT, blocks=10**7)),
-    "checkpoint of few numbers": (load, "of \\d+ bytes has tensors of \\d+", lambda f: wide(f / "a.ckpt")),
+    "checkpoint of few numbers": (load, "has tensors of more numbers than its \\d+ bytes", lambda f: wide(f / "a.ckpt")),
     "packed checkpoint": (load, "compressed; wanted a checkpoint", lambda f: packed_checkpoint(f / "a.ckpt")),
+    "checkpoint of keys": (load, "a key that is neither text nor", lambda f: nested_checkpoint(f / "a.ckpt")),
+    "checkpoint of keys, resumed": (resume, "a key that is neither text nor", lambda f: nested_checkpoint(f / "a.ckpt")),
+    "checkpoint of lists": (load, "more than \\d+ values", lambda f: nested_checkpoint(f / "a.ckpt", doubled=True)),
+    "checkpoint of levels": (load, "more than \\d+ levels", lambda f: nested_checkpoint(f / "a.ckpt", deep=True)),
 }
 # fmt: on
 
@@ -378,6 +403,13 @@ def test_numbers_beyond_sense_are_refused(tmp_path):
         (lambda: GaussianNoise(1e300), r"std is 1e\+300; wanted"),
         (lambda: Normalisation(0, 1e300), r"upper is 1e\+300; wanted"),
         (lambda: Normalisation(float("nan"), 1), "lower is nan; wanted"),
+        (lambda: Normalisation(0, 1e-300), "data range is 0 to 1e-300; wanted ends that are at least 1e-15 apart"),
+        (lambda: Normalisation(1e14, 1e14 + 1e6), "wanted ends that are at least 1e[+]08 apart"),
+        (lambda: ImageData(range=(0, 5)), "range is .0, 5. without a path; wanted a path"),
+        (lambda: FanBeam(16, views=3, bin_spacing=1e-300), "bin_spacing is 1e-300; wanted a value between 1e-15 and"),
+        (lambda: FanBeam(16, views=3, pixel_spacing=1e20), r"pixel_spacing is 1e\+20; wanted"),
+        (lambda: FanBeam(16, views=3, source_distance=1e300), r"source_distance is 1e\+300; wanted"),
+        (lambda: FanBeam(16, views=3, bin_spacing=1, detector_distance=1e300), r"detector_distance is 1e\+300; wanted"),
         (lambda: saved(tmp_path / "a.dcm", VOLUME[0], UPRIGHT, PixelSpacing=[0, 0]) and described(tmp_path / "a.dcm"),
          "has pixels of 0 x 0 mm; wanted sides from 1e-06 to"),
     ):  # fmt: skip

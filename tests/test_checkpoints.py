@@ -88,7 +88,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
             return os.mkdir, (str(tmp_path / "harm"),)
 
     torch.save({"global_step": 1, "x": Harm()}, tmp_path / "a.ckpt")
-    with pytest.raises(Exception, match="weights_only"):
+    with pytest.raises(Exception, match="mkdir; wanted .*nothing was run"):
         WholeCheckpoints().load_checkpoint(tmp_path / "a.ckpt")
     assert newest([tmp_path / "a.ckpt"], lambda line: None) is None and not (tmp_path / "harm").exists()
 

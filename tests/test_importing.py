@@ -22,8 +22,7 @@ import numpy as np
 import pytest
 import torch
 
-from padis_lightning.commands import pickles
-from padis_lightning.commands.pickles import Record
+from padis_lightning import pickles
 from padis_lightning.commands.snapshot_prior import complete_settings, load
 from padis_lightning.commands.snapshot_weights import read_state
 from padis_lightning.commands.snapshots import run
@@ -32,6 +31,7 @@ from padis_lightning.diffusion import Denoiser, NoPositions, PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.networks.ddpmpp import DDPMpp
 from padis_lightning.networks.ddpmpp_weights import architecture, build_network
+from padis_lightning.pickles import Record
 
 from .test_networks import PARITY, from_published
 

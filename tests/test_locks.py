@@ -116,6 +116,20 @@ def test_a_lock_file_that_is_a_link_is_not_written_through(tmp_path, capsys):
     assert (tmp_path / "thesis").read_text() == "words" and "has no locks" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("share", [None, 1])
+def test_a_folder_with_a_way_out_is_not_written_into(share, tmp_path):
+    (tmp_path / "behind").mkdir()
+    (tmp_path / "out" / "inner").mkdir(parents=True)
+    (tmp_path / "out" / "own").symlink_to(tmp_path / "out" / "inner")
+    (tmp_path / "way").symlink_to(tmp_path / "out")
+    take(tmp_path / "way", share)  # the folder itself may be a link, and links within it lead nowhere
+    (tmp_path / "out" / "inner" / "arrays").symlink_to(tmp_path / "behind")
+    for folder in ("out", "way"):
+        with pytest.raises(InputError, match="inner/arrays is a link to .*/behind; wanted a folder of its own"):
+            take(tmp_path / folder, share)
+        assert not [*(tmp_path / "out").glob(".lock*")]
+
+
 PREDICT = ("predict", "--config", "ct20.yaml", "--model", "PseudoInverse", "--data.size", "32", "--data.count", "2",
            "--operator.size", "32", "--results.baselines", "null")  # fmt: skip
 

@@ -289,13 +289,30 @@ def test_records_of_any_other_shape_are_results_or_one_sentence(name, tmp_path):
     records = results_folder(tmp_path)
     for text in altered(tmp_path / name):
         (tmp_path / name).write_text(text)
-        records.is_whole("b")
+        assert not records.is_whole("b")  # it has no files
         try:
             results = read_results(tmp_path)
             if results.summary is not None:
                 write_summary(tmp_path, results)
         except InputError as error:
             assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("change", [{"name": "a"}, {"psnr": "x"}, {"failed": 3}])
+def test_the_record_of_another_image_or_of_another_shape_is_none(change, tmp_path):
+    records = results_folder(tmp_path)
+    path = tmp_path / "records" / "b.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "row": {**record["row"], **change}}))
+    assert records.row("a") and records.row("b") is None and read_results(tmp_path).missing == ["b"]
+
+
+@pytest.mark.parametrize("images", [[], [[0, "a", "g"], [0, "a", "g"]]])
+def test_a_run_lists_every_image_once(images, tmp_path):
+    records = results_folder(tmp_path)
+    records.begin({**records.run(), "images": images})
+    with pytest.raises(InputError, match=r"lists \d images, \d of which differ; wanted at least 1, each once"):
+        read_results(tmp_path)
 
 
 # --- overwriting

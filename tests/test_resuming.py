@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from padis_lightning.callbacks import Results
 from padis_lightning.cli import main
@@ -185,23 +187,62 @@ class Killed(BaseException):
     """Ends a run as a signal does: nothing catches it."""
 
 
-def test_a_run_that_is_killed_in_a_solve_goes_on_in_it(run, place, tmp_path, monkeypatch):
-    whole = place / "whole"
+def kill(monkeypatch, number):
+    """Let a solve die once, in a step counted from 1, and return the list of steps."""
     calls, step = [], DDS.step
 
     def counted(self, *args):
         calls.append(1)
-        if len(calls) == 11:  # the third step of the third batch
+        if len(calls) == number:
             raise Killed
         return step(self, *args)
 
     monkeypatch.setattr(DDS, "step", counted)
+    return calls
+
+
+def test_a_run_that_is_killed_in_a_solve_goes_on_in_it(run, place, tmp_path, monkeypatch):
+    whole = place / "whole"
+    calls = kill(monkeypatch, 11)  # the third step of the third batch
     with pytest.raises(Killed):
         run(tmp_path / "out")
     assert len(list((tmp_path / "out" / "unfinished").iterdir())) == 1
     run(tmp_path / "out")
     assert len(calls) == 4 * 5 + 1  # five batches of four steps; only the killed one was tried twice
     assert contents(tmp_path / "out") == contents(whole) and scores(tmp_path / "out") == scores(whole)
+
+
+def test_a_command_that_was_killed_takes_up_no_state_of_other_settings(command, tmp_path, monkeypatch):
+    """Killed in the middle of a solve and run again with other views: as a clean run, and nothing of the first is left."""
+    kill(monkeypatch, 3)
+    with pytest.raises(Killed):
+        command(tmp_path / "out", "--results.keep_every", "0")
+    unfinished = tmp_path / "out" / "unfinished"
+    assert len([*unfinished.iterdir()]) == 1
+    changed = ["--operator.views", "8", "--results.overwrite", "true"]
+    command(tmp_path / "out", *changed)
+    command(tmp_path / "clean", *changed)
+    assert not [*unfinished.iterdir()]
+    assert contents(tmp_path / "out") == contents(tmp_path / "clean") and scores(tmp_path / "out") == scores(tmp_path / "clean")
+
+
+def test_a_folder_that_is_removed_meanwhile_is_no_fault_of_the_input(command, tmp_path, monkeypatch, capsys):
+    step = DDS.step
+    monkeypatch.setattr(DDS, "step", lambda *args: shutil.rmtree(tmp_path / "out", ignore_errors=True) or step(*args))
+    with pytest.raises(SystemExit) as stop:
+        command(tmp_path / "out")
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 1 and "out was removed while the run went on; wanted a folder that stays" in said
+
+
+def test_a_command_begins_again_where_its_state_lacks_parts(command, place, tmp_path, monkeypatch):
+    kill(monkeypatch, 3)
+    with pytest.raises(Killed):
+        command(tmp_path, "--results.keep_every", "0")
+    state = next((tmp_path / "unfinished").iterdir())
+    save_file({"x": torch.zeros(1)}, state, {"about": json.dumps({"steps": 2})})
+    command(tmp_path)
+    assert contents(tmp_path) == contents(place / "told") and not state.exists()
 
 
 @pytest.mark.parametrize("name", WALKING)
@@ -266,13 +307,41 @@ def test_loops_stop_at_a_signal_with_their_state_kept(make, tmp_path):
     assert torch.equal(solver.solve(y, Generators.keyed(0, [0])), whole) and len(seen) == 9
 
 
-def test_a_damaged_state_counts_as_none(tmp_path):
+ABOUT = {"steps": 2, "seconds": 0.0, "diverged": {}}
+STREAM = torch.Generator().get_state()
+DAMAGED = {  # what a state says of itself, and its tensors
+    "no header": None,
+    "nothing said": ({}, {}),
+    "text for numbers": (ABOUT | {"steps": "x"}, {}),
+    "endless steps": (ABOUT | {"steps": float("inf")}, {}),
+    "steps before the first": (ABOUT | {"steps": -1}, {}),
+    "endless seconds": (ABOUT | {"seconds": float("inf")}, {}),
+    "a list of what diverged": (ABOUT | {"diverged": [1]}, {}),
+    "another image diverged": (ABOUT | {"diverged": {"7": "x"}}, {}),
+    "no image": (ABOUT, {"x": None}),
+    "another image": (ABOUT, {"x": torch.zeros(1, 1, 6, 5)}),
+    "no stream": (ABOUT, {".streams": None}),
+    "a number for streams": (ABOUT, {".streams": torch.tensor(1, dtype=torch.uint8)}),
+    "a short stream": (ABOUT, {".streams": STREAM[None, :9].clone()}),
+    "zeros for a stream": (ABOUT, {".streams": torch.zeros_like(STREAM)[None]}),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_state_counts_as_none(name, tmp_path):
     solver = DDS(GaussianPrior((1, 6, 6), 0.5, 0.2), Identity((1, 6, 6)), noise_std=0.1, steps=6)
     y = torch.ones(1, 1, 6, 6)
     expected = solver.solve(y, Generators.keyed(0, [0]))
     solver.loop.attach(kept=KeptState(tmp_path, every=0))
     solver.loop.begin([0])
-    solver.loop.kept.path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
+    solver.solve(y, Generators.keyed(0, [0]))
+    with safe_open(solver.loop.kept.path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    about, changed = DAMAGED[name] or ({}, {})
+    tensors = {key: value for key, value in {**tensors, **changed}.items() if value is not None}
+    save_file(tensors, solver.loop.kept.path, {"about": json.dumps(about)})
+    if DAMAGED[name] is None:
+        solver.loop.kept.path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
     assert torch.equal(solver.solve(y, Generators.keyed(0, [0])), expected)
 
 

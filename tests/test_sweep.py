@@ -351,10 +351,22 @@ def test_other_settings_in_the_same_folder_are_refused_by_name_and_nothing_runs(
     with pytest.raises(InputError, match="finished with the contents of .*own.yaml [0-9a-f]{12}; wanted [0-9a-f]{12}"):
         run_sweep(sweep_of(tmp_path, **parts), out)
     assert machine.calls == [] and path.read_bytes() == done
-    for damaged in ("{", "[]", '{"settings": 3}'):
+    whole = json.loads(done)
+    others = [{**whole, key: other} for key in ("settings", "values") for other in ([], {"x": []}, "x")]
+    others += [{**whole, "seconds": "x"}, {**whole, "exit_code": "x"}]
+    for damaged in ("{", "[]", '{"settings": 3}', *map(json.dumps, others)):
         path.write_text(damaged)
         with pytest.raises(InputError, match="done.json is damaged; wanted what a sweep wrote, or no such file"):
             run_sweep(sweep_of(tmp_path, **parts), out)
+
+
+def test_a_log_that_leads_elsewhere_is_not_written(tmp_path, machine):
+    (tmp_path / "thesis").write_text("words")
+    (tmp_path / "out" / "row").mkdir(parents=True)
+    (tmp_path / "out" / "row" / "log.txt").symlink_to(tmp_path / "thesis")
+    with pytest.raises(InputError, match="row/log.txt is a link to .*thesis; wanted a file of its own"):
+        run_sweep(sweep_of(tmp_path, settings={"model.steps": 1}), tmp_path / "out")
+    assert (tmp_path / "thesis").read_text() == "words" and machine.calls == []
 
 
 def test_rows_run_one_by_one_as_an_array_does_and_the_table_is_that_of_all(tmp_path, machine, capsys):

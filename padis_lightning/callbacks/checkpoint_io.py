@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from padis_lightning.files import whole
+from padis_lightning.pickles import require_plain_checkpoint
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -37,7 +38,13 @@ class WholeCheckpoints(TorchCheckpointIO):
         map_location: Callable | None = lambda storage, place: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read tensors and plain values only, unless ``weights_only`` is false."""
+        """Read tensors and plain values only, unless ``weights_only`` is false.
+
+        Raises:
+            InputError: the checkpoint is not one of tensors and plain values, or stands for too much.
+        """
+        if weights_only is not False:
+            require_plain_checkpoint(Path(path))
         return super().load_checkpoint(path, map_location, weights_only is not False)
 
 
@@ -74,6 +81,7 @@ def _is_whole(path: Path) -> bool:
 def _steps(path: Path) -> int | None:
     """Return the steps behind a checkpoint, without reading its tensors; None if it cannot be read."""
     try:
+        require_plain_checkpoint(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
     except Exception:  # a damaged file can make the unpickler raise anything
         return None

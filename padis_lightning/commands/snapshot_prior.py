@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from padis_lightning import __version__
-from padis_lightning.commands.pickles import read
 from padis_lightning.commands.snapshot_weights import children, find_network, read_number, read_state
 from padis_lightning.commands.stand_ins import SnapshotReader
 from padis_lightning.diffusion import Coordinates, Denoiser, NoPositions, PatchModel
 from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.networks.ddpmpp import DDPMpp
 from padis_lightning.networks.ddpmpp_weights import build_network
+from padis_lightning.pickles import read
 from padis_lightning.types import Normalisation
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from padis_lightning.commands.pickles import Record, printable
 from padis_lightning.errors import InputError
+from padis_lightning.pickles import Record, printable
 
 PRECONDITIONED = ("EDMPrecond", "Patch_EDMPrecond")
 DEEPEST = 32  # modules within modules

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padis_lightning.commands.pickles import Opcodes, Reader, Record, Refused, printable
+from padis_lightning.pickles import Opcodes, Reader, Record, Refused, printable
 
 MAGIC, LAYOUT = 0x1950A86A20F9469CFC6C, 1001  # of torch's storages
 _WORDS = "Double Float Half BFloat16 Long Int Short Char Byte Bool"

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from padis_lightning.ct.geometry import Array, Geometry, ScanGeometry
+from padis_lightning.ct.geometry import Array, Geometry, ScanGeometry, require_lengths
 from padis_lightning.errors import InputError, require_above
 
 
@@ -63,7 +63,8 @@ class ConeGeometry(ScanGeometry):
         if min(self.size) < 1:
             raise InputError(f"size is {list(self.size)}; wanted at least 1")
         fan = self.fan  # which refuses what it cannot be
-        require_above(0, rows=self.rows, slice_spacing=self.slice_spacing, row_spacing=self.row_spacing)
+        require_above(0, rows=self.rows)
+        require_lengths(slice_spacing=self.slice_spacing, row_spacing=self.row_spacing)
         for name in ("source_distance", "row_offset", "bin_offset"):
             if not math.isfinite(getattr(self, name)):
                 raise InputError(f"{name} is {getattr(self, name)}; wanted a finite length")

@@ -10,9 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padis_lightning.ct.serialisable import Serialisable
-from padis_lightning.errors import InputError, require_above, require_at_least
+from padis_lightning.errors import InputError, require_above, require_between
 
 Array = NDArray[np.float64]
+LENGTHS = 1e-15, 1e15  # of which squares are no less than float32 holds, in whatever unit
+
+
+def require_lengths(**lengths: float) -> None:
+    """Refuse lengths, given by their names, that are not positive or beyond any unit.
+
+    Raises:
+        InputError: with the name and the value.
+    """
+    require_above(0, **lengths)
+    require_between(*LENGTHS, **lengths)
 
 
 class ScanGeometry(Serialisable):
@@ -84,7 +95,8 @@ class Geometry(ScanGeometry):
     def __post_init__(self) -> None:
         if min(self.size) < 1:
             raise InputError(f"size is {list(self.size)}; wanted at least 1")
-        require_above(0, bins=self.bins, pixel_spacing=self.pixel_spacing, bin_spacing=self.bin_spacing)
+        require_above(0, bins=self.bins)
+        require_lengths(pixel_spacing=self.pixel_spacing, bin_spacing=self.bin_spacing)
         if not self.angles:
             raise InputError("the scan has 0 angles; wanted at least 1")
         if not np.isfinite(self.angles).all():
@@ -99,7 +111,8 @@ class Geometry(ScanGeometry):
                 f"source_distance is {self.source_distance:g}; wanted above {self.radius:g}, half the image's diagonal"
             )
         if self.fan:
-            require_at_least(0, detector_distance=self.detector_distance)
+            require_lengths(source_distance=self.source_distance)
+            require_between(0, LENGTHS[1], detector_distance=self.detector_distance)
         if self.curved and not self.fan:
             raise InputError("curved is true for parallel rays; wanted source_distance and detector_distance with it")
         if self.curved and not self.fan_angle < math.pi / 2:

@@ -106,6 +106,8 @@ class ImageData(SharedItems, LightningDataModule):
             raise InputError(f"depth is {depth} and volumes false; wanted at least 1 slice, and --data.volumes true")
         if volumes and path is None and builtin != "phantoms":
             raise InputError(f"builtin is {builtin!r} and volumes true; wanted phantoms, or a path")
+        if range is not None and path is None:
+            raise InputError(f"range is {list(range)} without a path; wanted a path: built-in images are from 0 to 1")
         self.share_out(batch_size, shard, shards)
         self.path, self.builtin, self.size, self.count, self.subset = path, builtin, size, count, subset
         self.range, self.generated, self.validation, self.training_groups = range, generated, validation, training_groups

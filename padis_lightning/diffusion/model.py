@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from padis_lightning.diffusion.positions import Positions
 from padis_lightning.errors import InputError, one_line
 from padis_lightning.files import whole
 from padis_lightning.networks import PatchNetwork
+from padis_lightning.pickles import require_plain_checkpoint
 from padis_lightning.types import Normalisation
 
 FORMAT = "padis_lightning prior 1"
@@ -160,11 +160,9 @@ def _from_safetensors(file: Path) -> tuple[Any, dict[str, torch.Tensor]]:
 
 def _from_lightning(file: Path) -> tuple[Any, dict[str, torch.Tensor]]:
     """Return a model's description and its weights."""
+    require_plain_checkpoint(file)
     try:
-        _require_stored(file)
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
     except Exception as error:  # a damaged file can make the unpickler raise anything
         raise InputError(f"{file} cannot be read ({type(error).__name__}); wanted a checkpoint written by fit") from error
     if not isinstance(checkpoint, dict) or "patch_model" not in checkpoint:
@@ -179,15 +177,6 @@ def _build_denoiser(described: dict[str, Any]) -> Denoiser:
     positions = Positions.build(described.get("positions", "Coordinates"), described.get("positions_config", {}))
     span, context = described.get("span", (0.0, 1.0)), described.get("context", False)
     return Denoiser(network, described["sigma_data"], positions, span, context)
-
-
-def _require_stored(file: Path) -> None:
-    """Refuse a checkpoint with parts that are compressed: torch writes none, and would unpack them to any size."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            for part in archive.infolist():
-                if part.compress_type or part.file_size != part.compress_size:
-                    raise InputError(f"{file} has {part.filename!r} compressed; wanted a checkpoint written by fit")
 
 
 def _sort_metadata(file: bytes) -> bytes:

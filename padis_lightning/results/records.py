@@ -53,6 +53,9 @@ class Records:
         for image in run["images"]:
             if list(map(type, image)) != [int, str, str] or Path(image[1]).name != image[1]:
                 raise InputError(f"{path} lists the image {image!r:.60}; wanted its number, a name without folders and its group")
+        names = [image[1] for image in run["images"]]
+        if not names or len({*names}) < len(names):
+            raise InputError(f"{path} lists {len(names)} images, {len({*names})} of which differ; wanted at least 1, each once")
         return run
 
     def refuse_other(self, settings: dict[str, str], images: Sequence[ItemLabel]) -> None:
@@ -113,15 +116,16 @@ class Records:
     def row(self, name: str) -> dict[str, Any] | None:
         """Return the scores of a finished image, or why it failed under ``failed``; None for one that is not there."""
         row = self._read(self._path(name)).get("row", {})
-        return None if first_difference(row, FAILED if "failed" in row else SOLVED) else row
+        other = first_difference(row, {**FAILED, "failed": str} if "failed" in row else SOLVED) or row["name"] != name
+        return None if other else row
 
     def is_whole(self, name: str) -> bool:
         """Return whether an image was solved and its files are as they were written."""
         row = self.row(name)
         if row is None or "failed" in row:
             return False
-        files = ((self.folder / file, expected) for file, expected in self._read(self._path(name))["files"].items())
-        return all(file.is_file() and digest(file) == expected for file, expected in files)
+        files = [(self.folder / file, expected) for file, expected in self._read(self._path(name))["files"].items()]
+        return bool(files) and all(file.is_file() and digest(file) == expected for file, expected in files)
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any]:

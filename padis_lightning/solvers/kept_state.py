@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,13 +65,12 @@ class KeptState:
             steps, seconds = int(about["steps"]), float(about["seconds"])
             diverged = {int(row): str(reason) for row, reason in about["diverged"].items()}
             streams = kept.pop(".streams")
-        except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError):
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
             return 0, {}
         shapes = [{name: value.shape for name, value in one.items()} for one in (kept, state)]
-        if shapes[0] != shapes[1] or streams.dtype != torch.uint8 or len(streams) != len(generator):
+        possible = steps >= 0 and 0 <= seconds < math.inf and diverged.keys() <= {*range(len(generator))}
+        if shapes[0] != shapes[1] or not possible or not _take_up(streams, generator):
             return 0, {}
-        for stream, numbers in zip(generator.generators, streams, strict=True):
-            stream.set_state(numbers.clone())  # torch wants the bytes aligned
         state.update({name: value.to(state[name]) for name, value in kept.items()})
         self.seconds = seconds
         return steps, diverged
@@ -78,3 +78,18 @@ class KeptState:
     def end(self) -> None:
         """Forget the batch, whose results are written."""
         self.path.unlink(missing_ok=True)
+
+
+def _take_up(streams: Tensor, generator: Generators) -> bool:
+    """Bring random streams to their states, all or none; return whether they are states of these streams."""
+    before = [stream.get_state() for stream in generator.generators]
+    if streams.dtype != torch.uint8 or streams.shape != (len(before), *before[0].shape):
+        return False
+    try:
+        for stream, numbers in zip(generator.generators, streams, strict=True):
+            stream.set_state(numbers.clone())  # torch wants the bytes aligned
+    except RuntimeError:
+        for stream, numbers in zip(generator.generators, before, strict=True):
+            stream.set_state(numbers)
+        return False
+    return True

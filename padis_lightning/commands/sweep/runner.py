@@ -18,12 +18,14 @@ from typing import Any
 
 from padis_lightning.commands.sweep.rows import Row, Sweep, word
 from padis_lightning.errors import InputError, RunError, require_at_least
-from padis_lightning.files import write_text
+from padis_lightning.files import lies_in, write_text
 from padis_lightning.messages.configs import find_config
+from padis_lightning.results.json_files import NUMBER, read_json
 
 SCORES = ("psnr", "ssim", "residual", "deviation", "coverage", "seconds_per_image", "evaluations", "n")
 CONTENTS = "the contents of "  # before the name of a config whose hash is kept
 LOG, PROMPT = "log.txt", "$ "
+RECORD = {"settings": {str: str}, "seconds": NUMBER | None, "values": {str: NUMBER | None}, "exit_code": int}
 ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
 PAUSE = 0.05  # seconds between two looks at the processes
 
@@ -60,6 +62,8 @@ def run_sweep(sweep: Sweep, output: Path, jobs: int = 1, only: int | None = None
     if only is not None and not 0 <= only <= last:
         raise InputError(f"row is {only}; wanted one of the {last + 1} rows, from 0 to {last}")
     results = read_results(sweep, output)
+    if led := next((log for row in sweep.rows if not lies_in(log := output / row.name / LOG, output)), None):
+        raise InputError(f"{led} is a link to {led.resolve()}; wanted a file of its own, or another --output")
     asked = range(last + 1) if only is None else [only]
     for number in asked:
         if results[number].status == "done":
@@ -172,11 +176,12 @@ def _read_result(row: Row, folder: Path) -> Result:
     if path is None:
         return Result(row, "missing")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        theirs, ours = dict(record["settings"]), _fingerprint(row)
-        result = Result(row, path.stem, *(record[key] for key in ("seconds", "values", "exit_code")), record.get("message", ""))
-    except (ValueError, TypeError, LookupError):
+        record = read_json(path, RECORD)
+    except InputError:
         raise InputError(f"{path} is damaged; wanted what a sweep wrote, or no such file") from None
+    theirs, ours = record["settings"], _fingerprint(row)
+    values = {key: value for key, value in record["values"].items() if value is not None}  # JSON has no nan
+    result = Result(row, path.stem, record["seconds"], values, record["exit_code"], str(record.get("message", "")))
     changed = next((key for key in theirs | ours if theirs.get(key) != ours.get(key)), None)
     if changed is not None and result.status == "done":
         seen, wanted = (made.get(changed, "unset")[: 12 if changed.startswith(CONTENTS) else None] for made in (theirs, ours))

@@ -9,14 +9,21 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from padis_lightning.errors import InputError
+
+MOST_VALUES, DEEPEST = 1_000_000, 100  # of a checkpoint, each as often as it is met
+STORAGES = [f"torch.{kind}Storage" for kind in "Double Float Half BFloat16 Long Int Short Char Byte Bool".split()]
 
 
 class Refused(Exception):
@@ -131,3 +138,92 @@ def read(file: Path, reader: type[Reader]) -> Any:  # noqa: ANN401 - whatever th
         raise InputError(f"{file} wants {error} on loading; wanted tensors and plain containers only, nothing was run") from error
     except Exception as error:  # a damaged file can make the reader raise anything
         raise InputError(f"{file} cannot be read ({type(error).__name__}); wanted a network snapshot (.pkl)") from error
+
+
+class Mapping(dict):
+    """A dictionary that may have attributes."""
+
+    state: object = None
+
+
+def _mapping(*arguments: object) -> Mapping:
+    if arguments:  # their keys would be hashed unseen
+        raise Refused("arguments of OrderedDict")
+    return Mapping()
+
+
+class CheckpointReader(Reader):
+    """The reader of what is in a checkpoint: containers and the descriptions of tensors."""
+
+    known = {
+        "collections.OrderedDict": _mapping,
+        "torch._utils._rebuild_tensor_v2": lambda *arguments: Record("tensor", arguments),
+        **{name: name for name in STORAGES},
+        **{f"torch.{name}": lambda *arguments: Record("value", arguments) for name in ("Size", "device")},
+    }
+
+    def load_state(self) -> None:
+        """Keep the attributes of a dictionary."""
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], Mapping):
+            raise Refused("attributes of something else than a dictionary")
+        self.stack[-1].state = state
+
+    def persistent_load(self, pid: object) -> object:
+        """Return the description of a storage itself."""
+        return pid
+
+    dispatch = Opcodes({
+        **Reader.dispatch, pickle.BUILD[0]: load_state, pickle.BINPERSID[0]: pickle._Unpickler.load_binpersid,
+    })  # fmt: skip
+
+
+def require_plain_checkpoint(file: Path) -> None:
+    """Refuse a checkpoint that torch would take long to read, or from which it would make more than the file holds.
+
+    torch runs no code of a file, but hashes tuples whose parts share parts, which takes a time that doubles with each level,
+    and takes tensors of any size that share few numbers.
+
+    Raises:
+        InputError: the file is not as torch.save writes it, names other things than tensors and containers, has keys that are
+            not plain, or stands for too much.
+    """
+    wanted = "wanted a checkpoint written by fit"
+    try:
+        with file.open("rb") as handle:
+            if handle.read(4) != b"PK\3\4":  # else torch reads the format it had before 2020
+                raise Refused("another format than torch.save writes")
+        with zipfile.ZipFile(file) as archive:
+            parts = archive.infolist()
+        for part in parts:
+            if part.compress_type or part.file_size != part.compress_size:  # torch would unpack it to any size
+                raise Refused(f"{printable(part.filename)!r} compressed")
+        if sum(part.file_size for part in parts) > file.stat().st_size:
+            raise Refused("parts that share their bytes")
+        _require_few(CheckpointReader(io.BytesIO(torch._C.PyTorchFileReader(str(file)).get_record("data.pkl"))).load(), file)
+    except Refused as error:
+        raise InputError(f"{file} has {error}; {wanted}, nothing was run") from error
+    except Exception as error:  # a damaged file can make the reader raise anything
+        raise InputError(f"{file} cannot be read ({type(error).__name__}); {wanted}") from error
+
+
+def _require_few(root: object, file: Path) -> None:
+    """Refuse values that are many, deep, or tensors of more numbers than a file has bytes."""
+    met, numbers, most = count(1), 0, file.stat().st_size
+
+    def visit(value: object, depth: int) -> None:
+        nonlocal numbers
+        if next(met) > MOST_VALUES or depth > DEEPEST:
+            raise Refused(f"more than {MOST_VALUES} values or more than {DEEPEST} levels")
+        if isinstance(value, Record):
+            sides = value.arguments[2] if value.name == "tensor" else ()
+            numbers += prod(map(abs, sides)) if len(sides) < 9 else most + 1
+            if numbers > most:
+                raise Refused(f"tensors of more numbers than its {most} bytes")
+            value = value.arguments
+        elif isinstance(value, dict):
+            value = [*value.values(), getattr(value, "state", None)]
+        for part in value if isinstance(value, (list, tuple, set)) else ():
+            visit(part, depth + 1)
+
+    visit(root, 0)
