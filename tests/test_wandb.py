@@ -99,7 +99,7 @@ def test_a_key_without_a_network_keeps_the_run_offline(answers, monkeypatch, tmp
     monkeypatch.setattr(machine, "PATIENCE", 0.3)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
-        address = "http://127.0.0.1:{}".format(server.getsockname()[1])
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
         if answers:
             server.listen()
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
