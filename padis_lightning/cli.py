@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from padis_lightning.callbacks import EMA, Checkpoints, PriorExport, Results, Samples, Throughput, Tracking
-from padis_lightning.callbacks.resuming import find_checkpoint
+from padis_lightning.callbacks.resuming import Earlier, deciding, find_checkpoint, run_of
 from padis_lightning.callbacks.setup import leave_requeueing_to_lightning, name_wandb_run, tell, trainer_parts
 from padis_lightning.commands import main as main
 from padis_lightning.ct import Projector
@@ -24,7 +24,7 @@ from padis_lightning.locks import WriteLock
 from padis_lightning.machine import choose_accelerator
 from padis_lightning.messages.allowed import FLAG, VARIABLE, check_classes, importable, only, split_allowed
 from padis_lightning.messages.checks import check_settings
-from padis_lightning.messages.configs import find_configs, inline
+from padis_lightning.messages.configs import find_configs, inline, read_config
 from padis_lightning.messages.measurements import take_measurement
 from padis_lightning.messages.parser import sentence
 from padis_lightning.messages.paths import check_output, check_paths
@@ -116,6 +116,8 @@ class PadisCLI(LightningCLI):
         for key, callback in GROUPS[self.command].items():
             parser.add_lightning_class_args(callback, key)
         if self.command == "fit":
+            forget = "where the folder holds a run of other settings, forget it; otherwise it is refused"
+            parser.add_argument("--overwrite", type=bool, default=False, help=forget)
             return parser.set_defaults({"checkpoint.save_last": True, "checkpoint.every_n_train_steps": 500})
         for key, base, target in (("prior", Prior, "prior"), ("operator", LinearOperator, "problem")):
             parser.add_subclass_arguments(base, key, required=False)
@@ -169,11 +171,28 @@ class PadisCLI(LightningCLI):
         checkpoints = self._get(self.config_init, "checkpoint")
         checkpoints.dirpath = checkpoints.dirpath or str((Path(self.output) / "checkpoints").absolute())
         settings, where = self.config_init["fit"], (Path(self.output), Path(checkpoints.dirpath))
-        found = find_checkpoint(settings["ckpt_path"], *where, self.trainer.max_steps, self.model.patch_model())
+        checkpoints.run = self._hold_against_earlier(*where, settings["ckpt_path"], settings["overwrite"])
+        model = self.model.patch_model()
+        found = find_checkpoint(settings["ckpt_path"], *where, self.trainer.max_steps, model, checkpoints.run)
         settings["ckpt_path"], self._finished = found
         leave_requeueing_to_lightning()
         if not self._finished:
             tell(f"training in {self.trainer.precision} precision; --trainer.precision sets another")
+
+    def _hold_against_earlier(self, folder: Path, kept: Path, asked: str | None, overwrite: bool) -> str:
+        """Refuse or forget the folder's run of other settings, unless a checkpoint is named; return the digest of this one."""
+        path, ours = folder / "config.yaml", deciding(self._settings())
+        if not str(asked).endswith(".ckpt"):
+            earlier = Earlier(folder, kept, read_config(path) if path.is_file() else {})
+            if not overwrite:
+                earlier.refuse_other(ours)
+            elif self.trainer.is_global_zero:
+                earlier.forget_other(ours)
+        return run_of(ours)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the configuration as ``config.yaml`` has it."""
+        return yaml.safe_load(self._parser(self.command).dump(self.config[self.command], skip_none=False))
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401 - Lightning's arguments
         """Train, or see to it that a finished run has its prior."""
@@ -186,7 +205,7 @@ class PadisCLI(LightningCLI):
         """Check data, operator and prior against each other before anything is written."""
         check_run(self.model, self.datamodule, self._get(self.config_init, "trainer")["inference_mode"])
         results = self._get(self.config_init, "results")
-        results.config = yaml.safe_load(self._parser(self.command).dump(self.config[self.command], skip_none=False))
+        results.config = self._settings()
         folder, data = Path(self.output), self.datamodule
         results.check(folder, self.model, data)
         if self.trainer.is_global_zero:

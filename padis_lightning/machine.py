@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import configparser
 import netrc
 import os
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
 
 import torch
 
-from padis_lightning.errors import InputError
+from padis_lightning.errors import InputError, one_line
+
+PATIENCE = 10.0  # seconds that a server has to answer
 
 
 def choose_accelerator(accelerator: str, devices: object) -> str:
@@ -49,3 +58,37 @@ def has_wandb_account() -> bool:
         return any("wandb" in host for host in netrc.netrc().hosts)
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def wandb_server() -> str:
+    """Return the address of W&B's server, from the environment or the user's settings."""
+    folder = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser()
+    settings = configparser.ConfigParser(interpolation=None)
+    try:
+        settings.read(folder / "settings", encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError):
+        pass  # wandb says so itself
+    kept = settings.get("default", "base_url", fallback="https://api.wandb.ai")
+    return os.environ.get("WANDB_BASE_URL") or kept
+
+
+def why_unreachable(address: str) -> str | None:
+    """Return why a server does not answer, by way of the proxies of the environment; None where it does, whatever it says."""
+    reasons = [f"no answer in {PATIENCE:g} s"]
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(address, timeout=PATIENCE).close()  # noqa: S310 - the user's own setting
+        except urllib.error.HTTPError:
+            pass
+        except (OSError, HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            if not isinstance(reason, ssl.SSLError):  # others may know the certificate
+                reasons[0] = one_line(reason)
+                return
+        reasons.clear()
+
+    thread = threading.Thread(target=ask, daemon=True)  # looking up a name has no limit of its own
+    thread.start()
+    thread.join(PATIENCE)
+    return reasons[0] if reasons else None

@@ -18,7 +18,9 @@ from padis_lightning.callbacks import PriorExport, WholeCheckpoints
 from padis_lightning.callbacks import csv_log as log_module
 from padis_lightning.callbacks.checkpoint_io import newest
 from padis_lightning.callbacks.csv_log import Log
+from padis_lightning.callbacks.resuming import Earlier, deciding
 from padis_lightning.data.batches import STOPPING
+from padis_lightning.errors import InputError
 from padis_lightning.files import sweep_up, whole
 from padis_lightning.training import PatchDiffusion
 from tests.test_cli import fit
@@ -166,6 +168,10 @@ def test_auto_begins_goes_on_and_leaves_a_finished_run_alone(images, tmp_path, c
     with pytest.raises(SystemExit) as stop:
         fit(images, run, *auto, "--trainer.max_steps", "9", "--model.patch_sizes", "[4,16]")
     assert stop.value.code == 2 and snapshot(run) == before
+    assert f"{run} holds a run with model.init_args.patch_sizes [4, 8] and this run has [4, 16]; " in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        fit(images, run, *auto, "--ckpt_path", str(run / "hpc_ckpt_1.ckpt"), "--model.patch_sizes", "[4,16]")
+    assert stop.value.code == 2 and snapshot(run) == before
     assert "the checkpoint's patch_sizes is [4, 8]; wanted [4, 16], the run's" in capsys.readouterr().err
 
 
@@ -193,14 +199,74 @@ def test_a_signal_amid_accumulated_gradients_waits_for_the_step(images, tmp_path
     assert priors[0] == priors[1]
 
 
+def test_auto_passes_over_checkpoints_of_other_settings(tmp_path):
+    said = []
+    for steps, run in ((9, "other"), (5, "mine"), (3, None)):
+        WholeCheckpoints().save_checkpoint({"global_step": steps, **({"run": run} if run else {})}, tmp_path / f"{steps}.ckpt")
+    assert newest(tmp_path.glob("*.ckpt"), said.append, "mine") == (tmp_path / "5.ckpt", 5)
+    assert said == [f"{tmp_path}/9.ckpt is of a run with other settings; it is skipped"]
+    (tmp_path / "5.ckpt").unlink()
+    assert newest(tmp_path.glob("*.ckpt"), said.append, "mine") == (tmp_path / "3.ckpt", 3)  # written before there were names
+
+
+def earlier(folder, **config):
+    """What a run of some settings has left: a prior, a checkpoint, a picture, and a link to what is not its own."""
+    for name in ("prior.safetensors", "checkpoints/last.ckpt", "samples/1.png", "mine.txt", "../precious.ckpt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "hpc_ckpt_1.ckpt").symlink_to(folder.parent / "precious.ckpt")
+    return Earlier(folder, folder / "checkpoints", config)
+
+
+def test_a_run_of_other_settings_is_refused_or_forgotten(tmp_path):
+    config = {"model": {"init_args": {"lr": 1e-3}}, "trainer": {"max_steps": 4, "precision": None}, "samples": {"count": 2}}
+    ours, folder = deciding(config), tmp_path / "run"
+    assert ours == {"model.init_args.lr": "0.001", "trainer.precision": "null"}
+    held = earlier(folder, **config)
+    held.refuse_other(ours)
+    held.forget_other(ours)
+    assert (folder / "prior.safetensors").exists()
+    for other, said in (
+        ({**ours, "model.init_args.lr": "0.1"}, "run holds a run with model.init_args.lr 0.001 and this run has 0.1; wanted the"),
+        ({**ours, "data": "x"}, "run holds a run with data not set and this run has x; .* or --overwrite true"),
+    ):
+        with pytest.raises(InputError, match=said):
+            held.refuse_other(other)
+    with pytest.raises(InputError, match="run holds prior.safetensors without the config.yaml of its run"):
+        Earlier(folder, folder / "checkpoints", {}).refuse_other(ours)
+    held.forget_other(other)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["mine.txt", "precious.ckpt"]
+    Earlier(folder, folder / "checkpoints", {}).refuse_other(ours)  # nothing is left to lose
+
+
 @pytest.mark.slow
-def test_a_signal_in_a_validation_breaks_it_off_and_the_run_goes_on_from_its_checkpoint(images, tmp_path, monkeypatch, capsys):
-    options = ["--samples.count", "0", "--trainer.val_check_interval", "2", "--checkpoint.every_n_train_steps", "2"]
+def test_fit_overwrites_another_run_only_where_told_to(images, tmp_path, capsys):
+    run, quick = tmp_path / "run", ["--samples.count", "0", "--throughput.peak", "false"]
+    fit(images, run, *quick)
+    before = snapshot(run)
+    for words in (("--ema.half_life", "9"), ("--ema.half_life", "9", "--ckpt_path", "auto")):
+        with pytest.raises(SystemExit) as stop:
+            fit(images, run, *quick, *words)
+        assert stop.value.code == 2 and snapshot(run) == before
+        assert f"{run} holds a run with ema.half_life 20000 and this run has 9; " in capsys.readouterr().err
+    fit(images, run, *quick, "--ema.half_life", "9", "--overwrite", "true", "--ckpt_path", "auto", "--trainer.max_steps", "2")
+    fit(images, tmp_path / "fresh", *quick, "--ema.half_life", "9", "--trainer.max_steps", "2")
+    assert (run / "prior.safetensors").read_bytes() == (tmp_path / "fresh" / "prior.safetensors").read_bytes()
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", ["2", "100"])
+def test_a_signal_in_a_validation_breaks_it_off_and_the_run_goes_on_from_its_checkpoint(
+    every, images, tmp_path, monkeypatch, capsys
+):
+    options = ["--samples.count", "0", "--trainer.val_check_interval", "2", "--checkpoint.every_n_train_steps", every]
     fit(images, tmp_path / "unbroken", *options)
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(PatchDiffusion, "validation_step", lambda *rest: signal.raise_signal(signal.SIGTERM))
         fit(images, tmp_path / "run", *options)
     assert stop.value.code == 1 and "error: stopped by SIGTERM in the validation at step 2; " in capsys.readouterr().err
     fit(images, tmp_path / "run", *options, "--ckpt_path", "auto")
+    assert "last.ckpt at step 2" in capsys.readouterr().err
     priors = [(tmp_path / run / "prior.safetensors").read_bytes() for run in ("unbroken", "run")]
     assert priors[0] == priors[1]

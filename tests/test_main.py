@@ -68,7 +68,8 @@ def test_a_signal_ends_every_command_with_a_sentence(command, number, monkeypatc
     with pytest.raises(SystemExit) as ended:
         commands.main([command])
     said = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 1 and said == [line for line in said if f"error: stopped by {number.name}; " in line] and said
+    assert ended.value.code == (130 if number == signal.SIGINT else 1)
+    assert said == [line for line in said if f"error: stopped by {number.name}; " in line] and said
     assert signal.getsignal(number) is before
 
 

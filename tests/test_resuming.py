@@ -18,16 +18,16 @@ from padis_lightning.cli import main
 from padis_lightning.data.batches import share
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.diffusion import PatchModel
-from padis_lightning.errors import InputError, RunError
+from padis_lightning.errors import InputError
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import GaussianPrior, PatchPrior
 from padis_lightning.random import Generators
 from padis_lightning.results.records import Records
+from padis_lightning.signals import Signals, Stopped
 from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.dps import DPS
 from padis_lightning.solvers.kept_state import KeptState
-from padis_lightning.solvers.loop import Signals
 from padis_lightning.solvers.plug_and_play import PnPADMM
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 from padis_lightning.solvers.tv import TotalVariation
@@ -270,6 +270,8 @@ def test_every_solver_goes_on_from_its_state_to_the_same_bits(model, name, tmp_p
         solver.solve(y, Generators.keyed(0, [3, 4]))
     left = die_at(None)
     assert torch.equal(solver.solve(y, Generators.keyed(0, [3, 4])), whole) and len(left) == 2
+    left.clear()  # all steps are done, as where a signal comes in a baseline
+    assert torch.equal(solver.solve(y, Generators.keyed(0, [3, 4])), whole) and not left
 
 
 def test_a_state_of_other_settings_or_images_is_not_taken_up(tmp_path):
@@ -300,7 +302,7 @@ def test_loops_stop_at_a_signal_with_their_state_kept(make, tmp_path):
     solver.loop.begin([0])
     seen = []
     solver.loop.observers.append(lambda x: seen.append(1) or setattr(signals, "number", 15 if len(seen) == 4 else 0))
-    with pytest.raises(RunError, match="stopped by SIGTERM; the same command goes on where this one stopped"):
+    with pytest.raises(Stopped, match="stopped by SIGTERM; the same command goes on where this one stopped"):
         solver.solve(y, Generators.keyed(0, [0]))
     assert len(seen) == 4
     signals.number = 0

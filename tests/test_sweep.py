@@ -23,8 +23,9 @@ from padis_lightning.cli import main
 from padis_lightning.commands.sweep import read_results, read_sweep, run, run_sweep, runner
 from padis_lightning.commands.sweep.command import wandb_config
 from padis_lightning.commands.sweep.rows import NAME_LENGTH
-from padis_lightning.errors import InputError, RunError
+from padis_lightning.errors import InputError
 from padis_lightning.messages.configs import CONFIGS
+from padis_lightning.signals import Stopped
 
 SHIPPED = sorted(path.name for path in (CONFIGS / "sweep").glob("*.yaml"))
 BASE = {"command": "predict", "config": "ct20.yaml"}
@@ -455,7 +456,7 @@ def test_a_signal_reaches_the_row_once_and_no_other_row_starts(tmp_path, monkeyp
 
     before = signal.getsignal(signal.SIGTERM)
     threading.Thread(target=send).start()
-    with pytest.raises(RunError, match="stopped by SIGTERM; the same command runs the rows that have not ended"):
+    with pytest.raises(Stopped, match="stopped by SIGTERM; the same command runs the rows that have not ended"):
         run_sweep(sweep, out)
     assert signal.getsignal(signal.SIGTERM) is before
     assert log.read_text().splitlines()[1:] == ["ready", "caught"]

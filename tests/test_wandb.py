@@ -5,12 +5,20 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import re
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from padis_lightning import machine
+from padis_lightning.callbacks.tracking import complete_wandb_options
 from padis_lightning.training import PatchDiffusion
 from tests.test_cli import fit, predict
 from tests.wandb_runs import runs_in
@@ -20,7 +28,7 @@ WANDB, QUICK = ["--trainer.logger", "WandbLogger"], ["--throughput.peak", "false
 
 @pytest.fixture(autouse=True)
 def without_account(monkeypatch, tmp_path):
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_RUN_ID"):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_RUN_ID", "WANDB_BASE_URL", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, "")  # so that it is put back whatever the test leaves
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -83,6 +91,39 @@ def test_a_run_that_breaks_off_is_marked_as_failed(images, tmp_path, monkeypatch
         fit(images, tmp_path / "fit", *WANDB, *QUICK)
     (run,) = runs_in(tmp_path / "fit")
     assert run.exit_code == 1 and "model" not in run.artifacts
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_key_without_a_network_keeps_the_run_offline(answers, monkeypatch, tmp_path):
+    """A server that takes no connections, and one that takes them and says nothing; one that refuses is there."""
+    monkeypatch.setattr(machine, "PATIENCE", 0.3)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        if answers:
+            server.listen()
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        options = SimpleNamespace(name=None, project=None, offline=False)
+        said = complete_wandb_options(options, str(tmp_path / "out"))
+    reason = "timed out|no answer in 0.3 s" if answers else "Connection refused"
+    assert re.fullmatch(rf".*{address} cannot be reached \(.*({reason})\); W&B keeps the run in {tmp_path}/out/wandb, .*", said)
+    assert os.environ["WANDB_MODE"] == "offline" and (options.name, options.project) == ("out", "padis_lightning")
+
+
+def test_a_server_that_answers_anything_is_there(monkeypatch, tmp_path):
+    class Forbidding(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(403)
+
+        def log_message(self, *words):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Forbidding) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        (tmp_path / "settings").write_text(f"[default]\nbase_url = http://127.0.0.1:{server.server_port}\n")
+        monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+        assert machine.why_unreachable(machine.wandb_server()) is None
 
 
 def test_a_prior_that_is_bundled_is_known_by_its_bytes(images, tmp_path):

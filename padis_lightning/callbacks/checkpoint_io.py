@@ -48,18 +48,21 @@ class WholeCheckpoints(TorchCheckpointIO):
         return super().load_checkpoint(path, map_location, weights_only is not False)
 
 
-def newest(paths: Iterable[Path], tell: Callable[[str], None]) -> tuple[Path, int] | None:
+def newest(paths: Iterable[Path], tell: Callable[[str], None], run: str = "") -> tuple[Path, int] | None:
     """Return the whole checkpoint of the most steps and its steps, of several the last one written; None where there is none.
 
     Args:
-        paths: checkpoints; each one that is damaged costs a line.
+        paths: checkpoints; each one that is damaged, or of another run, costs a line.
         tell: what takes such a line.
+        run: digest of the run's settings; checkpoints that name none are taken.
     """
     readable = []
     for path in paths:
-        steps = _steps(path)
+        steps, theirs = _about(path)
         if steps is None:
             tell(f"{path} is damaged; it is skipped")
+        elif run and theirs not in (None, run):
+            tell(f"{path} is of a run with other settings; it is skipped")
         else:
             readable.append((steps, path.stat().st_mtime_ns, path))
     for steps, _, path in sorted(readable, reverse=True):
@@ -78,10 +81,11 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _steps(path: Path) -> int | None:
-    """Return the steps behind a checkpoint, without reading its tensors; None if it cannot be read."""
+def _about(path: Path) -> tuple[int | None, str | None]:
+    """Return the steps behind a checkpoint, None if it cannot be read, and its run; its tensors are not read."""
     try:
         require_plain_checkpoint(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return checkpoint["global_step"], checkpoint.get("run")
     except Exception:  # a damaged file can make the unpickler raise anything
-        return None
+        return None, None

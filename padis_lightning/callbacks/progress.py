@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
@@ -21,3 +22,9 @@ class Progress(TQDMProgressBar):
         bar.n = bar.initial = self.trainer.global_step * self.trainer.accumulate_grad_batches
         bar.refresh()
         return bar
+
+
+def show(trainer: Trainer, words: str) -> None:
+    """Say beside the count of a run of ``predict`` what is being done."""
+    if isinstance(trainer.progress_bar_callback, TQDMProgressBar):
+        trainer.progress_bar_callback.predict_progress_bar.set_postfix_str(words)

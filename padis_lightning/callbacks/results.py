@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 
+from padis_lightning.callbacks.progress import show
 from padis_lightning.ct.picture import draw_scan
 from padis_lightning.errors import require_at_least
 from padis_lightning.files import sweep_up
@@ -21,9 +22,9 @@ from padis_lightning.results.records import Records
 from padis_lightning.results.scores import failure, score, table
 from padis_lightning.results.summary import missing_sentence, read_results, write_summary
 from padis_lightning.results.writer import ResultWriter
+from padis_lightning.signals import Signals
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.kept_state import KeptState
-from padis_lightning.solvers.loop import Signals
 from padis_lightning.types import Batch, Reconstruction
 
 
@@ -131,7 +132,11 @@ class Results(Callback):
     ) -> None:
         """Solve with the baselines, score, and write each image that is not done."""
         measured = batch._replace(measurement=outputs.measurement)
-        others = {name: solver.predict_step(measured, batch_idx) for name, solver in self._solvers.items()}
+        others = {}
+        for name, solver in self._solvers.items():
+            show(trainer, f"baseline {name}")
+            others[name] = solver.predict_step(measured, batch_idx)
+        show(trainer, "")
         rows = score(outputs, batch.image)
         compared = {name: score(other, batch.image) for name, other in others.items()}
         for i, index in enumerate(batch.index.tolist()):

@@ -51,7 +51,7 @@ def name_wandb_run(loggers: Any, output: str) -> None:  # noqa: ANN401 - the par
     """Fill in folder and name of each ``WandbLogger`` among the loggers that a config names."""
     for logger in as_list(loggers):
         if getattr(logger, "class_path", "").endswith("WandbLogger"):
-            complete_wandb_options(logger.init_args, output)
+            tell(complete_wandb_options(logger.init_args, output))
 
 
 def leave_requeueing_to_lightning() -> None:

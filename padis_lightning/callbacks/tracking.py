@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import require_at_least
-from padis_lightning.machine import has_wandb_account
+from padis_lightning.machine import has_wandb_account, wandb_server, why_unreachable
 from padis_lightning.results.pictures import evenly_spread
 from padis_lightning.results.records import digest
 from padis_lightning.results.report.runs import Run, read_run
@@ -71,13 +71,21 @@ class Tracking(Callback):
             logger.log_image("examples", [str(run.folder / "images" / f"{name}.png") for name in shown], caption=shown)
 
 
-def complete_wandb_options(arguments: Any, output: str) -> None:  # noqa: ANN401 - the parser's namespace
-    """Complete the options of a ``WandbLogger`` of a run into ``output``: folder, name, project; offline without an account."""
+def complete_wandb_options(arguments: Any, output: str) -> str | None:  # noqa: ANN401 - the parser's namespace
+    """Complete the options of a ``WandbLogger`` of a run into ``output``: folder, name, project; offline without an account.
+
+    Where there is one and the server does not answer, the run is kept offline, too, and a line to say so is returned.
+    """
     arguments.save_dir = output
     arguments.name = arguments.name or Path(output).resolve().name
     arguments.project = arguments.project or os.environ.get("WANDB_PROJECT", "padis_lightning")
-    if not has_wandb_account():
-        os.environ.setdefault("WANDB_MODE", "offline")
+    if os.environ.get("WANDB_MODE") or arguments.offline:
+        return None
+    server = wandb_server()
+    reason = why_unreachable(server) if has_wandb_account() else ""
+    if reason is not None:
+        os.environ["WANDB_MODE"] = "offline"
+    return reason and f"{server} cannot be reached ({reason}); W&B keeps the run in {output}/wandb, which 'wandb sync' sends"
 
 
 def _wandb(trainer: Trainer) -> list[WandbLogger]:

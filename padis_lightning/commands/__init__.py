@@ -40,8 +40,8 @@ def main(args: Sequence[str] | None = None) -> None:
         args: the command's name and its arguments (default: those of the process).
 
     Raises:
-        SystemExit: with 2 where the input cannot be used, 1 where the run failed or a signal ended it, each after one
-            sentence; with 130 where it was interrupted; with 141 where nobody reads what it prints.
+        SystemExit: with 2 where the input cannot be used, 1 where the run failed or a signal ended it, 130 where that was
+            SIGINT, each after one sentence; with 141 where nobody reads what it prints.
     """
     global _running  # a config must not permit itself modules by calling this
     words = list(sys.argv[1:] if args is None else args)
@@ -91,7 +91,7 @@ def _end(error: BaseException) -> None:
         raise SystemExit(UNUSED_PIPE) from None
     if isinstance(error, Stopped):
         print(f"padis_lightning: error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(error.code) from None
     if not isinstance(error, Exception):
         raise error
     from padis_lightning.messages.sentences import explain

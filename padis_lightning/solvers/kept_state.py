@@ -16,6 +16,7 @@ from torch import Tensor
 
 from padis_lightning.files import whole
 from padis_lightning.random import Generators
+from padis_lightning.signals import GRACE
 
 
 class KeptState:
@@ -26,13 +27,14 @@ class KeptState:
 
     Args:
         folder: where the files are.
-        every: seconds between two states.
+        every: seconds between two states. A step or a whole solve of more than :data:`GRACE` is kept in any case, unless
+            that takes a twentieth of its time: a signal does not wait for the next one.
         settings: what the state depends on besides the images, in words or as a digest.
     """
 
     def __init__(self, folder: Path, every: float = 120.0, settings: str = "") -> None:
         self.folder, self.every, self.settings = folder, every, settings
-        self.seconds = 0.0
+        self.seconds = self._cost = 0.0
 
     def begin(self, indices: Sequence[int]) -> None:
         """Turn to a batch, given by the places of its images in the data set."""
@@ -41,20 +43,21 @@ class KeptState:
         self.seconds, self._started = 0.0, time.monotonic()
         self._last = self._started
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time to keep a state."""
-        return time.monotonic() - self._last >= self.every
+    def due(self, lasted: float) -> bool:
+        """Return whether it is time to keep a state, after a step that has ``lasted`` so many seconds."""
+        return time.monotonic() - self._last >= self.every or lasted > max(GRACE, 20 * self._cost)
 
     def keep(self, steps: int, state: dict[str, Tensor], generator: Generators, diverged: dict[int, str]) -> None:
         """Write the state after so many steps, whole."""
+        began = time.monotonic()
         tensors = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
         streams = torch.stack([stream.get_state() for stream in generator.generators])
-        seconds = self.seconds + time.monotonic() - self._started
+        seconds = self.seconds + began - self._started
         about = json.dumps({"steps": steps, "seconds": seconds, "diverged": diverged})
         with whole(self.path) as temporary:
             temporary.write_bytes(save({**tensors, ".streams": streams}, {"about": about}))
         self._last = time.monotonic()
+        self._cost = self._last - began
 
     def restore(self, state: dict[str, Tensor], generator: Generators) -> tuple[int, dict[int, str]]:
         """Bring a state and its streams to where they were kept, in place; return the steps done and what had diverged."""

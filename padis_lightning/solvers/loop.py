@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from padis_lightning.errors import RunError
 from padis_lightning.random import Generators
-from padis_lightning.signals import STOPPING
+from padis_lightning.signals import Signals
 from padis_lightning.solvers.kept_state import KeptState
 
 WATCHED = 16  # steps between two looks at whether images are finite, so that a GPU need not wait for the host
-
-
-class Signals:
-    """Remember the signal at which a run is to stop, 0 for none."""
-
-    number = 0
-
-    def listen(self) -> None:
-        """Take SIGTERM and SIGUSR1 from now on; only the main thread can."""
-        if threading.current_thread() is threading.main_thread():
-            for number in STOPPING:
-                signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-
-    def obey(self) -> None:
-        """Stop where a signal came.
-
-        Raises:
-            RunError: there was one.
-        """
-        if self.number:
-            raise RunError(f"stopped by {signal.Signals(self.number).name}; the same command goes on where this one stopped")
 
 
 class Loop:
@@ -103,7 +76,7 @@ class Loop:
 
         Raises:
             FloatingPointError: all images have diverged; with the solver, the first such step and its level.
-            RunError: a signal came; the state is kept.
+            Stopped: a signal came; the state is kept.
         """
         steps = list(steps)
         done, self.diverged = (0, {}) if self.kept is None else self.kept.restore(state, generator)
@@ -112,18 +85,20 @@ class Loop:
             self._said = True
             self._say_size(state)
         bar = tqdm(steps[done:], self.name, len(steps), leave=False, disable=not self._visible, position=1, initial=done)
+        first = time.monotonic()
         for count, step in enumerate(bar, done + 1):
+            began = first if count == len(steps) else time.monotonic()
             yield step
             x = next(iter(state.values()))
             watch.note(step, x)
             for observer in self.observers:
                 observer(image(x))
-            if self._signals.number or (self.kept is not None and self.kept.due):
+            if self._signals.number or (self.kept is not None and self.kept.due(time.monotonic() - began)):
+                self._signals.wait()
                 watch.look()
                 if self.kept is not None:
                     self.kept.keep(count, state, generator, self.diverged)
-                if count < len(steps):
-                    self._signals.obey()
+                self._signals.obey()
         watch.look()
 
     def _say_size(self, state: dict[str, Tensor]) -> None:

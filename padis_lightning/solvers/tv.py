@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from padis_lightning.errors import require_above
-from padis_lightning.linalg import conjugate_gradient
+from padis_lightning.linalg import conjugate_gradient, norm
 from padis_lightning.operators import LinearOperator
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
 from padis_lightning.solvers.base import Solver
+
+SETTLED = 1e-3  # of its norm: what an iteration may change of an image that has converged
+
+log = logging.getLogger(__name__)
 
 
 def penalty(weight: float) -> float:
@@ -54,7 +60,8 @@ class TotalVariation(Solver):
     by the alternating direction method of multipliers with over-relaxation; its linear systems are solved by conjugate
     gradients from the last iterate. P are the weights of the noise model. A gradient's length takes the channels together:
     colours share their edges. Dividing by the norm of A makes one weight serve many operators. For CT with few views a
-    hundred iterations get further than four thousand of a primal-dual method.
+    hundred iterations get further than four thousand of a primal-dual method. A line says where the image still changes by
+    more than :data:`SETTLED` in the last iteration.
 
     Source: Rudin, Osher and Fatemi, Physica D, 1992; Bresson and Chan, Fast dual minimization of the vectorial total
     variation norm, 2008, for colours; Boyd et al., Distributed optimization and statistical learning via the
@@ -65,6 +72,7 @@ class TotalVariation(Solver):
         weight: w.
         iterations: outer iterations.
         inner: conjugate-gradient steps in each.
+        seconds: no iteration begins later than that after the first one of a batch; what is found depends on the machine then.
         options: those of :class:`Solver`.
     """
 
@@ -74,11 +82,13 @@ class TotalVariation(Solver):
         weight: float = 1e-5,
         iterations: int = 100,
         inner: int = 10,
+        seconds: float | None = None,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         super().__init__(problem, **options)
-        require_above(0, weight=weight)
-        self.weight, self.iterations, self.inner = weight, iterations, inner
+        require_above(0, weight=weight, seconds=1 if seconds is None else seconds)
+        self.weight, self.iterations, self.inner, self.seconds = weight, iterations, inner, seconds
+        self._said = False
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Minimise, ``(B, ...) -> (B, C, H, W)``; nothing is random."""
@@ -91,7 +101,8 @@ class TotalVariation(Solver):
 
         slope = gradient(x)  # with box the copies of x that the penalties act on, each with its scaled multiplier
         state = {"box": x, "box_dual": torch.zeros_like(x), "slope": slope, "slope_dual": torch.zeros_like(slope), "x": x}
-        for _ in self.loop(range(self.iterations), state, generator):
+        began, last = time.monotonic(), self.iterations - 1
+        for k in self.loop(range(self.iterations), state, generator):
             box, box_dual, slope, slope_dual = (state.pop(key) for key in ("box", "box_dual", "slope", "slope_dual"))
             target = gradient_adjoint(slope - slope_dual).add_(box).sub_(box_dual).mul_(rho).add_(data)
             x = conjugate_gradient(system, target, state.pop("x"), self.inner)
@@ -99,7 +110,21 @@ class TotalVariation(Solver):
             slope = shrink(slope_dual, self.weight, rho)
             slope_dual.sub_(slope)
             box_dual.add_(box, alpha=1 - relax).add_(x, alpha=relax)
-            box = box_dual.clamp(0, 1)
+            before, box = box, box_dual.clamp(0, 1)
             box_dual.sub_(box)
+            late = self.seconds is not None and self.loop.seconds + time.monotonic() - began > self.seconds
+            if late or k == last:
+                self._say_unsettled(k + 1, before, box)
+            del before
             state.update(box=box, box_dual=box_dual, slope=slope, slope_dual=slope_dual, x=x)
+            if late:
+                break
         return state["box"]
+
+    def _say_unsettled(self, count: int, before: Tensor, after: Tensor) -> None:
+        """Say once that some image still changes."""
+        change = float((norm(after - before) / norm(after).clamp_min(torch.finfo(after.dtype).tiny)).max())
+        if change > SETTLED and not self._said:
+            self._said = True
+            said = f"has not converged after {count} iterations: the last one changed an image by {change:.2g} of its norm"
+            log.warning("padis_lightning: TotalVariation %s; wanted at most %g, or more iterations", said, SETTLED)

@@ -21,12 +21,13 @@ from padis_lightning.errors import InputError, RunError, require_at_least
 from padis_lightning.files import lies_in, write_text
 from padis_lightning.messages.configs import find_config
 from padis_lightning.results.json_files import NUMBER, read_json
+from padis_lightning.signals import STOPPING, Stopped
 
 SCORES = ("psnr", "ssim", "residual", "deviation", "coverage", "seconds_per_image", "evaluations", "n")
 CONTENTS = "the contents of "  # before the name of a config whose hash is kept
 LOG, PROMPT = "log.txt", "$ "
 RECORD = {"settings": {str: str}, "seconds": NUMBER | None, "values": {str: NUMBER | None}, "exit_code": int}
-ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
+ENDING = {*STOPPING, signal.SIGHUP}
 PAUSE = 0.05  # seconds between two looks at the processes
 
 
@@ -54,8 +55,7 @@ def run_sweep(sweep: Sweep, output: Path, jobs: int = 1, only: int | None = None
 
     Raises:
         InputError: there is no such row, or a folder holds a finished row of other settings; nothing was run.
-        RunError: a signal ended the sweep.
-        KeyboardInterrupt: it was interrupted.
+        Stopped: a signal ended the sweep.
     """
     require_at_least(1, jobs=jobs)
     last = len(sweep.rows) - 1
@@ -80,9 +80,7 @@ def run_sweep(sweep: Sweep, output: Path, jobs: int = 1, only: int | None = None
             signal.signal(one, handler)
     if _stopped(caught):
         number = next(received for received in caught if received in ENDING)
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise RunError(f"stopped by {signal.Signals(number).name}; the same command runs the rows that have not ended")
+        raise Stopped(number, "; the same command runs the rows that have not ended")
     return [results[number] for number in asked]
 
 

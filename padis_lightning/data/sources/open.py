@@ -31,6 +31,9 @@ def open_source(
     channels: int | None = None,
     crop: bool = False,
     measured: bool = False,
+    hu: bool = False,
+    skip_bad: bool = False,
+    volumes: bool = False,
 ) -> Source:
     """Open the images or measurements of a file or a folder.
 
@@ -55,28 +58,34 @@ def open_source(
     """
     path = Path(path)
     bounds = None if data_range is None else (float(data_range[0]), float(data_range[1]))
+    if hu and (find_format(path) or cone_files(path)):
+        raise InputError(f"hu is true and {path} has measurements; wanted images, or 'hu_window' in the file")
     if find_format(path):
         return _converted(read_arrays(path, size, bounds, named), channels, crop)
     if path.is_file() and path.suffix in (*NUMPY, *HDF5):
-        source = _open_arrays(path, size, bounds, named, measured)
+        source = _open_arrays(path, size, bounds, named, measured, hu)
         if source is not None:
             return _converted(source, channels, crop)
     elif scans := cone_files(path):
         return _converted(ConeSource(scans, bounds, f"{len(scans)} cone-beam scans of {path.name}"), channels, crop)
-    series = open_series(path)
+    series = open_series(path, skip_bad=skip_bad, volumes=volumes)
+    if hu:
+        series = [in_hounsfield_units(one) for one in series]
     described = f"{sum(one.count for one in series)} slices of {path.name}"
     return SeriesSource(series, None if measured else size, bounds, described, channels=channels, crop=crop, pictured=measured)
 
 
-def _open_arrays(path: Path, size: int | None, bounds: tuple[float, float] | None, named: Named, measured: bool) -> Source | None:
+def _open_arrays(
+    path: Path, size: int | None, bounds: tuple[float, float] | None, named: Named, measured: bool, hu: bool
+) -> Source | None:
     """Open a file of named arrays; None for one of HDF5 that has a reader."""
     if measured and (holds_pictures(path) or not holds_measurement(path)):
         return read_pictures(path, bounds)
     if scans := cone_files(path):
         return ConeSource(scans, bounds, f"{len(scans)} cone-beam scans of {path.name}")
     if path.suffix in NUMPY or is_measured(path):
-        return read_arrays(path, size, bounds, named)
-    return PreparedSource(path, size, bounds) if is_prepared(path) else None
+        return read_arrays(path, size, bounds, named, hounsfield=hu)
+    return PreparedSource(path, size, bounds, hounsfield=hu) if is_prepared(path) else None
 
 
 def _converted(source: Source, channels: int | None, crop: bool) -> Source:
