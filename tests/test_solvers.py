@@ -153,13 +153,23 @@ def test_plug_and_play_variants_solve_their_equations(problem):
     pull = STD**2 / (STD**2 + 0.2**2)
     a = operator.values.double()
     for cls in (RED, PnPADMM):
-        solver = cls(prior, operator, steps=250, sigma_max=0.2, sigma_min=0.2, penalty=0.1, iterations=50, **noise)
+        solver = cls(prior, operator, steps=250, sigma_max=0.2, sigma_min=0.2, penalty=0.1, noise_weight=0, iterations=50, **noise)
         found = solver.solve(y, Generators.keyed(0, [0]))
         # RED: A'(Ax - y) / |A|^2 + rho (x - D(x)) = 0; ADMM: the same with rho (D^-1(x) - x), as D is a proximal step.
         slope = (1 - pull) if cls is RED else (1 / pull - 1)
         left = a.t() @ a / square + 0.1 * slope * torch.eye(16, dtype=torch.float64)
         right = a.t() @ y[0].double() / square + 0.1 * slope * MEAN
         torch.testing.assert_close(found.flatten().double(), torch.linalg.solve(left, right), atol=2e-4, rtol=1e-3)
+
+
+def test_plug_and_play_weighs_by_the_noise_whatever_the_levels(problem):
+    """For a Gaussian prior and a noise weight of 1 the fixed point is the posterior mean, also where levels fall to it."""
+    operator, y, prior = problem
+    mean, _ = posterior(operator, y, NOISE)
+    for levels in ((0.3, 0.3), (0.6, 0.2)):
+        options = {"steps": 300, "sigma_max": levels[0], "sigma_min": levels[1], "penalty": 1e-9, "noise_weight": 1.0}
+        found = PnPADMM(prior, operator, noise_std=NOISE, iterations=50, **options).solve(y, Generators.keyed(0, [0]))
+        torch.testing.assert_close(found.flatten().double(), mean, atol=1e-3, rtol=1e-2)
 
 
 @pytest.mark.parametrize("noise", [NOISE, 0.0])

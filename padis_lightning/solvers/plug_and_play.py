@@ -17,7 +17,14 @@ from padis_lightning.solvers.base import Solver
 
 
 class PlugAndPlay(Solver):
-    """Share what plug-and-play solvers have in common: the reconstruction to start from, and the proximal step of the data.
+    r"""Share what plug-and-play solvers have in common: the reconstruction to start from, and the proximal step of the data.
+
+    The weight of the splitting follows from the noise :math:`s^2` of the measurement and the level of the denoiser, where noise
+    asks for more than the least:
+
+    .. math:: \rho_k = \max\left(\rho, \; \lambda \frac{s^2}{\sigma_k^2 \|A\|^2}\right)
+
+    Source: Zhang et al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, equation 7.
 
     Args:
         prior: denoiser of whole images.
@@ -25,7 +32,8 @@ class PlugAndPlay(Solver):
         steps: of the splitting; each takes one evaluation.
         sigma_max: first level of the denoiser.
         sigma_min: its last level, reached geometrically.
-        penalty: weight of the splitting, for an operator of norm 1.
+        penalty: :math:`\rho`, least weight of the splitting, for an operator of norm 1.
+        noise_weight: :math:`\lambda`; 0 leaves the weight at its least, whatever the noise.
         iterations: conjugate-gradient steps of each proximal step, where there is no closed form.
         options: those of :class:`Solver`.
     """
@@ -38,15 +46,17 @@ class PlugAndPlay(Solver):
         sigma_max: float = 0.08,
         sigma_min: float = 0.015,
         penalty: float = 0.003,
+        noise_weight: float = 0.25,
         iterations: int = 10,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         super().__init__(problem, **options)
         require_above(0, penalty=penalty)
+        require_at_least(0, noise_weight=noise_weight)
         require_at_least(1, iterations=iterations)
         self.prior = prior
         self.lay_out()
-        self.penalty, self.iterations = penalty, iterations
+        self.penalty, self.noise_weight, self.iterations = penalty, noise_weight, iterations
         self.sigmas = tuple(geometric_sigmas(sigma_max, sigma_min, steps).tolist())
 
     @property
@@ -58,9 +68,15 @@ class PlugAndPlay(Solver):
         """Apply the prior to images ``(B, C, H, W)``."""
         return self.prior.on_images(x, sigma, generator)
 
-    def data_step(self, v: Tensor, y: Tensor) -> Tensor:
-        r"""Return :math:`\arg\min_u \|A u - y\|_P^2 / \|A\|^2 + \rho \|u - v\|^2`."""
-        return self.problem.proximal_step(v, y, self.penalty * self.operator.norm_squared, self.iterations)
+    def penalties(self, y: Tensor) -> list[Tensor]:
+        r"""Return :math:`\rho_k` of every step, each ``(B, 1, 1, 1)`` in float64, for measurements ``(B, ...)``."""
+        noise, _ = self.problem.data_term(y.double())
+        noise = noise.reshape(-1, *[1] * len(self.operator.image_shape)) / self.operator.norm_squared
+        return [(self.noise_weight / sigma**2 * noise).clamp_min(self.penalty) for sigma in self.sigmas]
+
+    def data_step(self, v: Tensor, y: Tensor, penalty: Tensor) -> Tensor:
+        r"""Return :math:`\arg\min_u \|A u - y\|_P^2 / \|A\|^2 + \rho_k \|u - v\|^2`."""
+        return self.problem.proximal_step(v, y, penalty * self.operator.norm_squared, self.iterations)
 
 
 class PnPADMM(PlugAndPlay):
@@ -68,7 +84,8 @@ class PnPADMM(PlugAndPlay):
 
     .. math:: x \leftarrow \mathrm{prox}_A(v - u), \quad v \leftarrow D(x + u; \sigma), \quad u \leftarrow u + x - v
 
-    with :math:`\sigma` falling from step to step, or the same throughout. An estimate: nothing in it is drawn but partitions.
+    with :math:`\sigma` falling from step to step, or the same throughout; u is scaled by :math:`\rho_{k-1} / \rho_k` first. An
+    estimate: nothing in it is drawn but partitions.
 
     Source: Venkatakrishnan, Bouman and Wohlberg, Plug-and-play priors for model based reconstruction, GlobalSIP 2013; Zhang et
     al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, section 4.2, for the falling level.
@@ -78,9 +95,10 @@ class PnPADMM(PlugAndPlay):
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
         v = self.operator.approximate_inverse(y).clamp(0, 1)
         state = {"v": v, "x": v, "u": torch.zeros_like(v)}
-        for sigma in self.loop(self.sigmas, state, generator):
-            v, u = state["v"], state["u"]
-            x = self.data_step(v - u, y)
+        weights = self.penalties(y)
+        for sigma, weight, before in self.loop(zip(self.sigmas, weights, weights[:1] + weights, strict=False), state, generator):
+            v, u = state["v"], state["u"] * (before / weight).to(v)
+            x = self.data_step(v - u, y, weight)
             v = self.denoise(x + u, sigma, generator)
             state.update(v=v, x=x, u=(u + x).sub_(v))
         return state["x"]
@@ -100,6 +118,6 @@ class RED(PlugAndPlay):
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
         state = {"x": self.operator.approximate_inverse(y).clamp(0, 1)}
-        for sigma in self.loop(self.sigmas, state, generator):
-            state["x"] = self.data_step(self.denoise(state["x"], sigma, generator), y)
+        for sigma, weight in self.loop(zip(self.sigmas, self.penalties(y), strict=True), state, generator):
+            state["x"] = self.data_step(self.denoise(state["x"], sigma, generator), y, weight)
         return state["x"]

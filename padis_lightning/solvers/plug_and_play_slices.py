@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,19 +57,22 @@ class PnPSlices(PlugAndPlay):
         x = self.operator.approximate_inverse(y).clamp(0, 1)
         normal, data = self.problem.normal_equations(y.double())
 
-        def system(x: Tensor) -> Tensor:
-            return differences_adjoint(differences(x)).add_(x).mul_(self.penalty).add_(normal(x))
+        def system(x: Tensor, weight: Tensor) -> Tensor:
+            return differences_adjoint(differences(x)).add_(x).mul_(weight).add_(normal(x))
 
-        def target(v: Tensor, u: Tensor, d: Tensor, b: Tensor) -> Tensor:
-            return (v - u).add_(differences_adjoint(d - b)).double().mul_(self.penalty).add_(data)
+        def target(v: Tensor, u: Tensor, d: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+            return (v - u).add_(differences_adjoint(d - b)).double().mul_(weight).add_(data)
 
         d = differences(x)
         state = {"v": x, "x": x, "u": torch.zeros_like(x), "d": d, "b": torch.zeros_like(d)}
-        for sigma in self.loop(self.sigmas, state, generator):
+        weights = self.penalties(y)
+        for sigma, weight, before in self.loop(zip(self.sigmas, weights, weights[:1] + weights, strict=False), state, generator):
             x, v, u, d, b = (state[key] for key in "xvudb")
-            x = conjugate_gradient(system, target(v, u, d, b), x.double(), self.iterations).to(v.dtype)
+            u, b = u * (before / weight).to(v), b * (before / weight).to(v)
+            x = conjugate_gradient(partial(system, weight=weight), target(v, u, d, b, weight), x.double(), self.iterations)
+            x = x.to(v.dtype)
             moved = differences(x).add_(b)
-            d = moved.sign() * (moved.abs() - self.weight / (2 * self.penalty)).clamp_min(0)
+            d = moved.sign() * (moved.abs() - (self.weight / (2 * weight)).to(v)).clamp_min(0)
             v = self.denoise(x + u, sigma, generator)
             state.update(v=v, x=x, u=(u + x).sub_(v), d=d, b=moved.sub_(d))
         return state["x"]
