@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from padis_lightning.commands.sweep.rows import Row, Sweep, word
-from padis_lightning.errors import InputError, RunError, require_at_least
+from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.files import lies_in, write_text
 from padis_lightning.messages.configs import find_config
 from padis_lightning.results.json_files import NUMBER, read_json
