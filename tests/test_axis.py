@@ -11,11 +11,15 @@ import pytest
 import torch
 
 from padis_lightning.ct import Geometry, fbp
+from padis_lightning.ct.axis import find_axis
 from padis_lightning.ct.picture import draw_scan
+from padis_lightning.data.sources.axes import scan_at_axis
+from padis_lightning.data.sources.open import read_geometry
 from padis_lightning.errors import InputError
 from padis_lightning.linalg import dot, norm
 from padis_lightning.operators.cone import ConeBeam
 from padis_lightning.operators.ct import FanBeam, ParallelBeam, Scan
+from tests.making import write
 
 BUMPS = [((5.0, 3.0), 2.0, 1.0), ((-6.0, -2.0), 3.0, 0.5), ((4.0, -7.0), 1.6, 0.8)]  # centre, deviation, height
 WIGGLE = tuple(2.0 * math.sin(k) for k in range(24))
@@ -161,3 +165,87 @@ def test_the_picture_shows_where_the_detector_is():
         np.asarray(draw_scan(FanBeam(16, angles=[math.pi], bin_offset=offset).geometry, 201))[:201] for offset in (-9.0, 9.0, 0.0)
     )
     assert np.abs(left[:, ::-1].astype(float) - right).mean() < 0.1 * np.abs(neither.astype(float) - right).mean()
+
+
+# Finding it
+
+
+def noisy(geometry, share, seed=0):
+    y = bumps(geometry)[1][0].numpy()
+    return y + share * y.max() * np.random.default_rng(seed).standard_normal(y.shape)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize(
+    ("views", "arc", "bins"), [(20, math.pi, 96), (60, 2 * math.pi, 96), (90, math.pi, 97), (60, math.pi / 2, 96)], ids=str
+)
+def test_the_axis_of_parallel_rays_is_found(views, arc, bins, noise):
+    if arc < math.pi:
+        noise /= 5  # with less of a turn less is known
+    for offset in (-4.4, 0.3, 6.0):
+        g = ParallelBeam(64, views=views, arc=arc, bins=bins, bin_offset=offset).geometry
+        found = find_axis(noisy(g, noise), g)
+        assert found.sure and abs(found.offset - offset) < 0.5 * g.bin_spacing
+
+
+@pytest.mark.parametrize(("arc", "offset"), [(2 * math.pi, 5.0), (2 * math.pi, -15.0), (3.6, -3.0)])
+def test_the_axis_of_a_fan_is_found(arc, offset):
+    g = FanBeam(32, views=40, arc=arc, bins=48, bin_spacing=2.0, bin_offset=offset, source_distance=100.0).geometry
+    found = find_axis(noisy(g, 0.02), g)
+    assert found.sure and abs(found.offset - offset) < 0.5 * g.bin_spacing
+
+
+def test_the_axis_of_an_object_wider_than_the_detector_is_found():
+    wide = ParallelBeam(64, views=60, bins=96, bin_offset=3.0).geometry
+    y, shift = noisy(wide, 0.01)[:, :, 28:64], -2 * wide.bin_spacing
+    found = find_axis(y, replace(wide, bins=36))
+    assert found.sure and abs(found.offset - (3.0 + shift)) < 0.5 * wide.bin_spacing
+
+
+def test_what_cannot_be_found_is_not_sure(rng):
+    g = ParallelBeam(32, views=20).geometry
+    assert not find_axis(np.random.default_rng(0).standard_normal((1, *g.shape)), g).sure
+    assert not find_axis(np.zeros((1, *g.shape)), g).sure
+    few = FanBeam(32, views=20, arc=1.0).geometry
+    assert not find_axis(noisy(few, 0.0), few).sure
+
+
+# Files
+
+
+@pytest.fixture
+def scan_file(tmp_path):
+    def written(geometry, **more):
+        keys = {name: np.asarray(getattr(geometry, name)) for name in ("angles", "size", "pixel_spacing", "bin_spacing")}
+        return write(tmp_path / "scan.npz", y=noisy(geometry, 0.01), range=[0, 1], **keys, **more)
+
+    return written
+
+
+def test_a_file_says_where_its_axis_is_or_it_is_found(scan_file):
+    true = ParallelBeam(48, views=40, bin_offset=5.0).geometry
+    bin_there = float(true.axis_bin)
+    geometry, words = scan_at_axis(scan_file(true))
+    assert geometry.axis_bin == pytest.approx(bin_there, abs=0.2) and f"found at bin {geometry.axis_bin:.1f} of 96" in words
+    assert geometry.axis_bin == pytest.approx(round(float(geometry.axis_bin), 2), abs=1e-9)  # on any processor
+    for said in ({"axis": bin_there}, {"bin_offset": 5.0}, {"bin_offset": np.full(40, 5.0)}):
+        geometry, words = scan_at_axis(scan_file(true, **said))
+        assert geometry.axis_bin == pytest.approx(bin_there) and "as the file says" in words
+        assert read_geometry(scan_file(true, **said)) == geometry
+    path = scan_file(true, bin_offset=5.0)
+    assert scan_at_axis(path, 40)[0].axis_bin == pytest.approx(40) and scan_at_axis(path, "middle")[0].bin_offset == 0
+    assert scan_at_axis(scan_file(true, bin_offset=-9.0), "auto")[0].axis_bin == pytest.approx(bin_there, abs=0.2)
+    with pytest.raises(InputError, match="has both axis and bin_offset; wanted one of them"):
+        read_geometry(scan_file(true, axis=3.0, bin_offset=5.0))
+    flat = write(path, y=np.zeros((1, 3, 9)), angles=[0.1, 0.2, 0.3], size=4, pixel_spacing=1.0, bin_spacing=1.0, range=[0, 1])
+    assert scan_at_axis(flat)[0].bin_offset == 0 and "cannot be told from the data" in scan_at_axis(flat)[1]
+
+
+def test_scikit_images_convention_is_known_by_its_axis(scan_file):
+    true = ParallelBeam(48, views=40, bins=48, centre="pixel", pixel_spacing=0.9)
+    true = replace(true.geometry, bin_offset=-0.45)
+    assert scan_at_axis(scan_file(true))[0] == true and "as scikit-image has it" in scan_at_axis(scan_file(true))[1]
+    middle = scan_at_axis(scan_file(true, centre="middle"))[0]
+    assert middle.centre == "middle" and middle.axis_bin == pytest.approx(24, abs=0.1)
+    assert scan_at_axis(scan_file(true, centre="pixel", axis=24.0))[0] == true
+    assert scan_at_axis(scan_file(replace(true, centre="middle", bin_offset=0.0)))[0].bin_offset == 0

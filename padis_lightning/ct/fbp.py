@@ -78,9 +78,16 @@ def obstacle(geometry: Geometry | ConeGeometry) -> str | None:
 
 
 def margins(geometry: Geometry | ConeGeometry) -> tuple[int, int]:
-    """Count the bins that lack on either side until a shifted detector reaches as far on both; filtered rows go on there."""
-    low, high = geometry.edges
-    return tuple(max(0, math.ceil(lack / geometry.bin_spacing - 1e-9)) for lack in (low + high, -low - high))
+    """Count the bins that lack on either side until the detector sees all of the image, and at most as many as it has.
+
+    What is measured there is taken to be 0; what is filtered is not.
+    """
+    g = geometry.fan if isinstance(geometry, ConeGeometry) else geometry
+    low, high = g.edges
+    seen = math.asin(g.radius / g.source_distance) if g.fan else 0
+    reach = g.reach * (seen if g.curved else math.tan(seen)) if g.fan else g.radius
+    lacks = (math.ceil(lack / g.bin_spacing - 1e-6) for lack in (low + reach, reach - high))
+    return tuple(min(max(0, lack), g.bins) for lack in lacks)
 
 
 def towards_longer_side(geometry: Geometry | ConeGeometry) -> Array:

@@ -44,6 +44,10 @@ class ScanGeometry(Serialisable):
         """Return the bin that the axis is seen at, counted from 0, of all views or of each."""
         return (self.bins - 1) / 2 - np.asarray(self.bin_offset) / self.bin_spacing
 
+    def with_axis_at(self, place: float) -> Self:
+        """Return the same scan with the axis seen at bin ``place``, counted from 0, of all views."""
+        return replace(self, bin_offset=((self.bins - 1) / 2 - place) * self.bin_spacing)
+
     def rays(self) -> tuple[Array, Array]:
         """Return angle and offset of the rays to every bin of a row, seen along the axis, as parallel ones: ``(views, bins)``."""
         offsets = self.source_distance * np.sin(self.gamma) if self.fan else self.detector

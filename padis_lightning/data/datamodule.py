@@ -52,6 +52,8 @@ class ImageData(SharedItems, LightningDataModule):
         volumes: take slices that lie on each other as one item: each series, or the slices of each ``patient`` of a .npz by
             their ``z``; of built-in data, phantoms of 32 slices.
         depth: slices of a volume; higher stacks are cut into several (default: whole stacks).
+        axis: of rotation of a measured scan, for its operator: the bin, counted from 0, where it is seen; ``middle`` of the
+            detector; ``auto`` to find it from the data (default: what the file says, else found where slices were measured).
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class ImageData(SharedItems, LightningDataModule):
         shards: int = 1,
         volumes: bool = False,
         depth: int | None = None,
+        axis: Literal["auto", "middle"] | float | None = None,
     ) -> None:
         super().__init__()
         optional = {"count": count, "size": size, "training_groups": training_groups, "depth": depth}
@@ -87,6 +90,7 @@ class ImageData(SharedItems, LightningDataModule):
         self.path, self.builtin, self.size, self.count, self.subset = path, builtin, size, count, subset
         self.range, self.generated, self.validation, self.training_groups = range, generated, validation, training_groups
         self.seed, self.num_workers, self.volumes, self.depth = seed, num_workers, volumes, depth
+        self.axis = axis
         self._parts: dict[str, Source | Subset] = {}
 
     def setup(self, stage: str) -> None:

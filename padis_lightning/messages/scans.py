@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from padis_lightning.ct import ConeGeometry, Geometry
-from padis_lightning.data.sources.open import read_geometry
+from padis_lightning.data.sources.axes import scan_at_axis
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 def take_scan(config: Namespace) -> str | None:
     """Put the operator of a file of measurements into a parsed config; return a line that says so, None for other data."""
     data = config.data.init_args  # data that is drawn has no path
-    geometry = read_geometry(data.path) if data.get("path") else None
+    geometry, axis = scan_at_axis(data.path, data.get("axis")) if data.get("path") else (None, "")
     if geometry is None:
         return None
     given = config.operator.init_args.as_dict() if config.operator else {}
     config.operator = _namespace(type(config), scan_settings(geometry, given, bool(data.get("volumes"))))
     rays = "cone" if isinstance(geometry, ConeGeometry) else "fan" if geometry.fan else "parallel"
-    return f"{data.path} is a measurement of {len(geometry.angles)} {rays} views; its geometry is used"
+    return f"{data.path} is a measurement of {len(geometry.angles)} {rays} views; its geometry is used{axis and '; '}{axis}"
 
 
 def _namespace(kind: type[Namespace], values: dict[str, Any]) -> Namespace:
