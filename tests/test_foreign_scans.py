@@ -19,7 +19,8 @@ from padis_lightning.commands.convert import run as convert
 from padis_lightning.ct import Geometry
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.scans import FORMATS
-from padis_lightning.data.sources.open import open_source, read_geometry, read_range
+from padis_lightning.data.sources.axes import describe_scan
+from padis_lightning.data.sources.open import open_source, read_geometry
 from padis_lightning.errors import InputError
 from padis_lightning.messages.configs import CONFIGS
 from padis_lightning.operators.ct import Scan
@@ -251,11 +252,11 @@ def test_the_range_is_found_in_units_of_the_object(tmp_path, views, noise):
     measured += noise * measured.max() * np.random.default_rng(0).standard_normal(measured.shape)
     keys = {k: v for k, v in geometry.describe().items() if v is not None and k not in ("bins", "curved", "centre", "bin_offset")}
     path = write(tmp_path / "a.npz", y=measured, **keys)
-    low, high = read_range(path)
+    low, high = describe_scan(path).range
     assert low == 0 and high == pytest.approx(0.04, rel=0.15)
     assert (
         open_source(path).normalisation.upper == high
-        and read_range(write(tmp_path / "b.npz", y=measured, range=[0, 1], **keys)) is None
+        and describe_scan(write(tmp_path / "b.npz", y=measured, range=[0, 1], **keys)).range is None
     )
 
 

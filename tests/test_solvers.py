@@ -149,11 +149,11 @@ def test_estimators_have_the_posterior_mean_and_spread_less(problem, name):
 def test_plug_and_play_variants_solve_their_equations(problem):
     """For a Gaussian prior the denoiser is a line, and both fixed points have a closed form."""
     operator, y, prior = problem
-    noise, square = {"noise_std": NOISE}, operator.norm_squared
+    square, options = operator.norm_squared, {"noise_std": NOISE, "noise_weight": 0, "penalty": 0.1, "iterations": 50}
     pull = STD**2 / (STD**2 + 0.2**2)
     a = operator.values.double()
     for cls in (RED, PnPADMM):
-        solver = cls(prior, operator, steps=250, sigma_max=0.2, sigma_min=0.2, penalty=0.1, noise_weight=0, iterations=50, **noise)
+        solver = cls(prior, operator, steps=250, sigma_max=0.2, sigma_min=0.2, **options)
         found = solver.solve(y, Generators.keyed(0, [0]))
         # RED: A'(Ax - y) / |A|^2 + rho (x - D(x)) = 0; ADMM: the same with rho (D^-1(x) - x), as D is a proximal step.
         slope = (1 - pull) if cls is RED else (1 / pull - 1)

@@ -8,8 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padis_lightning.ct.geometry import Geometry
+from padis_lightning.ct.geometry import Array, Geometry
 from padis_lightning.ct.projectors import Projector, installed
+
+
+def vectors(g: Geometry) -> Array:
+    """Return ASTRA's six numbers a view: source (or direction of parallel rays), middle of the detector, from bin to bin.
+
+    It places them about the middle of the image, where we have the axis.
+    """
+    angles = np.asarray(g.angles)
+    e, d = np.stack([np.cos(angles), np.sin(angles)], 1), np.stack([-np.sin(angles), np.cos(angles)], 1)
+    start = -g.source_distance * d - g.middle if g.fan else d
+    middle = (g.detector_distance if g.fan else 0) * d + np.asarray(g.bin_offset)[..., None] * e - g.middle
+    return np.concatenate([start, middle, g.bin_spacing * e], 1)
 
 
 class Astra(Projector):
@@ -39,10 +51,8 @@ class Astra(Projector):
         g, astra = self.geometry, self.library
         height, width = (n * g.pixel_spacing / 2 for n in g.size)
         volume = astra.create_vol_geom(*g.size, -width, width, -height, height)
-        angles = np.asarray(g.angles, dtype=np.float64)
-        kind, distances = ("fanflat", (g.source_distance, g.detector_distance)) if g.fan else ("parallel", ())
-        scan = astra.create_proj_geom(kind, g.bin_spacing, g.bins, angles, *distances)
-        weights = "cuda" if astra.use_cuda() else {"parallel": "linear", "fanflat": "line_fanflat"}[kind]
+        scan = astra.create_proj_geom("fanflat_vec" if g.fan else "parallel_vec", g.bins, vectors(g))
+        weights = "cuda" if astra.use_cuda() else "line_fanflat" if g.fan else "linear"
         return astra.create_projector(weights, scan, volume)
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from padis_lightning.ct.geometry import Array, Geometry, ScanGeometry, require_lengths
+from padis_lightning.ct.geometry import Array, Geometry, Offset, ScanGeometry, require_lengths
 from padis_lightning.errors import InputError, require_above
 
 
@@ -36,7 +36,7 @@ class ConeGeometry(ScanGeometry):
         source_distance: :math:`D_s`, from the source to the axis.
         detector_distance: :math:`D_d`, from the axis to the detector.
         row_offset: by which the detector is shifted along the axis.
-        bin_offset: by which the detector is shifted along e.
+        bin_offset: by which the detector is shifted along e; one number, or one a view.
 
     Raises:
         InputError: a length is not positive, there are no views or not as many heights, the source is inside the volume, or
@@ -57,7 +57,7 @@ class ConeGeometry(ScanGeometry):
     source_distance: float
     detector_distance: float
     row_offset: float = 0.0
-    bin_offset: float = 0.0
+    bin_offset: Offset = 0.0
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
@@ -65,7 +65,7 @@ class ConeGeometry(ScanGeometry):
         fan = self.fan  # which refuses what it cannot be
         require_above(0, rows=self.rows)
         require_lengths(slice_spacing=self.slice_spacing, row_spacing=self.row_spacing)
-        for name in ("source_distance", "row_offset", "bin_offset"):
+        for name in ("source_distance", "row_offset"):
             if not math.isfinite(getattr(self, name)):
                 raise InputError(f"{name} is {getattr(self, name)}; wanted a finite length")
         if len(self.heights) != len(fan.angles):
@@ -83,7 +83,7 @@ class ConeGeometry(ScanGeometry):
 
     @property
     def fan(self) -> Geometry:
-        """Return the fan-beam scan of one slice, with the detector in its middle."""
+        """Return the fan-beam scan of the slice that the source is in, as if one row of the detector lay there."""
         shared = {field.name: getattr(self, field.name) for field in fields(Geometry) if hasattr(self, field.name)}
         return Geometry(**shared | {"size": self.size[1:]})
 
@@ -99,5 +99,5 @@ class ConeGeometry(ScanGeometry):
 
     @property
     def gamma(self) -> Array:
-        """Return the angle in the plane of each column's rays to the central ones, ``(bins,)``."""
+        """Return the angle in the plane of each column's rays to the central ones, ``(bins,)`` or ``(views, bins)``."""
         return np.arctan(self.detector / self.reach)

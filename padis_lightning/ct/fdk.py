@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from padis_lightning.ct import fbp
 from padis_lightning.ct.cone import ConeGeometry
 from padis_lightning.ct.fbp import Filter, filter_rows, full_turn_weights, ramp_filter, redundancy, view_shares
-from padis_lightning.ct.geometry import Array
 from padis_lightning.ct.interpolation import interpolate, pad, positions
 
 CHUNK = 1 << 17  # values along z at once: what a processor's cache holds
@@ -20,31 +20,9 @@ def obstacle(geometry: ConeGeometry) -> str | None:
     """Say why a scan has no such reconstruction; None where it has one."""
     if not geometry.circular:
         return "the source does not move on a circle"
-    if geometry.bin_offset and not view_shares(np.asarray(geometry.angles), 2 * math.pi)[1]:
+    if np.any(geometry.bin_offset) and not view_shares(np.asarray(geometry.angles), 2 * math.pi)[1]:
         return "the detector is shifted and the views do not go all round"
-    if abs(geometry.bin_offset) >= geometry.bins * geometry.bin_spacing / 2:
-        return "the detector does not see the axis"
-    return None
-
-
-def _redundancy(geometry: ConeGeometry) -> Array:
-    r"""Return weights of the columns, ``(views, bins)``, that sum to 1 over all measurements of a line of the middle slice.
-
-    They are those of the fan. A detector that is shifted sees twice what lies up to :math:`\gamma_0`, where its shorter side
-    ends, with
-
-    .. math:: \tfrac12 \Big(1 + \sin\frac{\pi \gamma}{2 \gamma_0}\Big)
-
-    towards its longer side, and once what lies beyond.
-
-    Source: Wang, X-ray micro-CT with a displaced detector array, Medical Physics 2002.
-    """
-    g = geometry
-    if not g.bin_offset:
-        return redundancy(g.fan)
-    short = math.atan((g.bins * g.bin_spacing / 2 - abs(g.bin_offset)) / g.reach)
-    towards = np.clip(math.copysign(1, g.bin_offset) * g.gamma / short, -1, 1)
-    return np.broadcast_to((1 + np.sin(np.pi / 2 * towards)) / 2, (len(g.angles), g.bins))
+    return fbp.obstacle(geometry)
 
 
 class FDK(nn.Module):
@@ -66,26 +44,29 @@ class FDK(nn.Module):
     def __init__(self, geometry: ConeGeometry, window: Filter = "ram-lak") -> None:
         super().__init__()
         g = self.geometry = geometry
-        cosine = g.reach / np.sqrt(g.reach**2 + g.detector**2 + g.detector_rows[:, None] ** 2)
+        across = np.atleast_2d(g.detector)[:, None]  # of one view for all, or of each
+        cosine = g.reach / np.sqrt(g.reach**2 + across**2 + g.detector_rows[:, None] ** 2)
         self.spacing = g.bin_spacing * g.source_distance / g.reach  # of the bins, seen at the axis
+        self.margins = fbp.margins(g)
         for name, values in {
-            "response": ramp_filter(g.bins, self.spacing, window),
-            "columns": full_turn_weights(g)[:, None] * _redundancy(g),
+            "response": ramp_filter(g.bins + sum(self.margins), self.spacing, window),
+            "columns": full_turn_weights(g)[:, None] * redundancy(g.fan),
             "cosine": cosine,
         }.items():
-            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
+            self.register_buffer(name, torch.from_numpy(np.array(values)), persistent=False)
 
     def forward(self, y: Tensor) -> Tensor:
         """Reconstruct, ``(B, views, rows, bins) -> (B, D, H, W)``."""
         g = self.geometry
         pillars = y.new_zeros(len(y), g.size[1] * g.size[2], g.size[0])
+        axis_bins = np.broadcast_to(g.axis_bin + self.margins[0], len(g.angles))
         for view, angle in enumerate(g.angles):
-            weighted = y[:, view] * (self.columns[view] * self.cosine).to(y)
-            filtered = filter_rows(weighted, self.response)
-            self._spread(nn.functional.pad(pad(filtered.mT), (0, 0, 1, 2)), angle, pillars)
+            weighted = y[:, view] * (self.columns[view] * self.cosine[view % len(self.cosine)]).to(y)
+            filtered = filter_rows(nn.functional.pad(weighted, self.margins), self.response)
+            self._spread(nn.functional.pad(pad(filtered.mT), (0, 0, 1, 2)), angle, axis_bins[view], pillars)
         return pillars.mT.unflatten(2, g.size[1:]).contiguous()
 
-    def _spread(self, tables: Tensor, angle: float, pillars: Tensor) -> None:
+    def _spread(self, tables: Tensor, angle: float, axis_bin: float, pillars: Tensor) -> None:
         """Add what the detector of a view, ``(B, bins + 3, rows + 3)``, has at all voxels."""
         g, (depth, height, width) = self.geometry, self.geometry.size
         like = {"dtype": self.cosine.dtype, "device": tables.device}
@@ -94,7 +75,7 @@ class FDK(nn.Module):
         cos, sin = math.cos(angle), math.sin(angle)
         away = (g.source_distance + up * cos - x * sin).flatten()  # from the source, along the central ray
         larger = g.reach / away
-        u = ((larger * (x * cos + up * sin).flatten() - g.bin_offset) / g.bin_spacing + (g.bins + 1) / 2).clamp(0, g.bins + 1)
+        u = (larger * (x * cos + up * sin).flatten() / g.bin_spacing + axis_bin + 1).clamp(0, tables.shape[1] - 2)
         low = u.long()
         share = (u - low)[:, None].to(tables)
         shrink = (g.source_distance / away).square()[:, None].to(tables)

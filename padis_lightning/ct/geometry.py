@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from padis_lightning.ct.serialisable import Serialisable
 from padis_lightning.errors import InputError, require_above, require_between
 
 Array = NDArray[np.float64]
+Offset = float | tuple[float, ...]
+Centre = Literal["middle", "pixel"] | tuple[float, float]
 LENGTHS = 1e-15, 1e15  # of which squares are no less than float32 holds, in whatever unit
 
 
@@ -29,7 +32,7 @@ def require_lengths(**lengths: float) -> None:
 class ScanGeometry(Serialisable):
     """Scans of slices and of volumes share their detector's columns, how rays are seen along the axis, and finer grids."""
 
-    bin_offset: float = 0.0
+    bin_offset: Offset = 0.0
 
     @property
     def reach(self) -> float:
@@ -38,13 +41,34 @@ class ScanGeometry(Serialisable):
 
     @property
     def detector(self) -> Array:
-        """Return the places u of the bins of a row, ``(bins,)``."""
-        return (np.arange(self.bins) - (self.bins - 1) / 2) * self.bin_spacing + self.bin_offset
+        """Return the places u of the bins of a row, ``(bins,)``, or ``(views, bins)`` where each view has an offset."""
+        return (np.arange(self.bins) - (self.bins - 1) / 2) * self.bin_spacing + np.asarray(self.bin_offset)[..., None]
+
+    @property
+    def edges(self) -> tuple[float, float]:
+        """Return between which places u on the detector every view measures."""
+        half = self.bins * self.bin_spacing / 2
+        return np.max(self.bin_offset) - half, np.min(self.bin_offset) + half
+
+    @property
+    def axis_bin(self) -> Array:
+        """Return the bin that the axis is seen at, counted from 0, of all views or of each."""
+        return (self.bins - 1) / 2 - np.asarray(self.bin_offset) / self.bin_spacing
+
+    def with_axis_at(self, place: float) -> Self:
+        """Return the same scan with the axis seen at bin ``place``, counted from 0, of all views."""
+        return replace(self, bin_offset=((self.bins - 1) / 2 - place) * self.bin_spacing)
 
     def rays(self) -> tuple[Array, Array]:
         """Return angle and offset of the rays to every bin of a row, seen along the axis, as parallel ones: ``(views, bins)``."""
         offsets = self.source_distance * np.sin(self.gamma) if self.fan else self.detector
-        return np.broadcast_arrays(np.asarray(self.angles)[:, None] - self.gamma, offsets[None])
+        return np.broadcast_arrays(np.asarray(self.angles)[:, None] - self.gamma, offsets)
+
+    def views(self, kept: Sequence[int]) -> Self:
+        """Return the scan of the views ``kept`` alone."""
+        along = (field.name for field in fields(self) if field.name in ("angles", "heights", "bin_offset"))
+        values = {name: getattr(self, name) for name in along}
+        return replace(self, **{name: tuple(v[k] for k in kept) for name, v in values.items() if isinstance(v, tuple)})
 
     def finer(self, factor: int) -> Self:
         """Return the same scan with ``factor`` times as many pixels and bins along every axis."""
@@ -56,12 +80,12 @@ class ScanGeometry(Serialisable):
 
 @dataclass(frozen=True)
 class Geometry(ScanGeometry):
-    r"""A scan of one slice has image and detector centred on the axis of rotation; lengths share one unit.
+    r"""A scan of one slice turns about an axis, on which its image and its detector need not be centred; lengths share one unit.
 
-    The image lies in the plane with row 0 at the top and y pointing up. At angle :math:`\theta` the detector's axis is
-    :math:`e = (\cos\theta, \sin\theta)` and the central ray runs along :math:`d = (-\sin\theta, \cos\theta)`. A parallel ray is
-    :math:`x \cdot e = s`. In a fan the source is at :math:`-D_s d` and the detector's centre at :math:`D_d d`; a flat bin at u
-    is seen under :math:`\gamma = \arctan(u / (D_s + D_d))`, one of a detector that is curved around the source under
+    The image lies in the plane with row 0 at the top, y pointing up and the axis in the origin. At angle :math:`\theta` the
+    detector's axis is :math:`e = (\cos\theta, \sin\theta)` and the central ray runs along :math:`d = (-\sin\theta, \cos\theta)`.
+    A parallel ray is :math:`x \cdot e = u`. In a fan the source is at :math:`-D_s d` and the bin u at :math:`D_d d + u e`. On a
+    flat detector it is seen under :math:`\gamma = \arctan(u / (D_s + D_d))`, on one that is curved around the source under
     :math:`\gamma = u / (D_s + D_d)`. That is the parallel ray of angle :math:`\theta - \gamma` and offset
     :math:`s = D_s \sin\gamma`.
 
@@ -76,6 +100,9 @@ class Geometry(ScanGeometry):
         source_distance: :math:`D_s`, from the source to the axis; None for parallel rays.
         detector_distance: :math:`D_d`, from the axis to the detector; None for parallel rays.
         curved: the detector is an arc around the source.
+        bin_offset: place u of the detector's middle, by which it is shifted along e; one number, or one a view.
+        centre: where the axis runs through the image: its ``middle``, the ``pixel`` in row H // 2 and column W // 2, as
+            scikit-image has it, or any row and column, counted from 0 at the centres of pixels.
 
     Raises:
         InputError: a length is not positive, there are no views, or the source is inside the image.
@@ -91,6 +118,8 @@ class Geometry(ScanGeometry):
     source_distance: float | None = None
     detector_distance: float | None = None
     curved: bool = False
+    bin_offset: Offset = 0.0
+    centre: Centre = "middle"
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
@@ -101,15 +130,20 @@ class Geometry(ScanGeometry):
             raise InputError("the scan has 0 angles; wanted at least 1")
         if not np.isfinite(self.angles).all():
             raise InputError("the scan has angles that are not finite; wanted radians")
+        if np.shape(self.bin_offset) not in ((), (len(self.angles),)):
+            raise InputError(f"bin_offset has {len(self.bin_offset)} numbers; wanted one, or {len(self.angles)}, one a view")
+        if not np.isfinite(self.bin_offset).all():
+            raise InputError(f"bin_offset is {self.bin_offset!r:.40}; wanted a finite length")
+        if isinstance(self.centre, str) and self.centre not in ("middle", "pixel"):
+            raise InputError(f"centre is {self.centre!r}; wanted middle or pixel, or a row and a column")
         if (self.source_distance is None) != (self.detector_distance is None):
             raise InputError(
                 f"source_distance is {self.source_distance} and detector_distance {self.detector_distance}; "
                 "wanted both for a fan, neither for parallel rays"
             )
         if self.fan and not self.source_distance > self.radius:
-            raise InputError(
-                f"source_distance is {self.source_distance:g}; wanted above {self.radius:g}, half the image's diagonal"
-            )
+            what = "half the image's diagonal" if self.centre == "middle" else "from the axis to the image's farthest corner"
+            raise InputError(f"source_distance is {self.source_distance:g}; wanted above {self.radius:g}, {what}")
         if self.fan:
             require_lengths(source_distance=self.source_distance)
             require_between(0, LENGTHS[1], detector_distance=self.detector_distance)
@@ -129,9 +163,36 @@ class Geometry(ScanGeometry):
         return self.source_distance is not None
 
     @property
+    def axis_pixel(self) -> tuple[float, float]:
+        """Return row and column of the axis in the image, counted from 0 at the centres of pixels."""
+        height, width = self.size
+        if isinstance(self.centre, str):
+            return (height // 2, width // 2) if self.centre == "pixel" else ((height - 1) / 2, (width - 1) / 2)
+        return self.centre
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """Return x and y of the image's middle, from the axis."""
+        (height, width), (row, column) = self.size, self.axis_pixel
+        return ((width - 1) / 2 - column) * self.pixel_spacing, (row - (height - 1) / 2) * self.pixel_spacing
+
+    def lines(self) -> tuple[Array, Array]:
+        """Return :meth:`rays` with offsets from the image's middle in place of the axis."""
+        (theta, s), (x, y) = self.rays(), self.middle
+        return theta, s - x * np.cos(theta) - y * np.sin(theta)
+
+    def finer(self, factor: int) -> Self:
+        """Return the same scan with ``factor`` times as many pixels and bins along every axis."""
+        finer = super().finer(factor)
+        if self.centre == "middle":
+            return finer
+        return replace(finer, centre=tuple(factor * (place + 0.5) - 0.5 for place in self.axis_pixel))
+
+    @property
     def radius(self) -> float:
-        """Return half of the image's diagonal."""
-        return math.hypot(*self.size) * self.pixel_spacing / 2
+        """Return the distance from the axis to the image's farthest corner; half of the diagonal where it is in the middle."""
+        away = (abs(place) + n * self.pixel_spacing / 2 for place, n in zip(self.middle, self.size[::-1], strict=True))
+        return math.hypot(*away)
 
     def _seen(self, u: Array) -> Array:
         """Return the angle to the central ray under which places on the detector are seen; 0 for parallel rays."""
@@ -141,10 +202,10 @@ class Geometry(ScanGeometry):
 
     @property
     def gamma(self) -> Array:
-        """Return the angle of each bin's ray to the central one, ``(bins,)``."""
+        """Return the angle of each bin's ray to the central one, of the shape of :attr:`detector`."""
         return self._seen(self.detector)
 
     @property
     def fan_angle(self) -> float:
-        """Return half the opening of the fan, to the outer edge of the last bin."""
-        return float(self._seen(np.float64(self.bins * self.bin_spacing / 2)))
+        """Return the largest angle of a ray to the central one, at the detector's outer edge."""
+        return float(self._seen(self.bins * self.bin_spacing / 2 + np.abs(self.bin_offset).max()))

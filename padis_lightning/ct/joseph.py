@@ -71,7 +71,8 @@ class Joseph(Projector):
         for steep in (True, False):
             of = is_steep == steep
             lines[:, of] = _lines(geometry, theta[of], s[of], steep)
-        flat = np.tile(geometry.reach / np.cos(geometry.gamma), len(geometry.angles))  # seen along the axis, to the detector
+        flat = geometry.reach / np.cos(geometry.gamma)  # seen along the axis, to the detector
+        flat = np.broadcast_to(flat, geometry.shape[::2]).ravel()
         heights = np.repeat(geometry.heights, geometry.bins)
         self.register_buffer("steep", torch.from_numpy(is_steep), persistent=False)
         self.register_buffer("table", torch.from_numpy(np.stack([*lines, flat, heights], 1)), persistent=False)

@@ -15,7 +15,8 @@ INK, PALE, FIRST, LAST = "#1a1a1a", "#c8c8c8", "#005ab5", "#dc5a00"
 
 def draw_scan(geometry: Geometry | ConeGeometry, side: int = 640) -> Image.Image:
     """Draw the plane of the slice seen from the feet, y pointing up; the first view in blue, the last in orange."""
-    g, widest = geometry.fan if isinstance(geometry, ConeGeometry) else geometry, np.abs(geometry.detector).max()
+    g = geometry.fan if isinstance(geometry, ConeGeometry) else geometry
+    widest = np.abs(g.detector).max()
     far = max(g.radius, g.source_distance, math.hypot(g.detector_distance, widest)) if g.fan else max(g.radius, widest)
     picture = Image.new("RGB", (side, side + 40), "white")
     draw = ImageDraw.Draw(picture)
@@ -23,13 +24,16 @@ def draw_scan(geometry: Geometry | ConeGeometry, side: int = 640) -> Image.Image
     def at(*points: Array) -> list[tuple[float, float]]:
         return [(side / 2 + 0.46 * side / far * x, side / 2 - 0.46 * side / far * y) for x, y in points]
 
-    corner = np.array(g.size[::-1]) * g.pixel_spacing / 2
-    draw.polygon(at(*(corner * signs for signs in ((-1, -1), (1, -1), (1, 1), (-1, 1)))), outline=INK, fill="#eeeeee")
+    corner, middle = np.array(g.size[::-1]) * g.pixel_spacing / 2, np.array(g.middle)
+    signs = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    draw.polygon(at(*(middle + corner * sign for sign in signs)), outline=INK, fill="#eeeeee")
+    for arm in ((4, 0), (0, 4)):  # a cross on the axis
+        draw.line([(side / 2 - arm[0], side / 2 - arm[1]), (side / 2 + arm[0], side / 2 + arm[1])], fill=INK)
     for view, angle in enumerate(g.angles):
         e, d = np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)])
         colour = FIRST if view == 0 else LAST if view == len(g.angles) - 1 else PALE
         if colour != PALE:
-            bins = _bins(g, geometry.detector, e, d)
+            bins = _bins(g.views([view]), e, d)
             draw.line(at(*bins), fill=colour, width=3)
             for end in (bins[0], bins[-1]):
                 draw.line(at(-g.source_distance * d if g.fan else end - 2 * g.radius * d, end), fill=colour)
@@ -51,11 +55,14 @@ def _captions(geometry: Geometry | ConeGeometry, g: Geometry) -> tuple[str, str]
         sizes = f"{geometry.size[0]}x{sizes}, {geometry.rows} rows of {geometry.row_spacing:.4g}"
     if g.fan:
         sizes += f", source {g.source_distance:g} and detector {g.detector_distance:g} from the axis"
+    if np.any(g.bin_offset):
+        sizes += f", axis at bin {np.mean(g.axis_bin):.4g}"
     return f"{kind}: {len(g.angles)} views over {turn:.0f} degrees, first blue, last orange", sizes
 
 
-def _bins(g: Geometry, detector: Array, e: Array, d: Array) -> Array:
-    """Return the places of the bins of one view, ``(bins, 2)``; parallel ones behind the image."""
+def _bins(g: Geometry, e: Array, d: Array) -> Array:
+    """Return the places of the bins of the only view of a scan, ``(bins, 2)``; parallel ones behind the image."""
     if g.curved:
-        return g.reach * (np.cos(g.gamma)[:, None] * d + np.sin(g.gamma)[:, None] * e) - g.source_distance * d
-    return (g.detector_distance if g.fan else g.radius) * d + detector[:, None] * e
+        gamma = g.gamma.reshape(-1, 1)
+        return g.reach * (np.cos(gamma) * d + np.sin(gamma) * e) - g.source_distance * d
+    return (g.detector_distance if g.fan else g.radius) * d + g.detector.reshape(-1, 1) * e

@@ -50,12 +50,23 @@ def _sides(values: object, name: str, count: int) -> tuple[int, ...]:
     return sides
 
 
+def _centre(value: object, name: str) -> str | tuple[float, ...]:
+    if isinstance(value, str):
+        return value
+    place = _numbers(value, name)
+    if len(place) != 2:
+        raise InputError(f"the geometry has {name} {list(place)}; wanted middle, pixel, or a row and a column")
+    return place
+
+
 MOST = 10**6  # pixels along a side, and bins
 READERS: dict[str, Callable[[Any, str], Any]] = {  # by the type that a field is annotated with
     "int": _whole,
     "float": _number,
     "float | None": lambda value, name: None if value is None else _number(value, name),
     "bool": _truth,
+    "Offset": lambda value, name: (_numbers if isinstance(value, (list, tuple)) else _number)(value, name),
+    "Centre": _centre,
     "tuple[float, ...]": _numbers,
     "tuple[int, int]": lambda values, name: _sides(values, name, 2),
     "tuple[int, int, int]": lambda values, name: _sides(values, name, 3),

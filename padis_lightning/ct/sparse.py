@@ -32,7 +32,7 @@ def crossings(size: tuple[int, int], h: float, theta: Array, s: Array, steep: bo
 
 def entries(geometry: Geometry) -> int:
     """Count the entries of :func:`joseph_matrix` without building it; the count is a bound and nearly exact."""
-    theta, s = (part.ravel() for part in geometry.rays())
+    theta, s = (part.ravel() for part in geometry.lines())
     is_steep, total = np.abs(np.cos(theta)) >= np.abs(np.sin(theta)), 0
     for steep in (True, False):
         lines, across = geometry.size if steep else geometry.size[::-1]
@@ -58,7 +58,7 @@ def joseph_matrix(geometry: Geometry, dtype: np.dtype | type = np.float64) -> sp
 
     Source: Joseph, An improved algorithm for reprojecting rays through pixel images, IEEE TMI 1982.
     """
-    theta, s = (part.ravel() for part in geometry.rays())
+    theta, s = (part.ravel() for part in geometry.lines())
     step = max(1, CHUNK // max(geometry.size))
     parts = [slice(first, first + step) for first in range(0, len(theta), step)]
     return sparse.vstack([_block(geometry, theta[part], s[part]).astype(dtype) for part in parts], format="csr")

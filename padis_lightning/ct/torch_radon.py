@@ -60,11 +60,13 @@ class TorchRadon(Projector):
 
     @classmethod
     def obstacle(cls, geometry: Geometry) -> str | None:
-        """Refuse machines without an NVIDIA GPU, curved detectors and too many views."""
+        """Refuse machines without an NVIDIA GPU, curved detectors, an axis off the middle and too many views."""
         if not torch.cuda.is_available():
             return "it needs an NVIDIA GPU"
         if geometry.curved:
             return "it has no curved detectors"
+        if np.any(geometry.bin_offset) or any(geometry.middle):
+            return "it has no axis off the middle"
         if len(geometry.angles) > MOST_ANGLES:
             return f"it takes at most {MOST_ANGLES} views"
         return None

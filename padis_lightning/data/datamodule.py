@@ -66,6 +66,8 @@ class ImageData(SharedItems, LightningDataModule):
         crop: cut the middle out of pictures that are not square.
         hu: values of files are Hounsfield units, where the files do not say so (NIfTI, TIFF, arrays).
         skip_bad: leave out files and series that cannot be used, each in a word (default: refuse all of them by name).
+        axis: of rotation of a measured scan, for its operator: the bin, counted from 0, where it is seen; ``middle`` of the
+            detector; ``auto`` to find it from the data (default: what the file says, else found where slices were measured).
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class ImageData(SharedItems, LightningDataModule):
         crop: bool = False,
         hu: bool = False,
         skip_bad: bool = False,
+        axis: Literal["auto", "middle"] | float | None = None,
     ) -> None:
         super().__init__()
         optional = {"count": count, "size": size, "training_groups": training_groups, "depth": depth}
@@ -116,7 +119,7 @@ class ImageData(SharedItems, LightningDataModule):
         if path is None and (measured or reference or crop or channels):
             raise InputError("measured, reference, channels or crop is given and path null; wanted a file or a folder")
         self.measured, self.reference, self.channels, self.crop = measured, reference, channels, crop
-        self.hu, self.skip_bad = hu, skip_bad
+        self.hu, self.skip_bad, self.axis = hu, skip_bad, axis
         self._parts: dict[str, Source | Subset] = {}
 
     def setup(self, stage: str) -> None:

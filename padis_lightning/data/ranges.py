@@ -173,7 +173,7 @@ def _coarse(geometry: Geometry, y: np.ndarray) -> tuple[Geometry, np.ndarray]:
     smooth = uniform_filter1d(y[:, ::thin], share, axis=-1, mode="constant")
     coarse = np.apply_along_axis(lambda row: np.interp(places, np.arange(bins), row), -1, smooth)
     lengths = {"pixel_spacing": geometry.pixel_spacing * geometry.size[0] / size[0], "bin_spacing": geometry.bin_spacing * share}
-    scan = replace(geometry, size=size, bins=count, angles=geometry.angles[::thin], **lengths)
+    scan = replace(geometry.views(range(0, views, thin)), size=size, bins=count, **lengths)
     return scan, coarse.astype(np.float32)
 
 

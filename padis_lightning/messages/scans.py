@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.data.conventions import Named
-from padis_lightning.data.sources.open import read_geometry, read_range
+from padis_lightning.data.sources.axes import describe_scan
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -16,15 +16,17 @@ def take_scan(config: Namespace) -> str | None:
     """Put operator and range of a file of measurements into a parsed config; return a line that says so, None for other data."""
     data = config.data.init_args  # data that is drawn has no path
     named = Named(*(data.get(key) for key in Named._fields))
-    geometry = read_geometry(data.path, named) if data.get("path") else None
+    if not data.get("path"):
+        return None
+    geometry, axis, found = describe_scan(data.path, named, data.get("axis"), data.get("range") == "auto")
     if geometry is None:
         return None
     if data.get("range") in (None, "auto"):
-        data.range = read_range(data.path, named, again=data.get("range") == "auto")
+        data.range = found
     given = config.operator.init_args.as_dict() if config.operator else {}
     config.operator = _namespace(type(config), scan_settings(geometry, given, bool(data.get("volumes"))))
     rays = "cone" if isinstance(geometry, ConeGeometry) else "fan" if geometry.fan else "parallel"
-    return f"{data.path} is a measurement of {len(geometry.angles)} {rays} views; its geometry is used"
+    return f"{data.path} is a measurement of {len(geometry.angles)} {rays} views; its geometry is used{axis and '; '}{axis}"
 
 
 def _namespace(kind: type[Namespace], values: dict[str, Any]) -> Namespace:

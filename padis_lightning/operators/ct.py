@@ -10,9 +10,10 @@ from typing import Any, Literal
 from einops import rearrange
 from torch import Tensor, nn
 
-from padis_lightning.ct import ConeGeometry, Geometry, choose
+from padis_lightning.ct import ConeGeometry, Geometry, choose, fbp, fdk
 from padis_lightning.ct.fbp import WINDOWS, Filter, FilteredBackProjection
-from padis_lightning.ct.fdk import FDK, obstacle
+from padis_lightning.ct.fdk import FDK
+from padis_lightning.ct.geometry import Centre, Offset
 from padis_lightning.errors import InputError, require_above, require_at_least
 from padis_lightning.linalg import at_least_single
 from padis_lightning.memory import on_device_of
@@ -41,7 +42,7 @@ class Scan(LinearOperator):
         self.projector = choose(geometry, backend)
         self.exact_adjoint = self.projector.exact_adjoint
         cone = isinstance(geometry, ConeGeometry)
-        self.fbp_obstacle = obstacle(geometry) if cone else None
+        self.fbp_obstacle = (fdk if cone else fbp).obstacle(geometry)
         if not self.fbp_obstacle:
             self.fbp_module = FDK(geometry, filter) if cone else FilteredBackProjection(self.projector, filter)
         self.image_shape = (channels, *geometry.size)
@@ -68,7 +69,7 @@ class Scan(LinearOperator):
         """Reconstruct by filtered back-projection, of cone beams Feldkamp's, ``(B, C, views, bins) -> (B, C, H, W)``."""
         self.check(y, self.measurement_shape, "sinogram")
         if self.fbp_obstacle:
-            raise InputError(f"{self.fbp_obstacle}; wanted a circular scan for filtered back-projection")
+            raise InputError(f"{self.fbp_obstacle}; wanted a circular scan that sees the axis for filtered back-projection")
         return self._channelwise(y, self.fbp_module, self.fbp_module)
 
     def finer(self, factor: int) -> LinearOperator:
@@ -144,6 +145,8 @@ class ParallelBeam(Scan):
         pixel_spacing: side of a pixel (default: 40 / larger side).
         bin_spacing: width of a bin (default: ``pixel_spacing``).
         arc: what the views cover, radians.
+        bin_offset: of the detector's middle from the axis; one number, or one a view.
+        centre: where the axis runs through the image; see :class:`padis_lightning.ct.Geometry`.
         options: those of :class:`Scan` besides its geometry.
     """
 
@@ -156,6 +159,8 @@ class ParallelBeam(Scan):
         pixel_spacing: float | None = None,
         bin_spacing: float | None = None,
         arc: float = math.pi,
+        bin_offset: Offset = 0.0,
+        centre: Centre = "middle",
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         sides = sides_of(size)
@@ -166,6 +171,8 @@ class ParallelBeam(Scan):
             bins=2 * max(sides) if bins is None else bins,
             pixel_spacing=spacing,
             bin_spacing=spacing if bin_spacing is None else bin_spacing,
+            bin_offset=bin_offset,
+            centre=centre,
         )
         super().__init__(geometry, **options)
 
@@ -189,6 +196,8 @@ class FanBeam(Scan):
         detector_distance: from the axis to the detector (default: the image's larger side).
         curved: the detector is an arc around the source.
         arc: what the views cover, radians; ``short`` for half a turn and the opening of the fan, with Parker's weights.
+        bin_offset: of the detector's middle from the axis; one number, or one a view.
+        centre: where the axis runs through the image; see :class:`padis_lightning.ct.Geometry`.
         options: those of :class:`Scan` besides its geometry.
     """
 
@@ -204,6 +213,8 @@ class FanBeam(Scan):
         detector_distance: float | None = None,
         curved: bool = False,
         arc: float | Literal["short"] = 2 * math.pi,
+        bin_offset: Offset = 0.0,
+        centre: Centre = "middle",
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         sides = sides_of(size)
@@ -220,6 +231,7 @@ class FanBeam(Scan):
             source_distance=source,
             detector_distance=detector,
             curved=curved,
+            centre=centre,
         )
         covered = math.pi + 2 * geometry.fan_angle if arc == "short" else arc
-        super().__init__(replace(geometry, angles=view_angles(angles, views, covered)), **options)
+        super().__init__(replace(geometry, angles=view_angles(angles, views, covered), bin_offset=bin_offset), **options)

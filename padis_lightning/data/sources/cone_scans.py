@@ -37,7 +37,7 @@ class ScannedVolume:
 def _open(path: Path, data_range: Sequence[float] | None) -> tuple[dict[str, Any], list[ScannedVolume]]:
     """Read what a file says of its projections: what must be one for all files of a source, and the volumes that they are of."""
     key, shape = _projections(path)
-    arrays = load_keys(path, (*CONE.keys, "range", "hu_window", "patient", "unit"))
+    arrays = load_keys(path, (*CONE.keys, "axis", "range", "hu_window", "patient", "unit"))
     count = shape[0] if len(shape) == 4 else 1
     names = [path.stem] if count == 1 else [f"{path.stem}_{k:04d}" for k in range(count)]
     groups = np.atleast_1d(arrays.get("patient", names))
@@ -67,7 +67,7 @@ def _projections(path: Path) -> tuple[str, tuple[int, ...]]:
 
 def cone_geometry(path: Path) -> ConeGeometry:
     """Read the scan of a file's projections, which are not read."""
-    return read_scan(CONE, load_keys(path, CONE.keys), *_projections(path), path)
+    return read_scan(CONE, load_keys(path, (*CONE.keys, "axis")), *_projections(path), path)
 
 
 def is_cone(path: Path) -> bool:

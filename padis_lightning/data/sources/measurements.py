@@ -43,7 +43,7 @@ class Form(NamedTuple):
 
 
 FLAT, CONE = Form(Geometry, ("views", "bins")), Form(ConeGeometry, ("views", "rows", "bins"))
-KEYS = (*MEASURED, "data", *FIELDS, *FLAT.keys, "angle_unit")  # data are LoDoPaB's projections
+KEYS = (*MEASURED, "data", *FIELDS, *FLAT.keys, "axis", "angle_unit")  # data are LoDoPaB's projections
 ITEMS = ("images", "patient", "z", "range", "hu_window")
 ORIGIN = ("converted_from", "converted_format", "converted_sha256")  # attributes that convert leaves
 KNOWN = {*KEYS, *ITEMS, *ORIGIN, *CONE.keys, "unit", "convention", "scan"}
@@ -76,7 +76,19 @@ def read_scan(form: Form, arrays: dict[str, np.ndarray], key: str, shape: tuple[
             raise InputError(f"{path}: {error}") from error
     if "angle_unit" not in arrays:
         _check_radians(geometry, origin)
-    return geometry
+    if "axis" not in arrays:
+        return geometry
+    if "bin_offset" in arrays:
+        raise InputError(f"{path} has both axis and bin_offset; wanted one of them")
+    return geometry.with_axis_at(float(numbers(arrays, "axis", (), path)))
+
+
+def says_axis(arrays: dict[str, np.ndarray], path: Path) -> bool:
+    """Tell whether a file, or the geometry beside it, says where the axis is."""
+    if {"axis", "bin_offset"} & arrays.keys():
+        return True
+    beside = path.with_suffix(".json")
+    return "angles" not in arrays and beside.is_file() and '"bin_offset"' in beside.read_text(encoding="utf-8")
 
 
 def _described(form: Form, arrays: dict[str, np.ndarray], measured: tuple[int, ...], path: Path) -> dict[str, Any]:
@@ -85,8 +97,12 @@ def _described(form: Form, arrays: dict[str, np.ndarray], measured: tuple[int, .
     if "heights" in form.keys:
         arrays = {"heights": np.zeros(measured[0]), **arrays}
     for name in (name for name in form.keys if name in arrays):
+        if name == "centre" and arrays[name].dtype.kind in "USO":
+            described[name] = str(arrays[name])
+            continue
         along = measured[:1] if name in ("angles", "heights") else ()
         along = (len(form.axes),) if name == "size" and arrays[name].ndim else along
+        along = (2,) if name == "centre" else measured[:1] if name == "bin_offset" and arrays[name].ndim else along
         described[name] = numbers(arrays, name, along, path).tolist()
     return described
 
@@ -127,7 +143,7 @@ def lodopab() -> dict[str, Any]:
     Source: Leuschner et al., LoDoPaB-CT, Scientific Data 2021, and its technical reference.
     """
     angles = (np.arange(LODOPAB_SHAPE[0]) + 0.5) * np.pi / LODOPAB_SHAPE[0] - np.pi / 2
-    lengths = {"pixel_spacing": 0.26 / 362, "bin_spacing": 0.0007167656083}
+    lengths = {"pixel_spacing": 0.26 / 362, "bin_spacing": 0.0007167656083, "bin_offset": 0.0}
     return {k: np.asarray(v) for k, v in {"range": (0.0, 1.0), "angles": angles, "size": 362, **lengths}.items()}
 
 

@@ -9,13 +9,12 @@ from typing import Any
 from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.data.containers import HDF5, NUMPY
 from padis_lightning.data.conventions import Named
-from padis_lightning.data.ranges import calibrate
 from padis_lightning.data.readers import open_series
 from padis_lightning.data.scans import find_format
 from padis_lightning.data.sources.arrays import ArraySource, read_arrays
 from padis_lightning.data.sources.base import Source
 from padis_lightning.data.sources.cone_scans import ConeSource, cone_files, cone_geometry
-from padis_lightning.data.sources.measurements import corrected_integrals, geometry_of, is_measured, load_measured
+from padis_lightning.data.sources.measurements import geometry_of, is_measured, load_measured
 from padis_lightning.data.sources.pictures import ReferenceSource, holds_measurement, holds_pictures, read_pictures
 from padis_lightning.data.sources.prepared import PreparedSource, is_prepared
 from padis_lightning.data.sources.series import SeriesSource, in_hounsfield_units
@@ -135,21 +134,3 @@ def read_geometry(path: str | Path, named: Named = Named()) -> Geometry | ConeGe
         return geometry_of(load_measured(path, (), named), path)
     scans = cone_files(path)
     return cone_geometry(scans[0]) if scans else None
-
-
-def read_range(path: str | Path, named: Named = Named(), again: bool = False) -> tuple[float, float] | None:  # noqa: B008
-    """Return the range that measured slices are calibrated to, where their file names none; None for everything else.
-
-    Args:
-        path: the file or the folder.
-        named: what the user says of the scan.
-        again: calibrate where the file names a range as well.
-    """
-    path = Path(path)
-    if not is_flat_scan(path):
-        return None
-    arrays = load_measured(path, ("range", "hu_window"), named)
-    geometry = geometry_of(arrays, path)
-    if geometry is None or ({"range", "hu_window"} & arrays.keys() and not again):
-        return None
-    return calibrate(path, corrected_integrals(arrays, path, named).y, geometry)
