@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 
@@ -15,6 +16,8 @@ from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
 from padis_lightning.random import Generators
 from padis_lightning.types import Batch
+
+log = logging.getLogger(__name__)
 
 SCAN, PICTURE = (5,), (2, 2)  # orders of the differences that leave the noise: along bins; along rows and columns
 
@@ -60,7 +63,13 @@ class Problem(nn.Module):
         if self.noise_is_named:
             return self._replaced(self.operator, CountedNoise(self.noise, weights > 0))
         measured = weights * self.operator.zero_unmeasured(torch.ones_like(y))
-        return self._replaced(self.operator, EstimatedNoise(SCAN if self.operator.geometry else PICTURE, measured))
+        noise = EstimatedNoise(SCAN if self.operator.geometry else PICTURE, measured)
+        for found, one in zip(noise.deviation(y.double()).flatten().tolist(), y, strict=True):
+            share = 100 * found / max(float(one.double().square().mean().sqrt()), torch.finfo(y.dtype).tiny)
+            log.warning(
+                "padis_lightning: noise of %.3g estimated, %.2g %% of the measurement; --model.noise_std names another", found, share
+            )
+        return self._replaced(self.operator, noise)
 
     def _replaced(self, operator: LinearOperator, noise: Noise) -> Problem:
         """Return a problem of the same kind, which simulates by the same grid."""

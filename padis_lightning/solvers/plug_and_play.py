@@ -101,7 +101,7 @@ class PnPADMM(PlugAndPlay):
             x = self.data_step(v - u, y, weight)
             v = self.denoise(x + u, sigma, generator)
             state.update(v=v, x=x, u=(u + x).sub_(v))
-        return state["x"]
+        return state["v"]
 
 
 class RED(PlugAndPlay):
