@@ -159,7 +159,7 @@ class FilteredBackProjection(nn.Module):
     r"""Filtered back-projection weighs rays, filters, and spreads back.
 
     Parallel rays: the transposed matrix spreads a bin over :math:`h^2 / d` of pixel area (pixel side h, bin width d), which is
-    divided out; off a shifted detector each pixel takes what is at its place. A fan is weighted by :math:`\cos\gamma` and by
+    divided out; beyond the detector each pixel takes what is at its place. A fan is weighted by :math:`\cos\gamma` and by
     :func:`redundancy`, and each pixel takes, view by view, what the detector has at its place, over the square of its distance
     to the source. Views weigh the angle to their neighbours. An arc that does not cover half a turn is scaled up to it, which
     keeps the mean of an object. A detector that reaches over the axis on one side only is enough for a full turn.
@@ -195,9 +195,14 @@ class FilteredBackProjection(nn.Module):
         g = self.geometry
         weighted = nn.functional.pad(y * self.weights.to(y), self.margins)
         filtered = filter_rows(weighted, self.response).contiguous()
-        if g.fan or any(self.margins):
+        if g.fan:
             return self._spread(filtered)
-        return g.bin_spacing / g.pixel_spacing**2 * self.projector.adjoint(filtered)
+        own = slice(self.margins[0], self.margins[0] + g.bins)
+        inside = g.bin_spacing / g.pixel_spacing**2 * self.projector.adjoint(filtered[..., own].contiguous())
+        if not any(self.margins):
+            return inside
+        filtered[..., own] = 0
+        return inside + self._spread(filtered)
 
     def _spread(self, filtered: Tensor) -> Tensor:
         """Sum over views what the detector has at a pixel's place; of a fan over the square of its distance to the source."""

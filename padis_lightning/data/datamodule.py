@@ -43,10 +43,8 @@ class ImageData(SharedItems, LightningDataModule):
         size: side that images are brought to (generated ones: 128 by default; photographs: 256; files: as they are).
         batch_size: images a step and device.
         count: for prediction, take so many items, spread evenly over groups and in each (default: all; of generated ones 8).
-        subset: for prediction, which part of the split: all, what ``fit`` trains or validates on, or the ``test`` part of a file
-            that names its parts.
-        range: stored values that become 0 and 1, where the file does not say; auto finds the second from measured slices, which
-            is the default where neither says.
+        subset: for prediction: all, what ``fit`` trains or validates on, or the ``test`` part of a file that names its parts.
+        range: stored values that become 0 and 1; auto finds the second from measured slices (default: the file's, else auto).
         generated: images to train on, where there is no path.
         validation: share of groups (patients) kept from training, where the file does not name its parts.
         training_groups: train on so many of the other groups (default: all), fewer a part of more.
@@ -66,8 +64,7 @@ class ImageData(SharedItems, LightningDataModule):
         crop: cut the middle out of pictures that are not square.
         hu: values of files are Hounsfield units, where the files do not say so (NIfTI, TIFF, arrays).
         skip_bad: leave out files and series that cannot be used, each in a word (default: refuse all of them by name).
-        axis: of rotation of a measured scan, for its operator: the bin, counted from 0, where it is seen; ``middle`` of the
-            detector; ``auto`` to find it from the data (default: what the file says, else found where slices were measured).
+        axis: the bin, from 0, that sees a scan's axis of rotation; middle; auto to find it (default: the file's, else auto).
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.ct.axis import find_axis
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.ranges import calibrate
-from padis_lightning.data.sources.measurements import corrected_integrals, geometry_of, load_measured, says_axis
+from padis_lightning.data.sources.measurements import corrected_integrals, geometry_of, load_measured
 from padis_lightning.data.sources.open import is_flat_scan, read_geometry
 from padis_lightning.errors import InputError
 
@@ -66,7 +66,7 @@ def describe_scan(
     if geometry is None:
         return DescribedScan(None)
     y = corrected_integrals(arrays, path, named).y
-    if axis is None and says_axis(arrays, path):
+    if axis is None and _says_axis(arrays, path):
         words = f"rotation axis at bin {np.mean(geometry.axis_bin):g} of {geometry.bins}, as the file says"
     elif axis in (None, "auto"):
         geometry, words = _found(geometry, y, "centre" in arrays)
@@ -75,6 +75,14 @@ def describe_scan(
     if {"range", "hu_window"} & arrays.keys() and not calibrated:
         return DescribedScan(geometry, words)
     return DescribedScan(geometry, words, calibrate(path, y, geometry))
+
+
+def _says_axis(arrays: dict[str, np.ndarray], path: Path) -> bool:
+    """Tell whether a file, or the geometry beside it, says where the axis is."""
+    if {"axis", "bin_offset"} & arrays.keys():
+        return True
+    beside = path.with_suffix(".json")
+    return "angles" not in arrays and beside.is_file() and '"bin_offset"' in beside.read_text(encoding="utf-8")
 
 
 def _named(geometry: Geometry | ConeGeometry, axis: float | Literal["middle"]) -> tuple[Geometry | ConeGeometry, str]:

@@ -83,14 +83,6 @@ def read_scan(form: Form, arrays: dict[str, np.ndarray], key: str, shape: tuple[
     return geometry.with_axis_at(float(numbers(arrays, "axis", (), path)))
 
 
-def says_axis(arrays: dict[str, np.ndarray], path: Path) -> bool:
-    """Tell whether a file, or the geometry beside it, says where the axis is."""
-    if {"axis", "bin_offset"} & arrays.keys():
-        return True
-    beside = path.with_suffix(".json")
-    return "angles" not in arrays and beside.is_file() and '"bin_offset"' in beside.read_text(encoding="utf-8")
-
-
 def _described(form: Form, arrays: dict[str, np.ndarray], measured: tuple[int, ...], path: Path) -> dict[str, Any]:
     """Collect what a geometry is read from."""
     described: dict[str, Any] = dict(zip(form.axes[1:], measured[1:], strict=True))
