@@ -67,7 +67,9 @@ class Problem(nn.Module):
         for found, one in zip(noise.deviation(y.double()).flatten().tolist(), y, strict=True):
             share = 100 * found / max(float(one.double().square().mean().sqrt()), torch.finfo(y.dtype).tiny)
             log.warning(
-                "padis_lightning: noise of %.3g estimated, %.2g %% of the measurement; --model.noise_std names another", found, share
+                "padis_lightning: noise of %.3g estimated, %.2g %% of the measurement; --model.noise_std names another",
+                found,
+                share,
             )
         return self._replaced(self.operator, noise)
 
@@ -84,6 +86,11 @@ class Problem(nn.Module):
     def measure(self, image: Tensor, generator: Generators) -> Tensor:
         """Simulate the measurement of ``(B, C, H, W)``, noise included: ``(B, ...)``."""
         return self.operator.zero_unmeasured(self.noise.simulate(self.simulator(image), generator))
+
+    @property
+    def noise_is_estimated(self) -> bool:
+        """Tell whether the noise is that of a measurement, which nobody named."""
+        return isinstance(self.noise, EstimatedNoise)
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
         r"""Return :math:`\|y - A x\| / \|y\|` of each image, ``(B,)``."""

@@ -28,12 +28,20 @@ class Named(NamedTuple):
         size: side of the image in pixels.
         pixel_spacing: side of a pixel, in the lengths of the file.
         remove_stripes: take off stripes of the sinogram, which are rings in the image.
+        views: take so many of the views, evenly spread (default: all).
     """
 
     rows: int | list[int] | None = None
     size: int | None = None
     pixel_spacing: float | None = None
     remove_stripes: bool = False
+    views: int | None = None
+
+    def spread(self, count: int, path: Path) -> list[int]:
+        """Return the numbers of the views to take of ``count``."""
+        if self.views is not None and not 1 <= self.views <= count:
+            raise InputError(f"views is {self.views} and {path} has {count}; wanted 1 to {count}")
+        return np.linspace(0, count, self.views or count, endpoint=False).astype(int).tolist()
 
     def pick(self, count: int, path: Path) -> list[int]:
         """Return the numbers of the rows to take of ``count``."""

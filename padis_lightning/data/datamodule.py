@@ -58,6 +58,7 @@ class ImageData(SharedItems, LightningDataModule):
         rows: of a scan of several rows, those to take, counted from 0 (default: all).
         pixel_spacing: side of a pixel, for scans that do not name it (default: pixels cover the width of the detector).
         remove_stripes: take off stripes of measured sinograms, which are rings in the image.
+        views: take so many of the views of measured slices, evenly spread (default: all).
         measured: pictures are measurements: nothing is simulated, and their size, not ``size``, decides that of the images.
         reference: a file or a folder with the truth of measurements, by name, which is scored then.
         channels: bring pictures to 3 channels, grey in three equal ones, or to 1 (default: as they are).
@@ -88,6 +89,7 @@ class ImageData(SharedItems, LightningDataModule):
         rows: int | list[int] | None = None,
         pixel_spacing: float | None = None,
         remove_stripes: bool = False,
+        views: int | None = None,
         measured: bool = False,
         reference: str | None = None,
         channels: Literal[1, 3] | None = None,
@@ -112,7 +114,7 @@ class ImageData(SharedItems, LightningDataModule):
         self.path, self.builtin, self.size, self.count, self.subset = path, builtin, size, count, subset
         self.range, self.generated, self.validation, self.training_groups = range, generated, validation, training_groups
         self.seed, self.num_workers, self.volumes, self.depth = seed, num_workers, volumes, depth
-        self.scan = Named(rows, size, pixel_spacing, remove_stripes)
+        self.scan = Named(rows, size, pixel_spacing, remove_stripes, views)
         if path is None and (measured or reference or crop or channels):
             raise InputError("measured, reference, channels or crop is given and path null; wanted a file or a folder")
         self.measured, self.reference, self.channels, self.crop = measured, reference, channels, crop

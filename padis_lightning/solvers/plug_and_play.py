@@ -9,11 +9,14 @@ from torch import Tensor
 
 from padis_lightning.diffusion import geometric_sigmas
 from padis_lightning.errors import require_above, require_at_least
+from padis_lightning.linalg import per_image
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
 from padis_lightning.solvers.base import Solver
+
+MOST_LEFT = 9.0  # times the estimated noise that what is left over counts as noise
 
 
 class PlugAndPlay(Solver):
@@ -23,6 +26,9 @@ class PlugAndPlay(Solver):
     asks for more than the least:
 
     .. math:: \rho_k = \max\left(\rho, \; \lambda \frac{s^2}{\sigma_k^2 \|A\|^2}\right)
+
+    Where the noise of a measurement was estimated, :math:`s^2` is at least the mean square that the denoised image leaves over,
+    up to nine times the estimate: a scan departs from its model by more than its noise.
 
     Source: Zhang et al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, equation 7.
 
@@ -68,11 +74,18 @@ class PlugAndPlay(Solver):
         """Apply the prior to images ``(B, C, H, W)``."""
         return self.prior.on_images(x, sigma, generator)
 
-    def penalties(self, y: Tensor) -> list[Tensor]:
-        r"""Return :math:`\rho_k` of every step, each ``(B, 1, 1, 1)`` in float64, for measurements ``(B, ...)``."""
-        noise, _ = self.problem.data_term(y.double())
-        noise = noise.reshape(-1, *[1] * len(self.operator.image_shape)) / self.operator.norm_squared
-        return [(self.noise_weight / sigma**2 * noise).clamp_min(self.penalty) for sigma in self.sigmas]
+    def noise(self, y: Tensor, v: Tensor | None = None) -> Tensor:
+        r"""Return :math:`s^2` of each measurement ``(B, ...)``, ``(B, 1, 1, 1)`` in float64; v is the denoised image."""
+        noise, precision = self.problem.data_term(y.double())
+        if v is not None and self.problem.noise_is_estimated:
+            left = (self.operator(v) - y).double().square()
+            left = per_image((left if precision is None else precision * left).flatten(1).mean(1), noise)
+            noise = torch.maximum(noise, torch.minimum(left, MOST_LEFT * noise))
+        return noise.reshape(-1, *[1] * len(self.operator.image_shape))
+
+    def penalty_at(self, sigma: float, noise: Tensor) -> Tensor:
+        r"""Return :math:`\rho_k`, ``(B, 1, 1, 1)``, at a level and a noise."""
+        return (self.noise_weight / (sigma**2 * self.operator.norm_squared) * noise).clamp_min(self.penalty)
 
     def data_step(self, v: Tensor, y: Tensor, penalty: Tensor) -> Tensor:
         r"""Return :math:`\arg\min_u \|A u - y\|_P^2 / \|A\|^2 + \rho_k \|u - v\|^2`."""
@@ -94,13 +107,13 @@ class PnPADMM(PlugAndPlay):
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
         v = self.operator.approximate_inverse(y).clamp(0, 1)
-        state = {"v": v, "x": v, "u": torch.zeros_like(v)}
-        weights = self.penalties(y)
-        for sigma, weight, before in self.loop(zip(self.sigmas, weights, weights[:1] + weights, strict=False), state, generator):
-            v, u = state["v"], state["u"] * (before / weight).to(v)
+        state = {"v": v, "u": torch.zeros_like(v), "noise": self.noise(y), "weight": torch.ones_like(self.noise(y))}
+        for sigma in self.loop(self.sigmas, state, generator):
+            weight = self.penalty_at(sigma, state["noise"])
+            v, u = state["v"], state["u"] * (state["weight"] / weight).to(state["u"])
             x = self.data_step(v - u, y, weight)
             v = self.denoise(x + u, sigma, generator)
-            state.update(v=v, x=x, u=(u + x).sub_(v))
+            state.update(v=v, u=(u + x).sub_(v), noise=self.noise(y, v), weight=weight)
         return state["v"]
 
 
@@ -118,6 +131,7 @@ class RED(PlugAndPlay):
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
         state = {"x": self.operator.approximate_inverse(y).clamp(0, 1)}
-        for sigma, weight in self.loop(zip(self.sigmas, self.penalties(y), strict=True), state, generator):
-            state["x"] = self.data_step(self.denoise(state["x"], sigma, generator), y, weight)
+        for sigma in self.loop(self.sigmas, state, generator):
+            v = self.denoise(state["x"], sigma, generator)
+            state["x"] = self.data_step(v, y, self.penalty_at(sigma, self.noise(y, v)))
         return state["x"]

@@ -65,14 +65,15 @@ class PnPSlices(PlugAndPlay):
 
         d = differences(x)
         state = {"v": x, "x": x, "u": torch.zeros_like(x), "d": d, "b": torch.zeros_like(d)}
-        weights = self.penalties(y)
-        for sigma, weight, before in self.loop(zip(self.sigmas, weights, weights[:1] + weights, strict=False), state, generator):
+        state |= {"noise": self.noise(y), "weight": torch.ones_like(self.noise(y))}
+        for sigma in self.loop(self.sigmas, state, generator):
+            weight = self.penalty_at(sigma, state["noise"])
             x, v, u, d, b = (state[key] for key in "xvudb")
-            u, b = u * (before / weight).to(v), b * (before / weight).to(v)
+            u, b = (dual * (state["weight"] / weight).to(v) for dual in (u, b))
             x = conjugate_gradient(partial(system, weight=weight), target(v, u, d, b, weight), x.double(), self.iterations)
             x = x.to(v.dtype)
             moved = differences(x).add_(b)
             d = moved.sign() * (moved.abs() - (self.weight / (2 * weight)).to(v)).clamp_min(0)
             v = self.denoise(x + u, sigma, generator)
-            state.update(v=v, x=x, u=(u + x).sub_(v), d=d, b=moved.sub_(d))
+            state.update(v=v, x=x, u=(u + x).sub_(v), d=d, b=moved.sub_(d), noise=self.noise(y, v), weight=weight)
         return state["v"]

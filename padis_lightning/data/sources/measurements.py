@@ -159,7 +159,7 @@ def load_measured(path: Path, keys: tuple[str, ...] = (), named: Named = Named()
     """
     foreign = read_foreign(path, named)
     if foreign is not None:
-        return foreign
+        return _views(foreign, named, path)
     arrays = load_keys(path, (*KEYS, *keys, "convention", *THEIRS))
     convention = arrays.get("convention")
     if convention is None:
@@ -180,7 +180,18 @@ def load_measured(path: Path, keys: tuple[str, ...] = (), named: Named = Named()
         arrays[key] = arrays[key][None]
     arrays = to_radians(arrays, path)
     arrays = arrays if convention is None else complete(arrays, key, named, path)
-    return _rows(arrays, key, named, path)
+    return _views(_rows(arrays, key, named, path), named, path)
+
+
+def _views(arrays: dict[str, np.ndarray], named: Named, path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays with so many of the views as the user names."""
+    count = np.size(arrays.get("angles", ()))
+    if named.views is None or not count:
+        return arrays
+    kept = named.spread(count, path)
+    along = {k: arrays[k] for k in ("angles", "bin_offset") if np.shape(arrays.get(k)) == (count,)}
+    seen = {k: arrays[k] for k in (*MEASURED, *FIELDS) if np.shape(arrays.get(k))[-2:-1] == (count,)}
+    return {**arrays, **{k: v[kept] for k, v in along.items()}, **{k: v[..., kept, :] for k, v in seen.items()}}
 
 
 def _rows(arrays: dict[str, np.ndarray], key: str, named: Named, path: Path) -> dict[str, np.ndarray]:
