@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from padis_lightning.errors import InputError
-from padis_lightning.noise import GaussianNoise, PoissonNoise
+from padis_lightning.noise import EstimatedNoise, GaussianNoise, PoissonNoise
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import GaussianPrior
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
 from padis_lightning.solvers.dds import DDS
+from padis_lightning.solvers.plug_and_play import PnPADMM
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 from padis_lightning.solvers.tv import TotalVariation
+from padis_lightning.types import Batch
 
 
 @pytest.mark.parametrize(
@@ -137,3 +141,97 @@ def test_noise_that_cannot_be_is_refused():
     ):
         with pytest.raises(InputError, match=sentence):
             make()
+
+
+def scans(noise, views=40, count=2, seed=0):
+    """Sinograms of two discs, half of whose bins see air, with noise of so large a deviation, (n, 1, views, bins)."""
+    angles, bins = torch.arange(views)[:, None] * math.pi / views, torch.arange(120) - 59.5
+    clean = torch.zeros(views, 120)
+    for x, y, radius in ((8.0, -5.0, 24.0), (-12.0, 10.0, 6.0)):
+        away = bins - (x * angles.cos() + y * angles.sin())
+        clean += 2 * (radius**2 - away**2).clamp_min(0).sqrt() / radius
+    drawn = torch.Generator().manual_seed(seed)
+    return clean + noise * torch.randn(count, 1, views, 120, generator=drawn)
+
+
+EVEN = torch.ones(1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01, 0.03, 0.1])
+def test_noise_is_estimated_from_the_finest_scale_of_a_sinogram(noise):
+    found = EstimatedNoise((5,), EVEN).deviation(scans(noise).double())
+    assert found.shape == (2, 1, 1, 1) and (found >= 0).all()
+    torch.testing.assert_close(found.flatten(), torch.full((2,), noise, dtype=torch.float64), rtol=0.15, atol=0.002)
+
+
+def test_noise_of_a_picture_is_estimated_whatever_its_slope():
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 70), indexing="ij")
+    picture = (0.6 * rows + 0.3 * columns)[None, None].expand(1, 3, -1, -1)
+    noisy = picture + 0.05 * torch.randn(1, 3, 90, 70, generator=torch.Generator().manual_seed(1))
+    assert float(EstimatedNoise((2, 2), EVEN).deviation(noisy)) == pytest.approx(0.05, rel=0.1)
+    assert float(EstimatedNoise((2, 2), EVEN).deviation(picture.double())) < 1e-12  # bilinear pictures have no second differences
+
+
+def test_the_estimate_scales_with_the_measurement_and_leaves_out_what_does_not_count():
+    y = scans(0.02).double()
+    weights = torch.ones_like(y)
+    weights[..., 50:60] = 0
+    estimate = EstimatedNoise((5,), weights).deviation
+    torch.testing.assert_close(estimate(7 * y), 7 * estimate(y))
+    spoilt = torch.where(weights > 0, y, 1e6)
+    assert torch.equal(estimate(spoilt), estimate(y))
+
+
+def test_noise_by_photons_is_estimated_as_one_scale():
+    """With weights of the photons the deviation is that of a weight of 1."""
+    photons = 3e4 * torch.exp(-scans(0.0).double())
+    y = scans(0.0).double() + torch.randn(photons.shape, generator=torch.Generator().manual_seed(2)).double() / photons.sqrt()
+    found = EstimatedNoise((5,), photons / 3e4)
+    assert found.deviation(y).flatten().tolist() == pytest.approx([3e4**-0.5] * 2, rel=0.2)
+    square, precision = found.data_term(y)
+    torch.testing.assert_close((square / precision), found.variance(y))
+    assert float(precision[0].mean()) == pytest.approx(1.0)
+
+
+def measured(y, weights=EVEN):
+    return Batch(torch.arange(len(y)), ["a"] * len(y), ["a"] * len(y), None, y, weights)
+
+
+def test_measured_data_has_estimated_noise_and_simulated_data_what_was_named():
+    operator, y = ParallelBeam(16, views=8, bins=40), torch.rand(2, 1, 8, 40)
+    for solver, kind in (
+        (PseudoInverse(operator), EstimatedNoise),
+        (PseudoInverse(operator, noise_std=0.1), GaussianNoise),
+        (PseudoInverse(operator, noise=PoissonNoise()), PoissonNoise),
+    ):
+        assert type(solver.for_batch(measured(y)).problem.noise) is kind
+        assert solver.for_batch(measured(y)._replace(weights=None)) is solver  # as baselines get what was simulated
+
+
+@pytest.mark.parametrize(
+    "noise", [None, GaussianNoise(0.0), GaussianNoise(0.1), PoissonNoise(1e4)], ids=lambda n: str(n and n.describe())
+)
+def test_bins_that_do_not_count_change_no_proximal_step(noise):
+    operator, drawn = ParallelBeam(16, views=8, bins=40), torch.Generator().manual_seed(3)
+    y, v = (torch.rand(1, *shape, generator=drawn) for shape in (operator.measurement_shape, operator.image_shape))
+    weights = torch.ones_like(y)
+    weights[..., 11], weights[..., 2, 20:24] = 0, 0
+    other = torch.where(weights > 0, y, 3 * y + 1)
+    found = [Problem(operator, noise).for_batch(measured(z, weights)).proximal_step(v, z, 5.0, 60) for z in (y, other)]
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-4)
+    plain = [Problem(operator, noise).for_batch(measured(z)).proximal_step(v, z, 5.0, 60) for z in (y, other)]
+    assert float((plain[0] - plain[1]).abs().max()) > 0.05
+
+
+def test_plug_and_play_takes_what_is_left_over_for_noise_up_to_nine_times_the_estimate():
+    operator, y = ParallelBeam(16, views=8, bins=40), scans(0.05, views=8)[..., 40:80]
+    prior = GaussianPrior((1, 16, 16))
+    solver = PnPADMM(prior, operator).for_batch(measured(y))
+    estimate = solver.noise(y)
+    exact, far = operator.pinv(y), torch.zeros(2, 1, 16, 16)
+    assert (solver.noise(y, far) == 9 * estimate).all() and (estimate > 0).all()
+    left = (operator(exact) - y).square().flatten(1).mean(1).double()
+    expected = torch.minimum(torch.maximum(left, estimate.flatten()), 9 * estimate.flatten())
+    torch.testing.assert_close(solver.noise(y, exact).flatten(), expected)
+    named = PnPADMM(prior, operator, noise_std=0.05).for_batch(measured(y))
+    assert named.noise(y, far).flatten().tolist() == pytest.approx([0.05**2] * 2)
