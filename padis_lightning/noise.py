@@ -127,7 +127,7 @@ class EstimatedNoise(Noise):
     .. math:: \mathrm{var}(y_i) = s^2 / w_i, \quad \hat s = \frac{Q_{1/4}(|\Delta \sqrt w y|)}{\|\Delta\| \, \Phi^{-1}(5/8)}
 
     The differences :math:`\Delta` keep the finest scale only, where noise is and objects hardly are; the lower quartile of
-    their lengths Q leaves out what edges add.
+    their lengths Q leaves out what edges add. What is exactly 0 is padding or was clipped, and does not count.
 
     Source: Donoho and Johnstone, Ideal spatial adaptation by wavelet shrinkage, Biometrika 1994, with the median; Hall, Kay and
     Titterington, Asymptotically optimal difference-based estimation of variance, Biometrika 1990.
@@ -151,7 +151,7 @@ class EstimatedNoise(Noise):
     def deviation(self, y: Tensor) -> Tensor:
         """Estimate s of each measurement ``(B, ...)``: ``(B, 1, ...)``, 0 where too few neighbours count."""
         weights = self.weights.to(y).expand_as(y)
-        differences, counted, gain = weights.sqrt() * y, weights > 0, 1.0
+        differences, counted, gain = weights.sqrt() * y, (weights > 0) & (y != 0), 1.0
         for axis, order in enumerate(reversed(self.orders), 1):
             differences = differences.diff(n=order, dim=-axis)
             counted = counted.unfold(-axis, order + 1, 1).all(-1)

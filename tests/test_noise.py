@@ -12,7 +12,7 @@ from padis_lightning.noise import EstimatedNoise, GaussianNoise, PoissonNoise
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import GaussianPrior
-from padis_lightning.problem import Problem
+from padis_lightning.problem import PICTURE, SCAN, Problem
 from padis_lightning.random import Generators
 from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.plug_and_play import PnPADMM
@@ -72,6 +72,15 @@ def test_weights_have_the_mean_one_and_the_harmonic_mean_of_the_variances(rng):
     torch.testing.assert_close(precision.mean((1, 2, 3)), torch.ones(2, dtype=torch.float64))
     variance, precision = GaussianNoise(0.5).data_term(y)
     assert precision is None and variance.flatten().tolist() == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("orders", [SCAN, PICTURE])
+def test_the_noise_of_what_is_measured_is_found_beside_wide_margins_of_zeros(orders, rng):
+    smooth = torch.linspace(0, 3, 120).sin()[:, None] * torch.linspace(1, 2, 120)
+    y = (2 + smooth + 0.05 * torch.randn(2, 1, 120, 120, generator=rng)) * torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1)
+    y[..., :90], y[1, :, 20:50] = 0, 0
+    found = EstimatedNoise(orders, torch.ones(1, 1, 1, 1)).deviation(y.double()).flatten()
+    torch.testing.assert_close(found, torch.tensor([0.05, 0.15], dtype=torch.float64), rtol=0.1, atol=0)
 
 
 class Known(PoissonNoise):
