@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from torch import Tensor
+
 from padis_lightning.errors import one_line
 from padis_lightning.messages.allowed import allowed_names, find_class, refused
 from padis_lightning.registry import subclasses
@@ -113,7 +115,7 @@ def _words(hint: Any) -> Iterator[str]:
         yield PLAIN[name]
     elif inspect.isclass(hint) and hint is not type(None):
         listed = (sub for sub in subclasses(hint) if f"{sub.__module__}.{sub.__qualname__}" in allowed_names())
-        known = sorted({sub.__name__ for sub in listed if not inspect.isabstract(sub)})
+        known = sorted({sub.__name__ for sub in listed if not inspect.isabstract(sub) and Tensor not in hints(sub).values()})
         yield f"one of {', '.join(known)}" if known else "the name of a class"
     else:
         for part in parts[-1:] if name == "Callable" else parts:
