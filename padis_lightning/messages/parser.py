@@ -6,13 +6,15 @@ import inspect
 import re
 import typing
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from jsonargparse import ArgumentError
 from torch import Tensor
 
-from padis_lightning.errors import one_line
+from padis_lightning.errors import InputError, one_line
 from padis_lightning.messages.allowed import allowed_names, find_class, refused
+from padis_lightning.messages.sentences import refusing
 from padis_lightning.registry import subclasses
 
 # ruff: noqa: ANN401 - values and annotations are anything
@@ -25,6 +27,23 @@ PLAIN = {
 }
 PLAIN |= dict.fromkeys(("list", "Sequence", "Iterable"), "a list")
 LINKED = ("prior", "operator", "problem")  # what a model gets from keys of their own
+
+
+@contextmanager
+def parsing(types: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what the parser raises within the block into one sentence.
+
+    Args:
+        types: what each option takes.
+
+    Raises:
+        InputError: in place of the parser's error.
+    """
+    try:
+        with refusing("the command line or a config cannot be read"):
+            yield
+    except ArgumentError as error:
+        raise InputError(sentence(str(error), types)) from error
 
 
 def sentence(message: str, types: Mapping[str, Any]) -> str:
