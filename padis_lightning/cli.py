@@ -9,25 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from padis_lightning.callbacks import EMA, Checkpoints, PriorExport, Results, Samples, Throughput, Tracking
-from padis_lightning.callbacks.resuming import Earlier, deciding, find_checkpoint, run_of
-from padis_lightning.callbacks.setup import leave_requeueing_to_lightning, name_wandb_run, tell, trainer_parts
+from padis_lightning.callbacks.resuming import find_checkpoint, run_of, take_over
+from padis_lightning.callbacks.setup import (
+    SaveConfig,
+    in_folder,
+    leave_requeueing_to_lightning,
+    name_wandb_run,
+    tell,
+    trainer_parts,
+)
 from padis_lightning.commands import main as main
 from padis_lightning.ct import Projector
-from padis_lightning.errors import InputError, RunError
-from padis_lightning.files import sweep_up, write_text
+from padis_lightning.errors import RunError
+from padis_lightning.files import sweep_up
 from padis_lightning.locks import WriteLock
 from padis_lightning.machine import choose_accelerator
-from padis_lightning.messages.allowed import FLAG, VARIABLE, check_classes, importable, only, split_allowed
-from padis_lightning.messages.checks import check_settings
+from padis_lightning.messages.allowed import FLAG, VARIABLE, importable, only, split_allowed
+from padis_lightning.messages.checks import check_config
 from padis_lightning.messages.configs import find_configs, inline, read_config
 from padis_lightning.messages.measurements import take_measurement
-from padis_lightning.messages.parser import sentence
-from padis_lightning.messages.paths import check_output, check_paths
+from padis_lightning.messages.parser import parsing
 from padis_lightning.messages.sentences import refusing
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
@@ -42,14 +47,6 @@ GROUPS = {
     },
     "predict": {"results": Results, "tracking": Tracking},
 }  # fmt: skip
-
-
-class SaveConfig(SaveConfigCallback):
-    """Keep the configuration in the run's folder, where it replays the run."""
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write ``config.yaml`` whole, over that of an earlier run."""
-        write_text(Path(trainer.default_root_dir) / "config.yaml", self.parser.dump(self.config, skip_none=False))
 
 
 class PadisCLI(LightningCLI):
@@ -88,18 +85,11 @@ class PadisCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse what was given, whatever the interpreter was started with, and hold it against what is allowed."""
         types = {a.dest: getattr(a, "_typehint", a.type) for a in self._subcommand_parsers[self.command]._actions}
-        try:
-            with refusing("the command line or a config cannot be read"):
-                self.config = parser.parse_args(args)
-        except ArgumentError as error:
-            raise InputError(sentence(str(error), types)) from error
+        with parsing(types):
+            self.config = parser.parse_args(args)
         config = self.config[self.command]
-        check_settings(config, ("trainer", *GROUPS[self.command]))
-        check_classes(config, self.modules)
         self.output = config.output or str(Path("results") / self.name)
-        check_paths(config, Path(self.output))
-        if not any(word.partition("=")[0] == "--output" for word in args):
-            check_output(self.output)
+        check_config(config, ("trainer", *GROUPS[self.command]), self.modules, args, self.output)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -141,18 +131,8 @@ class PadisCLI(LightningCLI):
         name_wandb_run(config.trainer.logger, self.output)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run the command; a folder that is removed meanwhile is not the input's fault.
-
-        Raises:
-            RunError: what the run wrote when it began is gone.
-        """
-        try:
+        with in_folder(self.output, self.trainer):
             super()._run_subcommand(subcommand)
-        except (OSError, InputError) as error:
-            begun = any(isinstance(callback, SaveConfig) and callback.already_saved for callback in self.trainer.callbacks)
-            if begun and not (Path(self.output) / "config.yaml").exists():
-                raise RunError(f"{self.output} was removed while the run went on; wanted a folder that stays") from error
-            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
         """Build a trainer that logs to files in the run's folder and shows one kind of progress bar."""
@@ -170,25 +150,15 @@ class PadisCLI(LightningCLI):
             sweep_up(Path(self.output))
         checkpoints = self._get(self.config_init, "checkpoint")
         checkpoints.dirpath = checkpoints.dirpath or str((Path(self.output) / "checkpoints").absolute())
-        settings, where = self.config_init["fit"], (Path(self.output), Path(checkpoints.dirpath))
-        checkpoints.run = self._hold_against_earlier(*where, settings["ckpt_path"], settings["overwrite"])
-        model = self.model.patch_model()
+        settings, where, ours = self.config_init["fit"], (Path(self.output), Path(checkpoints.dirpath)), self._settings()
+        if not str(settings["ckpt_path"]).endswith(".ckpt"):
+            take_over(*where, ours, read_config, overwrite=settings["overwrite"], forgets=self.trainer.is_global_zero)
+        checkpoints.run, model = run_of(ours), self.model.patch_model()
         found = find_checkpoint(settings["ckpt_path"], *where, self.trainer.max_steps, model, checkpoints.run)
         settings["ckpt_path"], self._finished = found
         leave_requeueing_to_lightning()
         if not self._finished:
             tell(f"training in {self.trainer.precision} precision; --trainer.precision sets another")
-
-    def _hold_against_earlier(self, folder: Path, kept: Path, asked: str | None, overwrite: bool) -> str:
-        """Refuse or forget the folder's run of other settings, unless a checkpoint is named; return the digest of this one."""
-        path, ours = folder / "config.yaml", deciding(self._settings())
-        if not str(asked).endswith(".ckpt"):
-            earlier = Earlier(folder, kept, read_config(path) if path.is_file() else {})
-            if not overwrite:
-                earlier.refuse_other(ours)
-            elif self.trainer.is_global_zero:
-                earlier.forget_other(ours)
-        return run_of(ours)
 
     def _settings(self) -> dict[str, Any]:
         """Return the configuration as ``config.yaml`` has it."""
@@ -209,10 +179,7 @@ class PadisCLI(LightningCLI):
         folder, data = Path(self.output), self.datamodule
         results.check(folder, self.model, data)
         if self.trainer.is_global_zero:
-            lock = self._held.enter_context(WriteLock(folder, data.shard if data.shards > 1 else None))
-            results.check(folder, self.model, data)  # again: another process may have written until now
-            results.forget_other(data, lock.require_alone)
-            lock.admit()
+            results.claim(folder, self.model, data, self._held)
         for projector in filter(lambda module: isinstance(module, Projector), self.model.operator.modules()):
             tell(f"projections by {projector.describe()}")
 

@@ -66,11 +66,8 @@ class Problem(nn.Module):
         noise = EstimatedNoise(SCAN if self.operator.geometry else PICTURE, measured)
         for found, one in zip(noise.deviation(y.double()).flatten().tolist(), y, strict=True):
             share = 100 * found / max(float(one.double().square().mean().sqrt()), torch.finfo(y.dtype).tiny)
-            log.warning(
-                "padis_lightning: noise of %.3g estimated, %.2g %% of the measurement; --model.noise_std names another",
-                found,
-                share,
-            )
+            said = "padis_lightning: noise of %.3g estimated, %.2g %% of the measurement; --model.noise_std names another"
+            log.warning(said, found, share)
         return self._replaced(self.operator, noise)
 
     def _replaced(self, operator: LinearOperator, noise: Noise) -> Problem:

@@ -177,7 +177,7 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
     ),
     "a seed": (lambda: [*P, "--seed_everything", "-1"], "seed_everything is -1; wanted 0 to 4294967295"),
     # data
-    "no file": (lambda: [*F, "--data.path", "nope.npz"], f"there is no file 'nope.npz'; wanted {ANY}"),
+    "no file": (lambda: [*F, "--data.path", "nope.npz"], f"there is no file or folder 'nope.npz'; wanted DICOM, HDF5, {ANY}"),
     "no images": (lambda: [*F, *data(x=np.zeros(3))], "d.npz has the arrays x; wanted 'images' or 'y' or 'counts'"),
     "NaN": (lambda: [*F, *data(images=np.full((3, 16, 16), np.nan))], "d.npz has NaN in images[0]; wanted finite numbers"),
     "axes": (
@@ -196,7 +196,7 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
     # priors and checkpoints
     "no prior": (
         lambda: [*SMALL, "--prior.checkpoint", "nope"],
-        "there is no prior 'nope'; wanted a file or a bundled prior (ct_phantoms, leaves)",
+        "there is no prior 'nope'; wanted a file or a bundled prior (ct_phantoms, leaves, objects)",
     ),
     "a prior of another size": (
         lambda: [*P, *prior()],

@@ -301,11 +301,12 @@ CASES = [  # a sentence, what makes the input in an empty folder, options
     ("p.h5 has images of int32; wanted a contiguous block of uint8, uint16 or float32",
      lambda f: prepared(f / "p.h5", np.zeros((1, 4, 4), np.int32), ["test"], ["a"])),
     ("y.h5 has counts without flat; wanted the counts of a scan without an object", lambda f: counted(f, flat=None)),
-    ("y.h5 has 40 bins of 40 with flat not above 0; wanted photons in every one", lambda f: counted(f, flat=np.zeros(40))),
-    ("y.h5 has 3 bins of 40 with flat not above dark; wanted photons in every one",
-     lambda f: counted(f, flat=np.where(np.arange(40) < 3, 10.0, 5000), dark=10.0)),
-    ("y.h5 has 6 bins of 240 with counts not above dark; wanted photons in every one",
-     lambda f: counted(f, counts=np.where(np.arange(40) == 7, 9.0, 1000), dark=10.0)),
+    ("y.h5 has flat not above 0 in any of 240 bins; wanted photons", lambda f: counted(f, flat=np.zeros(40))),
+    ("y.h5 has flat not above dark in any of 240 bins; wanted photons", lambda f: counted(f, flat=10.0, dark=10.0)),
+    ("y.h5 has counts not above dark in 126 of 240 bins with a beam; wanted photons in most",
+     lambda f: counted(f, counts=np.where(np.arange(40) < 21, 10.0, 1000), dark=10.0)),
+    ("y.h5 has counts not above 0 in 120 of 222 bins with a beam; wanted photons in most",
+     lambda f: counted(f, counts=np.where(np.arange(40) < 23, 0, 1000), flat=np.where(np.arange(40) < 3, 0.0, 5000))),
     (r"y.h5 has flat of shape \(3,\); wanted one value, or \(40\), \(3, 40\)", lambda f: counted(f, flat=np.full(3, 5000.0))),
     ("y.h5 has both y and counts; wanted one of them", lambda f: counted(f, y=np.ones((2, 3, 40)))),
     (r"observation_x.h5 has data of shape \(2, 60, 513\); wanted \(n, 1000, 513\), LoDoPaB's observations",
@@ -367,3 +368,22 @@ def test_what_is_whole_is_read(tmp_path):
     data = ImageData(str(counted(tmp_path / "counted", counts=6000.0)))  # brighter than without an object: noise
     data.setup("predict")
     np.testing.assert_allclose(data._parts["predict"][0].measurement, -np.log(1.2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("blind", [1, 18])
+def test_bins_that_saw_nothing_are_one_count_and_bins_without_a_beam_do_not_count(blind, tmp_path, monkeypatch):
+    """Up to half of those with a beam may see nothing, as through metal."""
+    said, places = [], np.arange(40)
+    monkeypatch.setattr("padis_lightning.data.sources.measurements.note", said.append)
+    counts, flat = np.where(places < blind, 9.0, 1010), np.where(places >= 37, 10.0, 5010)
+    data = ImageData(str(counted(tmp_path, counts=counts, flat=flat, dark=10.0)))
+    data.setup("predict")
+    item, kinds = data._parts["predict"][1], [places < blind, (places >= blind) & (places < 37), places >= 37]
+    y, weights = item.measurement[0].numpy(), item.weights[0].numpy()
+    np.testing.assert_allclose(y, np.broadcast_to(np.select(kinds, [np.log(5000), np.log(5), np.log(5)]), y.shape), rtol=1e-5)
+    expected = np.select(kinds, [1.0, 1000.0, 0.0])
+    np.testing.assert_allclose(weights, np.broadcast_to(expected / expected.mean(), y.shape), rtol=1e-5)
+    assert [line.split(": ")[1] for line in said if " bins " in line and "scan" not in line] == [
+        f"{6 * blind} of 240 bins have no count above the dark field and are taken as 1 count",
+        "18 of 240 bins see no beam and do not count",
+    ]

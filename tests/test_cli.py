@@ -324,7 +324,7 @@ def run_alone(code):
 def test_the_help_of_commands_waits_for_no_library():
     calls = "".join(
         f"\nwith suppress(SystemExit): main([*{words!r}.split(), '--help'])"
-        for words in ("", "report", "gather", "prepare", "doctor", "sweep", "import")
+        for words in ("", "report", "gather", "prepare", "doctor", "sweep", "import", "convert")
     )
     heavy = "[m for m in ('torch', 'numpy', 'lightning', 'jsonargparse') if m in sys.modules]"
     done = run_alone(
@@ -332,7 +332,7 @@ def test_the_help_of_commands_waits_for_no_library():
     )
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
     assert all(re.search(rf"^  {name} +\w+ .*\w$", done.stdout, re.M) for name in COMMANDS)
-    assert {"fit", "predict", "doctor", "gather", "import", "prepare", "report", "sweep"} == set(COMMANDS)
+    assert {"fit", "predict", "convert", "doctor", "gather", "import", "prepare", "report", "sweep"} == set(COMMANDS)
     assert all(importlib.util.find_spec(place.partition(":")[0]) for place, _ in COMMANDS.values())
 
 

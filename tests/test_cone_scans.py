@@ -186,7 +186,7 @@ VALUES = [  # those that are seen when the projections are read
     ({"y": None, "counts": np.ones(SHAPE), "flat": np.ones(25)},
      "s.npz has flat of shape (25,); wanted one value, or (26), (8, 26), (24, 8, 26)"),
     ({"y": None, "counts": np.zeros(SHAPE), "flat": 5},
-     "s.npz has 4992 bins of 4992 with counts not above 0; wanted photons in every one"),
+     "s.npz has counts not above 0 in 4992 of 4992 bins with a beam; wanted photons in most"),
 ]  # fmt: skip
 
 

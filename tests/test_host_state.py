@@ -105,6 +105,7 @@ def solved_on_the_host(make, kind, depth):
 def unseen(monkeypatch):
     """No number is looked at: tensors have none."""
     monkeypatch.setattr("padis_lightning.solvers.loop._Watch.look", lambda self: None)
+    monkeypatch.setattr("padis_lightning.solvers.tv.TotalVariation._say_unsettled", lambda *numbers: None)
     monkeypatch.setattr(Generators, "integers", lambda self, high: [0] * len(self))
     monkeypatch.setattr(Generators, "split", lambda self, count: Generators(g for g in self.generators for _ in range(count)))
     monkeypatch.setattr("padis_lightning.operators.slices.SLICES_AT_ONCE", 2)

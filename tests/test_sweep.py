@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from itertools import product
 from pathlib import Path
@@ -26,6 +25,7 @@ from padis_lightning.commands.sweep.rows import NAME_LENGTH
 from padis_lightning.errors import InputError
 from padis_lightning.messages.configs import CONFIGS
 from padis_lightning.signals import Stopped
+from tests.chaos.runner import wait_for
 
 SHIPPED = sorted(path.name for path in (CONFIGS / "sweep").glob("*.yaml"))
 BASE = {"command": "predict", "config": "ct20.yaml"}
@@ -450,12 +450,11 @@ def test_a_signal_reaches_the_row_once_and_no_other_row_starts(tmp_path, monkeyp
     log = out / "steps=10" / "log.txt"
 
     def send():
-        while not log.is_file() or "ready" not in log.read_text():
-            time.sleep(0.01)
+        wait_for(lambda: log.is_file() and "ready" in log.read_text())
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    threading.Thread(target=send).start()
+    threading.Thread(target=send, daemon=True).start()
     with pytest.raises(Stopped, match="stopped by SIGTERM; the same command runs the rows that have not ended"):
         run_sweep(sweep, out)
     assert signal.getsignal(signal.SIGTERM) is before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from padis_lightning.callbacks.progress import show
 from padis_lightning.ct.picture import draw_scan
 from padis_lightning.errors import require_at_least
 from padis_lightning.files import sweep_up
+from padis_lightning.locks import WriteLock
 from padis_lightning.problem import Problem
 from padis_lightning.results.formats import Format, check_formats, write_volumes
 from padis_lightning.results.pictures import ImageResult, evenly_spread, save_picture
@@ -81,6 +83,17 @@ class Results(Callback):
         """Forget results of other settings where they may be overwritten and ``require_alone`` does not raise."""
         if self.overwrite:
             self._records.forget_other(self._settings, data.item_labels, require_alone)
+
+    def claim(self, folder: Path, solver: Solver, data: LightningDataModule, held: ExitStack) -> None:
+        """Lock the folder for as long as ``held`` lasts, and forget the results in it that may be overwritten.
+
+        Raises:
+            InputError: another process writes there, or has written other results until now.
+        """
+        lock = held.enter_context(WriteLock(folder, data.shard if data.shards > 1 else None))
+        self.check(folder, solver, data)
+        self.forget_other(data, lock.require_alone)
+        lock.admit()
 
     def setup(self, trainer: Trainer, pl_module: Solver, stage: str) -> None:
         """Find what of the run is done already, and say what the folder is of."""

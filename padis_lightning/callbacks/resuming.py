@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,33 @@ def deciding(config: dict[str, Any]) -> dict[str, str]:
     return {key: value for key, value in dotted(config).items() if key and not re.fullmatch(CHANGEABLE, key)}
 
 
-def run_of(settings: dict[str, str]) -> str:
-    """Return a digest of the settings, by which checkpoints say of which run they are."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+def run_of(config: dict[str, Any]) -> str:
+    """Return a digest of the settings that decide, by which checkpoints say of which run they are."""
+    return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()
+
+
+def take_over(
+    folder: Path, kept: Path, settings: dict[str, Any], read: Callable[[Path], dict[str, Any]], *, overwrite: bool, forgets: bool
+) -> None:
+    """Refuse the folder's run of other settings, or forget it.
+
+    Args:
+        folder: the run's.
+        kept: the folder of its checkpoints.
+        settings: those of this run.
+        read: what reads the ``config.yaml`` of the earlier one.
+        overwrite: whether a run of other settings may be forgotten.
+        forgets: whether this process is the one that does it.
+
+    Raises:
+        InputError: with the first difference.
+    """
+    path, ours = folder / "config.yaml", deciding(settings)
+    earlier = Earlier(folder, kept, read(path) if path.is_file() else {})
+    if not overwrite:
+        earlier.refuse_other(ours)
+    elif forgets:
+        earlier.forget_other(ours)
 
 
 def check_resumable(path: str, model: PatchModel) -> None:

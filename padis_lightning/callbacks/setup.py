@@ -1,12 +1,17 @@
-"""What a trainer gets that the command line does not name, and lines above its progress bar."""
+"""What a trainer gets that the command line does not name, what it keeps of that, and lines above its progress bar."""
 
 from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
@@ -16,7 +21,33 @@ from padis_lightning.callbacks.checkpoint_io import WholeCheckpoints
 from padis_lightning.callbacks.csv_log import Log
 from padis_lightning.callbacks.progress import Progress
 from padis_lightning.callbacks.tracking import complete_wandb_options
+from padis_lightning.errors import InputError, RunError
+from padis_lightning.files import write_text
 from padis_lightning.machine import fast_precision
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keep the configuration in the run's folder, where it replays the run."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write ``config.yaml`` whole, over that of an earlier run."""
+        write_text(Path(trainer.default_root_dir) / "config.yaml", self.parser.dump(self.config, skip_none=False))
+
+
+@contextmanager
+def in_folder(output: str, trainer: Trainer) -> Iterator[None]:
+    """Run what is in the block; a folder that is removed meanwhile is not the input's fault.
+
+    Raises:
+        RunError: what the run wrote when it began is gone.
+    """
+    try:
+        yield
+    except (OSError, InputError) as error:
+        begun = any(isinstance(callback, SaveConfig) and callback.already_saved for callback in trainer.callbacks)
+        if begun and not (Path(output) / "config.yaml").exists():
+            raise RunError(f"{output} was removed while the run went on; wanted a folder that stays") from error
+        raise
 
 
 def trainer_parts(wanted: dict[str, Any], output: str, fits: bool, volumetric: bool) -> dict[str, Any]:

@@ -69,9 +69,10 @@ def load_keys(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     else:
         with reading(path, ARRAYS):
             names = ["images"] if path.suffix == ".npy" else array_names(path)
-            held = {key: images_name(names) if key == "images" else key for key in keys}
+            images = "images" if path.suffix == ".npy" else images_name(path)
+            held = {key: images if key == "images" else key for key in keys}
             arrays = {key: load_array(path, name) for key, name in held.items() if name in names}
-            names = ["images" if name == images_name(names) else name for name in names]
+            names = ["images" if name == images else name for name in names]
     if not {*CONTENTS, "convention"} & {*names}:
         raise InputError(f"{path} has the arrays {', '.join(sorted(names)) or '(none)'}; wanted 'images' or 'y' or 'counts'")
     return arrays
@@ -100,9 +101,15 @@ def names_of(path: Path) -> list[str]:
         return array_names(path)
 
 
-def images_name(names: Sequence[str]) -> str:
-    """Return the array of a ``.npz`` that holds its images: ``images``, or the only one, whatever its name."""
-    return names[0] if len(names) == 1 and names[0] not in CONTENTS else "images"
+def images_name(path: Path) -> str:
+    """Return the array of a ``.npz`` that holds its images: ``images``, or its only one, of two axes or more."""
+    with reading(path, ARRAYS):
+        first, *others = array_names(path) or CONTENTS
+        if others or first in CONTENTS:
+            return "images"
+        stream, length = open_array(path, first)
+        with stream:
+            return first if len(read_header(stream, length)[0]) > 1 else "images"
 
 
 def shapes_of(path: Path, keys: Sequence[str]) -> dict[str, tuple[int, ...]]:

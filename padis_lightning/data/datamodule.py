@@ -168,7 +168,7 @@ class ImageData(SharedItems, LightningDataModule):
         """Return what is trained and what is validated on."""
         if self.path is None:
             if self.builtin not in GENERATORS:
-                raise InputError(f"builtin is {self.builtin!r}; wanted {' or '.join(GENERATORS)} to train on")
+                raise InputError(f"builtin is {self.builtin!r}; wanted one of {', '.join(GENERATORS)} to train on")
             held = self._generate(max(1, round(self.generated * self.validation)), VALIDATE)
             return self._generate(self.generated, TRAIN), held
         self.whole = self._open()

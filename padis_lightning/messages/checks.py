@@ -5,13 +5,35 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from padis_lightning.errors import InputError
-from padis_lightning.messages.allowed import entries_of, find_class
+from padis_lightning.messages.allowed import check_classes, entries_of, find_class
 from padis_lightning.messages.parser import LINKED, hints, words
+from padis_lightning.messages.paths import check_output, check_paths
 
 # ruff: noqa: ANN401 - configs hold anything
+
+
+def check_config(config: Any, groups: Sequence[str], modules: Sequence[str], args: Sequence[str], output: str) -> None:
+    """Refuse a parsed config that nothing can use, or that names or writes what it may not.
+
+    Args:
+        config: the parser's namespace of a command.
+        groups: keys that hold keys.
+        modules: modules of the user's that a config may name.
+        args: the command line; only it may name any folder for the output.
+        output: the folder of the run.
+
+    Raises:
+        InputError: with the key and the value.
+    """
+    check_settings(config, groups)
+    check_classes(config, modules)
+    check_paths(config, Path(output))
+    if not any(word.partition("=")[0] == "--output" for word in args):
+        check_output(output)
 
 
 def check_settings(settings: Any, groups: Sequence[str]) -> None:

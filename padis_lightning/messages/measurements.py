@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from padis_lightning.data.sources.pictures import holds_pictures
+from padis_lightning.errors import InputError
 from padis_lightning.messages.allowed import find_class
 from padis_lightning.messages.scans import take_scan
 from padis_lightning.operators.pixels import PixelOperator
@@ -18,11 +19,18 @@ def take_measurement(config: Namespace) -> str | None:
     """Fit a parsed config to measured data; return a line that says so, None for other data.
 
     Arrays ``y`` are pictures where the config's operator measures pixels, and nothing in the file is of a scan.
+
+    Raises:
+        InputError: nothing says what is measured.
     """
     data, operator = config.data.init_args, config.operator  # data that is drawn has no path
     cls = find_class(operator.class_path) if operator else None
     if cls is None or not issubclass(cls, PixelOperator) or not data.get("path"):
-        return take_scan(config)
+        said = take_scan(config)
+        if "path" in data and not config.operator:
+            seen = f"{data.path} holds no scan" if data.path else "there is no data"
+            raise InputError(f"{seen} and the config names no operator; wanted --data.path of a measured scan, or --operator")
+        return said
     path = Path(data.path)
     if not data.measured and not holds_pictures(path):
         return take_scan(config)

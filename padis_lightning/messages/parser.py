@@ -6,11 +6,15 @@ import inspect
 import re
 import typing
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from padis_lightning.errors import one_line
+from jsonargparse import ArgumentError
+from torch import Tensor
+
+from padis_lightning.errors import InputError, one_line
 from padis_lightning.messages.allowed import allowed_names, find_class, refused
+from padis_lightning.messages.sentences import refusing
 from padis_lightning.registry import subclasses
 
 # ruff: noqa: ANN401 - values and annotations are anything
@@ -23,6 +27,23 @@ PLAIN = {
 }
 PLAIN |= dict.fromkeys(("list", "Sequence", "Iterable"), "a list")
 LINKED = ("prior", "operator", "problem")  # what a model gets from keys of their own
+
+
+@contextmanager
+def parsing(types: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what the parser raises within the block into one sentence.
+
+    Args:
+        types: what each option takes.
+
+    Raises:
+        InputError: in place of the parser's error.
+    """
+    try:
+        with refusing("the command line or a config cannot be read"):
+            yield
+    except ArgumentError as error:
+        raise InputError(sentence(str(error), types)) from error
 
 
 def sentence(message: str, types: Mapping[str, Any]) -> str:
@@ -113,7 +134,7 @@ def _words(hint: Any) -> Iterator[str]:
         yield PLAIN[name]
     elif inspect.isclass(hint) and hint is not type(None):
         listed = (sub for sub in subclasses(hint) if f"{sub.__module__}.{sub.__qualname__}" in allowed_names())
-        known = sorted({sub.__name__ for sub in listed if not inspect.isabstract(sub)})
+        known = sorted({sub.__name__ for sub in listed if not inspect.isabstract(sub) and Tensor not in hints(sub).values()})
         yield f"one of {', '.join(known)}" if known else "the name of a class"
     else:
         for part in parts[-1:] if name == "Callable" else parts:

@@ -9,12 +9,15 @@ assert again.wait() == 0, again.stderr
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from pathlib import Path
 def _run(args: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
     """Run a command as a child does, in a session of its own."""
     os.setsid()
+    threading.Thread(target=_end_with, args=[multiprocessing.parent_process().sentinel], daemon=True).start()
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.chdir(cwd)
@@ -32,6 +36,12 @@ def _run(args: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> 
 
     torch.set_num_threads(1)
     main(args)
+
+
+def _end_with(parent: int) -> None:
+    """Kill this session when the test run is gone, even one that was killed."""
+    wait([parent])
+    os.killpg(0, signal.SIGKILL)
 
 
 class Child:
@@ -68,6 +78,11 @@ class Child:
         except ProcessLookupError:
             self._process.kill()  # it has ended, or has no session yet
         self._process.join()
+
+    def end(self) -> None:
+        """Kill it if it still runs."""
+        if self.alive:
+            self.kill()
 
     @property
     def alive(self) -> bool:
@@ -110,7 +125,9 @@ class Forker:
         given = [str(arg) for arg in args], str(cwd), dict(env or {}), str(out), str(err)
         process = self._context.Process(target=_run, args=given)
         process.start()
-        return Child(process, out, err)
+        child = Child(process, out, err)
+        atexit.register(child.end)  # else the test run would wait for what a test has left running
+        return child
 
 
 def wait_for(condition, timeout: float = 120, pause: float = 0.005) -> None:

@@ -17,7 +17,7 @@ from padis_lightning.data.names import unique
 from padis_lightning.data.ranges import Scale, decide, file_scale
 from padis_lightning.data.sources.series import SERIES_BYTES, Reader, Series
 from padis_lightning.errors import InputError
-from padis_lightning.inputs import array_names, load_array, open_array, read_header, reading, require_size
+from padis_lightning.inputs import load_array, open_array, read_header, reading, require_size
 
 
 class StoredImages:
@@ -30,12 +30,12 @@ class StoredImages:
     def __init__(self, path: Path) -> None:
         self.path, self._process, self._opened = path, 0, None
         with reading(path, ARRAYS):
-            self.name = "" if path.suffix == ".npy" else images_name(array_names(path))
+            self.name = "" if path.suffix == ".npy" else images_name(path)
             stream, length = open_array(path, self.name)
             self.shape, self.by_columns, self.dtype = read_header(stream, length)
             self.offset = stream.tell()
             stream.close()
-        if len(self.shape) == 2 and not self.by_columns:  # one image
+        if len(self.shape) == 2:  # one image
             self.shape = (1, *self.shape)
         require_size(path, math.prod(self.shape[1:]) * self.dtype.itemsize, path.stat().st_size)
 
@@ -51,7 +51,7 @@ class StoredImages:
         if self._process != os.getpid():  # processes must not share a place in a file
             self._process, self._opened = os.getpid(), self._open()
         if self.by_columns:
-            return self._opened[k]
+            return self._opened.reshape(self.shape)[k]
         count = math.prod(self.shape[1:])
         self._opened.seek(self.offset + k * count * self.dtype.itemsize)
         return np.frombuffer(self._opened.read(count * self.dtype.itemsize), self.dtype, count).reshape(self.shape[1:])
@@ -68,7 +68,7 @@ def open_arrays(path: str | Path, data_range: Sequence[float] | None = None) -> 
     """
     path = Path(path)
     described = {} if path.suffix == ".npy" else load_keys(path, ("patient", "range", "hu_window"))
-    if path.suffix != ".npy" and images_name(names_of(path)) not in names_of(path):
+    if path.suffix != ".npy" and images_name(path) not in names_of(path):
         raise InputError(f"{path} has no array 'images'; wanted images")
     images = StoredImages(path)
     require_images("images", images.shape, images.dtype, path)

@@ -219,19 +219,28 @@ def line_integrals(arrays: dict[str, np.ndarray], path: Path, axes: int = 3) -> 
     Projections of volumes have four axes, ``(n, views, rows, bins)``.
 
     Raises:
-        InputError: they are not finite numbers, the fields do not fit, or there is no flat field.
+        InputError: they are not finite numbers, the fields do not fit, there is no flat field, or most bins saw nothing.
     """
     if "y" in arrays:
         return LineIntegrals(numbers(arrays, "y", (None,) * axes, path), np.ones((1,) * axes))
     counts = numbers(arrays, "counts", (None,) * axes, path)
     if "flat" not in arrays:
         raise InputError(f"{path} has counts without flat; wanted the counts of a scan without an object beside them")
-    found = from_counts(counts, *(_field(arrays, key, counts.shape, path) for key in ("flat", "dark")))
-    if not found.weights.any():
-        raise InputError(f"{path} has flat not above {'dark' if 'dark' in arrays else '0'} in every bin; wanted photons")
+    flat, dark = (_field(arrays, key, counts.shape, path) for key in ("flat", "dark"))
+    _require_light(counts, np.broadcast_to(flat > dark, counts.shape), dark, "dark" if "dark" in arrays else "0", path)
+    found = from_counts(counts, flat, dark)
     for line in found.notes:
         note(f"{path}: {line}")
     return found
+
+
+def _require_light(counts: np.ndarray, lit: np.ndarray, dark: np.ndarray, least: str, path: Path) -> None:
+    """Refuse counts that can be of no scan: no bin has a beam, or most of those that have one saw nothing through the object."""
+    count, blind = int(lit.sum()), int((lit & (counts <= dark)).sum())
+    if not count:
+        raise InputError(f"{path} has flat not above {least} in any of {lit.size} bins; wanted photons")
+    if 2 * blind > count:
+        raise InputError(f"{path} has counts not above {least} in {blind} of {count} bins with a beam; wanted photons in most")
 
 
 def corrected_integrals(arrays: dict[str, np.ndarray], path: Path, named: Named) -> LineIntegrals:
