@@ -76,4 +76,4 @@ class PnPSlices(PlugAndPlay):
             d = moved.sign() * (moved.abs() - (self.weight / (2 * weight)).to(v)).clamp_min(0)
             v = self.denoise(x + u, sigma, generator)
             state.update(v=v, x=x, u=(u + x).sub_(v), d=d, b=moved.sub_(d), noise=self.noise(y, v), weight=weight)
-        return state["v"]
+        return state["x"]
