@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.samples import draw
 from padis_lightning.cli import main
-from padis_lightning.data.generators import PhantomSource
+from padis_lightning.data.generators import ObjectSource, PhantomSource
 from padis_lightning.messages.configs import CONFIGS
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.priors import FixedTiling, PatchPrior, RandomTiling
@@ -77,3 +78,22 @@ def test_together_equals_alone_in_single_precision():
         together = solver.solve(y, Generators.keyed(0, range(3)))
         alone = torch.cat([solver.solve(y[k : k + 1], Generators.keyed(0, [k])) for k in range(3)])
     assert (together - alone).abs().max() < 1e-5
+
+
+def test_a_noisy_scan_of_an_object_is_solved_by_one_command(tmp_path):
+    """Nothing but the scan is given: its axis, its range and its noise are found, and the prior is above total variation."""
+    size, noise = 96, 0.01
+    operator = ParallelBeam(size, views=30, bins=150, pixel_spacing=1.0)
+    truth = ObjectSource(9, size, 12).image(8)[None]
+    y = operator(truth)
+    y = y + noise * y.square().mean().sqrt() * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    about = {"angles": operator.geometry.angles, "size": size, "pixel_spacing": 1.0, "bin_spacing": 1.0}
+    shifted = torch.roll(y, 7, -1)[:, 0].numpy()
+    np.savez(tmp_path / "scan.npz", y=0.02 * shifted, **about)
+    np.savez(tmp_path / "truth.npz", images=0.02 * truth[0].numpy(), range=[0, 0.02])
+    args = ["predict", "--config", "scan.yaml", "--data.path", str(tmp_path / "scan.npz"), "--output", str(tmp_path / "out")]
+    main([*args, "--data.reference", str(tmp_path / "truth.npz"), "--trainer.enable_progress_bar", "false"])
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["gain"]["tv"]["psnr"] > 0.5 and summary["gain"]["fbp"]["psnr"] > 5 and summary["psnr"] > 26
+    found = json.loads((tmp_path / "out/geometry.json").read_text())
+    assert found["bin_offset"] == pytest.approx(-7, abs=0.5)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from padis_lightning.canvas import axis_names
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.draws import Draws
 from padis_lightning.errors import InputError
 from padis_lightning.solvers.ancestral import Ancestral
 from padis_lightning.solvers.base import Solver
+
+log = logging.getLogger(__name__)
 
 
 def check_run(solver: Solver, data: ImageData | Draws, inference_mode: bool) -> None:
@@ -35,6 +39,11 @@ def check_run(solver: Solver, data: ImageData | Draws, inference_mode: bool) -> 
             raise InputError(f"the reference of {name} is {seen} ({axis_names(seen)}); wanted {wanted}, that of the estimate")
     trained = prior.normalisation if prior is not None else None
     windows = data.normalisation.window, trained.window if trained else None
+    if windows[0] is None and windows[1] is not None and solver.operator.geometry and not data.whole.has_images:
+        log.warning(
+            "padis_lightning: the prior was trained on %s HU and %s does not say that it is of patients; scan.yaml has a prior "
+            "of objects of any kind", windows[1], data.whole.description
+        )  # fmt: skip
     if None not in windows and windows[0] != windows[1]:
         raise InputError(f"the data's window is {windows[0]} HU; wanted {windows[1]} HU, what the prior was trained on")
 
