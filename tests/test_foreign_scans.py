@@ -13,6 +13,7 @@ import scipy.io
 import tifffile
 import torch
 import yaml
+from jsonargparse import Namespace
 
 from padis_lightning.commands import main
 from padis_lightning.commands.convert import run as convert
@@ -23,6 +24,7 @@ from padis_lightning.data.sources.axes import describe_scan
 from padis_lightning.data.sources.open import open_source, read_geometry
 from padis_lightning.errors import InputError
 from padis_lightning.messages.configs import CONFIGS
+from padis_lightning.messages.scans import take_scan
 from padis_lightning.operators.ct import Scan
 from tests.making import write
 
@@ -258,6 +260,15 @@ def test_the_range_is_found_in_units_of_the_object(tmp_path, views, noise):
         open_source(path).normalisation.upper == high
         and describe_scan(write(tmp_path / "b.npz", y=measured, range=[0, 1], **keys)).range is None
     )
+
+
+@pytest.mark.parametrize("named", [None, "auto", [0.0, 0.3]])
+def test_a_range_that_is_named_is_not_looked_for(tmp_path, caplog, named):
+    path, _, _ = exchange(tmp_path)
+    config = Namespace(data=Namespace(init_args=Namespace(path=str(path), range=named)), operator=None)
+    take_scan(config)
+    looked = named in (None, "auto")
+    assert ("1 stands for" in caplog.text) == looked and (config.data.init_args.range != named) == looked
 
 
 def test_one_image_and_the_only_array_are_read(tmp_path):

@@ -160,7 +160,7 @@ def calibrate(path: Path, y: np.ndarray, geometry: Geometry) -> Pair | None:
     highest = float(f"{np.percentile(inside, HIGHEST):.2g}")
     if not highest > 0:
         return None
-    note(f"{path} names no range: 1 stands for {highest:g}, as a quick reconstruction has it; {NAME_IT} names another")
+    note(f"{path}: 1 stands for {highest:g}, as a quick reconstruction has it; {NAME_IT} names another")
     return 0.0, highest
 
 

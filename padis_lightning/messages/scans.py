@@ -18,10 +18,11 @@ def take_scan(config: Namespace) -> str | None:
     named = Named(*(data.get(key) for key in Named._fields))
     if not data.get("path"):
         return None
-    geometry, axis, found = describe_scan(data.path, named, data.get("axis"), data.get("range") == "auto")
+    calibrated = {"auto": True, "None": None}.get(str(data.get("range")), False)
+    geometry, axis, found = describe_scan(data.path, named, data.get("axis"), calibrated)
     if geometry is None:
         return None
-    if data.get("range") in (None, "auto"):
+    if calibrated is not False:
         data.range = found
     given = config.operator.init_args.as_dict() if config.operator else {}
     config.operator = _namespace(type(config), scan_settings(geometry, given, bool(data.get("volumes"))))

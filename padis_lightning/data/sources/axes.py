@@ -39,7 +39,7 @@ def describe_scan(
     path: str | Path,
     named: Named = Named(),  # noqa: B008
     axis: AxisChoice | None = None,
-    calibrated: bool = False,
+    calibrated: bool | None = None,
 ) -> DescribedScan:
     """Read the scan of measured data as :func:`read_geometry` does, find its axis, and calibrate its values.
 
@@ -48,7 +48,7 @@ def describe_scan(
         named: what the user says of the scan.
         axis: its bin counted from 0, the ``middle`` of the detector, ``auto`` to find it; None to take what the file says, and
             to find it where a scan of slices does not say.
-        calibrated: calibrate also where the file names a range.
+        calibrated: whether to calibrate its values; None to do so where the file names no range.
 
     Raises:
         InputError: the axis of a cone beam is to be found.
@@ -72,9 +72,9 @@ def describe_scan(
         geometry, words = _found(geometry, y, "centre" in arrays)
     else:
         geometry, words = _named(geometry, axis)
-    if {"range", "hu_window"} & arrays.keys() and not calibrated:
-        return DescribedScan(geometry, words)
-    return DescribedScan(geometry, words, calibrate(path, y, geometry))
+    if calibrated is None:
+        calibrated = not {"range", "hu_window"} & arrays.keys()
+    return DescribedScan(geometry, words, calibrate(path, y, geometry) if calibrated else None)
 
 
 def _says_axis(arrays: dict[str, np.ndarray], path: Path) -> bool:
