@@ -19,6 +19,7 @@ from padis_lightning.types import Batch
 
 log = logging.getLogger(__name__)
 
+FAR_OFF, NOTICED = 1.5, 0.5  # ratio of named to estimated noise, and percent of a measurement, from which on it is said
 SCAN, PICTURE = (5,), (2, 2)  # orders of the differences that leave the noise: along bins; along rows and columns
 
 
@@ -57,18 +58,28 @@ class Problem(nn.Module):
         return self if operator is self.operator else self._replaced(operator, self.noise)
 
     def _for_weights(self, weights: Tensor | None, y: Tensor | None) -> Problem:
-        """Weigh what was measured; its noise is estimated where nobody names it."""
-        if weights is None or (self.noise_is_named and bool((weights > 0).all())):
+        """Weigh what was measured; its noise is estimated where nobody names it, and held against what is named."""
+        if weights is None:
             return self
-        if self.noise_is_named:
-            return self._replaced(self.operator, CountedNoise(self.noise, weights > 0))
         measured = weights * self.operator.zero_unmeasured(torch.ones_like(y))
         noise = EstimatedNoise(SCAN if self.operator.geometry else PICTURE, measured)
-        for found, one in zip(noise.deviation(y.double()).flatten().tolist(), y, strict=True):
+        self._say_noise(y, noise)
+        if not self.noise_is_named:
+            return self._replaced(self.operator, noise)
+        return self if bool((weights > 0).all()) else self._replaced(self.operator, CountedNoise(self.noise, weights > 0))
+
+    def _say_noise(self, y: Tensor, estimated: EstimatedNoise) -> None:
+        """Say how much noise was estimated, or that what is named is far from it."""
+        for found, one in zip(estimated.deviation(y.double()).flatten().tolist(), y, strict=True):
             share = 100 * found / max(float(one.double().square().mean().sqrt()), torch.finfo(y.dtype).tiny)
-            said = "padis_lightning: noise of %.3g estimated, %.2g %% of the measurement; --model.noise_std names another"
-            log.warning(said, found, share)
-        return self._replaced(self.operator, noise)
+            if not self.noise_is_named:
+                said = "padis_lightning: noise of %.3g estimated, %.2g %% of the measurement; --model.noise_std names another"
+                log.warning(said, found, share)
+            elif isinstance(self.noise, GaussianNoise) and not self.noise.relative:
+                named = self.noise.std
+                if max(named, found) > FAR_OFF * min(named, found) and share > NOTICED:
+                    said = "padis_lightning: noise of %.3g is named and %.3g seen; --model.noise_std null has it estimated"
+                    log.warning(said, named, found)
 
     def _replaced(self, operator: LinearOperator, noise: Noise) -> Problem:
         """Return a problem of the same kind, which simulates by the same grid."""

@@ -244,3 +244,10 @@ def test_plug_and_play_takes_what_is_left_over_for_noise_up_to_nine_times_the_es
     torch.testing.assert_close(solver.noise(y, exact).flatten(), expected)
     named = PnPADMM(prior, operator, noise_std=0.05).for_batch(measured(y))
     assert named.noise(y, far).flatten().tolist() == pytest.approx([0.05**2] * 2)
+
+
+@pytest.mark.parametrize(("named", "said"), [(0.05, []), (0.2, ["0.2"]), (0.0, ["0"])])
+def test_noise_that_is_named_is_held_against_what_is_seen(named, said, caplog):
+    y = scans(0.05, views=8)[..., 40:80]
+    PseudoInverse(ParallelBeam(16, views=8, bins=40), noise_std=named).for_batch(measured(y[:1]))
+    assert [record.getMessage().split()[3] for record in caplog.records] == said
