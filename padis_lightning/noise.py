@@ -121,24 +121,43 @@ class PoissonNoise(Noise):
         return (counts + self.electronic**2) / (self.attenuation * counts).square()
 
 
-class EstimatedNoise(Noise):
-    r"""Gaussian noise of measured data has a deviation that nobody names; it is estimated from each measurement.
+def estimate_deviation(y: Tensor, orders: tuple[int, ...], weights: Tensor) -> Tensor:
+    r"""Estimate the deviation of white noise of each measurement ``(B, ...)`` from its finest scale: ``(B, 1, ...)``.
 
-    .. math:: \mathrm{var}(y_i) = s^2 / w_i, \quad \hat s = \frac{Q_{1/4}(|\Delta \sqrt w y|)}{\|\Delta\| \, \Phi^{-1}(5/8)}
+    .. math:: \hat s = \frac{Q_{1/4}(|\Delta \sqrt w y|)}{\|\Delta\| \, \Phi^{-1}(5/8)}
 
     The differences :math:`\Delta` keep the finest scale only, where noise is and objects hardly are; the lower quartile of
-    their lengths Q leaves out what edges add. What is exactly 0 is padding or was clipped, and does not count.
+    their lengths Q leaves out what edges add. What is exactly 0 is padding or was clipped, and does not count. It is 0 where
+    too few neighbours count.
 
     Source: Donoho and Johnstone, Ideal spatial adaptation by wavelet shrinkage, Biometrika 1994, with the median; Hall, Kay and
     Titterington, Asymptotically optimal difference-based estimation of variance, Biometrika 1990.
 
     Args:
+        y: ``(B, ...)``.
         orders: of the differences along the last axes; along the bins of a sinogram alone, along both axes of a picture.
+        weights: w, relative, that broadcast with ``y``; entries of weight 0 do not count.
+    """
+    weights = weights.to(y).expand_as(y)
+    differences, counted, gain = weights.sqrt() * y, (weights > 0) & (y != 0), 1.0
+    for axis, order in enumerate(reversed(orders), 1):
+        differences = differences.diff(n=order, dim=-axis)
+        counted = counted.unfold(-axis, order + 1, 1).all(-1)
+        gain *= math.comb(2 * order, order)
+    estimates = [_quartile(d[c]) for d, c in zip(differences.abs().flatten(1), counted.flatten(1), strict=True)]
+    return per_image(torch.stack(estimates), y) / (math.sqrt(gain) * NormalDist().inv_cdf(5 / 8))
+
+
+class EstimatedNoise(Noise):
+    r"""Gaussian noise of measured data has a deviation that nobody named, :math:`\mathrm{var}(y_i) = s^2 / w_i`.
+
+    Args:
+        deviation: s of each measurement, ``(B, 1, ...)``, as :func:`estimate_deviation` has it.
         weights: w, relative, that broadcast with measurements ``(B, ...)``; entries of weight 0 do not count.
     """
 
-    def __init__(self, orders: tuple[int, ...], weights: Tensor) -> None:
-        self.orders, self.weights = orders, weights
+    def __init__(self, deviation: Tensor, weights: Tensor) -> None:
+        self.deviation, self.weights, self.even = deviation, weights, bool((weights == 1).all())
 
     def describe(self) -> dict[str, Any]:
         """Return its name; its deviation is another for each measurement."""
@@ -148,29 +167,17 @@ class EstimatedNoise(Noise):
         """Refuse to simulate: what was measured has its noise already."""
         raise InputError("noise of measured data was asked for more of it; wanted a named noise to simulate")
 
-    def deviation(self, y: Tensor) -> Tensor:
-        """Estimate s of each measurement ``(B, ...)``: ``(B, 1, ...)``, 0 where too few neighbours count."""
-        weights = self.weights.to(y).expand_as(y)
-        differences, counted, gain = weights.sqrt() * y, (weights > 0) & (y != 0), 1.0
-        for axis, order in enumerate(reversed(self.orders), 1):
-            differences = differences.diff(n=order, dim=-axis)
-            counted = counted.unfold(-axis, order + 1, 1).all(-1)
-            gain *= math.comb(2 * order, order)
-        estimates = [_quartile(d[c]) for d, c in zip(differences.abs().flatten(1), counted.flatten(1), strict=True)]
-        return per_image(torch.stack(estimates), y) / (math.sqrt(gain) * NormalDist().inv_cdf(5 / 8))
-
     def variance(self, y: Tensor) -> Tensor:
         """Return ``s**2 / w``, ``(B, ...)``, or ``(B, 1, ...)`` where all weights are 1."""
-        weights = self.weights.to(y)
-        square = self.deviation(y).square()
-        return square if bool((weights == 1).all()) else _where_counted(square / weights, weights > 0, y)
+        square, weights = _for_samples(self.deviation, y).square(), _for_samples(self.weights, y)
+        return square if self.even else _where_counted(square / weights, weights > 0, y)
 
     def data_term(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return ``s**2`` and P of mean 1, which is known even where s is 0."""
-        weights, square = self.weights.to(y), self.deviation(y).square()
-        if bool((weights == 1).all()):
+        square = _for_samples(self.deviation, y).square()
+        if self.even:
             return square, None
-        weights = weights.expand_as(y)
+        weights = _for_samples(self.weights, y).expand_as(y)
         return square / _mean(weights), weights / _mean(weights)
 
 
@@ -195,7 +202,12 @@ class CountedNoise(Noise):
 
     def variance(self, y: Tensor) -> Tensor:
         """Return the noise's variance, ``(B, ...)``."""
-        return _where_counted(self.noise.variance(y), self.counted.to(y.device), y)
+        return _where_counted(self.noise.variance(y), _for_samples(self.counted, y) > 0, y)
+
+
+def _for_samples(values: Tensor, y: Tensor) -> Tensor:
+    """Return what is known of each measurement for ``y``, in which each of them may be there several times in a row."""
+    return values.to(y).repeat_interleave(len(y) // len(values), 0) if len(values) != len(y) else values.to(y)
 
 
 def _where_counted(variance: Tensor, counted: Tensor, y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from padis_lightning.errors import require_at_least
 from padis_lightning.linalg import norm, per_image
-from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, Noise
+from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, Noise, estimate_deviation
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
 from padis_lightning.random import Generators
@@ -61,16 +61,16 @@ class Problem(nn.Module):
         """Weigh what was measured; its noise is estimated where nobody names it, and held against what is named."""
         if weights is None:
             return self
-        measured = weights * self.operator.zero_unmeasured(torch.ones_like(y))
-        noise = EstimatedNoise(SCAN if self.operator.geometry else PICTURE, measured)
-        self._say_noise(y, noise)
+        measured = self.operator.zero_unmeasured(weights.expand_as(y))
+        deviation = estimate_deviation(y.double(), SCAN if self.operator.geometry else PICTURE, measured)
+        self._say_noise(y, deviation)
         if not self.noise_is_named:
-            return self._replaced(self.operator, noise)
+            return self._replaced(self.operator, EstimatedNoise(deviation, measured))
         return self if bool((weights > 0).all()) else self._replaced(self.operator, CountedNoise(self.noise, weights > 0))
 
-    def _say_noise(self, y: Tensor, estimated: EstimatedNoise) -> None:
+    def _say_noise(self, y: Tensor, deviation: Tensor) -> None:
         """Say how much noise was estimated, or that what is named is far from it."""
-        for found, one in zip(estimated.deviation(y.double()).flatten().tolist(), y, strict=True):
+        for found, one in zip(deviation.flatten().tolist(), y, strict=True):
             share = 100 * found / max(float(one.double().square().mean().sqrt()), torch.finfo(y.dtype).tiny)
             if not self.noise_is_named:
                 said = "padis_lightning: noise of %.3g estimated, %.2g %% of the measurement; --model.noise_std names another"

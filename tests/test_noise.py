@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from padis_lightning.errors import InputError
-from padis_lightning.noise import EstimatedNoise, GaussianNoise, PoissonNoise
+from padis_lightning.noise import EstimatedNoise, GaussianNoise, PoissonNoise, estimate_deviation
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import GaussianPrior
@@ -19,6 +19,8 @@ from padis_lightning.solvers.plug_and_play import PnPADMM
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 from padis_lightning.solvers.tv import TotalVariation
 from padis_lightning.types import Batch
+
+EVEN = torch.ones(1, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_the_noise_of_what_is_measured_is_found_beside_wide_margins_of_zeros(ord
     smooth = torch.linspace(0, 3, 120).sin()[:, None] * torch.linspace(1, 2, 120)
     y = (2 + smooth + 0.05 * torch.randn(2, 1, 120, 120, generator=rng)) * torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1)
     y[..., :90], y[1, :, 20:50] = 0, 0
-    found = EstimatedNoise(orders, torch.ones(1, 1, 1, 1)).deviation(y.double()).flatten()
+    found = estimate_deviation(y.double(), orders, EVEN).flatten()
     torch.testing.assert_close(found, torch.tensor([0.05, 0.15], dtype=torch.float64), rtol=0.1, atol=0)
 
 
@@ -163,12 +165,9 @@ def scans(noise, views=40, count=2, seed=0):
     return clean + noise * torch.randn(count, 1, views, 120, generator=drawn)
 
 
-EVEN = torch.ones(1, 1, 1, 1)
-
-
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.03, 0.1])
 def test_noise_is_estimated_from_the_finest_scale_of_a_sinogram(noise):
-    found = EstimatedNoise((5,), EVEN).deviation(scans(noise).double())
+    found = estimate_deviation(scans(noise).double(), (5,), EVEN)
     assert found.shape == (2, 1, 1, 1) and (found >= 0).all()
     torch.testing.assert_close(found.flatten(), torch.full((2,), noise, dtype=torch.float64), rtol=0.15, atol=0.002)
 
@@ -177,15 +176,18 @@ def test_noise_of_a_picture_is_estimated_whatever_its_slope():
     rows, columns = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 70), indexing="ij")
     picture = (0.6 * rows + 0.3 * columns)[None, None].expand(1, 3, -1, -1)
     noisy = picture + 0.05 * torch.randn(1, 3, 90, 70, generator=torch.Generator().manual_seed(1))
-    assert float(EstimatedNoise((2, 2), EVEN).deviation(noisy)) == pytest.approx(0.05, rel=0.1)
-    assert float(EstimatedNoise((2, 2), EVEN).deviation(picture.double())) < 1e-12  # bilinear pictures have no second differences
+    assert float(estimate_deviation(noisy, (2, 2), EVEN)) == pytest.approx(0.05, rel=0.1)
+    assert float(estimate_deviation(picture.double(), (2, 2), EVEN)) < 1e-12  # bilinear pictures have no second differences
 
 
 def test_the_estimate_scales_with_the_measurement_and_leaves_out_what_does_not_count():
     y = scans(0.02).double()
     weights = torch.ones_like(y)
     weights[..., 50:60] = 0
-    estimate = EstimatedNoise((5,), weights).deviation
+
+    def estimate(y):
+        return estimate_deviation(y, (5,), weights)
+
     torch.testing.assert_close(estimate(7 * y), 7 * estimate(y))
     spoilt = torch.where(weights > 0, y, 1e6)
     assert torch.equal(estimate(spoilt), estimate(y))
@@ -195,8 +197,8 @@ def test_noise_by_photons_is_estimated_as_one_scale():
     """With weights of the photons the deviation is that of a weight of 1."""
     photons = 3e4 * torch.exp(-scans(0.0).double())
     y = scans(0.0).double() + torch.randn(photons.shape, generator=torch.Generator().manual_seed(2)).double() / photons.sqrt()
-    found = EstimatedNoise((5,), photons / 3e4)
-    assert found.deviation(y).flatten().tolist() == pytest.approx([3e4**-0.5] * 2, rel=0.2)
+    found = EstimatedNoise(estimate_deviation(y, (5,), photons / 3e4), photons / 3e4)
+    assert found.deviation.flatten().tolist() == pytest.approx([3e4**-0.5] * 2, rel=0.2)
     square, precision = found.data_term(y)
     torch.testing.assert_close((square / precision), found.variance(y))
     assert float(precision[0].mean()) == pytest.approx(1.0)
@@ -251,3 +253,14 @@ def test_noise_that_is_named_is_held_against_what_is_seen(named, said, caplog):
     y = scans(0.05, views=8)[..., 40:80]
     PseudoInverse(ParallelBeam(16, views=8, bins=40), noise_std=named).for_batch(measured(y[:1]))
     assert [record.getMessage().split()[3] for record in caplog.records] == said
+
+
+def test_several_samples_of_a_measurement_have_its_noise_and_its_weights():
+    operator, y = ParallelBeam(16, views=8, bins=40), scans(0.05, views=8)[..., 40:80]
+    weights = torch.ones_like(y)
+    weights[1, ..., 7] = 0
+    for noise in (None, GaussianNoise(0.1)):
+        problem = Problem(operator, noise).for_batch(measured(y, weights))
+        twice = problem.noise.variance(y.repeat_interleave(2, 0))
+        torch.testing.assert_close(twice, problem.noise.variance(y).repeat_interleave(2, 0))
+        assert len(problem.data_term(y.repeat_interleave(2, 0))[1]) == 4
