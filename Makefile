@@ -41,10 +41,12 @@ benchmark: setup
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.training
 
-# The bundled priors, from the built-in phantoms and dead leaves.
+# The bundled priors, from the built-in phantoms, objects and dead leaves.
 prior: setup
 	$(RUN) fit --config ct.yaml --output results/ct_phantoms
 	cp results/ct_phantoms/prior.safetensors padis_lightning/assets/ct_phantoms.safetensors
+	$(RUN) fit --config objects.yaml --trainer.precision bf16-mixed --output results/objects
+	cp results/objects/prior.safetensors padis_lightning/assets/objects.safetensors
 	$(RUN) fit --config leaves.yaml --output results/leaves
 	cp results/leaves/prior.safetensors padis_lightning/assets/leaves.safetensors
 
