@@ -200,7 +200,8 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
     ),
     "a prior of another size": (
         lambda: [*P, *prior()],
-        "the prior was trained on images of (1, 20, 20) (channels, height, width); wanted (1, 128, 128), what the operator takes",
+        "the prior was trained on images of (1, 20, 20) (channels, height, width); wanted (1, 128, 128), what the operator takes"
+        ", or a prior of any size, such as those of scan.yaml and denoise.yaml",
     ),
     "text as prior": (
         lambda: [*SMALL, "--prior.checkpoint", text("p.safetensors", "\0\1text")],

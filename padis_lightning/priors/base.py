@@ -63,9 +63,11 @@ class Prior(nn.Module, ABC):
             InputError: it was trained on another shape and cannot serve this one.
         """
         if tuple(image_shape) != tuple(self.image_shape):
+            sides = (image_shape[0], len(image_shape)) == (self.image_shape[0], len(self.image_shape))
             raise InputError(
                 f"the prior was trained on images of {tuple(self.image_shape)} ({axis_names(self.image_shape)}); "
                 f"wanted {tuple(image_shape)}, what the operator takes"
+                f"{', or a prior of any size, such as those of scan.yaml and denoise.yaml' if sides else ''}"
             )
         return self
 
