@@ -46,7 +46,7 @@ FLAT, CONE = Form(Geometry, ("views", "bins")), Form(ConeGeometry, ("views", "ro
 KEYS = (*MEASURED, "data", *FIELDS, *FLAT.keys, "axis", "angle_unit")  # data are LoDoPaB's projections
 ITEMS = ("images", "patient", "z", "range", "hu_window")
 ORIGIN = ("converted_from", "converted_format", "converted_sha256")  # attributes that convert leaves
-KNOWN = {*KEYS, *ITEMS, *ORIGIN, *CONE.keys, "unit", "convention", "scan"}
+KNOWN = {*KEYS, *ITEMS, *ORIGIN, *CONE.keys, "unit", "convention", "scan", "bins"}
 LODOPAB_SHAPE = (1000, 513)  # views and bins
 
 
