@@ -168,6 +168,11 @@ def test_nikon_turns_and_counts_bins_as_its_machine_does(tmp_path):
     )
     geometry, source = read_geometry(tmp_path / "a.xtekct"), open_source(tmp_path / "a.xtekct", data_range=(0, 1))
     np.testing.assert_allclose(seen_at(geometry, source[0].measurement[0].numpy()), expected_at(geometry, x, y), atol=0.01)
+    told = (tmp_path / "a.xtekct").read_text()
+    for number in ("inf", "nan", "1e300", "six"):
+        (tmp_path / "a.xtekct").write_text(told.replace("Projections=6", f"Projections={number}"))
+        with pytest.raises(InputError, match=f"has Projections '{number}'; wanted a number"):
+            read_geometry(tmp_path / "a.xtekct")
 
 
 def test_tigre_has_its_images_upside_down(tmp_path):

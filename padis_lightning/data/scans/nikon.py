@@ -25,6 +25,7 @@ NEEDED = (
     "SrcToObject", "SrcToDetector", "DetectorPixelsX", "DetectorPixelsY", "DetectorPixelSizeX", "Projections", "AngularStep",
     "WhiteLevel",
 )  # fmt: skip
+MOST = 1e15  # of a number that a scanner writes
 TILTS = ("ObjectRoll", "ObjectTilt")
 
 
@@ -39,6 +40,8 @@ def _settings(path: Path) -> tuple[str, dict[str, float]]:
     for key in (*NEEDED, "InitialAngle", "ObjectOffsetX", *TILTS):
         try:
             numbers[key] = float(told[key]) if key in told or key in NEEDED else 0.0
+            if not 0 <= abs(numbers[key]) < MOST:
+                raise ValueError
         except (KeyError, ValueError):
             raise InputError(f"{path} has {key} {told.get(key)!r:.40}; wanted a number") from None
     return told.get("Name", path.stem), numbers
