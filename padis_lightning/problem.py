@@ -72,7 +72,10 @@ class Problem(nn.Module):
         """Say how much noise was estimated, or that what is named is far from it."""
         for found, one in zip(deviation.flatten().tolist(), y, strict=True):
             share = 100 * found / max(float(one.double().square().mean().sqrt()), torch.finfo(y.dtype).tiny)
-            if not self.noise_is_named:
+            if not self.noise_is_named and found == 0:
+                said = "padis_lightning: no noise is seen in the measurement, which is taken as exact; --model.noise_std names it"
+                log.warning(said)
+            elif not self.noise_is_named:
                 said = "padis_lightning: noise of %.3g estimated, %.2g %% of the measurement; --model.noise_std names another"
                 log.warning(said, found, share)
             elif isinstance(self.noise, GaussianNoise) and not self.noise.relative:

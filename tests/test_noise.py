@@ -85,6 +85,11 @@ def test_the_noise_of_what_is_measured_is_found_beside_wide_margins_of_zeros(ord
     torch.testing.assert_close(found, torch.tensor([0.05, 0.15], dtype=torch.float64), rtol=0.1, atol=0)
 
 
+def test_where_no_noise_is_seen_is_said(caplog):
+    PseudoInverse(Identity((1, 8, 8))).for_batch(measured(torch.ones(1, 1, 8, 8)))
+    assert "no noise is seen in the measurement" in caplog.text
+
+
 class Known(PoissonNoise):
     """Photon noise whose variances are said without looking: the closed forms below need them."""
 
