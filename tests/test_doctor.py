@@ -245,6 +245,7 @@ def test_every_requirement_is_looked_for(monkeypatch):
         assert all(re.match(r"[\w-]+", line).group() in found[name].text for line in lines)
         assert found[name].state == "ok" or found[name].remedy == f"pip install 'padis_lightning[{name}]'"
     assert {"yaml", "PIL", "skimage", "torch"} <= set(imported)
+    assert "gdcm" in imported or find_spec("gdcm") is None  # a module, and no package
 
 
 def test_a_library_is_held_against_what_is_declared(monkeypatch):

@@ -143,9 +143,10 @@ def _libraries(extra: str, wanted: Sequence[Requirement]) -> str:
 
 
 def _module(found: metadata.Distribution) -> str:
-    """Return the package of a distribution's own name, or else the first that it holds."""
+    """Return the package of a distribution's own name, or else the first package or module that it holds."""
     own = found.metadata["Name"].lower().replace("-", "_")
     tops = {file.parts[0] for file in found.files or () if len(file.parts) == 2 and file.name == "__init__.py"}
+    tops |= {file.stem for file in found.files or () if len(file.parts) == 1 and file.suffix == ".py"}
     return own if own in tops else min((top for top in tops if top[0] != "_"), default=own)
 
 
