@@ -396,7 +396,19 @@ def test_every_config_parses(config, capsys):
     assert stop.value.code in (0, None) and "class_path" in capsys.readouterr().out
 
 
-RUNNABLE = sorted(p.name for p in CONFIGS.glob("*.yaml") if "PatchDiffusion" not in p.read_text())
+WANTS_A_SCAN = "scan.yaml"  # test_bundled gives it one
+RUNNABLE = sorted(p.name for p in CONFIGS.glob("*.yaml") if "PatchDiffusion" not in p.read_text() and p.name != WANTS_A_SCAN)
+
+
+def test_a_config_without_an_operator_asks_for_a_scan(tmp_path, capsys):
+    np.savez(tmp_path / "images.npz", images=np.zeros((2, 16, 16), np.float32))
+    given = {"there is no data": [], "images.npz holds no scan": ["--data.path", str(tmp_path / "images.npz")]}
+    for seen, words in given.items():
+        with pytest.raises(SystemExit) as stop:
+            main(["predict", "--config", WANTS_A_SCAN, "--output", str(tmp_path / "out"), *words])
+        said = capsys.readouterr().err
+        assert stop.value.code == 2 and f"{seen} and the config names no operator; wanted --data.path of a measured scan" in said
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
