@@ -315,22 +315,9 @@ def test_volumes_are_trained_on_and_the_priors_reconstruct(config, tmp_path, cap
     steps = ("--trainer.max_steps", 2, "--trainer.val_check_interval", 2, "--samples.count", 1, "--samples.steps", 2)
     run("fit", "--config", config, *network, *trained, *steps, *SMALL, "--data.depth", 8, "--output", out)
     if "cubes" in config:
+        half = ("--trainer.precision", "bf16-mixed", "--output", tmp_path / "half")
         with pytest.raises(SystemExit):
-            run(
-                "fit",
-                "--config",
-                config,
-                *network,
-                *trained,
-                *steps,
-                *SMALL,
-                "--data.depth",
-                8,
-                "--trainer.precision",
-                "bf16-mixed",
-                "--output",
-                out,
-            )
+            run("fit", "--config", config, *network, *trained, *steps, *SMALL, "--data.depth", 8, *half)
         assert "wanted 32-true to train on cubes on a processor" in capsys.readouterr().err
     model = PatchModel.load(prior)
     assert model.image_shape == ((3, 32, 32) if "groups" in config else (1, 8, 32, 32))
