@@ -23,8 +23,9 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 
+# SLOW names files, or what to leave out by --ignore.
 slow: setup
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m slow $(SLOW)
 
 # What computes, with the kernels of older processors and two threads: verdicts have to be the same.
 numerical: setup
