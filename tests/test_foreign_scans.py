@@ -154,6 +154,19 @@ def spot(at, bins, spacing):
     return np.exp(-(((np.arange(bins) - (bins - 1) / 2) * spacing - at[:, None]) ** 2) / (2 * spacing**2))
 
 
+@pytest.mark.parametrize("said", [{}, {"axis": 23.0}, {"bin_offset": 1.5}, {"centre": "pixel"}], ids=str)
+def test_a_converted_scan_says_of_its_axis_what_its_file_did(tmp_path, said):
+    """What a file does not say is looked for in both."""
+    angles, bins = np.linspace(0, np.pi, 40, endpoint=False), np.arange(40) - 22.0
+    away = bins - (3 * np.cos(angles) - 2 * np.sin(angles))[:, None]
+    y = 2 * np.sqrt(np.clip(8.0**2 - away**2, 0, None))[None]
+    path = write(tmp_path / "a.npz", y=y, angles=angles, size=30, pixel_spacing=1.0, bin_spacing=1.0, range=[0, 1], **said)
+    convert([str(path), "--output", str(tmp_path / "ours.h5")])
+    before, after = (describe_scan(p) for p in (path, tmp_path / "ours.h5"))
+    assert before.geometry == after.geometry and before.axis == after.axis
+    assert before.geometry.axis_bin == pytest.approx(said.get("axis", 19.5 - said.get("bin_offset", -2.5)), abs=0.2)
+
+
 def test_nikon_turns_and_counts_bins_as_its_machine_does(tmp_path):
     """The object turns clockwise before a source below it; the first bin is the right one."""
     x, y, step = 1.3, 2.1, 60.0

@@ -41,6 +41,7 @@ def run(args: Sequence[str]) -> None:
     from padis_lightning.data.containers import HDF5
     from padis_lightning.data.conventions import Named
     from padis_lightning.data.scans import find_format
+    from padis_lightning.data.sources.axes import says_axis
     from padis_lightning.data.sources.cone_scans import cone_files
     from padis_lightning.data.sources.measurements import FLAT, ITEMS, geometry_of, load_measured
     from padis_lightning.files import whole
@@ -58,6 +59,11 @@ def run(args: Sequence[str]) -> None:
         raise InputError(f"{source} holds no measured slices; wanted a scan")
     found = find_format(source)
     described = {k: v for k, v in geometry.describe().items() if k in FLAT.keys and v is not None}
+    if not says_axis(arrays, source):  # so that it is looked for
+        described.pop("bin_offset")
+    if "centre" not in arrays and described["centre"] == "middle":
+        described.pop("centre")
+    arrays.pop("axis", None)
     origin = {"converted_from": source.name, "converted_format": found.kind if found else "padis_lightning"}
     if source.is_file():
         with source.open("rb") as file:

@@ -66,7 +66,7 @@ def describe_scan(
     if geometry is None:
         return DescribedScan(None)
     y = corrected_integrals(arrays, path, named).y
-    if axis is None and _says_axis(arrays, path):
+    if axis is None and says_axis(arrays, path):
         words = f"rotation axis at bin {np.mean(geometry.axis_bin):g} of {geometry.bins}, as the file says"
     elif axis in (None, "auto"):
         geometry, words = _found(geometry, y, "centre" in arrays)
@@ -77,7 +77,7 @@ def describe_scan(
     return DescribedScan(geometry, words, calibrate(path, y, geometry) if calibrated else None)
 
 
-def _says_axis(arrays: dict[str, np.ndarray], path: Path) -> bool:
+def says_axis(arrays: dict[str, np.ndarray], path: Path) -> bool:
     """Tell whether a file, or the geometry beside it, says where the axis is."""
     if {"axis", "bin_offset"} & arrays.keys():
         return True
