@@ -61,15 +61,17 @@ class Problem(nn.Module):
         """Weigh what was measured; its noise is estimated where nobody names it, and held against what is named."""
         if weights is None:
             return self
-        measured = self.operator.zero_unmeasured(weights.expand_as(y))
-        deviation = estimate_deviation(y.double(), SCAN if self.operator.geometry else PICTURE, measured)
-        self._say_noise(y, deviation)
+        comparable = isinstance(self.noise, GaussianNoise) and not self.noise.relative
+        if not self.noise_is_named or comparable:
+            measured = self.operator.zero_unmeasured(weights.expand_as(y))
+            deviation = estimate_deviation(y.double(), SCAN if self.operator.geometry else PICTURE, measured)
+            self._say_noise(y, deviation)
         if not self.noise_is_named:
             return self._replaced(self.operator, EstimatedNoise(deviation, measured))
         return self if bool((weights > 0).all()) else self._replaced(self.operator, CountedNoise(self.noise, weights > 0))
 
     def _say_noise(self, y: Tensor, deviation: Tensor) -> None:
-        """Say how much noise was estimated, or that what is named is far from it."""
+        """Say how much noise was estimated, or that the deviation that is named is far from it."""
         for found, one in zip(deviation.flatten().tolist(), y, strict=True):
             share = 100 * found / max(float(one.double().square().mean().sqrt()), torch.finfo(y.dtype).tiny)
             if not self.noise_is_named and found == 0:
@@ -78,11 +80,9 @@ class Problem(nn.Module):
             elif not self.noise_is_named:
                 said = "padis_lightning: noise of %.3g estimated, %.2g %% of the measurement; --model.noise_std names another"
                 log.warning(said, found, share)
-            elif isinstance(self.noise, GaussianNoise) and not self.noise.relative:
-                named = self.noise.std
-                if max(named, found) > FAR_OFF * min(named, found) and share > NOTICED:
-                    said = "padis_lightning: noise of %.3g is named and %.3g seen; --model.noise_std null has it estimated"
-                    log.warning(said, named, found)
+            elif max(self.noise.std, found) > FAR_OFF * min(self.noise.std, found) and share > NOTICED:
+                said = "padis_lightning: noise of %.3g is named and %.3g seen; --model.noise_std null has it estimated"
+                log.warning(said, self.noise.std, found)
 
     def _replaced(self, operator: LinearOperator, noise: Noise) -> Problem:
         """Return a problem of the same kind, which simulates by the same grid."""

@@ -107,7 +107,8 @@ class PnPADMM(PlugAndPlay):
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
         v = self.operator.approximate_inverse(y).clamp(0, 1)
-        state = {"v": v, "u": torch.zeros_like(v), "noise": self.noise(y), "weight": torch.ones_like(self.noise(y))}
+        noise = self.noise(y)
+        state = {"v": v, "u": torch.zeros_like(v), "noise": noise, "weight": torch.ones_like(noise)}
         for sigma in self.loop(self.sigmas, state, generator):
             weight = self.penalty_at(sigma, state["noise"])
             v, u = state["v"], state["u"] * (state["weight"] / weight).to(state["u"])

@@ -65,7 +65,8 @@ class PnPSlices(PlugAndPlay):
 
         d = differences(x)
         state = {"v": x, "x": x, "u": torch.zeros_like(x), "d": d, "b": torch.zeros_like(d)}
-        state |= {"noise": self.noise(y), "weight": torch.ones_like(self.noise(y))}
+        noise = self.noise(y)
+        state |= {"noise": noise, "weight": torch.ones_like(noise)}
         for sigma in self.loop(self.sigmas, state, generator):
             weight = self.penalty_at(sigma, state["noise"])
             x, v, u, d, b = (state[key] for key in "xvudb")

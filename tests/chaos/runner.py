@@ -39,7 +39,7 @@ def _run(args: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> 
 
 
 def _end_with(parent: int) -> None:
-    """Kill this session when the test run is gone, even one that was killed."""
+    """Kill this process and its children when the test run is gone, even one that was killed."""
     wait([parent])
     os.killpg(0, signal.SIGKILL)
 
