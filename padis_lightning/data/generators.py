@@ -12,7 +12,7 @@ from padis_lightning.data.leaves import dead_leaves
 from padis_lightning.data.objects import scanned_object
 from padis_lightning.data.phantoms import chest_phantom, chest_volume
 from padis_lightning.data.sources.arrays import ArraySource
-from padis_lightning.data.sources.base import Item, Source, resize
+from padis_lightning.data.sources.base import Item, Source, middle_square, resize
 from padis_lightning.types import Normalisation
 
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "stereo_motorcycle", "hubble_deep_field")
@@ -111,9 +111,7 @@ def photographs(size: int) -> ArraySource:
     for name in PHOTOGRAPHS:
         picture = getattr(skimage.data, name)()
         picture = picture[0] if isinstance(picture, tuple) else picture  # a stereo pair
-        side = min(picture.shape[:2])
-        top, left = ((n - side) // 2 for n in picture.shape[:2])
-        square = torch.from_numpy(picture[top : top + side, left : left + side].copy()).permute(2, 0, 1)[None]
+        square = middle_square(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None])
         images.append(resize(square.float() / 255, size))
     description = f"{len(images)} photographs of scikit-image"
     return ArraySource(torch.cat(images), None, (3, size, size), Normalisation(0.0, 1.0), list(PHOTOGRAPHS), description)

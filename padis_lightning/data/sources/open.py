@@ -57,9 +57,10 @@ def open_source(
     """
     path = Path(path)
     bounds = None if data_range is None else (float(data_range[0]), float(data_range[1]))
-    if hu and (find_format(path) or cone_files(path)):
+    foreign = find_format(path)
+    if hu and (foreign or cone_files(path)):
         raise InputError(f"hu is true and {path} has measurements; wanted images, or 'hu_window' in the file")
-    if find_format(path):
+    if foreign:
         return _converted(read_arrays(path, size, bounds, named), channels, crop)
     if path.is_file() and path.suffix in (*NUMPY, *HDF5):
         source = _open_arrays(path, size, bounds, named, measured, hu)
