@@ -20,6 +20,7 @@ from padis_lightning.diffusion import (
 )
 from padis_lightning.errors import InputError
 from padis_lightning.networks.ddpmpp import DDPMpp
+from padis_lightning.networks.drunet import DRUNet
 from padis_lightning.networks.unet import UNet
 from padis_lightning.types import Normalisation
 
@@ -181,3 +182,31 @@ def test_weights_beyond_half_precision_are_not_written_as_infinities(model, tmp_
     with pytest.raises(InputError, match=r"weights of head.bias are not finite"):
         model.save(tmp_path / "half.safetensors", half=True)
     assert not (tmp_path / "half.safetensors").exists()
+
+
+def test_drunet_has_the_published_size_and_names():
+    with torch.device("meta"):
+        network = DRUNet()
+    weights = network.state_dict()
+    assert sum(w.numel() for w in weights.values()) == 32_640_960  # as published for colour
+    assert weights["m_head.weight"].shape == (64, 4, 3, 3) and weights["m_tail.weight"].shape == (3, 64, 3, 3)
+    assert weights["m_down1.3.res.2.weight"].shape == (64, 64, 3, 3) and weights["m_down3.4.weight"].shape == (512, 256, 2, 2)
+    assert weights["m_up3.0.weight"].shape == (512, 256, 2, 2) and weights["m_body.0.res.0.weight"].shape == (512, 512, 3, 3)
+
+
+def test_a_bias_free_network_scales_with_its_input(rng):
+    """F(a x, a s) = a F(x, s), so that a denoiser in its units is the same at every level but for its preconditioning."""
+    network = DRUNet(1, (8, 12), 1, 2).double()
+    x = torch.randn(2, 1, 16, 16, generator=rng, dtype=torch.float64)
+    noise = torch.tensor([0.1, 0.7], dtype=torch.float64)
+    torch.testing.assert_close(network(7 * x, 7 * noise), 7 * network(x, noise), rtol=1e-10, atol=0)
+
+
+def test_the_denoiser_of_a_bias_free_network_is_its_equation(rng):
+    network = DRUNet(1, (8, 12), 1, 2).double()
+    denoiser = Denoiser(network, 0.5, NoPositions())
+    x, sigma = torch.randn(2, 1, 16, 16, generator=rng, dtype=torch.float64), torch.tensor([0.02, 3.0], dtype=torch.float64)
+    c_skip, c_out, c_in = denoiser.scalings(sigma)
+    output = network(c_in.reshape(-1, 1, 1, 1) * x, c_in * sigma) / (c_in * sigma).reshape(-1, 1, 1, 1)
+    expected = c_skip.reshape(-1, 1, 1, 1) * x + c_out.reshape(-1, 1, 1, 1) * output
+    torch.testing.assert_close(denoiser(x, sigma, x), expected, rtol=1e-10, atol=1e-12)

@@ -14,6 +14,8 @@ from PIL import Image
 
 from padis_lightning.cli import main
 from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.sources.arrays import ArraySource
+from padis_lightning.data.sources.crops import CropSource
 from padis_lightning.data.sources.open import open_source
 from padis_lightning.data.sources.pictures import holds_pictures
 from padis_lightning.errors import InputError
@@ -21,6 +23,7 @@ from padis_lightning.operators.blur import Blur, UniformBlur
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.inpainting import Inpainting
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
+from padis_lightning.types import Normalisation
 
 RNG = np.random.default_rng(7)
 COLOUR = RNG.integers(0, 250, (8, 12, 3), dtype=np.uint8)
@@ -186,3 +189,41 @@ def test_references_that_lack_or_do_not_fit_are_named(tmp_path, capsys, truth, s
     said = capsys.readouterr().err
     assert error.value.code == 2 and re.search(sentence, said), said
     assert not (tmp_path / "out" / "arrays").exists()
+
+
+def test_squares_to_train_on_are_turned_mirrored_and_halved_and_lie_anywhere():
+    """Pixel (r, c) holds 40 r + c, so that each square tells where it was cut, at which scale and how it was turned."""
+    image = (40.0 * torch.arange(24)[:, None] + torch.arange(40))[None, None]
+    source = ArraySource(image, None, (1, 24, 40), Normalisation(0.0, 1.0), ["one"], "a ramp")
+    squares, seen = CropSource(source, [0], 1500, 8, seed=3), []
+    for k in range(len(squares)):
+        square = squares[k].image[0]
+        assert torch.equal(square, squares[k].image[0])
+        down, across = square[1, 0] - square[0, 0], square[0, 1] - square[0, 0]
+        scale = min(abs(int(down)), abs(int(across)))
+        top, left = divmod(float(square.min()) - 20.5 * (scale - 1), 40)
+        assert {abs(float(down)), abs(float(across))} == {40.0 * scale, float(scale)} and scale in (1, 2)
+        assert torch.equal(square.diff(dim=0).unique(), down[None]) and torch.equal(square.diff(dim=1).unique(), across[None])
+        assert top + 8 * scale <= 24 and left % 1 == 0 and left + 8 * scale <= 40
+        seen.append((scale, bool(down > 0), bool(across > 0), bool(abs(down) > abs(across)), top, left))
+    assert len({turned[:4] for turned in seen}) == 16  # two scales of eight ways to lie
+    assert {turned[4] for turned in seen if turned[0] == 1} == set(range(17))
+    assert {turned[5] for turned in seen if turned[0] == 2} == set(range(25))
+
+
+def test_training_and_validation_cut_squares_of_other_pictures(tmp_path):
+    for name, (height, width) in {"a": (20, 33), "b": (17, 9), "c": (9, 40)}.items():
+        saved(tmp_path / f"{name}.png", np.full((height, width, 3), ord(name), np.uint8))
+    data = ImageData(str(tmp_path), size=8, crops=4, validation=0.3)
+    data.setup("fit")
+    train, held = data._parts["fit"], data._parts["validation"]
+    colours = [{round(255 * float(part[k].image.mean())) for k in range(len(part))} for part in (train, held)]
+    assert len(train) == 8 and data.image_shape == (3, 8, 8)
+    assert [len(c) for c in colours] == [2, 1] and set.union(*colours) == set(map(ord, "abc"))
+
+
+def test_pictures_too_small_for_squares_are_refused(tmp_path):
+    for name, side in {"a": 20, "b": 7}.items():
+        Image.fromarray(np.zeros((side, 20, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    with pytest.raises(InputError, match="b has 7x20 pixels; wanted at least 8x8 to cut squares of"):
+        ImageData(str(tmp_path), size=8, crops=4, validation=0.5).setup("fit")

@@ -53,9 +53,11 @@ def test_random_offsets_reach_both_ends_and_differ_between_images():
 
 @pytest.mark.parametrize("overlap", [0, 1, 3, 7])
 @pytest.mark.parametrize("size", [(20, 20), (17, 23), (8, 8)])
-def test_overlap_joins_what_it_split_and_covers_every_pixel(size, overlap):
-    pad = padding(size, 8)
-    tiles = OverlapTiling(overlap).partition(size, pad, 8, Generators.keyed(0, range(2)))
+@pytest.mark.parametrize("blend", [False, True])
+@pytest.mark.parametrize("margin", [padding, OverlapTiling().padding])
+def test_overlap_joins_what_it_split_and_covers_every_pixel(size, overlap, blend, margin):
+    pad = margin(size, 8)
+    tiles = OverlapTiling(overlap, blend).partition(size, pad, 8, Generators.keyed(0, range(2)))
     canvas = torch.zeros(2, 3, size[0] + 2 * pad[0], size[1] + 2 * pad[1], dtype=torch.float64)
     inner = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     canvas[..., pad[0] : pad[0] + size[0], pad[1] : pad[1] + size[1]] = inner
@@ -63,6 +65,14 @@ def test_overlap_joins_what_it_split_and_covers_every_pixel(size, overlap):
     ones = tiles.join(torch.ones_like(tiles.split(canvas)))
     assert ones[..., pad[0] : pad[0] + size[0], pad[1] : pad[1] + size[1]].eq(1).all()
     assert ones.sum() == 2 * 3 * size[0] * size[1]
+
+
+def test_blended_patches_meet_without_a_step():
+    """Of patches of 0 and of 1 that overlap by 4 of 8 pixels, the joint rises in five equal steps."""
+    tiles = OverlapTiling(4, blend=True).partition((8, 12), (0, 0), 8, Generators.keyed(0, [0]))
+    joint = tiles.join(torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]).double())
+    expected = torch.tensor([0, 0, 0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1], dtype=torch.float64).expand(1, 1, 8, 12)
+    torch.testing.assert_close(joint, expected, rtol=1e-12, atol=0)
 
 
 def test_overlap_not_smaller_than_the_patch_is_refused():

@@ -18,6 +18,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.networks.unet import UNet
 from padis_lightning.random import seeded
 from padis_lightning.training import PatchDiffusion
+from padis_lightning.training.optimisation import Muon
 from padis_lightning.training.patches import draw_sigma
 
 from .conftest import random_network
@@ -260,3 +261,34 @@ def test_a_compiled_network_trains_alike_with_one_graph_a_patch_size(images, tmp
     assert counters["stats"]["unique_graphs"] == 2
     same(compiled, fit(images, tmp_path, 8, trainer=double), rtol=1e-6, atol=1e-8)
     assert not any("_orig_mod" in name for name in compiled.state_dict())
+
+
+def test_muon_moves_every_kernel_by_an_orthogonal_matrix(rng):
+    """The singular values of its step are the learning rate's, within the bounds of the published iteration."""
+    for shape in ((6, 3, 3, 3), (16, 5)):
+        kernel = torch.nn.Parameter(torch.randn(shape, generator=rng, dtype=torch.float64))
+        kernel.grad, before = torch.randn(shape, generator=rng, dtype=torch.float64), kernel.detach().clone()
+        optimizer = Muon([kernel], lr=0.1)
+        optimizer.dtype = torch.float64
+        optimizer.step()
+        step = (before - kernel.detach()).flatten(1)
+        values = torch.linalg.svdvals(step) / 0.1 / max(1, step.shape[0] / step.shape[1]) ** 0.5
+        assert 0.65 < values.min() and values.max() < 1.25
+        u, _, v = torch.linalg.svd(kernel.grad.flatten(1), full_matrices=False)
+        assert torch.linalg.matrix_norm((u @ v) * 0.1 - step).item() < torch.linalg.matrix_norm(step).item()
+
+
+def test_muon_finds_the_least_squares_of_a_kernel(rng):
+    wanted, inputs = torch.randn(4, 6, generator=rng), torch.randn(6, 50, generator=rng)
+    kernel = torch.nn.Parameter(torch.zeros(4, 6))
+    optimizer = Muon([kernel], lr=0.1)
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 200)
+        kernel.grad = (kernel.detach() - wanted) @ inputs @ inputs.T / 50
+        optimizer.step()
+    torch.testing.assert_close(kernel.detach(), wanted, rtol=0, atol=0.02)
+
+
+def test_muon_refuses_biases(images, tmp_path):
+    with pytest.raises(InputError, match="wanted kernels alone for Muon"):
+        fit(images, tmp_path, 1, optimizer="Muon")

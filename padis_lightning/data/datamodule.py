@@ -19,6 +19,7 @@ from padis_lightning.data.batches import (
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.generators import LeavesSource, ObjectSource, PhantomSource, photographs
 from padis_lightning.data.sources.base import Source, collate
+from padis_lightning.data.sources.crops import CropSource
 from padis_lightning.data.sources.open import compared, open_source
 from padis_lightning.data.sources.volumes import VolumeSource, require_one_size
 from padis_lightning.errors import InputError, require_at_least
@@ -28,6 +29,7 @@ from padis_lightning.types import Normalisation
 log = logging.getLogger(__name__)
 
 TRAIN, VALIDATE, PREDICT, PURPOSES = 0, 1, 2, 3  # generated images of any two seeds and purposes differ
+VALIDATION_CROPS = 16  # of each picture
 GENERATORS = {"phantoms": PhantomSource, "objects": ObjectSource, "leaves": LeavesSource}
 
 
@@ -47,6 +49,7 @@ class ImageData(SharedItems, LightningDataModule):
         range: stored values that become 0 and 1; auto finds the second from measured slices (default: the file's, else auto).
         generated: images to train on, where there is no path.
         validation: share of groups (patients) kept from training, where the file does not name its parts.
+        crops: train on so many random squares of ``size`` of each picture, of whatever sizes (default: on whole pictures).
         training_groups: train on so many of the other groups (default: all), fewer a part of more.
         seed: key of phantoms, of the split and of the order.
         num_workers: processes that load.
@@ -79,6 +82,7 @@ class ImageData(SharedItems, LightningDataModule):
         range: tuple[float, float] | Literal["auto"] | None = None,  # noqa: A002 - the word that users type
         generated: int = 1000,
         validation: float = 0.1,
+        crops: int | None = None,
         training_groups: int | None = None,
         seed: int = 0,
         num_workers: int = 0,
@@ -99,11 +103,13 @@ class ImageData(SharedItems, LightningDataModule):
         axis: Literal["auto", "middle"] | float | None = None,
     ) -> None:
         super().__init__()
-        optional = {"count": count, "size": size, "training_groups": training_groups, "depth": depth}
+        optional = {"count": count, "size": size, "crops": crops, "training_groups": training_groups, "depth": depth}
         require_at_least(1, generated=generated, **{name: value for name, value in optional.items() if value is not None})
         require_at_least(0, seed=seed, num_workers=num_workers)
         if validation is None or not 0 < validation < 1:
             raise InputError(f"validation is {validation}; wanted a share between 0 and 1")
+        if crops is not None and (path is None or volumes):
+            raise InputError(f"crops is {crops} {'with volumes' if volumes else 'without a path'}; wanted a path of pictures")
         if depth is not None and not volumes:
             raise InputError(f"depth is {depth} and volumes false; wanted at least 1 slice, and --data.volumes true")
         if volumes and path is None and builtin != "phantoms":
@@ -113,6 +119,7 @@ class ImageData(SharedItems, LightningDataModule):
         self.share_out(batch_size, shard, shards)
         self.path, self.builtin, self.size, self.count, self.subset = path, builtin, size, count, subset
         self.range, self.generated, self.validation, self.training_groups = range, generated, validation, training_groups
+        self.crops = crops
         self.seed, self.num_workers, self.volumes, self.depth = seed, num_workers, volumes, depth
         self.scan = Named(rows, size, pixel_spacing, remove_stripes, views)
         if path is None and (measured or reference or crop or channels):
@@ -153,7 +160,8 @@ class ImageData(SharedItems, LightningDataModule):
         how = {"hu": self.hu, "skip_bad": self.skip_bad, "volumes": self.volumes}
         options = {"channels": self.channels, "crop": self.crop}
         bounds = None if self.range == "auto" else self.range
-        source = open_source(self.path, self.size, bounds, self.scan, measured=self.measured, **how, **options)
+        size = self.size if self.crops is None else None
+        source = open_source(self.path, size, bounds, self.scan, measured=self.measured, **how, **options)
         if self.reference is not None:
             source = compared(source, self.reference, options)
         return VolumeSource(source, self.depth) if self.volumes and not source.volumetric else source
@@ -174,6 +182,11 @@ class ImageData(SharedItems, LightningDataModule):
         self.whole = self._open()
         if not self.whole.has_images:
             raise InputError(f"{self.path} has only measurements; wanted 'images' to train on")
+        if self.crops is not None:
+            train, held = (self._part(name).indices for name in ("train", "validation"))
+            pictures, how = self.whole, (self.size or 128, self.seed)
+            self.whole = CropSource(pictures, train, self.crops, *how)
+            return self.whole, CropSource(pictures, held, VALIDATION_CROPS, *how)
         require_one_size(self.whole)
         return self._part("train"), self._part("validation")
 

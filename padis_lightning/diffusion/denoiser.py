@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from padis_lightning.diffusion.positions import Coordinates, Positions
-from padis_lightning.errors import InputError, require_above
+from padis_lightning.errors import InputError, require_above, require_between
 from padis_lightning.linalg import per_image
 from padis_lightning.networks import PatchNetwork
 
@@ -16,6 +16,7 @@ class Denoiser(nn.Module):
 
     .. math:: D(x; \sigma) = c_{skip} x + c_{out} F(c_{in} x, \tfrac{1}{4} \ln \sigma, \text{position})
 
+    A bias-free F sees the noise of its input instead: it is :math:`F(c_{in} x, c_{in} \sigma) / (c_{in} \sigma)`.
     The position channels carry no noise and are not scaled by :math:`c_{in}`. With ``context`` F is also given the noisy whole
     image, averaged down to the patch's sides and scaled by :math:`c_{in}`. Published networks may have been trained on
     other values than 0 to 1; with ``span`` = (low, high) the equation holds for :math:`low + (high - low) x` and
@@ -29,6 +30,7 @@ class Denoiser(nn.Module):
         positions: from coordinates to K position channels (default: the coordinates themselves, one an axis of the network).
         span: the network's values of 0 and 1.
         context: whether the network sees the whole image, too.
+        loss_power: power of EDM's weight in the loss; half of it lets levels count by the part that they improve.
     """
 
     def __init__(
@@ -38,9 +40,11 @@ class Denoiser(nn.Module):
         positions: Positions | None = None,
         span: tuple[float, float] = (0.0, 1.0),
         context: bool = False,
+        loss_power: float = 1.0,
     ) -> None:
         super().__init__()
         require_above(0, sigma_data=sigma_data)
+        require_between(0, 1, loss_power=loss_power)
         if not span[1] > span[0]:
             raise InputError(f"span is {tuple(span)}; wanted the lower value first")
         positions = positions or Coordinates(network.axes)
@@ -48,7 +52,7 @@ class Denoiser(nn.Module):
         if network.positions != wanted:
             known = f"{type(positions).__name__}{' and the context' if context else ''}"
             raise InputError(f"the network's positions is {network.positions}; wanted {wanted}, the channels of {known}")
-        self.network, self.positions, self.context = network, positions, context
+        self.network, self.positions, self.context, self.loss_power = network, positions, context, loss_power
         self.sigma_data, self.span = sigma_data, (float(span[0]), float(span[1]))
 
     @property
@@ -75,14 +79,19 @@ class Denoiser(nn.Module):
             channels.append(c_in * (self.span[0] + self.gain * context))
         layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
         inputs = torch.cat(channels, 1).contiguous(memory_format=layout)
-        output = self.network(inputs, sigma.to(x.dtype).log() / 4)
+        if self.network.scaled_noise:
+            noise = c_in * level
+            output = self.network(inputs / noise, torch.ones_like(sigma, dtype=x.dtype))
+        else:
+            output = self.network(inputs, sigma.to(x.dtype).log() / 4)
         return (c_skip * x + c_out * output.to(x.dtype) - self.span[0]) / self.gain
 
     def loss(self, clean: Tensor, sigma: Tensor, noise: Tensor, position: Tensor, context: Tensor | None = None) -> Tensor:
         r"""Return EDM's weighted denoising loss, the mean over pixels of each patch, ``(B,)``.
 
-        .. math:: \frac{\sigma^2 + \sigma_{data}^2}{(\sigma \sigma_{data})^2} \, \|D(x_0 + \sigma z; \sigma) - x_0\|^2 / n
+        .. math:: \left(\frac{\sigma^2 + \sigma_{data}^2}{(\sigma \sigma_{data})^2}\right)^p \,
+            \|D(x_0 + \sigma z; \sigma) - x_0\|^2 / n
         """
         denoised = self(clean + per_image(sigma, clean) * noise, sigma, position, context)
         weight = ((self.gain * sigma) ** 2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
-        return weight * (denoised - clean).square().flatten(1).mean(1)
+        return weight**self.loss_power * (denoised - clean).square().flatten(1).mean(1)

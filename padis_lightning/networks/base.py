@@ -30,12 +30,14 @@ class PatchNetwork(Configured, ABC):
         channels: image channels.
         positions: channels that follow the image's in the input: those of positions, then those of a context.
         axes: axes of a patch: 2, or 3 for volumes.
+        scaled_noise: it is given the standard deviation of its input's noise, not ln(sigma) / 4, and scales with it.
         recompute: activation checkpointing: blocks called by :meth:`run` are computed again in the backward pass.
     """
 
     channels: int
     positions: int = 2
     axes: int = 2
+    scaled_noise: bool = False
     recompute: bool = False
 
     @abstractmethod

@@ -14,7 +14,7 @@ from einops import repeat
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from padis_lightning.canvas import box, coordinates, padding
+from padis_lightning.canvas import box, coordinates
 from padis_lightning.diffusion import PatchModel, context_of
 from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError, require_at_least
@@ -26,7 +26,7 @@ from padis_lightning.random import Generators
 
 log = logging.getLogger(__name__)
 
-CHUNK = 64  #: patches in one call on a processor, which more do not make faster
+CHUNK = 64  #: patches of 48x48, or as many pixels, in one call on a processor, which more do not make faster
 KEPT = 256  #: patches on a processor whose derivatives are kept; of more they are computed again
 
 
@@ -44,6 +44,7 @@ class PatchPrior(Prior):
     Args:
         checkpoint: ``prior.safetensors``, a checkpoint of ``fit``, a bundled prior's name, or a model in memory.
         tiling: how the canvas is partitioned (default: at a random offset in every call).
+        patch: side of the patches (default: the largest trained); without positions a network takes larger ones.
         chunk_size: most patches in one call of the network (default: all of them, on a processor :data:`CHUNK`); it bounds
             memory and changes no result. Where a gradient is wanted of more patches (on a processor by default of more than
             :data:`KEPT`), each chunk is computed again in the backward pass. A call that does not fit the memory is halved.
@@ -55,6 +56,7 @@ class PatchPrior(Prior):
         self,
         checkpoint: str | PatchModel = "ct_phantoms",
         tiling: Tiling | None = None,
+        patch: int | None = None,
         chunk_size: int | None = None,
         precision: Literal["float32", "bfloat16", "float16"] = "float32",
         compile_network: bool = False,
@@ -64,8 +66,13 @@ class PatchPrior(Prior):
             require_at_least(1, chunk_size=chunk_size)
         model = PatchModel.load(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
         self.denoiser = model.denoiser.eval().requires_grad_(False)
-        self.image_shape, self.pad = model.image_shape, model.pad
-        self.patch = max(model.patch_sizes)
+        self.image_shape, self.pad, self.patch = model.image_shape, model.pad, max(model.patch_sizes)
+        whole = max(self.pad) == 0 and self.patch >= min(self.image_shape[-2:])
+        self.any_size = isinstance(model.denoiser.positions, NoPositions) and not model.denoiser.context and not whole
+        if patch is not None and (not self.any_size or patch % model.denoiser.network.divisor):
+            wish = f"a multiple of {model.denoiser.network.divisor}" if self.any_size else f"{self.patch}, as it was trained"
+            raise InputError(f"patch is {patch}; wanted {wish}")
+        self.least, self.patch = min(patch or self.patch, self.patch), patch or self.patch
         self.sigma_data, self.normalisation = model.denoiser.sigma_data / model.denoiser.gain, model.normalisation
         self.tiling = tiling or RandomTiling()
         self.chunk_size = chunk_size
@@ -87,15 +94,17 @@ class PatchPrior(Prior):
 
     def for_shape(self, image_shape: tuple[int, ...]) -> Prior:
         """Return a prior of another size, with the least padding that tiles it at any offset: without positions and context."""
-        stationary = isinstance(self.denoiser.positions, NoPositions) and not self.denoiser.context and max(self.pad) > 0
-        if not stationary or (image_shape[0], len(image_shape)) != (self.image_shape[0], len(self.image_shape)):
+        if not self.any_size or (image_shape[0], len(image_shape)) != (self.image_shape[0], len(self.image_shape)):
             return super().for_shape(image_shape)
-        if min(image_shape[-2:]) < self.patch:
-            raise InputError(f"the images are {tuple(image_shape[1:])}; wanted sides of at least the patch size {self.patch}")
-        if tuple(image_shape) == tuple(self.image_shape):
+        if tuple(image_shape) == tuple(self.image_shape) and self.patch == self.least:
             return self
+        divisor, shortest = self.denoiser.network.divisor, min(image_shape[-2:])
+        if shortest < self.least:
+            raise InputError(f"the images are {tuple(image_shape[1:])}; wanted sides of at least the patch size {self.least}")
         twin = self._twin()
-        twin.image_shape, twin.pad = tuple(image_shape), padding(image_shape[1:], self.patch)
+        fitting = shortest + (divisor - 1 if self.tiling.reaches_out else 0)
+        twin.patch = min(self.patch, fitting // divisor * divisor)
+        twin.image_shape, twin.pad = tuple(image_shape), self.tiling.padding(image_shape[1:], twin.patch)
         twin._lay_out()
         return twin
 
@@ -126,7 +135,8 @@ class PatchPrior(Prior):
 
     def _chunk(self, device: torch.device, on_processor: int) -> int:
         """Return the most patches in one call: as given, or as many as fit."""
-        most = self.chunk_size or (on_processor if device.type == "cpu" else 2**31)
+        smaller = max(1, on_processor * 48**2 // max(48, self.patch) ** 2)  # of larger patches, as many pixels
+        most = self.chunk_size or (smaller if device.type == "cpu" else 2**31)
         return min(most, self._fitting.get(device, most))
 
     def _denoised(self, parts: Sequence[Tensor], chunk: int, device: torch.device, recompute: bool) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from padis_lightning.canvas import box, patch_shape, zero_pad
+from padis_lightning.canvas import box, padding, patch_shape, zero_pad
 from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.random import Generators
 
@@ -95,19 +95,21 @@ class GridTiles(Tiles):
 
 @dataclass(frozen=True)
 class OverlapTiles(Tiles):
-    """Patches that overlap, the same for every image; each pixel is the mean of the patches that cover it.
+    """Patches that overlap, the same for every image; each pixel is a mean of the patches that cover it.
 
     Args:
         size: height and width of the image; slices, height and width of a volume.
         pad: zeros on every side, along each axis.
         patch: sides of a patch.
         stride: distance of one patch to the next.
+        blend: let a patch count less in its overlap, the less the nearer to its edge.
     """
 
     size: tuple[int, ...]
     pad: tuple[int, ...]
     patch: tuple[int, ...]
     stride: int
+    blend: bool = False
 
     @property
     def corners(self) -> list[tuple[int, ...]]:
@@ -125,24 +127,45 @@ class OverlapTiles(Tiles):
         return torch.stack([x[box(corner, self.patch)] for corner in self.corners], 1).flatten(0, 1)
 
     def join(self, patches: Tensor) -> Tensor:
-        """Sum the patches and divide by how many cover a pixel."""
+        """Sum the patches and divide by the weights of those that cover a pixel."""
         corners = self.corners
         stacked = patches.unflatten(0, (-1, len(corners)))
         canvas = [n + 2 * m for n, m in zip(self.size, self.pad, strict=True)]
         total, count = stacked.new_zeros(len(stacked), stacked.shape[2], *canvas), stacked.new_zeros(canvas)
+        weight = self._weight(stacked)
         for k, corner in enumerate(corners):
             place = box(corner, self.patch)
-            total[place] += stacked[:, k]
-            count[place] += 1
-        return zero_pad((total / count.clamp_min(1))[box(self.pad, self.size)], self.pad)
+            total[place] += weight * stacked[:, k]
+            count[place] += weight
+        inside = box(self.pad, self.size)
+        return zero_pad(total[inside] / count[inside], self.pad)
+
+    def _weight(self, like: Tensor) -> Tensor:
+        """Return the weight of each pixel of a patch."""
+        weight = like.new_ones(self.patch)
+        for axis, side in enumerate(self.patch) if self.blend else ():
+            place = torch.arange(1, side + 1, dtype=like.dtype, device=like.device)
+            ramp = torch.minimum(place, place.flip(0)).clamp_max(side - self.stride + 1)
+            weight *= ramp.reshape(-1, *[1] * (len(self.patch) - axis - 1))
+        return weight
 
 
 class Tiling(ABC):
-    """A way to partition the canvas."""
+    """A way to partition the canvas.
+
+    Attributes:
+        reaches_out: whether a patch may be larger than the image.
+    """
+
+    reaches_out = False
 
     @abstractmethod
     def partition(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
         """Return a partition for each image of a batch, with one random stream an image."""
+
+    def padding(self, size: Sequence[int], patch: int) -> tuple[int, ...]:
+        """Return the zeros that an image needs on every side; see :func:`padis_lightning.canvas.padding`."""
+        return padding(size, patch)
 
 
 class RandomTiling(Tiling):
@@ -187,16 +210,25 @@ class FixedTiling(Tiling):
 class OverlapTiling(Tiling):
     """Patches that overlap and are averaged: patch averaging and stitching of the paper, at a multiple of the cost.
 
+    Without positions an image needs no zeros around it.
+
     Args:
         overlap: pixels that neighbours share.
+        blend: let a patch count less in its overlap, the less the nearer to its edge, so that no seams are left.
     """
 
-    def __init__(self, overlap: int = 8) -> None:
+    reaches_out = True
+
+    def __init__(self, overlap: int = 8, blend: bool = False) -> None:
         require_at_least(0, overlap=overlap)
-        self.overlap = overlap
+        self.overlap, self.blend = overlap, blend
+
+    def padding(self, size: Sequence[int], patch: int) -> tuple[int, ...]:
+        """Return the zeros on every side that make an image hold a patch."""
+        return tuple(max(0, -(-(p - n) // 2)) for n, p in zip(size, patch_shape(size, patch), strict=True))
 
     def partition(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
         """Lay the same overlapping patches over every image."""
         if self.overlap >= patch:
             raise InputError(f"overlap is {self.overlap}; wanted less than the patch size {patch}")
-        return OverlapTiles(tuple(size), tuple(pad), patch_shape(size, patch), patch - self.overlap)
+        return OverlapTiles(tuple(size), tuple(pad), patch_shape(size, patch), patch - self.overlap, self.blend)

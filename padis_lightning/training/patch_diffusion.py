@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from padis_lightning.diffusion import Denoiser, PatchModel, Positions, padding
 from padis_lightning.errors import InputError, require_above, require_at_least
 from padis_lightning.networks import PatchNetwork
 from padis_lightning.random import seed_dropout, seeded
-from padis_lightning.training.optimisation import AdamModule
+from padis_lightning.training.optimisation import OptimisedModule
 from padis_lightning.training.patches import (
     Patches,
     cut_patches,
@@ -33,7 +33,7 @@ from padis_lightning.types import Batch
 SIZE, PATCHES, VALIDATION, DROPOUT = 2, 3, 4, 6  # purposes of the streams keyed by (seed, step) or (seed, image)
 
 
-class PatchDiffusion(AdamModule):
+class PatchDiffusion(OptimisedModule):
     r"""Train a denoiser on random patches of zero-padded images, with their coordinates.
 
     .. math:: \min_\theta \; E \; w(\sigma) \, \|D_\theta(x_0 + \sigma z; \sigma, \text{position}) - x_0\|^2,
@@ -55,12 +55,15 @@ class PatchDiffusion(AdamModule):
         patch_odds: probability of each size (default: all alike).
         pad: least padding of the images (default: one pixel; 0 with one patch size as large as the image trains a
             model of whole images).
-        sigma_data: root mean square of the normalised images.
+        sigma_data: root mean square of the images in the units of the network.
+        span: the network's values of 0 and 1.
         log_sigma_mean: m.
         log_sigma_std: s.
         sigma_range: ends at which sigma is cut off.
         patches: patches a step and device at the largest size; smaller ones come in the inverse ratio of pixels.
-        lr: learning rate of Adam.
+        loss_power: power of EDM's weight in the loss: 1 as published; 0.5 where a solver's estimates count at every level.
+        optimizer: Adam, or Muon for networks of kernels alone.
+        lr: learning rate of the optimiser.
         warmup_patches: patches over which the learning rate rises from 0.
         decay: let the learning rate fall to 0 along a cosine until ``trainer.max_steps``.
         seed: key of the patches and their noise.
@@ -81,10 +84,13 @@ class PatchDiffusion(AdamModule):
         patch_odds: Sequence[float] | None = None,
         pad: int = 1,
         sigma_data: float = 0.5,
+        span: tuple[float, float] = (0.0, 1.0),
         log_sigma_mean: float = -1.2,
         log_sigma_std: float = 1.2,
         sigma_range: tuple[float, float] = (0.002, 80.0),
         patches: int = 64,
+        loss_power: float = 1.0,
+        optimizer: Literal["Adam", "Muon"] = "Adam",
         lr: float = 2e-4,
         warmup_patches: int = 10_000,
         decay: bool = False,
@@ -96,14 +102,14 @@ class PatchDiffusion(AdamModule):
         self.save_hyperparameters()
         require_at_least(0, pad=pad)
         require_above(0, patches=patches, lr=lr, log_sigma_std=log_sigma_std)
-        self.denoiser = Denoiser(network, sigma_data, positions, context=context)
+        self.denoiser = Denoiser(network, sigma_data, positions, span, context, loss_power)
         self.patch_sizes, self.patch_odds = sizes_and_odds(patch_sizes, patch_odds, network.divisor)
         if not 0 < sigma_range[0] < sigma_range[1]:
             raise InputError(f"sigma_range is {tuple(sigma_range)}; wanted two values above 0, the lower first")
         self.least_pad = pad
         self.log_sigma = (log_sigma_mean, log_sigma_std)
         self.sigma_range, self.patches = sigma_range, patches
-        self.lr, self.warmup_patches, self.decay, self.seed = lr, warmup_patches, decay, seed
+        self.optimizer, self.lr, self.warmup_patches, self.decay, self.seed = optimizer, lr, warmup_patches, decay, seed
         self.compile_network, network.recompute = compile_network, recompute
 
     def setup(self, stage: str) -> None:

@@ -1,0 +1,60 @@
+"""Random squares of pictures of any size, to train on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from padis_lightning.canvas import box
+from padis_lightning.data.sources.base import Item, Source
+from padis_lightning.errors import InputError
+from padis_lightning.random import seeded
+
+KEPT = 2**31  #: bytes of pictures that stay in memory, in half precision; others are read again
+CROP = 8  # purpose of the streams keyed by (seed, image)
+
+
+class CropSource(Source):
+    """Yields random squares of another source's images, each turned and mirrored at random, half of them halved in scale.
+
+    Item k is of image k mod n, the same whenever it is asked for. Halving is by means of 2x2 pixels, where the image allows.
+
+    Args:
+        source: of images of any sizes.
+        indices: which of them.
+        count: squares of each image.
+        size: side of a square.
+        seed: key of the squares.
+    """
+
+    def __init__(self, source: Source, indices: list[int], count: int, size: int, seed: int) -> None:
+        small = [k for k in indices if min(source.shape(k)[-2:]) < size]
+        if small:
+            height, width = source.shape(small[0])[-2:]
+            seen = f"{source.name(small[0])} has {height}x{width} pixels"
+            raise InputError(f"{seen}; wanted at least {size}x{size} to cut squares of")
+        self.source, self.indices, self.size, self.seed = source, indices, size, seed
+        self.groups = [source.groups[k] for k in indices] * count
+        self.image_shape, self.normalisation = (source.image_shape[0], size, size), source.normalisation
+        self.description = f"{count} squares of {size}x{size} of each of {len(indices)} of {source.description}, seed {seed}"
+        self._images: dict[int, Tensor] = {}
+
+    def _image(self, index: int) -> Tensor:
+        if index in self._images:
+            return self._images[index]
+        image = self.source[index].image.half()
+        if sum(kept.nbytes for kept in self._images.values()) + image.nbytes <= KEPT:
+            self._images[index] = image
+        return image
+
+    def __getitem__(self, index: int) -> Item:
+        image = self._image(self.indices[index % len(self.indices)])
+        generator = seeded(self.seed, index, CROP)
+        turns, mirrored, halved, *shares = torch.rand(5, generator=generator).tolist()
+        side = 2 * self.size if halved < 0.5 and 2 * self.size <= min(image.shape[-2:]) else self.size
+        corner = [int(share * (length - side + 1)) for share, length in zip(shares, image.shape[-2:], strict=True)]
+        square = image[box(corner, (side, side))].float()
+        square = square if side == self.size else functional.avg_pool2d(square, 2)
+        square = torch.rot90(square, int(4 * turns), (-2, -1))
+        return Item(index, self.name(index), self.groups[index], square.flip(-1) if mirrored < 0.5 else square)
