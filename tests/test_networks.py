@@ -206,7 +206,7 @@ def test_the_denoiser_of_a_bias_free_network_is_its_equation(rng):
     network = DRUNet(1, (8, 12), 1, 2).double()
     denoiser = Denoiser(network, 0.5, NoPositions())
     x, sigma = torch.randn(2, 1, 16, 16, generator=rng, dtype=torch.float64), torch.tensor([0.02, 3.0], dtype=torch.float64)
-    c_skip, c_out, c_in = denoiser.scalings(sigma)
-    output = network(c_in.reshape(-1, 1, 1, 1) * x, c_in * sigma) / (c_in * sigma).reshape(-1, 1, 1, 1)
-    expected = c_skip.reshape(-1, 1, 1, 1) * x + c_out.reshape(-1, 1, 1, 1) * output
+    c_skip, c_out, _ = denoiser.scalings(sigma)
+    c_skip, c_out, level = (value.reshape(-1, 1, 1, 1) for value in (c_skip, c_out, sigma))
+    expected = c_skip * x + c_out * network(x, sigma) / level
     torch.testing.assert_close(denoiser(x, sigma, x), expected, rtol=1e-10, atol=1e-12)

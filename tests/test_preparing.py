@@ -159,6 +159,15 @@ def test_colours_and_bytes_are_kept_exactly(tmp_path):
         assert np.array_equal(file["images"][()], values)
 
 
+def test_colours_are_averaged_down_in_one_process_as_in_two(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), np.uint8)
+    np.save(tmp_path / "a.npy", values)
+    one, two = (prepared(tmp_path, tmp_path / "a.npy", *ALL, "--size", "6", name=f"{n}.h5", workers=n) for n in (1, 2))
+    assert one.read_bytes() == two.read_bytes()
+    means = values.reshape(4, 6, 2, 6, 2, 3).mean((2, 4))
+    np.testing.assert_allclose(restored(one), means, atol=0.5 * 255 / 65535 + 1e-4)
+
+
 @pytest.mark.parametrize("size", [None, 8, 6, 20])
 def test_a_prepared_file_holds_what_the_reader_gives_to_training(images, tmp_path, size):
     source = SeriesSource(open_arrays(images), size, None, "a")

@@ -33,6 +33,7 @@ from padis_lightning.solvers.mmps import MMPS
 from padis_lightning.solvers.plug_and_play import RED, PlugAndPlay, PnPADMM
 from padis_lightning.solvers.plug_and_play_slices import PnPSlices
 from padis_lightning.solvers.pnp_dm import PnPDM
+from padis_lightning.solvers.posterior_mean import PosteriorMean
 from padis_lightning.solvers.predictor_corrector import PredictorCorrector
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 from padis_lightning.solvers.red_diff import REDDiff
@@ -274,7 +275,7 @@ def subclasses(cls):
 
 def test_every_solver_is_under_the_contract():
     found = {c.__name__ for c in subclasses(Solver) if c.__module__.startswith("padis_lightning.")}
-    assert found - {"DiffusionSolver", "PlugAndPlay"} == {name.split()[0] for name in SOLVERS}
+    assert found - {"DiffusionSolver", "PlugAndPlay", "PosteriorMean"} == {name.split()[0] for name in SOLVERS}
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -620,3 +621,33 @@ def test_a_batch_of_another_shape_is_solved_as_by_a_solver_of_that_shape(name, r
     found, wanted = general.reconstruct(batch), exact.reconstruct(batch)
     torch.testing.assert_close(found.estimate, wanted.estimate, rtol=0, atol=0)
     torch.testing.assert_close(found.residual, wanted.residual, rtol=0, atol=0)
+
+
+def test_the_posterior_mean_is_its_closed_form_at_the_noise_of_each_image(rng):
+    """Named noise is alike for all; that of what was measured is estimated of each image alone."""
+    prior, y = GaussianPrior((1, 40, 40), MEAN, STD), MEAN + torch.randn(2, 1, 40, 40, generator=rng)
+    named = PosteriorMean(prior, Identity((1, 40, 40)), noise_std=NOISE)
+    expected = (STD**2 * y + NOISE**2 * MEAN) / (STD**2 + NOISE**2)
+    torch.testing.assert_close(named.solve(y, Generators.keyed(0, [0, 1])), expected, rtol=1e-5, atol=1e-6)
+    y = 0.5 + torch.tensor([0.02, 0.2]).reshape(2, 1, 1, 1) * torch.randn(2, 1, 40, 40, generator=rng)
+    measured = Batch(torch.tensor([0, 1]), ["a", "b"], ["a", "b"], None, y, torch.ones(2, 1, 1, 1))
+    solver = PosteriorMean(prior, Identity((1, 40, 40)))
+    together = solver.reconstruct(measured).estimate
+    share = ((together - MEAN) / (y - MEAN)).flatten(1).median(1).values  # s^2 / (s^2 + noise^2)
+    torch.testing.assert_close(share, STD**2 / (STD**2 + torch.tensor([0.02, 0.2]) ** 2), rtol=0.05, atol=0)
+    alone = [solver.reconstruct(Batch(*(part[k : k + 1] if part is not None else None for part in measured))) for k in (0, 1)]
+    torch.testing.assert_close(together, torch.cat([one.estimate for one in alone]), rtol=1e-6, atol=1e-6)
+
+
+def test_partitions_of_the_posterior_mean_are_averaged(model, rng):
+    y = torch.rand(1, 1, 20, 20, generator=rng)
+    solver = PosteriorMean(PatchPrior(model), Identity((1, 20, 20)), partitions=3, noise_std=0.1)
+    streams, sigma = Generators.keyed(0, [0]), torch.tensor([0.1])
+    each = [solver.prior.on_images(y, sigma, streams) for _ in range(3)]
+    assert solver.evaluations == 3 and not torch.equal(each[0], each[1])
+    torch.testing.assert_close(solver.solve(y, Generators.keyed(0, [0])), sum(each) / 3, rtol=1e-6, atol=1e-6)
+
+
+def test_the_posterior_mean_of_other_operators_is_refused():
+    with pytest.raises(InputError, match="PosteriorMean was given AveragePooling; wanted Identity"):
+        PosteriorMean(GaussianPrior((1, 4, 4)), AveragePooling((1, 4, 4), 2))

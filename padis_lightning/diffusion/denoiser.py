@@ -16,7 +16,7 @@ class Denoiser(nn.Module):
 
     .. math:: D(x; \sigma) = c_{skip} x + c_{out} F(c_{in} x, \tfrac{1}{4} \ln \sigma, \text{position})
 
-    A bias-free F sees the noise of its input instead: it is :math:`F(c_{in} x, c_{in} \sigma) / (c_{in} \sigma)`.
+    A bias-free F is given :math:`x / \sigma` and its noise, 1, in place of :math:`c_{in} x` and the logarithm.
     The position channels carry no noise and are not scaled by :math:`c_{in}`. With ``context`` F is also given the noisy whole
     image, averaged down to the patch's sides and scaled by :math:`c_{in}`. Published networks may have been trained on
     other values than 0 to 1; with ``span`` = (low, high) the equation holds for :math:`low + (high - low) x` and
@@ -74,16 +74,16 @@ class Denoiser(nn.Module):
         x, sigma = self.span[0] + self.gain * x, self.gain * sigma
         level = per_image(sigma.to(x.dtype), x)
         c_skip, c_out, c_in = self.scalings(level)
+        if self.network.scaled_noise:
+            c_in, label = 1 / level, torch.ones_like(sigma, dtype=x.dtype)
+        else:
+            label = sigma.to(x.dtype).log() / 4
         channels = [c_in * x, self.positions(position.to(x.dtype))]
         if context is not None:
             channels.append(c_in * (self.span[0] + self.gain * context))
         layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
         inputs = torch.cat(channels, 1).contiguous(memory_format=layout)
-        if self.network.scaled_noise:
-            noise = c_in * level
-            output = self.network(inputs / noise, torch.ones_like(sigma, dtype=x.dtype))
-        else:
-            output = self.network(inputs, sigma.to(x.dtype).log() / 4)
+        output = self.network(inputs, label)
         return (c_skip * x + c_out * output.to(x.dtype) - self.span[0]) / self.gain
 
     def loss(self, clean: Tensor, sigma: Tensor, noise: Tensor, position: Tensor, context: Tensor | None = None) -> Tensor:

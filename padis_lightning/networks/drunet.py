@@ -36,9 +36,8 @@ class DRUNet(PatchNetwork):
 
     .. math:: F(a x, a s) = a F(x, s), \quad a > 0
 
-    Scaled input with scaled noise is denoised alike, so what is learnt at one level serves at others. As F of EDM's denoiser
-    its output is divided by s, so that it is of the size of the noise. The defaults are the published network of 32.6 million
-    parameters, whose weights fit; ``fold`` makes it fit for processors.
+    Scaled input with scaled noise is denoised alike, so what is learnt at one level serves at others. The defaults are the
+    published network of 32.6 million parameters, whose weights fit; ``fold`` makes it fit for processors.
 
     Source: Zhang et al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, section 3.1; Mohan et
     al., Robust and interpretable blind image denoising via bias-free convolutional neural networks, ICLR 2020.

@@ -131,7 +131,7 @@ def write(plan: Plan, path: Path, workers: int) -> None:
         images = file.create_dataset("images", (len(plan), *plan.shape), plan.dtype, track_times=False)
         for start, batch in zip(range(0, len(plan), size), batches, strict=True):
             images[start : start + len(batch)] = batch
-            digest.update(batch)
+            digest.update(np.ascontiguousarray(batch))
             bar.update(len(batch))
         for name, words in plan.labels().items():
             encoded = np.char.encode(words, "utf-8")
