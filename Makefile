@@ -42,14 +42,15 @@ benchmark: setup
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.training
 
-# The bundled priors, from the built-in phantoms, objects and dead leaves.
+# The bundled priors, from the built-in phantoms and objects, and from PHOTOS, a folder or .zip of the photographs that NOTICE names.
+PHOTOS ?= photographs.zip
 prior: setup
 	$(RUN) fit --config ct.yaml --output results/ct_phantoms
 	cp results/ct_phantoms/prior.safetensors padis_lightning/assets/ct_phantoms.safetensors
 	$(RUN) fit --config objects.yaml --trainer.precision bf16-mixed --output results/objects
 	cp results/objects/prior.safetensors padis_lightning/assets/objects.safetensors
-	$(RUN) fit --config leaves.yaml --output results/leaves
-	cp results/leaves/prior.safetensors padis_lightning/assets/leaves.safetensors
+	$(RUN) fit --config photographs.yaml --data.path $(PHOTOS) --model.credit "$$(sed -n '/^The weights/,$$p' NOTICE)" --output results/photographs
+	cp results/photographs/prior.safetensors padis_lightning/assets/photographs.safetensors
 
 clean:
 	rm -rf .venv build *.egg-info

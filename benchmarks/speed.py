@@ -43,7 +43,7 @@ def score_against_network(batch: int = 4) -> None:
     prior = PatchPrior("ct_phantoms")
     x = torch.rand(batch, *prior.canvas_shape, generator=seeded(0))
     generator = Generators.keyed(0, range(batch))
-    tiles = prior.tiling.partition(prior.image_shape[1:], prior.pad, prior.patch, generator)
+    tiles = prior.tiling.partition(prior.image_shape[1:], prior.pad, prior.sides, generator)
     patches, positions = tiles.split(x), tiles.split(prior.positions.expand(batch, -1, -1, -1))
     levels = torch.full((len(patches),), 0.1)
     chunks = list(zip(*(part.split(CHUNK) for part in (patches, levels, positions)), strict=True))

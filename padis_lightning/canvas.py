@@ -26,8 +26,10 @@ def box(corner: Sequence[int], size: Sequence[int]) -> tuple:
     return ..., *(slice(first, first + length) for first, length in zip(corner, size, strict=True))
 
 
-def patch_shape(size: Sequence[int], patch: int) -> tuple[int, ...]:
-    """Return the sides of a patch: ``patch`` along each axis, but never more slices than a volume has."""
+def patch_shape(size: Sequence[int], patch: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the sides of a patch: as given, or ``patch`` along each axis, but never more slices than a volume has."""
+    if not isinstance(patch, int):
+        return tuple(patch)
     slices = (min(patch, size[0]),) if len(size) == 3 else ()
     return *slices, *[patch] * (len(size) - len(slices))
 

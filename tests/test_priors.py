@@ -8,14 +8,17 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from padis_lightning.diffusion import Coordinates, Denoiser, PatchModel, coordinates, padding
 from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError
 from padis_lightning.memory import is_out_of_memory
+from padis_lightning.networks.drunet import DRUNet
 from padis_lightning.priors import FixedTiling, GaussianPrior, OverlapTiling, PatchPrior, RandomTiling
 from padis_lightning.priors.patch import CHUNK
 from padis_lightning.random import Generators
+from padis_lightning.types import Normalisation
 from tests.conftest import random_network
 
 
@@ -216,3 +219,25 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(model):
     with pytest.raises(RuntimeError) as stop:
         torch.empty(2**60)
     assert is_out_of_memory(stop.value)
+
+
+@pytest.mark.parametrize("size", [(40, 40), (17, 50), (33, 21)])
+def test_one_patch_of_any_size_is_the_network_on_the_whole_image(size, rng):
+    """Without positions a patch as large as the image serves images of any sides, with zeros up to the network's divisor."""
+    torch.manual_seed(0)
+    network = DRUNet(1, (8, 12), 1, 2).double()
+    denoiser = Denoiser(network, 0.5, NoPositions()).eval()
+    model = PatchModel(denoiser, (1, 32, 32), [8], (0, 0), Normalisation(0.0, 1.0))
+    prior = PatchPrior(model, OverlapTiling(4, blend=True), patch=64).for_shape((1, *size))
+    x = torch.rand(2, 1, *size, generator=rng, dtype=torch.float64)
+    sigma = torch.tensor([0.1, 0.3], dtype=torch.float64)
+    missing = [-n % 4 for n in size]
+    around = [m for k in reversed(missing) for m in (k // 2, k - k // 2)]
+    whole = functional.pad(x, around)
+    expected = denoiser(whole, sigma, whole)[..., around[2] : around[2] + size[0], around[0] : around[0] + size[1]]
+    torch.testing.assert_close(prior.on_images(x, sigma, Generators.keyed(0, [0, 1])), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_larger_patches_than_trained_need_a_network_without_positions(model):
+    with pytest.raises(InputError, match="patch is 16; wanted 8, as it was trained"):
+        PatchPrior(model, patch=16)

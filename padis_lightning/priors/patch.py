@@ -73,6 +73,7 @@ class PatchPrior(Prior):
             wish = f"a multiple of {model.denoiser.network.divisor}" if self.any_size else f"{self.patch}, as it was trained"
             raise InputError(f"patch is {patch}; wanted {wish}")
         self.least, self.patch = min(patch or self.patch, self.patch), patch or self.patch
+        self.sides: int | tuple[int, ...] = self.patch
         self.sigma_data, self.normalisation = model.denoiser.sigma_data / model.denoiser.gain, model.normalisation
         self.tiling = tiling or RandomTiling()
         self.chunk_size = chunk_size
@@ -80,7 +81,10 @@ class PatchPrior(Prior):
         self.precision = None if precision == "float32" else getattr(torch, precision)
         if compile_network:
             self.denoiser.network.compile()
-        self._lay_out()
+        if patch is None:
+            self._lay_out()
+        else:
+            self._fit(tuple(self.image_shape))
 
     @property
     def condition_channels(self) -> int:
@@ -96,17 +100,23 @@ class PatchPrior(Prior):
         """Return a prior of another size, with the least padding that tiles it at any offset: without positions and context."""
         if not self.any_size or (image_shape[0], len(image_shape)) != (self.image_shape[0], len(self.image_shape)):
             return super().for_shape(image_shape)
-        if tuple(image_shape) == tuple(self.image_shape) and self.patch == self.least:
+        if tuple(image_shape) == tuple(self.image_shape):
             return self
-        divisor, shortest = self.denoiser.network.divisor, min(image_shape[-2:])
-        if shortest < self.least:
-            raise InputError(f"the images are {tuple(image_shape[1:])}; wanted sides of at least the patch size {self.least}")
         twin = self._twin()
-        fitting = shortest + (divisor - 1 if self.tiling.reaches_out else 0)
-        twin.patch = min(self.patch, fitting // divisor * divisor)
-        twin.image_shape, twin.pad = tuple(image_shape), self.tiling.padding(image_shape[1:], twin.patch)
-        twin._lay_out()
+        twin._fit(tuple(image_shape))
         return twin
+
+    def _fit(self, image_shape: tuple[int, ...]) -> None:
+        """Choose the sides of patches, and the zeros around, for images of this shape."""
+        divisor, size = self.denoiser.network.divisor, image_shape[1:]
+        shortest = min(size[-2:])
+        if shortest < self.least:
+            raise InputError(f"the images are {size}; wanted sides of at least the patch size {self.least}")
+        self.sides = min(self.patch, shortest // divisor * divisor)
+        if self.tiling.reaches_out:
+            self.sides = tuple(min(self.patch, -(-n // divisor) * divisor) for n in size)
+        self.image_shape, self.pad = image_shape, self.tiling.padding(size, self.sides)
+        self._lay_out()
 
     def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators, condition: Tensor | None = None) -> Tensor:
         """Return the posterior mean of a canvas ``(B, C, H, W)``, its border zero.
@@ -152,7 +162,7 @@ class PatchPrior(Prior):
         self, x: Tensor, sigma: float | Tensor, generator: Generators, condition: Tensor | None
     ) -> tuple[Tiles, list[Tensor]]:
         """Draw a partition; return it with its patches, their levels, positions and, where the network sees it, the context."""
-        tiles = self.tiling.partition(self.image_shape[1:], self.pad, self.patch, generator)
+        tiles = self.tiling.partition(self.image_shape[1:], self.pad, self.sides, generator)
         patches = tiles.split(x)
         places = self.positions.to(x.device).expand(len(x), *self.positions.shape[1:])
         if condition is not None:

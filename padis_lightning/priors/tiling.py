@@ -101,14 +101,14 @@ class OverlapTiles(Tiles):
         size: height and width of the image; slices, height and width of a volume.
         pad: zeros on every side, along each axis.
         patch: sides of a patch.
-        stride: distance of one patch to the next.
+        overlap: least number of pixels that neighbours share.
         blend: let a patch count less in its overlap, the less the nearer to its edge.
     """
 
     size: tuple[int, ...]
     pad: tuple[int, ...]
     patch: tuple[int, ...]
-    stride: int
+    overlap: int
     blend: bool = False
 
     @property
@@ -116,10 +116,11 @@ class OverlapTiles(Tiles):
         """Return where each patch begins on the canvas, such as row and column."""
         axes = []
         for n, m, p in zip(self.size, self.pad, self.patch, strict=True):
-            steps = -(-max(n - p, 0) // self.stride)
-            start = m - (steps * self.stride + p - n) // 2
+            stride = max(p - self.overlap, 1)
+            steps = -(-max(n - p, 0) // stride)
+            start = m - (steps * stride + p - n) // 2
             last = n + 2 * m - p
-            axes.append([min(max(start + k * self.stride, 0), last) for k in range(steps + 1)])
+            axes.append([min(max(start + k * stride, 0), last) for k in range(steps + 1)])
         return list(product(*axes))
 
     def split(self, x: Tensor) -> Tensor:
@@ -145,7 +146,7 @@ class OverlapTiles(Tiles):
         weight = like.new_ones(self.patch)
         for axis, side in enumerate(self.patch) if self.blend else ():
             place = torch.arange(1, side + 1, dtype=like.dtype, device=like.device)
-            ramp = torch.minimum(place, place.flip(0)).clamp_max(side - self.stride + 1)
+            ramp = torch.minimum(place, place.flip(0)).clamp_max(self.overlap + 1)
             weight *= ramp.reshape(-1, *[1] * (len(self.patch) - axis - 1))
         return weight
 
@@ -160,10 +161,10 @@ class Tiling(ABC):
     reaches_out = False
 
     @abstractmethod
-    def partition(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
+    def partition(self, size: Sequence[int], pad: Sequence[int], patch: int | Sequence[int], generator: Generators) -> Tiles:
         """Return a partition for each image of a batch, with one random stream an image."""
 
-    def padding(self, size: Sequence[int], patch: int) -> tuple[int, ...]:
+    def padding(self, size: Sequence[int], patch: int | Sequence[int]) -> tuple[int, ...]:
         """Return the zeros that an image needs on every side; see :func:`padis_lightning.canvas.padding`."""
         return padding(size, patch)
 
@@ -185,7 +186,7 @@ class RandomTiling(Tiling):
             require_at_least(1, tiles=tiles)
         self.tiles = tiles
 
-    def partition(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
+    def partition(self, size: Sequence[int], pad: Sequence[int], patch: int | Sequence[int], generator: Generators) -> Tiles:
         """Place the grid at an offset uniform in ``0 .. pad``, an own one for every image."""
         offsets = [generator.integers(m + 1) for m in pad]
         shape = patch_shape(size, patch)
@@ -202,7 +203,7 @@ class RandomTiling(Tiling):
 class FixedTiling(Tiling):
     """The same grid in every call, the image in its middle: its seams stay."""
 
-    def partition(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
+    def partition(self, size: Sequence[int], pad: Sequence[int], patch: int | Sequence[int], generator: Generators) -> Tiles:
         """Place the grid at ``pad // 2`` for every image."""
         return GridTiles(tuple(size), tuple(pad), patch_shape(size, patch), (tuple(m // 2 for m in pad),) * len(generator))
 
@@ -223,12 +224,14 @@ class OverlapTiling(Tiling):
         require_at_least(0, overlap=overlap)
         self.overlap, self.blend = overlap, blend
 
-    def padding(self, size: Sequence[int], patch: int) -> tuple[int, ...]:
+    def padding(self, size: Sequence[int], patch: int | Sequence[int]) -> tuple[int, ...]:
         """Return the zeros on every side that make an image hold a patch."""
         return tuple(max(0, -(-(p - n) // 2)) for n, p in zip(size, patch_shape(size, patch), strict=True))
 
-    def partition(self, size: Sequence[int], pad: Sequence[int], patch: int, generator: Generators) -> Tiles:
+    def partition(self, size: Sequence[int], pad: Sequence[int], patch: int | Sequence[int], generator: Generators) -> Tiles:
         """Lay the same overlapping patches over every image."""
-        if self.overlap >= patch:
-            raise InputError(f"overlap is {self.overlap}; wanted less than the patch size {patch}")
-        return OverlapTiles(tuple(size), tuple(pad), patch_shape(size, patch), patch - self.overlap, self.blend)
+        sides = patch_shape(size, patch)
+        for n, p in zip(size[-2:], sides[-2:], strict=True):
+            if self.overlap >= p and n > p:
+                raise InputError(f"overlap is {self.overlap}; wanted less than the patch size {p}")
+        return OverlapTiles(tuple(size), tuple(pad), sides, self.overlap, self.blend)

@@ -67,6 +67,7 @@ class PatchDiffusion(OptimisedModule):
         warmup_patches: patches over which the learning rate rises from 0.
         decay: let the learning rate fall to 0 along a cosine until ``trainer.max_steps``.
         seed: key of the patches and their noise.
+        credit: authors and licence of the data, which the prior then names.
         compile_network: compile the network in place, one graph a patch size (needs a C++ compiler; minutes at first).
         recompute: activation checkpointing: blocks are computed again in the backward pass, a third more time for a
             fraction of the memory.
@@ -95,6 +96,7 @@ class PatchDiffusion(OptimisedModule):
         warmup_patches: int = 10_000,
         decay: bool = False,
         seed: int = 0,
+        credit: str = "",
         compile_network: bool = False,
         recompute: bool = False,
     ) -> None:
@@ -110,7 +112,7 @@ class PatchDiffusion(OptimisedModule):
         self.log_sigma = (log_sigma_mean, log_sigma_std)
         self.sigma_range, self.patches = sigma_range, patches
         self.optimizer, self.lr, self.warmup_patches, self.decay, self.seed = optimizer, lr, warmup_patches, decay, seed
-        self.compile_network, network.recompute = compile_network, recompute
+        self.credit, self.compile_network, network.recompute = credit, compile_network, recompute
 
     def setup(self, stage: str) -> None:
         """Adapt to the trainer's data; bring the network into its fastest form."""
@@ -154,6 +156,7 @@ class PatchDiffusion(OptimisedModule):
         """Return the denoiser as it is now, with all that a solver has to know."""
         training = {"patches": self.patches_seen, "log_sigma": list(self.log_sigma), "sigma_range": list(self.sigma_range)}
         training |= {"seed": self.seed, "data": self.source, "padis_lightning": __version__}
+        training |= {"credit": self.credit} if self.credit else {}
         if self._trainer is not None:
             training["steps"] = self.trainer.global_step
         return PatchModel(self.denoiser, self.image_shape, self.patch_sizes, self.pad, self.normalisation, training)
