@@ -268,7 +268,7 @@ def test_muon_moves_every_kernel_by_an_orthogonal_matrix(rng):
     for shape in ((6, 3, 3, 3), (16, 5)):
         kernel = torch.nn.Parameter(torch.randn(shape, generator=rng, dtype=torch.float64))
         kernel.grad, before = torch.randn(shape, generator=rng, dtype=torch.float64), kernel.detach().clone()
-        optimizer = Muon([kernel], lr=0.1)
+        optimizer = Muon([kernel], lr=0.1, weight_decay=0.0)
         optimizer.dtype = torch.float64
         optimizer.step()
         step = (before - kernel.detach()).flatten(1)
@@ -281,7 +281,7 @@ def test_muon_moves_every_kernel_by_an_orthogonal_matrix(rng):
 def test_muon_finds_the_least_squares_of_a_kernel(rng):
     wanted, inputs = torch.randn(4, 6, generator=rng), torch.randn(6, 50, generator=rng)
     kernel = torch.nn.Parameter(torch.zeros(4, 6))
-    optimizer = Muon([kernel], lr=0.1)
+    optimizer = Muon([kernel], lr=0.1, weight_decay=0.0)
     for step in range(200):
         optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 200)
         kernel.grad = (kernel.detach() - wanted) @ inputs @ inputs.T / 50
@@ -292,3 +292,13 @@ def test_muon_finds_the_least_squares_of_a_kernel(rng):
 def test_muon_refuses_biases(images, tmp_path):
     with pytest.raises(InputError, match="wanted kernels alone for Muon"):
         fit(images, tmp_path, 1, optimizer="Muon")
+
+
+def test_muon_lets_kernels_shrink_without_a_gradients_direction():
+    """Where the gradient is zero, a kernel of ones decays by 1 - lr lambda a step."""
+    kernel = torch.nn.Parameter(torch.ones(4, 6))
+    optimizer = Muon([kernel], lr=0.1, weight_decay=0.5)
+    for _ in range(3):
+        kernel.grad = torch.zeros(4, 6)
+        optimizer.step()
+    torch.testing.assert_close(kernel.detach(), torch.full((4, 6), 0.95**3), rtol=1e-6, atol=0)

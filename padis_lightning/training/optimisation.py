@@ -18,24 +18,28 @@ from padis_lightning.errors import InputError
 class Muon(Optimizer):
     r"""Move kernels by their momentum with all singular values brought near 1, which takes fewer steps than Adam.
 
-    .. math:: M \leftarrow \beta M + (1 - \beta) G, \quad W \leftarrow W - \eta \max(1, m / n)^{1/2} \,
+    .. math:: M \leftarrow \beta M + (1 - \beta) G, \quad W \leftarrow (1 - \eta \lambda) W - \eta \max(1, m / n)^{1/2} \,
         \mathrm{NS}_5((1 - \beta) G + \beta M)
 
     A kernel counts as a matrix of m outputs and n inputs; :math:`NS_5` is five steps of a Newton-Schulz iteration of fifth order.
 
-    Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024, algorithm 2.
+    Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024, algorithm 2; Liu et al., Muon is
+    scalable for LLM training, 2025, equation 3, for the decay, without which kernels grow until training diverges.
 
     Args:
         parameters: kernels, of at least two axes.
         lr: :math:`\eta`.
         momentum: :math:`\beta`.
+        weight_decay: :math:`\lambda`; singular values stay below about its inverse.
         half: iterate in bfloat16.
     """
 
     COEFFICIENTS = 3.4445, -4.7750, 2.0315
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, half: bool = False) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.2, half: bool = False
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.dtype = torch.bfloat16 if half else torch.float32
         if min(p.ndim for group in self.param_groups for p in group["params"]) < 2:
             raise InputError("the network has biases or norms; wanted kernels alone for Muon, as DRUNet has them, or Adam")
@@ -52,6 +56,7 @@ class Muon(Optimizer):
                 mean.lerp_(kernel.grad, 1 - group["momentum"])
                 direction = self._orthogonal(kernel.grad.lerp(mean, group["momentum"]).flatten(1))
                 stretch = max(1.0, direction.shape[0] / direction.shape[1]) ** 0.5
+                kernel.mul_(1 - group["lr"] * group["weight_decay"])
                 kernel.sub_(direction.reshape(kernel.shape), alpha=group["lr"] * stretch)
         return loss
 
