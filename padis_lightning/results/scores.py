@@ -156,13 +156,16 @@ def sample_sentence(summary: dict[str, Any], of: str) -> str:
 
 def table(summary: dict[str, Any]) -> str:
     """Return the means of the baselines and the solver as text, one line each."""
+    perceptual = [key for key in PERCEPTUAL if key in summary]
     lines = [f"{'method':<16}{'PSNR (dB)':>22}{'SSIM':>8}{'residual':>10}{'s/image':>9}{'evaluations':>13}"]
+    lines[0] += "".join(f"{PERCEPTUAL[key]:>9}" for key in perceptual)
     for name, means in methods(summary):
         quality = with_interval(means["psnr"], means["intervals"].get("psnr"), ".2f")
         similar, residual = with_interval(means["ssim"], None, ".4f"), with_interval(means["residual"], None, ".1e")
         lines.append(
             f"{name:<16}{quality:>22}{similar:>8}{residual:>10}{means['seconds_per_image']:>9.2f}{means['evaluations']:>13.0f}"
         )
+        lines[-1] += "".join(f"{with_interval(means.get(key), None, '.4f'):>9}" for key in perceptual)
     lines += [held_sentence(summary, "")] if summary.get("coverage") is not None else []
     lines.append(f"means of {summary['n']} images of {summary['groups']} groups, 95 % bootstrap intervals over groups")
     return "\n".join(lines)
