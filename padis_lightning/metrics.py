@@ -9,7 +9,11 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
 
 
 def psnr(estimate: Tensor, truth: Tensor) -> Tensor:
@@ -27,6 +31,19 @@ def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
     if min(truth.shape[2:]) < 6:
         return torch.full((len(truth),), math.nan, device=truth.device)
     value = structural_similarity_index_measure(estimate, truth, data_range=(0.0, 1.0), reduction="none")
+    return value.reshape(-1)
+
+
+def ms_ssim(estimate: Tensor, truth: Tensor) -> Tensor | None:
+    """Return the structural similarity of each image over five scales, clipped to [0, 1]: ``(B, C, H, W) -> (B,)``.
+
+    The window of :func:`ssim` must fit into the coarsest scale, an image of a sixteenth of the sides: None with a side below 176.
+
+    Source: Wang, Simoncelli and Bovik, Multi-scale structural similarity for image quality assessment, 2003.
+    """
+    if min(truth.shape[2:]) < 176:
+        return None
+    value = multiscale_structural_similarity_index_measure(estimate, truth, data_range=(0.0, 1.0), reduction="none")
     return value.reshape(-1)
 
 

@@ -158,6 +158,7 @@ class CheckpointReader(Reader):
     known = {
         "collections.OrderedDict": _mapping,
         "torch._utils._rebuild_tensor_v2": lambda *arguments: Record("tensor", arguments),
+        "torch._utils._rebuild_parameter": lambda *arguments: Record("value", arguments),
         **{name: name for name in STORAGES},
         **{f"torch.{name}": lambda *arguments: Record("value", arguments) for name in ("Size", "device")},
     }
@@ -178,7 +179,7 @@ class CheckpointReader(Reader):
     })  # fmt: skip
 
 
-def require_plain_checkpoint(file: Path) -> None:
+def require_plain_checkpoint(file: Path, wanted: str = "a checkpoint written by fit") -> None:
     """Refuse a checkpoint that torch would take long to read, or from which it would make more than the file holds.
 
     torch runs no code of a file, but hashes tuples whose parts share parts, which takes a time that doubles with each level,
@@ -188,7 +189,6 @@ def require_plain_checkpoint(file: Path) -> None:
         InputError: the file is not as torch.save writes it, names other things than tensors and containers, has keys that are
             not plain, or stands for too much.
     """
-    wanted = "wanted a checkpoint written by fit"
     try:
         with file.open("rb") as handle:
             if handle.read(4) != b"PK\3\4":  # else torch reads the format it had before 2020
@@ -202,9 +202,9 @@ def require_plain_checkpoint(file: Path) -> None:
             raise Refused("parts that share their bytes")
         _require_few(CheckpointReader(io.BytesIO(torch._C.PyTorchFileReader(str(file)).get_record("data.pkl"))).load(), file)
     except Refused as error:
-        raise InputError(f"{file} has {error}; {wanted}, nothing was run") from error
+        raise InputError(f"{file} has {error}; wanted {wanted}, nothing was run") from error
     except Exception as error:  # a damaged file can make the reader raise anything
-        raise InputError(f"{file} cannot be read ({type(error).__name__}); {wanted}") from error
+        raise InputError(f"{file} cannot be read ({type(error).__name__}); wanted {wanted}") from error
 
 
 def _require_few(root: object, file: Path) -> None:

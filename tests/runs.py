@@ -79,6 +79,7 @@ def write_run(
     names: list[str] | None = None,
     pictured: int | None = None,
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    rows: list[dict[str, Any]] | None = None,
 ) -> None:
     """What ``predict`` leaves for the page, of images ``(B, C, H, W)`` or volumes ``(B, C, D, H, W)`` in [0, 1]."""
     operator = Identity(truth.shape[1:]) if operator is None else operator
@@ -89,7 +90,7 @@ def write_run(
         return [{"psnr": q, "ssim": 0.5, "residual": 1e-3, "seconds": 0.25, "evaluations": 7} for q in quality]
 
     theirs = {name: scores(images) for name, images in baselines.items()}
-    rows = finite(
+    rows = rows or finite(
         [
             {"index": k, "name": names[k], **row, "group": groups[k], "baselines": {b: s[k] for b, s in theirs.items()}}
             for k, row in enumerate(scores(estimate))

@@ -161,7 +161,8 @@ def test_several_samples_leave_their_mean_their_deviation_and_a_coverage(images,
     out = tmp_path / "out"
     predict(out, "--data.path", str(images), "--prior.checkpoint", str(prior), "--model.samples", "3", "--data.count", "2")
     rows = list(csv.DictReader((out / "metrics.csv").open()))
-    assert list(rows[0]) == ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations", "deviation", "coverage"]
+    columns = ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations", "deviation", "coverage", "sample_psnr"]
+    assert list(rows[0]) == columns
     assert len(rows) == 2 and all(int(row["evaluations"]) == 9 and 0 <= float(row["coverage"]) <= 1 for row in rows)
     drawn = np.load(out / "samples" / f"{rows[0]['name']}.npy")
     assert drawn.shape == (3, 16, 16)

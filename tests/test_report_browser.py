@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.slices import Slices
@@ -27,6 +30,9 @@ PIXELS = """[...document.querySelectorAll('#panels canvas')].map((canvas) => {
   let text = ''; for (const byte of data) text += String.fromCharCode(byte);
   return [width, height, btoa(text), canvas.closest('figure').className.split(' ')[0]];
 })"""
+
+NAMELESS = """[...document.querySelectorAll('input, select, button, canvas, svg')].filter((e) =>
+  !(e.labels && e.labels.length) && !e.getAttribute('aria-label') && !e.textContent.trim()).map((e) => e.outerHTML)"""
 
 
 @pytest.fixture(scope="module")
@@ -290,9 +296,7 @@ def test_nothing_leaves_the_page_and_nothing_goes_wrong(browser, page):
 
 def test_everything_to_operate_has_a_name(browser, page):
     show(browser, page)
-    nameless = """[...document.querySelectorAll('input, select, button, canvas, svg')].filter((e) =>
-      !(e.labels && e.labels.length) && !e.getAttribute('aria-label') && !e.textContent.trim()).map((e) => e.outerHTML)"""
-    assert browser.evaluate(nameless) == []
+    assert browser.evaluate(NAMELESS) == []
 
 
 @pytest.mark.parametrize("width", [375, 700, 1280])
@@ -313,6 +317,89 @@ def test_two_runs_side_by_side(browser, tmp_path, known):
     seen = drawn(browser)
     same(seen["estimate"], to_pixels(known["baselines"]["tv"][0]).astype(int))
     same(seen["error"], error_pixels(known["baselines"]["tv"][0] - known["truth"][0], 0.1).astype(int))
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """A page of a black measurement of fewer pixels, a white estimate and a grey truth, in colour."""
+    folder, shape = tmp_path_factory.mktemp("colours"), (2, 3, 24, 32)
+    truth, white = torch.full(shape, 0.5), torch.ones(shape)
+    operator = AveragePooling(shape[1:], 4)
+    operator.forward = lambda x: torch.zeros(len(x), 3, 6, 8)
+    write_run(folder, truth, white, {"tv": truth}, ["x", "y"], operator=operator, scale=Normalisation(0.0, 1.0))
+    (folder / "page.html").write_text(report_page(read_runs([folder])))
+    return folder / "page.html"
+
+
+LINE = "document.querySelector('.slider .line')"
+
+
+def sides(browser):
+    """The colours at both ends of the middle row under the slider, and the share of its width where the right one begins."""
+    x, y, width, height = box(browser, "slider")
+    row = screenshot(browser)[round(y + height / 2), math.ceil(x) : math.floor(x + width)].astype(int)
+    return row[0].tolist(), row[-1].tolist(), np.flatnonzero((row != row[-1]).any(1)).max() / len(row)
+
+
+def screenshot(browser):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(browser.call("Page.captureScreenshot")["data"]))).convert("RGB"))
+
+
+def test_two_panels_lie_under_a_slider_that_keys_and_fingers_move(browser, colours):
+    show(browser, colours, height=1200)
+    assert browser.evaluate("[...document.querySelectorAll('.slider select')].map((s) => s.value)") == ["measurement", "DDS"]
+    left, right, at = sides(browser)
+    assert left == [0] * 3 and right == [255] * 3 and at == pytest.approx(0.5, abs=0.01)
+    browser.evaluate(f"{LINE}.focus()")
+    for _ in range(20):
+        browser.press("ArrowRight")
+    assert sides(browser)[2] == pytest.approx(0.7, abs=0.01) and browser.evaluate(f"{LINE}.value") == "70"
+    said = browser.evaluate(f"{LINE}.getAttribute('aria-valuetext')")
+    assert said == "measurement on the left 70\u2009%, DDS on the right"
+    assert browser.evaluate("document.querySelector('#panels').dataset.image") == "0000"  # arrows move the line only
+    for zoom in range(2):
+        x, y, width, height = box(browser, "slider")
+        browser.call("Emulation.setTouchEmulationEnabled", enabled=True)
+        for kind, share in (("touchStart", 0.7), ("touchMove", 0.5), ("touchMove", 0.3), ("touchEnd", None)):
+            points = [] if share is None else [{"x": x + share * width, "y": y + 0.4 * height}]
+            browser.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+        browser.call("Emulation.setTouchEmulationEnabled", enabled=False)
+        assert float(browser.evaluate(f"{LINE}.value")) == pytest.approx(30, abs=1), zoom
+        browser.evaluate(f"{LINE}.value = 70, {LINE}.dispatchEvent(new Event('input')), document.getElementById('in').click()")
+    for _, *place in browser.evaluate(REGIONS):  # it moved nothing but the line
+        np.testing.assert_allclose(place, [0.375, 0.375, 0.25, 0.25], atol=1e-5)
+
+
+def test_any_two_panels_are_compared_and_stay_chosen(browser, colours):
+    show(browser, colours, height=1200)
+    choose = "(() => {{ const s = document.querySelectorAll('.slider select')[{}]; s.value = '{}'; {} }})()"
+    tell = "s.dispatchEvent(new Event('change'));"
+    browser.evaluate(choose.format(0, "DDS", tell) + "," + choose.format(1, "truth", tell))
+    assert sides(browser)[0] == [255] * 3 and sides(browser)[1][0] in (127, 128)
+    browser.evaluate("document.activeElement.blur()")
+    browser.press("ArrowRight")
+    browser.wait("document.querySelector('#panels').dataset.image === '0001'")
+    assert sides(browser)[0] == [255] * 3 and sides(browser)[1][0] in (127, 128)
+    browser.evaluate("document.getElementById('sliding').click()")
+    assert not browser.evaluate("document.querySelectorAll('.slider').length")
+    assert len(browser.evaluate("[...document.querySelectorAll('#panels figure')].map(() => 0)")) == 5
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_pages_with_a_slider_fit_and_name_all_their_parts(browser, colours, width):
+    show(browser, colours, width=width)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate(NAMELESS) == []
+    assert not browser.told("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+
+
+def test_grey_images_have_the_slider_on_request_and_volumes_have_none(browser, page, volumes):
+    show(browser, page)
+    assert not browser.evaluate("document.querySelectorAll('.slider').length")
+    browser.evaluate("document.getElementById('sliding').click()")
+    assert browser.evaluate("[...document.querySelectorAll('.slider select')].map((s) => s.value)") == ["fbp", "DDS"]
+    show(browser, volumes[0])
+    assert browser.evaluate("document.getElementById('comparing').hidden")
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,12 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 
 from padis_lightning.callbacks.progress import show
 from padis_lightning.ct.picture import draw_scan
-from padis_lightning.errors import require_at_least
+from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.files import sweep_up
 from padis_lightning.locks import WriteLock
 from padis_lightning.problem import Problem
 from padis_lightning.results.formats import Format, check_formats, write_volumes
+from padis_lightning.results.lpips import LPIPS, read_lpips
 from padis_lightning.results.pictures import ImageResult, evenly_spread, save_picture
 from padis_lightning.results.provenance import origin, provenance, settings_of
 from padis_lightning.results.records import Records
@@ -44,6 +45,7 @@ class Results(Callback):
         report_images: at most so many images are on the report's page with their pixels, evenly spread over all.
         overwrite: where the folder holds results of other settings, forget them; otherwise they are refused.
         keep_every: seconds after which a solve that is not finished keeps its state, from which a rerun goes on.
+        lpips: score with LPIPS too; a file of AlexNet's published weights, ``alexnet-owt-7be5be79.pth``.
     """
 
     def __init__(
@@ -57,16 +59,18 @@ class Results(Callback):
         report_images: int = 64,
         overwrite: bool = False,
         keep_every: float = 120.0,
+        lpips: str | None = None,
     ) -> None:
         require_at_least(0, report_images=report_images, keep_every=keep_every)
         self.baselines, self.window, self.error_scale = baselines or {}, window, error_scale
         self.measurements, self.geometry, self.formats = measurements, geometry, formats or []
-        self.report_images, self.overwrite, self.keep_every = report_images, overwrite, keep_every
+        self.report_images, self.overwrite, self.keep_every, self.lpips = report_images, overwrite, keep_every, lpips
         #: the settings of a run of the command line
         self.config: dict[str, Any] | None = None
         #: what a finished run lacks, in one sentence
         self.lacking = ""
         self._settings: dict[str, str] | None = None
+        self._lpips: LPIPS | None = None
 
     def check(self, folder: Path, solver: Solver, data: LightningDataModule) -> None:
         """Refuse formats that this data cannot be written in, and a folder with results of other settings.
@@ -75,6 +79,10 @@ class Results(Callback):
             InputError: with what the data is, or with the difference.
         """
         check_formats(self.formats, data.whole, data.image_shape)
+        if self.lpips:
+            if len(data.image_shape) != 3 or data.image_shape[0] not in (1, 3):
+                raise InputError(f"results.lpips is set for images of {data.image_shape}; wanted pictures of 1 or 3 channels")
+            self._lpips = read_lpips(Path(self.lpips))
         self._records, self._settings = Records(folder), settings_of(solver, self.config)
         if not self.overwrite:
             self._records.refuse_other(self._settings, data.item_labels)
@@ -133,6 +141,8 @@ class Results(Callback):
         Lightning brings back the handlers of signals that were there before.
         """
         self._solvers = {name: build(pl_module.problem, seed=pl_module.seed) for name, build in self.baselines.items()}
+        if self._lpips is not None:
+            self._lpips.to(pl_module.device)
         self._signals = Signals()
         self._signals.listen()
         visible = trainer.progress_bar_callback is not None and trainer.is_global_zero
@@ -150,8 +160,8 @@ class Results(Callback):
             show(trainer, f"baseline {name}")
             others[name] = solver.predict_step(measured, batch_idx)
         show(trainer, "")
-        rows = score(outputs, batch.image)
-        compared = {name: score(other, batch.image) for name, other in others.items()}
+        rows = score(outputs, batch.image, self._lpips)
+        compared = {name: score(other, batch.image, self._lpips) for name, other in others.items()}
         for i, index in enumerate(batch.index.tolist()):
             row = {"index": index, "name": self._names[index], "group": batch.group[i]}
             reason = (outputs.failures and outputs.failures[i]) or failure(outputs.estimate[i])

@@ -70,10 +70,11 @@ class ImageResult(NamedTuple):
 
     @property
     def images(self) -> list[tuple[str, str, Tensor]]:
-        """Return the kind and the name of truth, baselines and estimate, and each image."""
+        """Return the kind and the name of truth, baselines, estimate and first sample, and each image."""
         truth = [] if self.truth is None else [("truth", "truth", self.truth)]
         baselines = [("baseline", name, image) for name, image in self.baselines.items()]
-        return [*truth, *baselines, ("estimate", "estimate", self.estimate)]
+        sample = [] if self.samples is None else [("sample", "a sample", self.samples[0])]
+        return [*truth, *baselines, ("estimate", "estimate", self.estimate), *sample]
 
     @classmethod
     def of(cls, i: int, truth: Tensor | None, baselines: dict[str, Tensor], found: Reconstruction) -> ImageResult:
@@ -99,7 +100,7 @@ def error_pixels(error: Tensor, scale: float) -> np.ndarray:
 
 
 def comparison(result: ImageResult, window: tuple[float, float], error_scale: float, spacing: Spacing = CUBES) -> Image.Image:
-    """Draw truth, baselines, estimate, error and deviation of one image side by side; of volumes their middle planes."""
+    """Draw truth, baselines, estimate, sample, error and deviation of an image side by side; of volumes their middle planes."""
 
     def show(image: Tensor, ends: tuple[float, float] = window) -> np.ndarray:
         return to_pixels(planes(image, spacing), ends)

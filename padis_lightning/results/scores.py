@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from padis_lightning.results.json_files import finite
 from padis_lightning.types import Reconstruction
 
 COLUMNS = ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations"]
-SAMPLED = ["deviation", "coverage"]  # columns where there are several samples
+PERCEPTUAL = {"ms_ssim": "MS-SSIM", "lpips": "LPIPS"}  # columns of images that are large enough, and where it is asked for
+SAMPLED = ["deviation", "coverage", "sample_psnr", "sample_lpips"]  # columns where there are several samples
 VOLUMES = ["ssim_coronal", "ssim_sagittal", "consistency"]  # columns of volumes, whose "ssim" is that of axial planes
 MEANS = ["psnr", "ssim", "residual", "seconds", "evaluations"]
 SENSIBLE = 1e3  # of the data's range; an estimate beyond it is none
@@ -30,10 +31,18 @@ def failure(estimate: Tensor) -> str | None:
     return f"its largest value is {largest:.3g} times the range of the data; wanted at most {SENSIBLE:g}"
 
 
-def score(reconstruction: Reconstruction, truth: Tensor | None) -> list[dict[str, float | None]]:
+def score(
+    reconstruction: Reconstruction, truth: Tensor | None, lpips: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> list[dict[str, float | None]]:
     """Return a row of numbers for each image or volume of a batch; None for what is unknown or not finite.
 
-    Without the truth there is no PSNR and no SSIM, and with :func:`failure` there is no score of quality at all.
+    Without the truth there is no PSNR and no SSIM, and with :func:`failure` there is no score of quality at all. Of samples the
+    first is scored beside the estimate.
+
+    Args:
+        reconstruction: of a batch.
+        truth: the batch itself.
+        lpips: a perceptual distance of images ``(B, C, H, W)``, where it is asked for.
     """
     estimate, samples = reconstruction.estimate.float(), reconstruction.samples
     quality: dict[str, Tensor | None] = {"psnr": None, "ssim": None, "residual": reconstruction.residual}
@@ -45,12 +54,18 @@ def score(reconstruction: Reconstruction, truth: Tensor | None) -> list[dict[str
         quality["psnr"] = metrics.psnr(estimate, truth)
         if samples is not None:
             quality["coverage"] = metrics.coverage(samples, truth)
+            quality["sample_psnr"] = metrics.psnr(samples[:, 0].float(), truth)
         if estimate.ndim == 5:
             planes = {"ssim": "axial", "ssim_coronal": "coronal", "ssim_sagittal": "sagittal"}
             quality |= {key: metrics.plane_ssim(estimate, truth, plane) for key, plane in planes.items()}
             quality["consistency"] = metrics.consistency(estimate, truth)
         else:
             quality["ssim"] = metrics.ssim(estimate, truth)
+            if (similar := metrics.ms_ssim(estimate, truth)) is not None:
+                quality["ms_ssim"] = similar
+            if lpips is not None:
+                quality["lpips"] = lpips(estimate, truth)
+                quality |= {} if samples is None else {"sample_lpips": lpips(samples[:, 0].float(), truth)}
     spent = {"seconds": reconstruction.seconds, "evaluations": reconstruction.evaluations}
     rows = []
     for k, image in enumerate(estimate):
@@ -74,6 +89,11 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
+def optional(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the scores that not all runs have and some of these images do."""
+    return [key for key in (*PERCEPTUAL, *SAMPLED, *VOLUMES) if any(key in row for row in rows)]
+
+
 def mean_gain(psnr: Sequence[float | None], other: Sequence[float | None], groups: Sequence[str]) -> dict[str, Any] | None:
     """Return the mean paired difference ``psnr - other`` with its interval over groups; None where a value is."""
     if None in psnr or None in other:
@@ -84,11 +104,11 @@ def mean_gain(psnr: Sequence[float | None], other: Sequence[float | None], group
 
 def _means(rows: list[dict[str, Any]], groups: list[str]) -> dict[str, Any]:
     out: dict[str, Any] = {"intervals": {}}
-    for key in [*MEANS, *(k for k in (*SAMPLED, *VOLUMES) if k in rows[0])]:
+    for key in [*MEANS, *optional(rows)]:
         values = [row.get(key) for row in rows]
         known = None not in values
         out["seconds_per_image" if key == "seconds" else key] = float(np.mean(values)) if known else None
-        if known and key in ("psnr", "ssim", "residual", "coverage", "consistency"):
+        if known and key in ("psnr", "ssim", *PERCEPTUAL, "sample_psnr", "residual", "coverage", "consistency"):
             out["intervals"][key] = metrics.interval(values, groups)
     return out
 
@@ -99,7 +119,7 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
     No name is a formula to a spreadsheet: one that begins like a formula gets an apostrophe.
     """
     text = io.StringIO()
-    columns = COLUMNS + [key for key in (*SAMPLED, *VOLUMES) if any(key in row for row in rows)]
+    columns = COLUMNS + optional(rows)
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
@@ -124,15 +144,28 @@ def held_sentence(summary: dict[str, Any], of: str) -> str:
     return "90 % intervals of the samples{} hold {:.1f} % [{:.1f}, {:.1f}] of the truth".format(of, *percent)
 
 
+def sample_sentence(summary: dict[str, Any], of: str) -> str:
+    """Return what the estimate and a sample are for, and the scores of both where there is a truth."""
+    said = f"The estimate{of} has the least error; a sample shows how the image may look, and its detail is drawn, not known."
+    for name, key, unit, digits in (("PSNR", "psnr", " dB", ".2f"), ("LPIPS", "lpips", "", ".3f")):
+        both = summary.get(key), summary.get(f"sample_{key}")
+        if None not in both:
+            said += f" {name}: {both[0]:{digits}}{unit} and {both[1]:{digits}}{unit}."
+    return said
+
+
 def table(summary: dict[str, Any]) -> str:
     """Return the means of the baselines and the solver as text, one line each."""
+    perceptual = [key for key in PERCEPTUAL if key in summary]
     lines = [f"{'method':<16}{'PSNR (dB)':>22}{'SSIM':>8}{'residual':>10}{'s/image':>9}{'evaluations':>13}"]
+    lines[0] += "".join(f"{PERCEPTUAL[key]:>9}" for key in perceptual)
     for name, means in methods(summary):
         quality = with_interval(means["psnr"], means["intervals"].get("psnr"), ".2f")
         similar, residual = with_interval(means["ssim"], None, ".4f"), with_interval(means["residual"], None, ".1e")
         lines.append(
             f"{name:<16}{quality:>22}{similar:>8}{residual:>10}{means['seconds_per_image']:>9.2f}{means['evaluations']:>13.0f}"
         )
+        lines[-1] += "".join(f"{with_interval(means.get(key), None, '.4f'):>9}" for key in perceptual)
     lines += [held_sentence(summary, "")] if summary.get("coverage") is not None else []
     lines.append(f"means of {summary['n']} images of {summary['groups']} groups, 95 % bootstrap intervals over groups")
     return "\n".join(lines)

@@ -87,7 +87,8 @@
     });
   }
 
-  const isMethod = (panel) => panel.kind === "baseline" || panel.kind === "estimate";
+  const isMethod = (panel) => ["baseline", "estimate", "sample"].includes(panel.kind);
+  const isPicture = (panel) => isMethod(panel) || panel.kind === "truth" || panel.kind === "degraded";
   const isError = (panel) => panel.kind === "error" || (state.all && isMethod(panel) && panel.error);
   const isLinked = (panel) => panel.kind !== "measurement";
   const visible = (panel) => (isError(panel) ? panel.error : panel.grey);
@@ -155,8 +156,18 @@
     return element("figure", kind, caption, ...tiles.map((tile) => tile.frame), element("div", "below", legend, read));
   }
 
+  const slider = makeSlider(element);
+  function slide() {
+    if (find("sliding").checked && !find("comparing").hidden) grid.prepend(slider.figure);
+    else slider.figure.remove();
+    slider.paint();
+  }
+  find("sliding").checked = data.images.some((image) => image.panels.some((panel) => panel.colour));
+  find("sliding").addEventListener("change", slide);
+
   function repaint() {
     shown.forEach(paint);
+    slider.paint();
     readAgain();
   }
 
@@ -181,6 +192,10 @@
     grid.replaceChildren(...figures);
     arrange();
     shown.forEach(refresh);
+    const pictures = shown.filter(isPicture);
+    find("comparing").hidden = pictures.length < 2 || Boolean(whole.shape);
+    slider.offer(pictures, whole.extent[2] / whole.extent[1]);
+    slide();
     repaint();
     grid.dataset.image = image.name;
     find("position").textContent = `${index + 1} of ${data.images.length}`;
@@ -314,7 +329,10 @@
     const box = frame.getBoundingClientRect();
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   };
-  const under = (event) => shown.find((tile) => tile.frame.contains(event.target));
+  const under = (event) => {
+    if (slider.frame.contains(event.target)) return { ...shown.find(isLinked), frame: slider.frame };
+    return shown.find((tile) => tile.frame.contains(event.target));
+  };
   grid.addEventListener("wheel", (event) => {
     const tile = under(event);
     if (!tile || !isLinked(tile) || (event.deltaY > 0 && state.zoom === 1)) return; // at the end of zooming out the page scrolls
@@ -325,7 +343,7 @@
   let dragged = null;
   grid.addEventListener("pointerdown", (event) => {
     const tile = under(event);
-    if (!tile || !isLinked(tile) || state.zoom === 1 || event.button !== 0) return;
+    if (!tile || !isLinked(tile) || state.zoom === 1 || event.button !== 0 || event.target.type === "range") return;
     dragged = { tile, from: shares(event, tile.frame) };
     tile.frame.setPointerCapture(event.pointerId);
   });
@@ -395,7 +413,7 @@
     const on = event.target;
     if (event.ctrlKey || event.metaKey || event.altKey || on.type === "number") return;
     const arrow = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-    if (arrow && (on === list || on.type === "range")) return; // they move there
+    if (arrow && (on.tagName === "SELECT" || on.type === "range")) return; // they move there
     if (arrow && event.shiftKey && state.zoom > 1) pan(state.view in VIEWS ? state.view : "axial", arrow.map((x) => x / 8));
     else if (arrow && !event.shiftKey && arrow[0]) choose(state.current + arrow[0]);
     else if (event.key === "+" || event.key === "=") zoomAt(2);

@@ -13,12 +13,22 @@ from padis_lightning.results.report.histogram import histogram
 from padis_lightning.results.report.panels import Panel, to_png
 from padis_lightning.results.report.runs import Run, differing_settings, dotted, paired_differences, shared_pictures
 from padis_lightning.results.report.template import raw, render
-from padis_lightning.results.scores import MEANS, SAMPLED, VOLUMES, held_sentence, methods, with_interval
+from padis_lightning.results.scores import (
+    MEANS,
+    PERCEPTUAL,
+    SAMPLED,
+    VOLUMES,
+    held_sentence,
+    methods,
+    optional,
+    sample_sentence,
+    with_interval,
+)
 
 LARGEST = 64_000_000  # characters of pictures on a page
 PRESETS = {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800)}  # level and width in HU
 DERIVED = {"seconds_per_image", "baselines", "gain", "intervals", "n", "groups", "failed", "missing"}
-SCORED = {*MEANS, *SAMPLED, *VOLUMES, *DERIVED}  # what a summary holds besides provenance
+SCORED = {*MEANS, *PERCEPTUAL, *SAMPLED, *VOLUMES, *DERIVED}  # what a summary holds besides provenance
 
 
 def report_page(runs: Sequence[Run]) -> str:
@@ -30,6 +40,7 @@ def report_page(runs: Sequence[Run]) -> str:
         "page.html",
         title=" and ".join(run.name for run in runs),
         style=raw("style.css"),
+        slider=raw("slider.js"),
         script=raw("script.js"),
         lead=_lead(runs),
         overview=_overview(runs),
@@ -69,8 +80,9 @@ def _picture(runs: Sequence[Run], name: str) -> dict[str, Any]:
     for run in runs:
         row = run.scores[name]
         scores = {("baseline", b): theirs["psnr"] for b, theirs in row["baselines"].items()}
+        scores |= {("estimate", ""): row["psnr"], ("sample", ""): row.get("sample_psnr")}
         for p in run.panels(name):
-            one = _embedded(p, row["psnr"] if p.kind == "estimate" else scores.get((p.kind, p.title)))
+            one = _embedded(p, scores.get((p.kind, p.title if p.kind == "baseline" else "")))
             if len(runs) == 1 or p.kind == "truth" and run is runs[0]:
                 panels.append(one)
             elif p.kind == "estimate":
@@ -123,6 +135,7 @@ def _overview(runs: Sequence[Run]) -> dict[str, Any]:
     rows, lines = [], []
     stacked = any("consistency" in run.summary for run in runs)
     scores = {"psnr": ".2f", "ssim": ".3f", **({"consistency": ".3f"} if stacked else {})}
+    perceptual = {key: name for key, name in PERCEPTUAL.items() if any(key in run.summary for run in runs)}
     for run in runs:
         summary, of = run.summary, f" of {run.name}" if len(runs) > 1 else ""
         for name, means in methods(summary):
@@ -130,12 +143,16 @@ def _overview(runs: Sequence[Run]) -> dict[str, Any]:
             gain = summary["gain"].get(name) if means is not summary else None
             gained = gain and with_interval(gain["psnr"], gain["interval"], "+.2f")
             rest = [means.get(key) for key in ("residual", "seconds_per_image", "evaluations")]
-            rows.append({"cells": [name + of, psnr, ssim, gained, *rest, *last], "strong": means is summary})
+            alike = [with_interval(means.get(key), None, ".3f") for key in perceptual]
+            rows.append({"cells": [name + of, psnr, ssim, *alike, gained, *rest, *last], "strong": means is summary})
         if summary.get("coverage") is not None:
             lines.append(held_sentence(summary, of) + ".")
+        if "deviation" in summary:
+            lines.append(sample_sentence(summary, of))
     for d in paired_differences(runs):
         lines.append(f"{d['of']} over {d['over']}: {with_interval(d['psnr'], d['interval'], '+.2f')} dB, image by image.")
-    header = ["method", "PSNR (dB)", "SSIM", "gain (dB)", "residual", "s/image", "evaluations", *["consistency"] * stacked]
+    header = ["method", "PSNR (dB)", "SSIM", *perceptual.values(), "gain (dB)", "residual", "s/image", "evaluations"]
+    header += ["consistency"] * stacked
     if stacked:
         lines.append("Consistency: how much neighbouring slices differ, over how much they do in truth; 1 is right.")
     return {"header": header, "rows": rows, "lines": lines}
@@ -163,5 +180,7 @@ def _columns(runs: Sequence[Run]) -> dict[str, tuple[str, list[float | None]]]:
     columns |= {f"{b}: PSNR": ("%.2f", [row["baselines"][b]["psnr"] for row in rows]) for b in rows[0]["baselines"]}
     columns["SSIM"] = "%.4f", [row["ssim"] for row in rows]
     words = {"residual": "residual", "seconds": "s/image", "evaluations": "evaluations"}
-    words |= {key: key.replace("_", " ") for key in (*SAMPLED, *VOLUMES)}
-    return columns | {word: ("%.3g", [row.get(key) for row in rows]) for key, word in words.items() if key in rows[0]}
+    words |= {key: PERCEPTUAL.get(key, key.replace("_", " ")) for key in optional(rows)}
+    return columns | {
+        word: ("%.3g", [row.get(key) for row in rows]) for key, word in words.items() if any(key in r for r in rows)
+    }

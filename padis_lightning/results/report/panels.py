@@ -24,7 +24,7 @@ from padis_lightning.results.pictures import ImageResult
 from padis_lightning.results.voxels import CUBES, Spacing, average_to_fit
 from padis_lightning.types import Normalisation
 
-KINDS = ("truth", "measurement", "degraded", "baseline", "estimate", "deviation")
+KINDS = ("truth", "measurement", "degraded", "baseline", "estimate", "sample", "deviation")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def measurement_panel(operator: LinearOperator, y: Tensor, shape: Sequence[int],
 def image_panels(
     result: ImageResult, solver: str, operator: LinearOperator, scale: Normalisation, spacing: Spacing = CUBES
 ) -> list[Panel]:
-    """Return truth, measurement, baselines, estimate and deviation of one image, in the units of ``scale``."""
+    """Return truth, measurement, baselines, estimate, a sample and deviation of one image, in the units of ``scale``."""
     ends = scale.lower, scale.upper
     titles = {"estimate": solver}
     out = [quantise(titles.get(k, name), k, scale.restore(image), ends, spacing) for k, name, image in result.images]
