@@ -13,6 +13,7 @@ from torch import Tensor
 from padis_lightning.data.sources.base import Source
 from padis_lightning.files import whole
 from padis_lightning.operators import LinearOperator
+from padis_lightning.operators.inpainting import Inpainting
 from padis_lightning.operators.slices import Slices
 from padis_lightning.results.formats import Format, write_image
 from padis_lightning.results.formats.as_read import write_as_read
@@ -85,7 +86,8 @@ class ResultWriter:
             rest = (self.normalisation, self.source, index, self.origin, self.operator.volumetric)
             files += write_image(self.formats, folder, name, estimate, *rest)
         if self.source is not None and self.source.pictured and (place := self.source.place(index)):
-            files.append(write_as_read(folder, name, estimate, place[0]))
+            how = {"filled": isinstance(self.operator, Inpainting), "crop": self.source.crop}
+            files.append(write_as_read(folder, name, estimate, *place, **how))
         if self.measurements and result.measurement is not None:
             files.append(save_measurement(folder / "measurements" / f"{name}.npz", self.operator, result.measurement))
         if result.samples is not None:

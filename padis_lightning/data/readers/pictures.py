@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from padis_lightning.data.archives import fetch, members
+from padis_lightning.data.carried import Carried, carried_by, without_alpha
+from padis_lightning.data.deep_png import GREY_ALPHA, deep_type, read_deep
 from padis_lightning.data.names import common_depth, files_below, natural
 from padis_lightning.data.ranges import implied_range
 from padis_lightning.data.sources.series import Reader, Series
@@ -25,6 +27,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 ORIENTATION, BITS = 0x0112, 258  # tags of EXIF and TIFF
 GREY8, COLOUR8 = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK")
 GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
+SEPARATED = 5  # inks, of TIFF
 
 
 class Picture(NamedTuple):
@@ -112,7 +115,7 @@ def _series(pictures: list[Picture], name: str, group: str) -> Series:
     shape, bounds = _header(pictures[0])
     files = tuple(dict.fromkeys(p.path for p in pictures))
     return Series(name, group, len(pictures), shape, partial(_values, pictures), range=bounds, files=files,
-                  see_through=partial(_values, pictures, transparent=True))  # fmt: skip
+                  see_through=partial(_values, pictures, transparent=True), carried=partial(_carried, pictures))  # fmt: skip
 
 
 @contextmanager
@@ -129,14 +132,15 @@ def _header(picture: Picture) -> tuple[tuple[int, ...], tuple[float, float] | No
     """Return shape and range of a picture, without its pixels."""
     with _opened(picture) as stream:
         if picture.page is not None or _needs_tifffile(stream):
-            values = _tiff(stream, picture)
+            values, _ = _tiff(stream, picture)
             return values.shape, implied_range(values.dtype, picture=True)
-        image = _image(stream, picture)
+        deep, image = deep_type(stream), _image(stream, picture)
         described = image.format != "PNG" or "exif" in image.info  # else PIL reads the whole file for it
         if described and image.getexif().get(ORIENTATION, 1) > 4:  # on its side
             image = _upright(image)
-        shape = (image.height, image.width) if image.mode not in COLOUR8 else (image.height, image.width, 3)
-        dtype = "u1" if image.mode in GREY8 + COLOUR8 else "f4" if image.mode == "F" else "u2"
+        coloured = image.mode in COLOUR8 and deep != GREY_ALPHA
+        shape = (image.height, image.width, 3) if coloured else (image.height, image.width)
+        dtype = "u2" if deep else "u1" if image.mode in GREY8 + COLOUR8 else "f4" if image.mode == "F" else "u2"
         return shape, implied_range(np.dtype(dtype), picture=True)
 
 
@@ -156,8 +160,8 @@ def _needs_tifffile(stream: BinaryIO) -> bool:
         stream.seek(0)
 
 
-def _tiff(stream: BinaryIO, picture: Picture) -> np.ndarray:
-    """Read the numbers of a TIFF as they are, (H, W) or (H, W, 3)."""
+def _tiff(stream: BinaryIO, picture: Picture) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read the numbers of a TIFF as they are, (H, W) or (H, W, 3), and its alpha (H, W) where it has one."""
     import tifffile
 
     with tifffile.TiffFile(stream) as file:
@@ -170,21 +174,18 @@ def _tiff(stream: BinaryIO, picture: Picture) -> np.ndarray:
         require_size(picture, page.nbytes, 0)
         values = page.asarray()
     values = np.moveaxis(values, 0, -1) if page.planarconfig == 2 and values.ndim == 3 else values
-    with_alpha = values.ndim == 3 and values.shape[2] == 4 and values.dtype.kind == "u"
-    if with_alpha and values[..., 3].min() == np.iinfo(values.dtype).max:
-        values = values[..., :3]
+    alpha = None
+    if values.ndim == 3 and values.shape[2] in (2, 4) and values.dtype.kind == "u" and page.photometric != SEPARATED:
+        values, alpha = without_alpha(values, premultiplied=1 in page.extrasamples)
     if values.dtype.kind not in "uif" or (values.ndim, values.shape[2:]) not in ((2, ()), (3, (3,))):
-        raise InputError(f"{picture} has {values.dtype} of shape {values.shape}; wanted grey or opaque colours of real numbers")
-    return values
+        raise InputError(f"{picture} has {values.dtype} of shape {values.shape}; wanted grey or colours of real numbers")
+    return values, alpha
 
 
 def _image(stream: BinaryIO, picture: Picture) -> Image.Image:
     """Return the picture of a stream, if it is of a kind that PIL reads unharmed."""
-    start = stream.read(26)
     stream.seek(0)
     image = open_picture(stream, FORMATS)
-    if image.format == "PNG" and start[24] == 16 and start[25] != 0:
-        raise InputError(f"{picture} has 16 bits for each colour, which no library at hand reads unharmed; wanted 8, or a TIFF")
     if image.format in ("PNG", "TIFF", "WEBP") and getattr(image, "n_frames", 1) > 1:
         wish = ", or --data.volumes true for a volume of them" if image.format == "TIFF" else ""
         raise InputError(f"{picture} has {image.n_frames} pages; wanted one picture a file{wish}")
@@ -198,20 +199,40 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
+def _pixels(stream: BinaryIO, picture: Picture) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read a picture, upright, with the bits that it has: its grey or colours, and its alpha (H, W) where it has one."""
+    if picture.page is not None or _needs_tifffile(stream):
+        return _tiff(stream, picture)
+    if deep_type(stream):
+        values = read_deep(partial(_image, stream, picture), _upright)
+        if values.shape[2] != 3:
+            return without_alpha(values)
+        clear = _image(stream, picture).info.get("transparency")  # one colour, or none
+        return values, None if clear is None else np.where((values == clear).all(-1), 0, 65535).astype(np.uint16)
+    image = _upright(_image(stream, picture))
+    with_alpha = image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info
+    alpha = np.asarray(image.convert("RGBA").getchannel("A")) if with_alpha else None
+    if image.mode in GREY8 + COLOUR8:
+        image = image.convert("L" if image.mode in GREY8 else "RGB")
+    return np.asarray(image), alpha
+
+
 def _values(pictures: list[Picture], k: int, transparent: bool = False) -> np.ndarray:
     """Read picture k, upright and, unless it may be transparent, opaque, float32."""
     picture = pictures[k]
     with _opened(picture) as stream:
-        if picture.page is not None or _needs_tifffile(stream):
-            return _tiff(stream, picture).astype(np.float32)
-        image = _upright(_image(stream, picture))
-        if not transparent and (image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info):
-            clearest = image.convert("RGBA").getchannel("A").getextrema()[0]
-            if clearest < 255:
-                raise InputError(f"{picture} is transparent in places (alpha {clearest} of 255); wanted an opaque picture")
-        if image.mode in GREY8 + COLOUR8:
-            image = image.convert("L" if image.mode in GREY8 else "RGB")
-        return np.asarray(image).astype(np.float32)
+        values, alpha = _pixels(stream, picture)
+    if alpha is not None and not transparent and (clearest := alpha.min()) < np.iinfo(alpha.dtype).max:
+        whole = np.iinfo(alpha.dtype).max
+        raise InputError(f"{picture} is transparent in places (alpha {clearest} of {whole}); wanted an opaque picture")
+    return values.astype(np.float32)
+
+
+def _carried(pictures: list[Picture], k: int) -> Carried:
+    """Return what picture k has besides its colours."""
+    with _opened(pictures[k]) as stream:
+        _, alpha = _pixels(stream, pictures[k])
+        return carried_by(stream, alpha, pictures[k])
 
 
 READER = Reader(

@@ -92,7 +92,7 @@ class ReferenceSource(Source):
         self.measured, self.truth = measured, truth
         self.image_shape, self.normalisation, self.groups = measured.image_shape, measured.normalisation, measured.groups
         self.heights, self.labels, self.parts, self.affine = measured.heights, measured.labels, measured.parts, measured.affine
-        self.has_images, self.pictured = False, measured.pictured
+        self.has_images, self.pictured, self.crop = False, measured.pictured, measured.crop
         self.description = f"{measured.description}, compared with {truth.description}"
         places = {truth.name(k): k for k in range(len(truth))}
         names = [measured.name(k) for k in range(len(measured))]

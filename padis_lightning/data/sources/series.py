@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from padis_lightning.data.carried import Carried
 from padis_lightning.data.ranges import decide_shared
 from padis_lightning.data.sources.base import Item, Source
 from padis_lightning.errors import InputError
@@ -41,6 +42,7 @@ class Series:
         files: what was read: one file a slice in the order of the slices, or one for all.
         first: number of the first slice.
         see_through: yields the values of a slice that ``load`` refuses for its transparency, where there may be any.
+        carried: yields what a picture has besides its colours, by its number.
         odd: why the slices cannot be used, a sentence; then there are none.
         gap: why they are no volume, a sentence; the series is then one of several evenly spaced parts.
     """
@@ -57,6 +59,7 @@ class Series:
     files: tuple[Path, ...] = ()
     first: int = 0
     see_through: Callable[[int], np.ndarray] | None = None
+    carried: Callable[[int], Carried] | None = None
     odd: str = ""
     gap: str = ""
 

@@ -1,0 +1,45 @@
+"""PNG of 16 bits for each of several channels, which PIL shortens to 8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+COLOUR, GREY_ALPHA, COLOUR_ALPHA = 2, 4, 6  # types of PNG
+
+
+def deep_type(stream: BinaryIO) -> int | None:
+    """Return the type of a PNG of 16 bits and several channels; None for any other stream, which is left at its start."""
+    start = stream.read(26)
+    stream.seek(0)
+    deep = start[:8] == b"\x89PNG\r\n\x1a\n" and start[24:25] == b"\x10"
+    return start[25] if deep and start[25] in (COLOUR, GREY_ALPHA, COLOUR_ALPHA) else None
+
+
+def read_deep(opened: Callable[[], Image.Image], upright: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    """Return the numbers of such a PNG, ``(H, W, 2)``, ``(H, W, 3)`` or ``(H, W, 4)``, uint16; alpha is last.
+
+    PIL keeps one byte of two. It keeps the other one where it is told that the bytes are in the other order, so that two
+    readings make the whole. Grey and alpha are four bytes, which it takes for four channels.
+
+    Args:
+        opened: opens the file anew, unread.
+        upright: reads a picture and turns it.
+    """
+    image = opened()
+    layout = image.tile[0][3]
+    if layout == "LA;16B":
+        return np.ascontiguousarray(upright(_laid_out(image, "RGBA"))).view(">u2").astype(np.uint16)
+    high = np.asarray(upright(image))
+    low = np.asarray(upright(_laid_out(opened(), layout.replace("16B", "16L"))))
+    return (high.astype(np.uint16) << 8) | low
+
+
+def _laid_out(image: Image.Image, layout: str) -> Image.Image:
+    """Return a picture that is not read yet, whose bytes will be taken for those of another layout."""
+    (one,) = image.tile
+    image.tile = [type(one)(*one[:3], layout) if hasattr(one, "_fields") else (*one[:3], layout)]
+    return image
