@@ -16,6 +16,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.memory import is_out_of_memory
 from padis_lightning.networks.drunet import DRUNet
 from padis_lightning.priors import FixedTiling, GaussianPrior, OverlapTiling, PatchPrior, RandomTiling
+from padis_lightning.priors.base import evaluations_shown
 from padis_lightning.priors.patch import CHUNK
 from padis_lightning.random import Generators
 from padis_lightning.types import Normalisation
@@ -192,6 +193,16 @@ class Cramped(nn.Module):
         if len(x) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 0.5 * x
+
+
+def test_a_long_evaluation_says_how_far_it_is(model, capsys, monkeypatch):
+    prior = PatchPrior(model, chunk_size=3)
+    x = torch.zeros(1, *prior.canvas_shape)
+    for patience, visible, said in ((0.0, True, True), (0.0, False, False), (60.0, True, False)):
+        monkeypatch.setattr("padis_lightning.priors.base.PATIENCE", patience)
+        with evaluations_shown(visible):
+            prior(x, 0.4, Generators.keyed(0, [0]))
+        assert ("evaluation" in capsys.readouterr().err) == said
 
 
 @pytest.mark.parametrize("chunk_size", [None, 12])

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from padis_lightning.canvas import axis_names, box, zero_pad
 from padis_lightning.errors import InputError
 from padis_lightning.linalg import per_image
 from padis_lightning.random import Generators
 from padis_lightning.types import Normalisation
+
+T = TypeVar("T")
 
 _PRECISION: ContextVar[torch.dtype | None] = ContextVar("network precision", default=None)
 
@@ -28,6 +32,25 @@ def network_precision(kind: torch.dtype | None) -> Iterator[None]:
         yield
     finally:
         _PRECISION.reset(token)
+
+
+_VISIBLE: ContextVar[bool] = ContextVar("progress within an evaluation", default=False)
+PATIENCE = 2.0  # seconds that an evaluation takes without a word
+
+
+@contextmanager
+def evaluations_shown(visible: bool) -> Iterator[None]:
+    """Let evaluations that take seconds show how far they are within the block, and how long the rest takes."""
+    token = _VISIBLE.set(visible)
+    try:
+        yield
+    finally:
+        _VISIBLE.reset(token)
+
+
+def shown(parts: Iterable[T], total: int) -> Iterator[T]:
+    """Yield the parts of an evaluation, under a bar of its own where it is to be seen."""
+    yield from tqdm(parts, "evaluation", total, leave=False, position=2, delay=PATIENCE, disable=not _VISIBLE.get() or total < 2)
 
 
 class Prior(nn.Module, ABC):

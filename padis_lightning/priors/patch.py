@@ -20,7 +20,7 @@ from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.linalg import concatenated, per_image
 from padis_lightning.memory import device_of, is_out_of_memory, on_device_of
-from padis_lightning.priors.base import _PRECISION, Prior
+from padis_lightning.priors.base import _PRECISION, Prior, shown
 from padis_lightning.priors.tiling import RandomTiling, Tiles, Tiling
 from padis_lightning.random import Generators
 
@@ -93,6 +93,8 @@ class PatchPrior(Prior):
 
     def _lay_out(self) -> None:
         places = coordinates(*self.canvas_shape[1:])
+        if isinstance(self.denoiser.positions, NoPositions) and not self.condition_channels:
+            places = places.new_empty(0, *places.shape[1:])  # of large pictures they would take as much memory as these
         condition = places.new_zeros(self.condition_channels, *places.shape[1:])  # of slices: that they are neighbours
         self.register_buffer("positions", torch.cat([places, condition])[None], persistent=False)
 
@@ -153,7 +155,7 @@ class PatchPrior(Prior):
         """Denoise patches, ``chunk`` of them in one call, on the network's device."""
         network = partial(recomputed, self.denoiser, use_reentrant=False) if recompute else self.denoiser
         denoise = on_device_of(self.denoiser, network)
-        chunks = zip(*(part.split(chunk) for part in parts), strict=True)
+        chunks = shown(zip(*(part.split(chunk) for part in parts), strict=True), -(-len(parts[0]) // chunk))
         precision = _PRECISION.get() or self.precision
         with torch.autocast(device.type, precision) if precision else nullcontext():
             return concatenated((denoise(*chunk) for chunk in chunks), len(parts[0]))

@@ -18,7 +18,7 @@ from padis_lightning.memory import free_memory
 from padis_lightning.noise import GaussianNoise, Noise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
-from padis_lightning.priors.base import network_precision
+from padis_lightning.priors.base import evaluations_shown, network_precision
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators, seeded
 from padis_lightning.solvers.loop import Loop
@@ -136,7 +136,7 @@ class Solver(LightningModule, ABC):
         """Measure where no measurement is given, and solve; a trainer's half precision is the network's alone."""
         kind = self.device.type
         half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        with torch.autocast(kind, enabled=False), network_precision(half):
+        with torch.autocast(kind, enabled=False), network_precision(half), evaluations_shown(self.loop.visible):
             return self.reconstruct(batch)
 
     def reconstruct(self, batch: Batch) -> Reconstruction:

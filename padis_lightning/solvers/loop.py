@@ -48,6 +48,11 @@ class Loop:
         """Return the seconds that earlier runs have spent on this batch."""
         return self.kept.seconds if self.kept is not None else 0.0
 
+    @property
+    def visible(self) -> bool:
+        """Return whether progress is shown."""
+        return self._visible
+
     def begin(self, indices: Sequence[int]) -> None:
         """Turn to a batch, given by the places of its images in the data set."""
         self.diverged = {}
