@@ -72,17 +72,18 @@ class Problem(nn.Module):
 
     def _say_noise(self, y: Tensor, deviation: Tensor) -> None:
         """Say how much noise was estimated, or that the deviation that is named is far from it."""
+        unit = "" if self.operator.geometry else " (of pictures: in stored values from 0 to 1, sRGB, not linear light)"
         for found, one in zip(deviation.flatten().tolist(), y, strict=True):
             share = 100 * found / max(float(one.double().square().mean().sqrt()), torch.finfo(y.dtype).tiny)
             if not self.noise_is_named and found == 0:
                 said = "padis_lightning: no noise is seen in the measurement, which is taken as exact; --model.noise_std names it"
                 log.warning(said)
             elif not self.noise_is_named:
-                said = "padis_lightning: noise of %.3g estimated, %.2g %% of the measurement; --model.noise_std names another"
-                log.warning(said, found, share)
+                said = "padis_lightning: noise of %.3g estimated, %.2g %% of the measurement%s; --model.noise_std names another"
+                log.warning(said, found, share, unit)
             elif max(self.noise.std, found) > FAR_OFF * min(self.noise.std, found) and share > NOTICED:
-                said = "padis_lightning: noise of %.3g is named and %.3g seen; --model.noise_std null has it estimated"
-                log.warning(said, self.noise.std, found)
+                said = "padis_lightning: noise of %.3g is named and %.3g seen%s; --model.noise_std null has it estimated"
+                log.warning(said, self.noise.std, found, unit)
 
     def _replaced(self, operator: LinearOperator, noise: Noise) -> Problem:
         """Return a problem of the same kind, which simulates by the same grid."""
