@@ -222,3 +222,12 @@ def test_bad_folders_get_one_sentence_and_nothing_is_written(pair, tmp_path, cap
         assert stop.value.code == 2 and len(lines) == 1, (name, lines)
         assert re.search(sentence, lines[0]), (name, lines[0])
     assert not list(tmp_path.rglob("*.html")) and not list(tmp_path.rglob("*.part"))
+
+
+def test_pictures_of_many_pixels_are_averaged_for_the_page(caplog, monkeypatch):
+    monkeypatch.setattr("padis_lightning.results.report.panels.MOST_PIXELS", 24)
+    values = torch.arange(3 * 8 * 12.0).reshape(3, 8, 12) / 287
+    panel = quantise("a", "truth", values, (0.0, 1.0))
+    means = values.unflatten(2, (6, 2)).unflatten(1, (4, 2)).mean((2, 4))
+    np.testing.assert_allclose(np.moveaxis(panel.values, -1, 0), means, atol=0.51 / 255)
+    assert panel.codes.shape == (4, 6, 3) and "pictures of 8x12 by means of 2x2 pixels" in caplog.text

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from padis_lightning.ct import Projector
+from padis_lightning.data.notes import note
 from padis_lightning.errors import InputError
 from padis_lightning.files import whole
 from padis_lightning.inputs import load_array, reading
@@ -24,6 +26,7 @@ from padis_lightning.results.pictures import ImageResult
 from padis_lightning.results.voxels import CUBES, Spacing, average_to_fit
 from padis_lightning.types import Normalisation
 
+MOST_PIXELS = 2**21  # of a picture on a page
 KINDS = ("truth", "measurement", "degraded", "baseline", "estimate", "sample", "deviation")
 
 
@@ -67,10 +70,11 @@ class Panel:
 def quantise(title: str, kind: str, values: Tensor, ends: tuple[float, float], spacing: Spacing = CUBES) -> Panel:
     """Return ``(C, H, W)`` as a panel: grey between its least and its greatest value, three colours between ``ends``.
 
-    A volume ``(C, D, H, W)`` is one between ``ends``, with voxels of sides ``spacing``.
+    A volume ``(C, D, H, W)`` is one between ``ends``, with voxels of sides ``spacing``. Of more than :data:`MOST_PIXELS` pixels
+    means are shown.
     """
     voxels = tuple(values.shape[1:]) if values.ndim == 4 else ()
-    array = (average_to_fit(values) if voxels else values).detach().cpu().double().numpy()
+    array = (average_to_fit(values) if voxels else _fitting(values)).detach().cpu().double().numpy()
     fine = len(array) == 1 and not voxels
     lower, upper = (float(array.min()), float(array.max())) if fine else ends
     share = (array - lower) / (upper - lower) if upper > lower else np.zeros_like(array)
@@ -78,6 +82,16 @@ def quantise(title: str, kind: str, values: Tensor, ends: tuple[float, float], s
     codes = (np.iinfo(dtype).max * share.clip(0, 1)).round().astype(dtype)
     extent = tuple(n * step for n, step in zip(voxels, spacing, strict=bool(voxels)))
     return Panel(title, kind, codes[0] if fine else np.moveaxis(codes, 0, -1), lower, upper, extent, voxels)
+
+
+def _fitting(picture: Tensor) -> Tensor:
+    """Return means over the smallest squares that leave few enough pixels of ``(C, H, W)``, and say so."""
+    height, width = picture.shape[1:]
+    side = math.ceil(math.sqrt(height * width / MOST_PIXELS))
+    if side == 1:
+        return picture
+    note(f"the report shows pictures of {height}x{width} by means of {side}x{side} pixels; results have all of them")
+    return functional.avg_pool2d(picture.float(), side, ceil_mode=True)
 
 
 def measurement_panel(operator: LinearOperator, y: Tensor, shape: Sequence[int], scale: Normalisation) -> Panel | None:
