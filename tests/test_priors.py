@@ -249,6 +249,13 @@ def test_one_patch_of_any_size_is_the_network_on_the_whole_image(size, rng):
     torch.testing.assert_close(prior.on_images(x, sigma, Generators.keyed(0, [0, 1])), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_larger_patches_than_trained_need_a_network_without_positions(model):
-    with pytest.raises(InputError, match="patch is 16; wanted 8, as it was trained"):
-        PatchPrior(model, patch=16)
+def test_a_prior_of_one_size_keeps_its_patches_whatever_is_asked_for(model, rng):
+    x = torch.randn(1, 1, 28, 28, generator=rng)
+    outputs = [PatchPrior(model, patch=patch)(x, 0.4, Generators.keyed(0, [0])) for patch in (None, 512)]
+    assert torch.equal(*outputs)
+
+
+def test_sides_that_do_not_halve_are_refused():
+    model = PatchModel(Denoiser(DRUNet(1, (8, 12), 1, 2), 0.5, NoPositions()), (1, 32, 32), [8], (0, 0), Normalisation(0.0, 1.0))
+    with pytest.raises(InputError, match="patch is 18; wanted a multiple of 4"):
+        PatchPrior(model, patch=18)

@@ -21,12 +21,13 @@ from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.linalg import concatenated, per_image
 from padis_lightning.memory import device_of, is_out_of_memory, on_device_of
 from padis_lightning.priors.base import _PRECISION, Prior, shown
-from padis_lightning.priors.tiling import RandomTiling, Tiles, Tiling
+from padis_lightning.priors.tiling import OverlapTiling, RandomTiling, Tiles, Tiling
 from padis_lightning.random import Generators
 
 log = logging.getLogger(__name__)
 
 CHUNK = 64  #: patches of 48x48, or as many pixels, in one call on a processor, which more do not make faster
+FADED = 32  #: pixels that patches of a side that is asked for share
 KEPT = 256  #: patches on a processor whose derivatives are kept; of more they are computed again
 
 
@@ -43,8 +44,9 @@ class PatchPrior(Prior):
 
     Args:
         checkpoint: ``prior.safetensors``, a checkpoint of ``fit``, a bundled prior's name, or a model in memory.
-        tiling: how the canvas is partitioned (default: at a random offset in every call).
-        patch: side of the patches (default: the largest trained); without positions a network takes larger ones.
+        tiling: how the canvas is partitioned (default: at a random offset in every call; with ``patch`` by patches that overlap
+            by :data:`FADED` pixels and fade into each other).
+        patch: side of the patches of a prior that serves any size, which may be larger than those trained; others keep theirs.
         chunk_size: most patches in one call of the network (default: all of them, on a processor :data:`CHUNK`); it bounds
             memory and changes no result. Where a gradient is wanted of more patches (on a processor by default of more than
             :data:`KEPT`), each chunk is computed again in the backward pass. A call that does not fit the memory is halved.
@@ -69,22 +71,22 @@ class PatchPrior(Prior):
         self.image_shape, self.pad, self.patch = model.image_shape, model.pad, max(model.patch_sizes)
         whole = max(self.pad) == 0 and self.patch >= min(self.image_shape[-2:])
         self.any_size = isinstance(model.denoiser.positions, NoPositions) and not model.denoiser.context and not whole
-        if patch is not None and (not self.any_size or patch % model.denoiser.network.divisor):
-            wish = f"a multiple of {model.denoiser.network.divisor}" if self.any_size else f"{self.patch}, as it was trained"
-            raise InputError(f"patch is {patch}; wanted {wish}")
-        self.least, self.patch = min(patch or self.patch, self.patch), patch or self.patch
+        larger = self.any_size and patch is not None
+        if larger and patch % model.denoiser.network.divisor:
+            raise InputError(f"patch is {patch}; wanted a multiple of {model.denoiser.network.divisor}")
+        self.least, self.patch = (min(patch, self.patch), patch) if larger else (self.patch, self.patch)
         self.sides: int | tuple[int, ...] = self.patch
         self.sigma_data, self.normalisation = model.denoiser.sigma_data / model.denoiser.gain, model.normalisation
-        self.tiling = tiling or RandomTiling()
+        self.tiling = tiling or (OverlapTiling(FADED, blend=True) if larger else RandomTiling())
         self.chunk_size = chunk_size
         self._fitting: dict[torch.device, int] = {}  # patches that the memory of a device takes, where that was found out
         self.precision = None if precision == "float32" else getattr(torch, precision)
         if compile_network:
             self.denoiser.network.compile()
-        if patch is None:
-            self._lay_out()
-        else:
+        if larger:
             self._fit(tuple(self.image_shape))
+        else:
+            self._lay_out()
 
     @property
     def condition_channels(self) -> int:
