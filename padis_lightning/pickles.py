@@ -200,15 +200,19 @@ def require_plain_checkpoint(file: Path, wanted: str = "a checkpoint written by 
                 raise Refused(f"{printable(part.filename)!r} compressed")
         if sum(part.file_size for part in parts) > file.stat().st_size:
             raise Refused("parts that share their bytes")
-        _require_few(CheckpointReader(io.BytesIO(torch._C.PyTorchFileReader(str(file)).get_record("data.pkl"))).load(), file)
+        require_few(CheckpointReader(io.BytesIO(torch._C.PyTorchFileReader(str(file)).get_record("data.pkl"))).load(), file)
     except Refused as error:
         raise InputError(f"{file} has {error}; wanted {wanted}, nothing was run") from error
     except Exception as error:  # a damaged file can make the reader raise anything
         raise InputError(f"{file} cannot be read ({type(error).__name__}); wanted {wanted}") from error
 
 
-def _require_few(root: object, file: Path) -> None:
-    """Refuse values that are many, deep, or tensors of more numbers than a file has bytes."""
+def require_few(root: object, file: Path) -> None:
+    """Refuse values that are many, deep, or tensors of more numbers than a file has bytes.
+
+    Raises:
+        Refused: with what there is too much of.
+    """
     met, numbers, most = count(1), 0, file.stat().st_size
 
     def visit(value: object, depth: int) -> None:

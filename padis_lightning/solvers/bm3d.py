@@ -1,0 +1,60 @@
+"""BM3D, the denoiser without training to beat."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from padis_lightning.errors import InputError
+from padis_lightning.operators import LinearOperator
+from padis_lightning.operators.identity import Identity
+from padis_lightning.problem import Problem
+from padis_lightning.random import Generators
+from padis_lightning.solvers.base import Solver
+
+LEAST_SIDE = 8  # of the blocks that BM3D matches
+
+
+class BM3D(Solver):
+    """Denoise by block matching and collaborative filtering, in colours with blocks matched in their luminance.
+
+    The work is that of the authors' package ``bm3d``, which is free for non-commercial use only, and is on the processor.
+
+    Source: Dabov, Foi, Katkovnik and Egiazarian, Image denoising by sparse 3-D transform-domain collaborative filtering, IEEE TIP
+    2007; Makinen, Azzari and Foi, Collaborative filtering of correlated noise, IEEE TIP 2020.
+
+    Args:
+        problem: what was measured, or its operator A, the identity.
+        options: those of :class:`Solver`.
+    """
+
+    def __init__(
+        self,
+        problem: Problem | LinearOperator,
+        **options: Any,  # noqa: ANN401 - checked and named by the base class
+    ) -> None:
+        super().__init__(problem, **options)
+        if not isinstance(self.operator, Identity):
+            raise InputError(f"BM3D takes noise off images and the operator is {type(self.operator).__name__}; wanted Identity")
+        try:
+            self._library = importlib.import_module("bm3d")
+        except ImportError:
+            wanted = "pip install 'padis_lightning[bm3d]', which is free for non-commercial use only"
+            raise InputError(f"BM3D needs bm3d, which is not installed; wanted {wanted}") from None
+
+    def solve(self, y: Tensor, generator: Generators) -> Tensor:
+        """Denoise, ``(B, C, H, W) -> (B, C, H, W)``; nothing is random."""
+        if min(y.shape[2:]) < LEAST_SIDE:
+            raise InputError(f"the images are {tuple(y.shape[2:])}; wanted sides of at least {LEAST_SIDE} for BM3D")
+        deviations = self.problem.data_term(y.double())[0].sqrt().flatten().tolist()
+        return torch.stack([self._denoised(image, s) if s > 0 else image for image, s in zip(y, deviations, strict=True)])
+
+    def _denoised(self, image: Tensor, deviation: float) -> Tensor:
+        """Denoise ``(C, H, W)``."""
+        pixels = image.permute(1, 2, 0).double().cpu().numpy()
+        found = self._library.bm3d_rgb(pixels, deviation) if len(image) == 3 else self._library.bm3d(pixels, deviation)
+        return torch.from_numpy(np.ascontiguousarray(found.reshape(pixels.shape))).permute(2, 0, 1).to(image)

@@ -1,0 +1,67 @@
+"""Published denoisers in the splitting that made them known, to compare with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from padis_lightning.noise import GaussianNoise
+from padis_lightning.operators import LinearOperator
+from padis_lightning.operators.identity import Identity
+from padis_lightning.priors import DenoiserPrior, Prior
+from padis_lightning.problem import Problem
+from padis_lightning.random import Generators
+from padis_lightning.solvers.plug_and_play import RED
+
+NOISELESS = 0.01  #: last level where no deviation is named
+
+
+class DPIR(RED):
+    r"""Denoise once where the image itself is measured; elsewhere run :class:`RED` with the constants of DPIR.
+
+    Levels fall from 49/255 to the noise of the measurement, and :math:`\lambda = 0.23`. It is a baseline: it takes its own
+    prior, whatever the run's is.
+
+    Source: Zhang et al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, section 4.2.
+
+    Args:
+        problem: what was measured, or its operator A.
+        checkpoint: published weights, as :class:`DenoiserPrior` takes them, or a prior.
+        steps: of the splitting.
+        sigma_max: first level of the denoiser.
+        sigma_min: its last level (default: the noise that is named, 0.01 where there is none).
+        penalty: least weight of the splitting, for an operator of norm 1.
+        noise_weight: :math:`\lambda`.
+        options: those of :class:`RED`.
+    """
+
+    def __init__(
+        self,
+        problem: Problem | LinearOperator,
+        checkpoint: str | Prior = "ffdnet",
+        steps: int = 8,
+        sigma_max: float = 49 / 255,
+        sigma_min: float | None = None,
+        penalty: float = 1e-9,
+        noise_weight: float = 0.23,
+        **options: Any,  # noqa: ANN401 - checked and named by the base class
+    ) -> None:
+        prior = checkpoint if isinstance(checkpoint, Prior) else DenoiserPrior(checkpoint)
+        noise = problem.noise if isinstance(problem, Problem) else GaussianNoise(options.get("noise_std") or 0)
+        if sigma_min is None:
+            named = isinstance(noise, GaussianNoise) and not noise.relative
+            sigma_min = min(noise.std, sigma_max) if named and noise.std > 0 else NOISELESS
+        levels = {"steps": steps, "sigma_max": sigma_max, "sigma_min": sigma_min}
+        super().__init__(prior, problem, penalty=penalty, noise_weight=noise_weight, **levels, **options)
+
+    @property
+    def evaluations(self) -> int:
+        """Return one evaluation where the image is measured, else one a step."""
+        return 1 if isinstance(self.operator, Identity) else super().evaluations
+
+    def solve(self, y: Tensor, generator: Generators) -> Tensor:
+        """Denoise or iterate, ``(B, ...) -> (B, C, H, W)``."""
+        if not isinstance(self.operator, Identity):
+            return super().solve(y, generator)
+        return self.denoise(y, self.noise(y).flatten().sqrt().to(y), generator)
