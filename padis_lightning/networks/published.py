@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from padis_lightning.errors import InputError, one_line
-from padis_lightning.networks.base import PatchNetwork
+from padis_lightning.networks.drunet import DRUNet
 from padis_lightning.networks.ffdnet import HIGHEST, build_ffdnet
 from padis_lightning.pickles import CheckpointReader, Record, Refused, require_few, require_plain_checkpoint
 
@@ -63,14 +63,16 @@ def load_denoiser(name: str | Path) -> tuple[nn.Module, float]:
         raise InputError(f"{file} does not fit together ({one_line(error)[:160]}); wanted {WANTED}") from error
 
 
-def _build_drunet(state: dict[str, Tensor]) -> nn.Module:
+def _build_drunet(state: dict[str, Tensor]) -> DRUNet:
     """Return a DRUNet of the widths and the blocks that the weights have."""
-    blocks = len({match[0] for name in state if (match := re.match(r"m_body\.\d+\.", name))})
-    narrow = [state["m_head.weight"].shape[0], *(state[f"m_down{k}.{blocks}.weight"].shape[0] for k in (1, 2, 3))]
-    config: dict[str, Any] = {"channels": state["m_tail.weight"].shape[0], "widths": narrow, "blocks": blocks}
-    with torch.device("meta"):
-        _require_same(PatchNetwork.build("DRUNet", config | {"fold": 1, "positions": 0}), state)
-    network = PatchNetwork.build("DRUNet", config | {"fold": 1, "positions": 0})
+    blocks, levels = (
+        len({match[1] for name in state if (match := re.match(rf"{part}(\d+)\.", name))}) for part in (r"m_body\.", "m_down")
+    )
+    widths = [state["m_head.weight"].shape[0], *(state[f"m_down{k + 1}.{blocks}.weight"].shape[0] for k in range(levels))]
+    config = {"channels": state["m_tail.weight"].shape[0], "widths": widths, "blocks": blocks}
+    with torch.device("meta"):  # without memory, until it is known that it is as large as the file
+        _require_same(DRUNet(**config), state)
+    network = DRUNet(**config)
     network.load_state_dict(state)
     return network
 

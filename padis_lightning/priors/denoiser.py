@@ -51,11 +51,9 @@ class DenoiserPrior(Prior):
             InputError: these are volumes, or have other channels.
         """
         if (image_shape[0], len(image_shape)) != (self.image_shape[0], 3):
-            grey = ", such as ffdnet_grey" if image_shape[0] == 1 else ""
-            raise InputError(
-                f"{type(self.network).__name__} takes images of {self.image_shape[0]} channels and the operator {tuple(image_shape)}; "
-                f"wanted a denoiser of these{grey}"
-            )
+            name, channels = type(self.network).__name__, self.image_shape[0]
+            wanted = "a denoiser of these" + (", such as ffdnet_grey" if image_shape[0] == 1 else "")
+            raise InputError(f"{name} takes images of {channels} channels and the operator {tuple(image_shape)}; wanted {wanted}")
         if tuple(image_shape) == self.image_shape:
             return self
         twin = self._twin()
