@@ -23,6 +23,7 @@ class BM3D(Solver):
     """Denoise by block matching and collaborative filtering, in colours with blocks matched in their luminance.
 
     The work is that of the authors' package ``bm3d``, which is free for non-commercial use only, and is on the processor.
+    Noise that differs from pixel to pixel is taken at its mean.
 
     Source: Dabov, Foi, Katkovnik and Egiazarian, Image denoising by sparse 3-D transform-domain collaborative filtering, IEEE TIP
     2007; Makinen, Azzari and Foi, Collaborative filtering of correlated noise, IEEE TIP 2020.

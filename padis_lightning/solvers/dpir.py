@@ -21,7 +21,7 @@ class DPIR(RED):
     r"""Denoise once where the image itself is measured; elsewhere run :class:`RED` with the constants of DPIR.
 
     Levels fall from 49/255 to the noise of the measurement, and :math:`\lambda = 0.23`. It is a baseline: it takes its own
-    prior, whatever the run's is.
+    prior, whatever the run's is. Where it denoises, noise that differs from pixel to pixel is taken at its mean.
 
     Source: Zhang et al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, section 4.2.
 
