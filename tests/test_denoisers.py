@@ -16,6 +16,7 @@ from padis_lightning.networks.ffdnet import FFDNet
 from padis_lightning.networks.published import load_denoiser
 from padis_lightning.operators.blur import UniformBlur
 from padis_lightning.operators.identity import Identity
+from padis_lightning.operators.inpainting import RandomInpainting
 from padis_lightning.priors import DenoiserPrior, GaussianPrior
 from padis_lightning.random import Generators
 from padis_lightning.solvers.bm3d import BM3D
@@ -101,14 +102,21 @@ def test_a_linear_denoiser_is_the_gaussian_prior(rng):
     torch.testing.assert_close(*(prior(y, levels, STREAMS) for prior in priors))
 
 
-def test_dpir_denoises_once_and_restores_by_red(rng):
+def test_dpir_denoises_once_and_elsewhere_fits_and_denoises(rng):
+    """With its constants: where everything is linear, each step is known pixel by pixel."""
     y, prior = torch.rand(2, 3, 8, 8, generator=rng), GaussianPrior((3, 8, 8), 0.4, 0.2)
     once = DPIR(Identity((3, 8, 8)), prior, noise_std=0.1)
     assert once.evaluations == 1 and torch.allclose(once.solve(y, STREAMS), prior(y, 0.1, STREAMS))
-    blur = UniformBlur((3, 8, 8), 3)
-    constants = {"steps": 8, "sigma_max": 49 / 255, "sigma_min": 0.02, "penalty": 1e-9, "noise_weight": 0.23}
-    ours, red = DPIR(blur, prior, noise_std=0.02), RED(prior, blur, noise_std=0.02, **constants)
-    assert ours.evaluations == 8 and torch.equal(ours.solve(y, STREAMS), red.solve(y, STREAMS))
+    mask = RandomInpainting((3, 8, 8), 0.5)
+    kept = mask(torch.ones_like(y))
+    solver = DPIR(mask, prior, noise_std=0.02)
+    v = mask.approximate_inverse(mask(y)).clamp(0, 1)
+    for k in range(8):
+        sigma = 49 / 255 * (0.02 * 255 / 49) ** (k / 7)
+        rho = 0.23 * 0.02**2 / sigma**2
+        v = prior((kept * y + rho * v) / (kept + rho), sigma, STREAMS)
+    assert solver.evaluations == 8
+    torch.testing.assert_close(solver.solve(mask(y), STREAMS), v, atol=1e-5, rtol=0)
 
 
 def test_bm3d_gets_pixels_and_noise_as_it_takes_them(monkeypatch, rng):

@@ -12,13 +12,15 @@ from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import DenoiserPrior, Prior
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
-from padis_lightning.solvers.plug_and_play import RED
+from padis_lightning.solvers.plug_and_play import PlugAndPlay
 
 NOISELESS = 0.01  #: last level where no deviation is named
 
 
-class DPIR(RED):
-    r"""Denoise once where the image itself is measured; elsewhere run :class:`RED` with the constants of DPIR.
+class DPIR(PlugAndPlay):
+    r"""Denoise once where the image itself is measured; elsewhere split as DPIR does, the denoiser last.
+
+    .. math:: v \leftarrow D(\mathrm{prox}_A(v); \sigma)
 
     Levels fall from 49/255 to the noise of the measurement, and :math:`\lambda = 0.23`. It is a baseline: it takes its own
     prior, whatever the run's is. Where it denoises, noise that differs from pixel to pixel is taken at its mean.
@@ -33,7 +35,7 @@ class DPIR(RED):
         sigma_min: its last level (default: the noise that is named, 0.01 where there is none).
         penalty: least weight of the splitting, for an operator of norm 1.
         noise_weight: :math:`\lambda`.
-        options: those of :class:`RED`.
+        options: those of :class:`PlugAndPlay`.
     """
 
     def __init__(
@@ -62,6 +64,10 @@ class DPIR(RED):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Denoise or iterate, ``(B, ...) -> (B, C, H, W)``."""
-        if not isinstance(self.operator, Identity):
-            return super().solve(y, generator)
-        return self.denoise(y, self.noise(y).flatten().sqrt().to(y), generator)
+        if isinstance(self.operator, Identity):
+            return self.denoise(y, self.noise(y).flatten().sqrt().to(y), generator)
+        state = {"v": self.operator.approximate_inverse(y).clamp(0, 1)}
+        for sigma in self.loop(self.sigmas, state, generator):
+            x = self.data_step(state["v"], y, self.penalty_at(sigma, self.noise(y, state["v"])))
+            state["v"] = self.denoise(x, sigma, generator)
+        return state["v"]
