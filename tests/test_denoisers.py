@@ -20,7 +20,7 @@ from padis_lightning.operators.inpainting import RandomInpainting
 from padis_lightning.priors import DenoiserPrior, GaussianPrior
 from padis_lightning.random import Generators
 from padis_lightning.solvers.bm3d import BM3D
-from padis_lightning.solvers.dpir import DPIR
+from padis_lightning.solvers.dpir import DPIR, PublishedDenoiser
 from padis_lightning.solvers.plug_and_play import RED
 
 STREAMS = Generators.keyed(0, range(2))
@@ -105,17 +105,17 @@ def test_a_linear_denoiser_is_the_gaussian_prior(rng):
 def test_dpir_denoises_once_and_elsewhere_fits_and_denoises(rng):
     """With its constants: where everything is linear, each step is known pixel by pixel."""
     y, prior = torch.rand(2, 3, 8, 8, generator=rng), GaussianPrior((3, 8, 8), 0.4, 0.2)
-    once = DPIR(Identity((3, 8, 8)), prior, noise_std=0.1)
+    once = PublishedDenoiser(Identity((3, 8, 8)), prior, noise_std=0.1)
     assert once.evaluations == 1 and torch.allclose(once.solve(y, STREAMS), prior(y, 0.1, STREAMS))
     mask = RandomInpainting((3, 8, 8), 0.5)
     kept = mask(torch.ones_like(y))
-    solver = DPIR(mask, prior, noise_std=0.02)
+    solver = PublishedDenoiser(mask, prior, noise_std=0.02)
     v = mask.approximate_inverse(mask(y)).clamp(0, 1)
     for k in range(8):
         sigma = 49 / 255 * (0.02 * 255 / 49) ** (k / 7)
         rho = 0.23 * 0.02**2 / sigma**2
         v = prior((kept * y + rho * v) / (kept + rho), sigma, STREAMS)
-    assert solver.evaluations == 8
+    assert solver.evaluations == 8 and DPIR(prior, mask).evaluations == 24
     torch.testing.assert_close(solver.solve(mask(y), STREAMS), v, atol=1e-5, rtol=0)
 
 
@@ -183,7 +183,7 @@ def test_one_flag_adds_a_baseline_to_those_of_the_config(old_file, tmp_path):
     out = tmp_path / "run"
     main([
         "predict", "--config", "denoise.yaml", "--model", "PseudoInverse", "--model.noise_std", "0.1", "--data.count", "1",
-        "--data.size", "16", "--results.baselines.tv", "PseudoInverse", "--results.baselines.ffdnet", "DPIR",
+        "--data.size", "16", "--results.baselines.tv", "PseudoInverse", "--results.baselines.ffdnet", "PublishedDenoiser",
         "--results.baselines.ffdnet.checkpoint", str(old_file[0]), "--output", str(out),
     ])  # fmt: skip
     baselines = json.loads((out / "summary.json").read_text())["baselines"]

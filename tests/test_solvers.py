@@ -26,7 +26,7 @@ from padis_lightning.solvers.ddnm import DDNM
 from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.diffpir import DiffPIR
 from padis_lightning.solvers.diffusion import DiffusionSolver
-from padis_lightning.solvers.dpir import DPIR
+from padis_lightning.solvers.dpir import DPIR, PublishedDenoiser
 from padis_lightning.solvers.dps import DPS
 from padis_lightning.solvers.langevin import Langevin
 from padis_lightning.solvers.loop import WATCHED
@@ -261,7 +261,8 @@ SOLVERS = {
     "REDDiff": lambda prior, operator: REDDiff(prior, operator, steps=6, sigma_max=2.0),
     "PnPADMM": lambda prior, operator: PnPADMM(prior, operator, noise_std=0.01, steps=4),
     "PnPSlices": lambda prior, operator: PnPSlices(prior, operator, noise_std=0.01, steps=4),
-    "DPIR": lambda prior, operator: DPIR(operator, prior, noise_std=0.01, steps=4),
+    "DPIR": lambda prior, operator: DPIR(prior, operator, noise_std=0.01, steps=4),
+    "PublishedDenoiser": lambda prior, operator: PublishedDenoiser(operator, prior, noise_std=0.01, steps=4),
     "RED": lambda prior, operator: RED(prior, operator, noise=PoissonNoise(), steps=4),
     "TotalVariation": lambda prior, operator: TotalVariation(operator, weight=1e-3, iterations=5),
     "PseudoInverse": lambda prior, operator: PseudoInverse(operator),
