@@ -106,7 +106,7 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
     "a solver": (lambda: [*P, "--model", "Magic"], f"model is 'Magic'; wanted one of {ANY}DAPS, DDNM, DDS, {ANY}"),
     "an operator": (lambda: [*P, "--operator", "Magic"], f"operator is 'Magic'; wanted one of {ANY}ParallelBeam{ANY}"),
     "a prior's class": (lambda: [*P, "--prior", "Magic"], f"prior is 'Magic'; wanted one of {ANY}PatchPrior{ANY}"),
-    "a network": (lambda: [*F, "--model.network", "Magic"], "model.network is 'Magic'; wanted one of DDPMpp, UNet"),
+    "a network": (lambda: [*F, "--model.network", "Magic"], "model.network is 'Magic'; wanted one of DDPMpp, DRUNet, UNet"),
     "a noise": (lambda: [*P, "--model.noise", "x"], "model.noise is 'x'; wanted one of GaussianNoise, PoissonNoise"),
     "a logger": (lambda: [*P, "--trainer.logger", "Magic"], f"trainer.logger is 'Magic'; wanted one of CSVLogger, {ANY}"),
     "an accelerator": (
@@ -220,7 +220,8 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
         f"w.safetensors does not fit together (JSONDecodeError: {ANY}); wanted a prior written by fit",
     ),
     "a prior of another network": (
-        lambda: [*SMALL, *prior(network="Magic")], "the checkpoint names the PatchNetwork 'Magic'; wanted one of DDPMpp, UNet",
+        lambda: [*SMALL, *prior(network="Magic")],
+        "the checkpoint names the PatchNetwork 'Magic'; wanted one of DDPMpp, DRUNet, UNet",
     ),
     "a prior of a network with other weights": (
         lambda: [*SMALL, *prior(network_config=small_model().describe()["network_config"] | {"base": 16})],

@@ -280,7 +280,10 @@ RUNS = {  # what keeps a run of a solver short where three steps do not, and its
 OURS = (cls for cls in subclasses(Solver) if cls.__module__.startswith("padis_lightning.") and not inspect.isabstract(cls))
 
 
-@pytest.mark.parametrize("solver", sorted({cls.__name__ for cls in OURS} - {"Ancestral"}))
+DENOISING = {"BM3D", "PosteriorMean", "PublishedDenoiser"}  # tests of their own run them
+
+
+@pytest.mark.parametrize("solver", sorted({cls.__name__ for cls in OURS} - {"Ancestral"} - DENOISING))
 def test_every_solver_runs_from_the_command_line(images, prior, tmp_path, solver):
     """By its name alone, in place of the config's; the table says how many evaluations were asked for."""
     words, evaluations = RUNS.get(solver, (["--model.steps", "3"], 3))
