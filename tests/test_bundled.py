@@ -41,7 +41,7 @@ GAINS = {
     "sr4x.yaml": (0.1, 30),
     "deblur.yaml": (0.0, 30),
     "inpaint.yaml": (1.0, 20),
-    "denoise.yaml": (0.5, 20),
+    "denoise.yaml": (1.5, 1),
 }
 
 

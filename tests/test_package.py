@@ -110,7 +110,7 @@ def test_the_wheel_carries_every_asset():
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "data"), [("ct_phantoms", (1, 128, 128), "phantoms"), ("leaves", (3, 128, 128), "dead-leaves")]
+    ("name", "shape", "data"), [("ct_phantoms", (1, 128, 128), "phantoms"), ("photographs", (3, 96, 96), "squares of 96x96")]
 )
 def test_the_bundled_priors_are_small_and_say_where_they_come_from(name, shape, data):
     from padis_lightning.diffusion import PatchModel
@@ -118,3 +118,5 @@ def test_the_bundled_priors_are_small_and_say_where_they_come_from(name, shape, 
     assert (ROOT / "assets" / f"{name}.safetensors").stat().st_size < 5e6
     model = PatchModel.load(name)
     assert model.image_shape == shape and data in model.training["data"]
+    credit = (ROOT.parent / "NOTICE").read_text().partition("\n\n")[2].rstrip()
+    assert name != "photographs" or model.training["credit"] == credit  # whoever took them is named in both places
