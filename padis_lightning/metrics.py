@@ -15,6 +15,8 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+MOST_PIXELS = 2**21  #: of an image whose structural similarity is computed at once, in about a gigabyte
+
 
 def psnr(estimate: Tensor, truth: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio in dB of each image or volume, clipped to [0, 1]: ``(B, C, ..., H, W) -> (B,)``."""
@@ -30,18 +32,27 @@ def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
     """
     if min(truth.shape[2:]) < 6:
         return torch.full((len(truth),), math.nan, device=truth.device)
-    value = structural_similarity_index_measure(estimate, truth, data_range=(0.0, 1.0), reduction="none")
-    return value.reshape(-1)
+    height, width = truth.shape[2:]
+    rows = max(6, MOST_PIXELS // width)
+    total = torch.zeros(len(truth), dtype=torch.float64, device=truth.device)
+    for first in range(0, height, rows):  # a band at a time, with the five rows on either side that its windows reach
+        stop = min(first + rows, height)
+        top, end = max(0, min(first - 5, height - 6)), min(stop + 5, height)
+        parts = estimate[:, :, top:end], truth[:, :, top:end]
+        _, full = structural_similarity_index_measure(*parts, data_range=(0.0, 1.0), reduction="none", return_full_image=True)
+        total += full[:, :, first - top : stop - top].double().mean((1, 3)).sum(1)
+    return (total / height).to(truth.dtype)
 
 
 def ms_ssim(estimate: Tensor, truth: Tensor) -> Tensor | None:
     """Return the structural similarity of each image over five scales, clipped to [0, 1]: ``(B, C, H, W) -> (B,)``.
 
     The window of :func:`ssim` must fit into the coarsest scale, an image of a sixteenth of the sides: None with a side below 176.
+    It is None, too, with more than :data:`MOST_PIXELS`, of which it would take gigabytes.
 
     Source: Wang, Simoncelli and Bovik, Multi-scale structural similarity for image quality assessment, 2003.
     """
-    if min(truth.shape[2:]) < 176:
+    if min(truth.shape[2:]) < 176 or math.prod(truth.shape[2:]) > MOST_PIXELS:
         return None
     value = multiscale_structural_similarity_index_measure(estimate, truth, data_range=(0.0, 1.0), reduction="none")
     return value.reshape(-1)

@@ -130,3 +130,12 @@ def test_without_truth_a_sample_has_no_score_and_the_page_says_what_it_is_for(tm
     assert not {"sample_psnr", "ms_ssim", "lpips"} & rows[0].keys()
     write_run(tmp_path, truth, truth, {}, ["0", "1"], rows=rows)
     assert "its detail is drawn, not known.</p>" in report_page([read_run(tmp_path)])
+
+
+def test_the_similarity_of_large_pictures_is_that_of_their_bands_and_takes_no_more_memory(monkeypatch, rng):
+    truth = torch.rand(2, 3, 57, 40, generator=rng)
+    estimate = (truth + 0.1 * torch.randn(truth.shape, generator=rng)).clamp(0, 1)
+    whole = metrics.ssim(estimate, truth)
+    monkeypatch.setattr(metrics, "MOST_PIXELS", 320)
+    torch.testing.assert_close(metrics.ssim(estimate, truth), whole, rtol=1e-5, atol=0)
+    assert metrics.ms_ssim(torch.rand(1, 1, 180, 180, generator=rng), torch.rand(1, 1, 180, 180, generator=rng)) is None
