@@ -40,7 +40,7 @@ GAINS = {
     "ct20.yaml": (2.0, 50),
     "sr4x.yaml": (0.1, 30),
     "deblur.yaml": (0.0, 30),
-    "inpaint.yaml": (1.0, 20),
+    "inpaint.yaml": (1.0, 24),
     "denoise.yaml": (1.5, 1),
 }
 
