@@ -52,8 +52,10 @@ class Muon(Optimizer):
             for kernel in group["params"]:
                 if kernel.grad is None:
                     continue
-                mean = self.state[kernel].setdefault("momentum", torch.zeros_like(kernel))
-                mean.lerp_(kernel.grad, 1 - group["momentum"])
+                state = self.state[kernel]
+                if not state:
+                    state["momentum"] = torch.zeros_like(kernel)
+                mean = state["momentum"].lerp_(kernel.grad, 1 - group["momentum"])
                 direction = self._orthogonal(kernel.grad.lerp(mean, group["momentum"]).flatten(1))
                 stretch = max(1.0, direction.shape[0] / direction.shape[1]) ** 0.5
                 kernel.mul_(1 - group["lr"] * group["weight_decay"])
