@@ -95,7 +95,7 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
     "a number": (lambda: [*F, "--model.lr", "fast"], "model.lr is 'fast'; wanted a number"),
     "a whole number": (lambda: [*P, "--model.steps", "1.5"], "model.steps is 1.5; wanted a whole number"),
     "not a number": (lambda: [*P, "--model.noise_std", "nan"], "model.noise_std is 'nan'; wanted a number"),
-    "a deep number": (lambda: [*F, "--model.network.base", "x"], "model.network.base is 'x'; wanted a whole number"),
+    "a deep number": (lambda: [*F, "--model.network.blocks", "x"], "model.network.blocks is 'x'; wanted a whole number"),
     "a list": (lambda: [*F, "--model.patch_sizes", "x"], "model.patch_sizes is 'x'; wanted a list"),
     "a pair": (lambda: [*P, "--results.window", "[1]"], "results.window is [1]; wanted a list of 2 values"),
     "true": (lambda: [*P, "--results.geometry", "maybe"], "results.geometry is 'maybe'; wanted true or false"),
@@ -159,7 +159,7 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
         f"data.count is 1{'0' * 30}; wanted a finite number, a whole one of at most 64 bits",
     ),
     "null": (lambda: [*F, "--data.generated", "null"], "data.generated is null; wanted a whole number"),
-    "null within": (lambda: [*F, "--model.network.base", "null"], "model.network.base is null; wanted a whole number"),
+    "null within": (lambda: [*F, "--model.network.blocks", "null"], "model.network.blocks is null; wanted a whole number"),
     "a key of a baseline": (
         lambda: [*P, "--results.baselines", "{a: {class_path: DDS, init_args: {steps: x}}}"],
         "results.baselines.steps is 'x'; wanted a whole number",

@@ -31,7 +31,7 @@ from padis_lightning.solvers import Solver
 
 from .conftest import write_images
 
-SMALL_NETWORK = ["--model.network.base", "8", "--model.network.multipliers", "[1,2]", "--model.network.blocks", "1"]
+SMALL_NETWORK = ["--model.network.widths", "[8,8]", "--model.network.blocks", "1"]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 
 BASELINES = "{fbp: PseudoInverse, tv: {class_path: TotalVariation, init_args: {weight: 2.0e-5, iterations: 5}}}"
@@ -175,13 +175,13 @@ def test_several_samples_leave_their_mean_their_deviation_and_a_coverage(images,
 
 PAPERS_NETWORK = [
     "--model.network", "DDPMpp", "--model.network.base", "16", "--model.network.multipliers", "[1,2]",
-    "--model.network.blocks", "1", "--model.network.dropout", "0.2",
+    "--model.network.blocks", "1", "--model.network.dropout", "0.2", "--model.optimizer", "Adam",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "network",
-    [pytest.param([], id="UNet"), pytest.param(PAPERS_NETWORK, id="DDPMpp with dropout", marks=pytest.mark.slow)],
+    [pytest.param([], id="DRUNet"), pytest.param(PAPERS_NETWORK, id="DDPMpp with dropout", marks=pytest.mark.slow)],
 )
 def test_a_resumed_run_is_the_unbroken_one_to_the_bit(images, tmp_path, network):
     """Ten steps are three and seven, in the middle of the data, with averaged weights."""
@@ -389,6 +389,14 @@ def test_another_solver_brings_its_own_settings_and_keeps_the_noise():
     assert found["as it is"]["sigma_max"] == same["sigma_max"] == 0.1 and same["steps"] == 7
     assert another["sigma_max"] == 1.0 and another["sigma_min"] == 0.002 and another["steps"] == 7 and "penalty" not in another
     assert found["written otherwise"] == {**another, "steps": 100}
+
+
+def test_options_win_over_configs_wherever_they_stand():
+    asked = ["--data.batch_size", "3", "--model", "RED", "--model.steps", "7"]
+    found = printed(*asked, "--config", "ct8.yaml")
+    assert found == printed("--config", "ct8.yaml", *asked) and found["model"]["init_args"]["steps"] == 7
+    later = printed("--config", "ct8.yaml", "--data.batch_size", "3", "--config", "ct20.yaml")
+    assert later["data"]["init_args"]["batch_size"] == 3 and later["operator"]["init_args"]["views"] == 20
 
 
 @pytest.mark.parametrize("config", sorted(p.name for p in CONFIGS.glob("*.yaml")))

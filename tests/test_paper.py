@@ -243,8 +243,8 @@ def test_the_other_tables_pair_the_right_rows(tmp_path):
     assert text[2] == "| 3 | 30.50 [30.00, 31.00] | 28.50 [27.00, 30.00] | +2.00 [+1.00, +3.00] |"
     assert tables.MISSING in text[3] and text[4].endswith(f"| {tables.MISSING} |  |")
     for kind, psnr in {"coordinates": [30, 32], "none": [29, 30]}.items():
-        finished(tmp_path / f"ct-{kind}", psnr, groups)
-    assert tables.positions_table(tmp_path, {"ct": "[24]"}).splitlines()[2] == (
+        finished(tmp_path / f"middle-{kind}", psnr, groups)
+    assert tables.positions_table(tmp_path, {"middle": "[24]"}).splitlines()[2] == (
         f"| [24] | 31.00 [30.00, 32.00] | {tables.MISSING} | 29.50 [29.00, 30.00] (-1.50 [-2.00, -1.00]) |"
     )
     settings = {"model.sigma_max": "0.3", "model.sigma_min": "0.002"}
@@ -290,7 +290,7 @@ def test_folders_laid_out_as_bsd100_and_div2k_are_read(tmp_path, rng, monkeypatc
 def test_the_plan_lists_every_row_and_runs_none(tmp_path, capsys):
     assert main(["--scale", "paper", "--plan", "--output", str(tmp_path / "out"), "--only", "patients,levels"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6 + 10 + 6 + 12 + 1 and " rows, " in lines[-1] and not (tmp_path / "out").exists()
+    assert len(lines) == 6 + 6 + 1 + 10 + 12 + 1 and " rows, " in lines[-1] and not (tmp_path / "out").exists()
     hours = float(lines[-1].split(" rows, ")[1].split()[0])
     assert hours == pytest.approx(sum(float(line.split()[-2]) for line in lines[:-1]) / 60, abs=0.1)
 

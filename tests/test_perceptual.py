@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from scipy.signal import convolve2d
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 from torchmetrics.functional.image import lpips as published
 
 from padis_lightning import metrics
+from padis_lightning.cli import main
 from padis_lightning.errors import InputError
 from padis_lightning.operators.identity import Identity
 from padis_lightning.random import seeded
@@ -139,3 +145,69 @@ def test_the_similarity_of_large_pictures_is_that_of_their_bands_and_takes_no_mo
     monkeypatch.setattr(metrics, "MOST_PIXELS", 320)
     torch.testing.assert_close(metrics.ssim(estimate, truth), whole, rtol=1e-5, atol=0)
     assert metrics.ms_ssim(torch.rand(1, 1, 180, 180, generator=rng), torch.rand(1, 1, 180, 180, generator=rng)) is None
+
+
+# Scores of slices that scanners measure
+
+
+def test_scores_of_the_range_are_those_of_scikit_image(rng):
+    truth = torch.rand(2, 1, 30, 41, generator=rng) * torch.tensor([0.3, 1.7])[:, None, None, None]
+    estimate = truth + 0.1 * torch.randn(truth.shape, generator=rng)
+    pairs = list(zip(truth[:, 0].double().numpy(), estimate[:, 0].double().numpy(), strict=True))
+    psnr = [peak_signal_noise_ratio(x, y, data_range=np.ptp(x)) for x, y in pairs]
+    ssim = [structural_similarity(x, y, data_range=np.ptp(x)) for x, y in pairs]
+    np.testing.assert_allclose(metrics.psnr_of_range(estimate, truth), psnr, rtol=1e-6)
+    np.testing.assert_allclose(metrics.ssim_of_range(estimate, truth), ssim, rtol=1e-6)
+
+
+def test_haarpsi_is_what_its_paper_says_pixel_by_pixel(rng):
+    truth = torch.rand(1, 1, 24, 33, generator=rng)
+    estimate = truth + 0.2 * torch.randn(truth.shape, generator=rng)
+    halves = [
+        (255 * image[0, 0, :, :32].clamp(0, 1).double().numpy()).reshape(12, 2, 16, 2).mean((1, 3)) for image in (estimate, truth)
+    ]
+    above = below = 0.0
+    for turn in (lambda image: image, np.transpose):
+        sizes = []
+        for scale in (1, 2, 3):
+            kernel = np.full((2**scale, 2**scale), 2.0**-scale)
+            kernel[: 2 ** (scale - 1)] *= -1
+            middle = slice(2 ** (scale - 1), 2 ** (scale - 1) + 12), slice(2 ** (scale - 1), 2 ** (scale - 1) + 16)
+            sizes.append([np.abs(convolve2d(half, turn(kernel))[middle]) for half in halves])
+        similar = sum((2 * a * b + 30) / (a**2 + b**2 + 30) for a, b in sizes[:2]) / 2
+        weight = np.maximum(*sizes[2])
+        above, below = above + (weight / (1 + np.exp(-4.2 * similar))).sum(), below + weight.sum()
+    expected = (np.log((above / below) / (1 - above / below)) / 4.2) ** 2
+    assert float(metrics.haarpsi(estimate, truth)) == pytest.approx(expected, rel=1e-9)
+    assert metrics.haarpsi(truth, truth) == pytest.approx(1.0) and metrics.haarpsi(
+        *[torch.zeros(1, 1, 16, 16)] * 2
+    ) == pytest.approx(1.0)
+    assert bool(metrics.haarpsi(truth[..., :15], truth[..., :15]).isnan())
+
+
+def test_the_error_in_the_body_counts_lungs_and_leaves_the_table_and_the_air_out():
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    radius = torch.hypot(rows - 30, columns - 32)
+    truth = torch.where(radius < 20, 40.0, -1000.0)
+    truth[radius < 8] = -850.0  # a lung
+    truth[58:61] = 100.0  # the table
+    inside = radius < 20
+    error = torch.where(inside, torch.where(radius < 8, 30.0, 10.0), 500.0)
+    share = float((radius < 8).sum() / inside.sum())
+    found = metrics.body_error((truth + error)[None, None], truth[None, None])
+    assert float(found) == pytest.approx(10 + 20 * share, rel=0.02)  # of the edge one pixel may count or not
+    assert bool(metrics.body_error(truth[None, None], torch.full((1, 1, 64, 64), -1000.0)).isnan())
+
+
+def test_slices_in_hu_get_them_all_and_the_page_defines_them(tmp_path):
+    folder = tmp_path / "out"
+    main([
+        "predict", "--config", "ct20.yaml", "--model", "PseudoInverse", "--data.count", "2", "--output", str(folder),
+        "--trainer.enable_progress_bar", "false", "--results.baselines", "{again: PseudoInverse}",
+    ])  # fmt: skip
+    summary = json.loads((folder / "summary.json").read_text())
+    names = {"psnr_of_range", "ssim_of_range", "haarpsi", "error_hu"}
+    assert names <= set(summary) and names <= set(summary["intervals"]) and 5 < summary["error_hu"] < 500
+    assert summary["baselines"]["again"]["haarpsi"] == summary["haarpsi"] and 0 < summary["haarpsi"] < 1
+    page = (folder / "report.html").read_text()
+    assert "the convention of LoDoPaB-CT" in page and "HaarPSI" in page

@@ -278,7 +278,9 @@ def subclasses(cls):
 
 def test_every_solver_is_under_the_contract():
     found = {c.__name__ for c in subclasses(Solver) if c.__module__.startswith("padis_lightning.")}
-    assert found - {"DiffusionSolver", "PlugAndPlay", "PosteriorMean", "BM3D"} == {name.split()[0] for name in SOLVERS}
+    assert found - {"DiffusionSolver", "DenoisingSolver", "PlugAndPlay", "PosteriorMean", "BM3D"} == {
+        name.split()[0] for name in SOLVERS
+    }
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 import yaml
 
+from benchmarks.paper.scales import SCALES
 from benchmarks.training import resident
 from padis_lightning.diffusion import Denoiser, PatchModel, padding
 from padis_lightning.networks.base import PatchNetwork
 from padis_lightning.networks.ddpmpp import DDPMpp
-from padis_lightning.networks.unet import UNet
+from padis_lightning.networks.drunet import DRUNet
 from padis_lightning.priors import PatchPrior
 from padis_lightning.random import Generators
 from padis_lightning.types import Normalisation
@@ -46,12 +47,8 @@ class Case:
 
 def network(values: dict[str, str]) -> PatchNetwork:
     """Return an untrained network of the scale's kind."""
-    settings = {
-        "base": int(values["BASE"]),
-        "multipliers": yaml.safe_load(values["MULTIPLIERS"]),
-        "blocks": int(values["BLOCKS"]),
-    }
-    return (DDPMpp if "256" in values["CT_FIT"] else UNet)(channels=1, **settings)
+    named = yaml.safe_load(values["NETWORK"])
+    return {"DDPMpp": DDPMpp, "DRUNet": DRUNet}[named["class_path"]](**named["init_args"])
 
 
 def evaluate(case: Case, values: dict[str, str]) -> dict[str, Any]:
@@ -82,7 +79,7 @@ def evaluate(case: Case, values: dict[str, str]) -> dict[str, Any]:
 
 def _worker(case: Case, values: dict[str, str]) -> dict[str, Any]:
     warnings.simplefilter("ignore")
-    evaluate(Case(16, 8, 1, gradient=case.gradient), values | {"BASE": "8"})  # loads what libraries load late
+    evaluate(Case(16, 8, 1, gradient=case.gradient), SCALES["test"])  # loads what libraries load late
     return evaluate(case, values)
 
 

@@ -16,12 +16,12 @@ from benchmarks.paper.studies import MAIN, MORE
 from padis_lightning.files import write_text
 
 SCALE = {
-    "cpu": """Two processor cores, {SIZE}x{SIZE} images, networks of about a million weights, a minute or two of one
-core for each training, each prior trained once, {EVALUATIONS} evaluations where the paper takes 1000, {COUNT} test images of
-a task. Such figures can show that every part runs, how methods compare under one small prior and one small budget, and
-effects that are larger than the intervals. They cannot show the paper's numbers, what longer training would bring, or
-small differences between priors: an interval counts patients, not trainings. Methods that need many evaluations
-(Langevin, DPS, VE-DDNM) suffer most from the small budget.""",
+    "cpu": """Two processor cores, {SIZE}x{SIZE} images, a network of two million weights. The priors of the main table had an
+hour of one core each, those that are compared with each other {SHORT_STEPS} steps. Each prior was trained once. Methods have
+{EVALUATIONS} evaluations where the paper takes 1000, and {COUNT} test images of a task. Such figures can show how methods compare
+under one prior and one budget, and effects that are larger than the intervals. They cannot show the paper's numbers or small
+differences between priors: an interval counts patients, not trainings. Methods that need many evaluations (Langevin, DPS,
+VE-DDNM) suffer from the budget.""",
     "gpu": """One GPU, {SIZE}x{SIZE} images, networks of a few million weights, minutes of training, {EVALUATIONS}
 evaluations where the paper takes 1000. Such figures compare methods under one prior; they are not the paper's numbers.""",
     "paper": """The paper's sizes: {SIZE}x{SIZE} images, its networks, its {EVALUATIONS} evaluations, {COUNT} test images.
@@ -96,7 +96,7 @@ def more_section(page: Page) -> list[str]:
 def positions_section(page: Page) -> list[str]:
     """Return the scores by patch size and position encoding."""
     values = page.values
-    sizes = {"small": values["SMALL_SIZES"], "ct": values["PATCH_SIZES"], "big": values["BIG_SIZES"]}
+    sizes = {"small": values["SMALL_SIZES"], "middle": values["PATCH_SIZES"], "big": values["BIG_SIZES"]}
     text = "20-view CT with the default solver; every prior was trained for as many steps, a step takes about as many pixels."
     return [
         "## Patch size and position encoding",
@@ -160,13 +160,17 @@ def inpainting_section(page: Page) -> list[str]:
     built = (page.output / "folders" / "built-in").is_dir()
     source = "six built-in photographs in their names and mixed shapes stand in for them" if built else "their own pictures"
     lines.append(
-        "Strokes, 30 % missing. Faces with the faces' prior; folders laid out as BSD100 and DIV2K with the bundled prior of dead "
-        f"leaves: {source}, centre squares of {page.values['PHOTO']} pixels."
+        "Strokes, 30 % missing. Faces with the faces' prior; folders laid out as BSD100 and DIV2K with the bundled prior of "
+        f"photographs: {source}, centre squares of {page.values['PHOTO']} pixels."
     )
     rows = []
     for name, title in (("faces", "faces"), ("bsd100", "BSD100's layout"), ("div2k", "DIV2K's layout")):
         scores = tables.read_scores(page.output / "inpainting" / name)
-        for method, label in (("plain", "nearest known pixel"), ("tv", "total variation"), ("estimate", "default (DDS)")):
+        for method, label in (
+            ("plain", "nearest known pixel"),
+            ("tv", "total variation"),
+            ("estimate", "this library's default"),
+        ):
             rows.append([title, label, *tables.cells(scores.get(method), scores.get("tv"))])
         if name == "faces":
             padis = tables.read_scores(page.output / "inpainting" / "faces-padis").get("estimate")
@@ -221,9 +225,10 @@ def head(setup: dict[str, Any], output: Path) -> list[str]:
         SCALE[setup["scale"]].format(EVALUATIONS=evaluations, **values),
         f"Data: {data}; test images in final predictions only, everything that was tuned was tuned on validation data. PSNR "
         "clips to [0, 1]. Brackets are 95 % bootstrap intervals over patients (over images where there are no patients); gains "
-        f"are paired, on the same images. {trained} priors were trained, {values['STEPS']} steps each (whole images: "
-        f"{values['WHOLE_STEPS']}), patches of {' and '.join(map(str, sizes))} where nothing else is said. Seed 0 throughout: "
-        "of training, of the split, of measurements and of solvers.",
+        f"are paired, on the same images. {trained} priors were trained, {values['STEPS']} steps each for the main table and "
+        f"{values['SHORT_STEPS']} for comparisons (whole images: {values['WHOLE_STEPS']} and {values['WHOLE_SHORT_STEPS']}), "
+        f"patches of {' and '.join(map(str, sizes))} where nothing else is said. Seed 0 throughout: of training, "
+        "of the split, of measurements and of solvers.",
         f"Machine: {device}, {machine['system'].split('-')[0]}; times are those of a machine that others may have used. "
         f"{_versions(output)}.",
     ]

@@ -6,48 +6,64 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from padis_lightning.machine import fast_precision
+
 FILES = {"CT_TRAIN": "ct_train.npz", "TEST": "ct_test.npz", "FACES_TRAIN": "faces_train.zip", "FACES_TEST": "faces_test.zip"}
 
+
+def _class(name: str, **settings: Any) -> str:  # noqa: ANN401 - whatever a class takes
+    inner = ", ".join(f"{key}: {value}" for key, value in settings.items())
+    return f"{{class_path: {name}, init_args: {{{inner}}}}}"
+
+
+def _drunet(widths: list[int], blocks: int) -> dict[str, str]:
+    network = {"widths": widths, "blocks": blocks, "fold": 2}
+    return {"NETWORK": _class("DRUNet", channels=1, **network), "WHOLE_NETWORK": _class("DRUNet", channels=1, **network)}
+
+
+def _ddpmpp(multipliers: list[int]) -> str:
+    return _class("DDPMpp", channels=1, base=128, multipliers=multipliers, blocks=4, dropout=0.05)
+
+
 PAPER = {
-    "SIZE": 256, "LARGE": 512, "PHOTO": 256, "COUNT": 25, "BATCH": 5, "TUNING_COUNT": 8,
-    "CT_FIT": "ct256.yaml", "WHOLE_FIT": "ct256_whole.yaml", "GENERATED": 2304,
-    "LOG_MEAN": -1.2, "LOG_STD": 1.2,
-    "BASE": 128, "MULTIPLIERS": "[1, 2, 2, 2]", "WHOLE_MULTIPLIERS": "[1, 2, 2, 4]", "BLOCKS": 4,
+    "SIZE": 256, "LARGE": 512, "PHOTO": 256, "COUNT": 25, "BATCH": 5, "TUNING_COUNT": 8, "GENERATED": 2304,
+    "CT_FIT": "ct256.yaml", "FACES_FIT": "faces256.yaml", "PRECISION": "32-true",
+    "NETWORK": _ddpmpp([1, 2, 2, 2]), "WHOLE_NETWORK": _ddpmpp([1, 2, 2, 4]),
     "PATCH_SIZES": "[16, 32, 56]", "PATCH_ODDS": "[0.2, 0.3, 0.5]", "PATCHES": 64, "TRAIN_BATCH": 32,
     "SMALL_SIZES": "[8, 16, 32]", "SMALL_ODDS": "[0.2, 0.3, 0.5]", "SMALL_PATCHES": 196,
     "BIG_SIZES": "[32, 64, 96]", "BIG_ODDS": "[0.2, 0.3, 0.5]", "BIG_PATCHES": 22,
-    "LARGE_SIZES": "[16, 32, 64]", "LARGE_PATCHES": 49,
-    "STEPS": 200000, "WHOLE_STEPS": 400000, "WHOLE_BATCH": 4, "HALF_LIFE": 500000, "WHOLE_HALF_LIFE": 50000,
+    "LARGE_SIZES": "[16, 32, 64]", "LARGE_ODDS": "[0.2, 0.3, 0.5]", "LARGE_PATCHES": 49,
+    "STEPS": 200000, "SHORT_STEPS": 200000, "HALF_LIFE": 500000,
+    "WHOLE_STEPS": 400000, "WHOLE_SHORT_STEPS": 400000, "WHOLE_BATCH": 4, "WHOLE_HALF_LIFE": 50000,
     "LEVELS": 100, "INNER": 10, "PC_LEVELS": 500, "OVERLAP": 8, "SOME": 3, "FEW": 1,
     "BLUR": 9, "HEAVY": 17, "FAN": 180, "STROKE": 9, "SMALL_STROKE": 9,
     "SCORE_STEPS": 50, "CT_MAX": 10, "CT20_MIN": 0.002, "CT8_MIN": 0.003, "FACES_MAX": 40, "BLUR_MIN": 0.005, "SR_MIN": 0.01,
 }  # fmt: skip
-#: one GPU, 128x128, a network of the processor's kind at twice its width; a command of ten minutes at a time
-GPU = PAPER | {
-    "SIZE": 128, "LARGE": 256, "COUNT": 19, "BATCH": 19, "CT_FIT": "ct.yaml", "WHOLE_FIT": "ct_whole.yaml",
-    "LOG_MEAN": -2.0, "LOG_STD": 1.4, "BASE": 64, "MULTIPLIERS": "[1, 2, 2]", "WHOLE_MULTIPLIERS": "[1, 2, 4]", "BLOCKS": 2,
-    "PATCH_SIZES": "[16, 24, 48]", "PATCHES": 32, "TRAIN_BATCH": 16,
-    "SMALL_SIZES": "[8, 16, 24]", "SMALL_PATCHES": 128, "BIG_SIZES": "[16, 32, 64]", "BIG_PATCHES": 18,
-    "LARGE_SIZES": "[16, 32, 64]", "LARGE_PATCHES": 18,
-    "STEPS": 2000, "WHOLE_STEPS": 2000, "HALF_LIFE": 6000, "WHOLE_HALF_LIFE": 800, "SOME": 10, "FEW": 3,
-    "INNER": 3, "PC_LEVELS": 150, "BLUR": 7, "HEAVY": 11, "FAN": 90, "SMALL_STROKE": 5, "CT_MAX": 1, "FACES_MAX": 3,
+#: two processor cores, 128x128, a network of two million weights, an hour of one core for the priors of the main table
+CPU = PAPER | _drunet([64, 96, 160], 2) | {
+    "SIZE": 128, "LARGE": 256, "COUNT": 12, "BATCH": 6, "TUNING_COUNT": 6, "GENERATED": 1000,
+    "CT_FIT": "ct.yaml", "FACES_FIT": "faces128.yaml", "PRECISION": None,
+    "PATCH_SIZES": "[48]", "PATCH_ODDS": "[1.0]", "PATCHES": 14, "TRAIN_BATCH": 14,
+    "SMALL_SIZES": "[24]", "SMALL_ODDS": "[1.0]", "SMALL_PATCHES": 56, "BIG_SIZES": "[72]", "BIG_ODDS": "[1.0]", "BIG_PATCHES": 6,
+    "LARGE_SIZES": "[64]", "LARGE_ODDS": "[1.0]", "LARGE_PATCHES": 8,
+    "STEPS": 14000, "SHORT_STEPS": 2000, "HALF_LIFE": 20000,
+    "WHOLE_STEPS": 14000, "WHOLE_SHORT_STEPS": 2000, "WHOLE_BATCH": 2, "WHOLE_HALF_LIFE": 3000,
+    "LEVELS": 50, "INNER": 3, "PC_LEVELS": 75, "FAN": 90, "SOME": 10, "FEW": 3, "SMALL_STROKE": 5,
+    "SCORE_STEPS": 20, "CT_MAX": 1, "FACES_MAX": 1,
 }  # fmt: skip
-#: two processor cores, 64x64, a network of a million weights, a minute and a half of one core for a training
-CPU = GPU | {
-    "SIZE": 64, "LARGE": 128, "PHOTO": 128, "COUNT": 12, "BATCH": 6, "TUNING_COUNT": 6, "GENERATED": 1000,
-    "BASE": 32, "MULTIPLIERS": "[1, 2, 4]", "WHOLE_MULTIPLIERS": "[1, 2, 4]",
-    "PATCH_SIZES": "[16, 24]", "PATCH_ODDS": "[0.3, 0.7]", "PATCHES": 16, "TRAIN_BATCH": 8,
-    "SMALL_SIZES": "[8, 16]", "SMALL_ODDS": "[0.3, 0.7]", "SMALL_PATCHES": 36,
-    "BIG_SIZES": "[16, 32]", "BIG_ODDS": "[0.3, 0.7]", "BIG_PATCHES": 9, "LARGE_SIZES": "[16, 48]", "LARGE_PATCHES": 4,
-    "STEPS": 1500, "WHOLE_STEPS": 1900, "WHOLE_BATCH": 2, "HALF_LIFE": 4000, "WHOLE_HALF_LIFE": 600,
-    "SCORE_STEPS": 20, "LEVELS": 50, "PC_LEVELS": 75, "BLUR": 5, "HEAVY": 9, "FAN": 40, "STROKE": 5, "SMALL_STROKE": 3,
+#: one GPU, the same with more images and longer training
+GPU = CPU | {
+    "COUNT": 19, "BATCH": 19, "PATCHES": 56, "TRAIN_BATCH": 56, "SMALL_PATCHES": 224, "BIG_PATCHES": 25, "LARGE_PATCHES": 32,
+    "STEPS": 20000, "SHORT_STEPS": 5000, "WHOLE_STEPS": 20000, "WHOLE_SHORT_STEPS": 5000, "WHOLE_BATCH": 8,
+    "LEVELS": 100, "INNER": 10, "PC_LEVELS": 500,
 }  # fmt: skip
 #: seconds: figures mean nothing
-TEST = CPU | {
-    "SIZE": 32, "LARGE": 64, "PHOTO": 48, "COUNT": 2, "BATCH": 2, "TUNING_COUNT": 1, "GENERATED": 10, "BASE": 8,
-    "MULTIPLIERS": "[1, 2]", "WHOLE_MULTIPLIERS": "[1, 2]", "BLOCKS": 1, "PATCH_SIZES": "[8, 12]", "SMALL_SIZES": "[4, 8]",
-    "BIG_SIZES": "[8, 16]", "LARGE_SIZES": "[8, 24]", "PATCHES": 4, "TRAIN_BATCH": 2, "STEPS": 3, "WHOLE_STEPS": 3,
-    "SCORE_STEPS": 2, "LEVELS": 3, "INNER": 2, "PC_LEVELS": 3, "OVERLAP": 4, "SOME": 3, "FEW": 2,
+TEST = CPU | _drunet([8, 8], 1) | {
+    "SIZE": 32, "LARGE": 64, "PHOTO": 48, "COUNT": 2, "BATCH": 2, "TUNING_COUNT": 1, "GENERATED": 10, "PRECISION": "32-true",
+    "PATCH_SIZES": "[12]", "SMALL_SIZES": "[8]", "BIG_SIZES": "[16]", "LARGE_SIZES": "[24]", "PATCHES": 4, "TRAIN_BATCH": 2,
+    "SMALL_PATCHES": 4, "BIG_PATCHES": 2, "LARGE_PATCHES": 2,
+    "STEPS": 3, "SHORT_STEPS": 3, "WHOLE_STEPS": 3, "WHOLE_SHORT_STEPS": 3, "BLUR": 5, "HEAVY": 9, "FAN": 20,
+    "SCORE_STEPS": 2, "LEVELS": 3, "INNER": 2, "PC_LEVELS": 3, "OVERLAP": 4, "SOME": 3, "FEW": 2, "STROKE": 5, "SMALL_STROKE": 3,
 }  # fmt: skip
 SCALES: dict[str, dict[str, Any]] = {"paper": PAPER, "gpu": GPU, "cpu": CPU, "test": TEST}
 
@@ -55,7 +71,7 @@ SCALES: dict[str, dict[str, Any]] = {"paper": PAPER, "gpu": GPU, "cpu": CPU, "te
 COSTS = {
     "paper": (20, 0.35, 0.03),
     "gpu": (15, 0.04, 0.002),
-    "cpu": (9, 0.055, 0.009),
+    "cpu": (12, 0.22, 0.06),
     "test": (8, 0.05, 0.005),
 }
 
@@ -85,19 +101,15 @@ def variables(scale: str, data: Path | None, output: Path) -> dict[str, str]:
         output: the folder of results.
     """
     values = SCALES[scale]
+    values = values | {"PRECISION": values["PRECISION"] or fast_precision("auto")}
     files = {name: str(data / file) if data else "null" for name, file in FILES.items()}
     places = {"PRIORS": str(output / "priors"), "FOLDERS": str(output / "folders")}
     strokes = {"STROKES": ("PHOTO", "STROKE"), "SMALL_STROKES": ("SIZE", "SMALL_STROKE")}
     operators = {
-        name: _operator("IrregularInpainting", image_shape=[3, values[size], values[size]], width=values[width])
+        name: _class("IrregularInpainting", image_shape=[3, values[size], values[size]], width=values[width])
         for name, (size, width) in strokes.items()
     }
     return {name: str(value) for name, value in (values | files | places | operators).items()}
-
-
-def _operator(name: str, **settings: Any) -> str:  # noqa: ANN401 - whatever an operator takes
-    inner = ", ".join(f"{key}: {value}" for key, value in settings.items())
-    return f"{{class_path: {name}, init_args: {{{inner}}}}}"
 
 
 def task(name: str, values: Mapping[str, str]) -> dict[str, str]:
@@ -111,9 +123,9 @@ def task(name: str, values: Mapping[str, str]) -> dict[str, str]:
         return _faces(name, values)
     size = values["LARGE" if name == "large" else "SIZE"]
     config, views, lowest, weight = CT_TASKS.get("ct60" if name == "large" else name, ("ct_fan.yaml", 0, "CT20_MIN", 4e-6))
-    operator = _operator("ParallelBeam", size=size, views=views)
+    operator = _class("ParallelBeam", size=size, views=views)
     if name == "ct_fan":
-        operator = _operator("FanBeam", size=size, views=values["FAN"])
+        operator = _class("FanBeam", size=size, views=values["FAN"])
     own = {"CONFIG": config, "OPERATOR": operator, "PRIOR": "ct", "BUILTIN": "phantoms", "NOISE": "0.0"}
     own |= {"SIGMA_MAX": values["CT_MAX"], "SIGMA_MIN": values[lowest], "TRAIN": values["CT_TRAIN"]}
     return own | _weights(weight)
@@ -121,10 +133,10 @@ def task(name: str, values: Mapping[str, str]) -> dict[str, str]:
 
 def _faces(name: str, values: Mapping[str, str]) -> dict[str, str]:
     shape = [3, int(values["SIZE"]), int(values["SIZE"])]
-    operator, weight, lowest = _operator("AveragePooling", image_shape=shape, factor=4), 5e-3, "SR_MIN"
+    operator, weight, lowest = _class("AveragePooling", image_shape=shape, factor=4), 5e-3, "SR_MIN"
     if name != "sr4x":
         side = values["HEAVY" if name == "deblur_heavy" else "BLUR"]
-        operator, lowest = _operator("UniformBlur", image_shape=shape, size=side), "BLUR_MIN"
+        operator, lowest = _class("UniformBlur", image_shape=shape, size=side), "BLUR_MIN"
         weight = 7e-4 if name == "deblur_heavy" else 1e-3
     own = {"CONFIG": f"{name}.yaml", "OPERATOR": operator, "PRIOR": "faces", "BUILTIN": "leaves", "NOISE": "0.01"}
     own |= {"SIGMA_MAX": values["FACES_MAX"], "SIGMA_MIN": values[lowest]}

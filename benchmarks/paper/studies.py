@@ -22,10 +22,9 @@ MORE = ("ct60", "ct_fan", "deblur_heavy")
 TUNED = {"main": MAIN, "more": MORE, "levels": ("ct20",)}
 PRIORS = {
     "main": ("ct", "ct_whole", "faces", "faces_whole"),
-    "more": ("ct", "faces", "ct_large", "ct-none"),
-    "positions": tuple(f"{size}-{kind}".replace("ct-coordinates", "ct") for size in ("ct", "small", "big") for kind in
-                       ("coordinates", "learned", "none")),
-    "patients": tuple(f"{kind}{share}" for kind in ("ct", "ct_whole") for share in ("", "-some", "-few")),
+    "more": ("ct", "faces", "ct_large", "middle-none"),
+    "positions": tuple(f"{size}-{kind}" for size in ("small", "middle", "big") for kind in ("coordinates", "learned", "none")),
+    "patients": ("middle-coordinates", "patches-some", "patches-few", "whole-all", "whole-some", "whole-few"),
     "levels": ("ct",),
     "partitions": ("ct",),
     "inpainting": ("faces",),

@@ -26,6 +26,7 @@ METHODS = {
     "averaging": "patch averaging (DPS)",
     "stitching": "patch stitching (DPS)",
     "padis": "PaDIS (DPS)",
+    "dpir": "half-quadratic splitting (DPIR)",
     "default": "**this library's default**",
     "without_positions": "default, a prior without positions of smaller images",
 }

@@ -160,8 +160,9 @@ class Results(Callback):
             show(trainer, f"baseline {name}")
             others[name] = solver.predict_step(measured, batch_idx)
         show(trainer, "")
-        rows = score(outputs, batch.image, self._lpips)
-        compared = {name: score(other, batch.image, self._lpips) for name, other in others.items()}
+        scanned = trainer.datamodule.normalisation if pl_module.operator.geometry else None
+        rows, *compared = (score(r, batch.image, self._lpips, scanned) for r in (outputs, *others.values()))
+        compared = dict(zip(others, compared, strict=True))
         for i, index in enumerate(batch.index.tolist()):
             row = {"index": index, "name": self._names[index], "group": batch.group[i]}
             reason = (outputs.failures and outputs.failures[i]) or failure(outputs.estimate[i])

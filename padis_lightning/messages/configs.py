@@ -50,21 +50,25 @@ def _find(name: str, kind: str, folder: Path) -> str:
 
 
 def find_configs(args: Sequence[str]) -> tuple[list[str], str]:
-    """Return the arguments with every config's path found and ``--config`` and ``--model`` in two words, and the last one's name.
+    """Return the arguments with every config found and ahead of the options, and the name of the last one.
+
+    So options win wherever they stand. ``--config`` and ``--model`` are two words each.
 
     Raises:
         InputError: there is no such config, or ``--config`` comes without one.
     """
     split = ("--config=", "-c=", "--model=")
     out = [word for arg in args for word in (arg.split("=", 1) if arg.startswith(split) else [arg])]
-    name = "run"
-    for i, (flag, value) in enumerate(pairwise([*out, ""])):
-        if flag in CONFIG:
-            if not value:
+    name, configs, others = "run", list[str](), list[str]()
+    for before, word in pairwise(["", *out, None]):
+        if before in CONFIG:
+            if not word:
                 raise InputError("--config comes without a value; wanted the name of a config")
-            out[i + 1] = find_config(value)
-            name = Path(value).stem or name
-    return out, name
+            configs += [before, find_config(word)]
+            name = Path(word).stem or name
+        elif word is not None and word not in CONFIG:
+            others.append(word)
+    return [*others[:1], *configs, *others[1:]], name
 
 
 def inline(args: Sequence[str]) -> list[str]:

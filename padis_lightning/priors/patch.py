@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -133,8 +134,8 @@ class PatchPrior(Prior):
         """
         tiles, parts = self._cut(x, sigma, generator, condition)
         device = device_of(self.denoiser) or x.device
-        recompute = x.requires_grad and len(parts[0]) > self._chunk(device, KEPT)
-        chunk = min(self._chunk(device, CHUNK) if recompute or not x.requires_grad else len(parts[0]), len(parts[0]))
+        recompute = x.requires_grad and len(parts[0]) > self._chunk(parts[0], device, KEPT)
+        chunk = min(self._chunk(parts[0], device, CHUNK) if recompute or not x.requires_grad else len(parts[0]), len(parts[0]))
         while True:
             try:
                 return tiles.join(self._denoised(parts, chunk, device, recompute))
@@ -147,9 +148,9 @@ class PatchPrior(Prior):
                 torch.cuda.empty_cache()
             log.warning("padis_lightning: %d patches in one call do not fit the memory; going on with %d", 2 * chunk, chunk)
 
-    def _chunk(self, device: torch.device, on_processor: int) -> int:
+    def _chunk(self, patches: Tensor, device: torch.device, on_processor: int) -> int:
         """Return the most patches in one call: as given, or as many as fit."""
-        smaller = max(1, on_processor * 48**2 // max(48, self.patch) ** 2)  # of larger patches, as many pixels
+        smaller = max(1, on_processor * 48**2 // max(48**2, math.prod(patches.shape[-2:])))  # of larger ones, as many pixels
         most = self.chunk_size or (smaller if device.type == "cpu" else 2**31)
         return min(most, self._fitting.get(device, most))
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from padis_lightning import metrics
 from padis_lightning.results.json_files import finite
-from padis_lightning.types import Reconstruction
+from padis_lightning.types import Normalisation, Reconstruction
 
 COLUMNS = ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations"]
 PERCEPTUAL = {"ms_ssim": "MS-SSIM", "lpips": "LPIPS"}  # columns of images that are large enough, and where it is asked for
+CT = {"psnr_of_range": "PSNR of range (dB)", "ssim_of_range": "SSIM of range", "haarpsi": "HaarPSI", "error_hu": "error (HU)"}
 SAMPLED = ["deviation", "coverage", "sample_psnr", "sample_lpips"]  # columns where there are several samples
 VOLUMES = ["ssim_coronal", "ssim_sagittal", "consistency"]  # columns of volumes, whose "ssim" is that of axial planes
 MEANS = ["psnr", "ssim", "residual", "seconds", "evaluations"]
@@ -32,7 +33,10 @@ def failure(estimate: Tensor) -> str | None:
 
 
 def score(
-    reconstruction: Reconstruction, truth: Tensor | None, lpips: Callable[[Tensor, Tensor], Tensor] | None = None
+    reconstruction: Reconstruction,
+    truth: Tensor | None,
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
+    scanned: Normalisation | None = None,
 ) -> list[dict[str, float | None]]:
     """Return a row of numbers for each image or volume of a batch; None for what is unknown or not finite.
 
@@ -43,6 +47,7 @@ def score(
         reconstruction: of a batch.
         truth: the batch itself.
         lpips: a perceptual distance of images ``(B, C, H, W)``, where it is asked for.
+        scanned: what 0 and 1 stand for, of slices that a scanner measures, which have scores of their own.
     """
     estimate, samples = reconstruction.estimate.float(), reconstruction.samples
     quality: dict[str, Tensor | None] = {"psnr": None, "ssim": None, "residual": reconstruction.residual}
@@ -63,6 +68,8 @@ def score(
             quality["ssim"] = metrics.ssim(estimate, truth)
             if (similar := metrics.ms_ssim(estimate, truth)) is not None:
                 quality["ms_ssim"] = similar
+            if scanned is not None and truth.shape[1] == 1:
+                quality |= _of_slices(estimate, truth, scanned)
             if lpips is not None:
                 quality["lpips"] = lpips(estimate, truth)
                 quality |= {} if samples is None else {"sample_lpips": lpips(samples[:, 0].float(), truth)}
@@ -72,6 +79,15 @@ def score(
         unknown = failure(image) is not None
         rows.append({key: None if values is None or unknown else float(values[k]) for key, values in quality.items()} | spent)
     return finite(rows)
+
+
+def _of_slices(estimate: Tensor, truth: Tensor, scanned: Normalisation) -> dict[str, Tensor]:
+    """Return the scores that clinics and competitions use; errors in HU where values are HU."""
+    names = ("psnr_of_range", "ssim_of_range", "haarpsi")
+    found = {name: getattr(metrics, name)(estimate, truth) for name in names}
+    if scanned.window is None:
+        return found
+    return found | {"error_hu": metrics.body_error(*(scanned.shown.restore(image) for image in (estimate, truth)))}
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -91,7 +107,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def optional(rows: list[dict[str, Any]]) -> list[str]:
     """Return the scores that not all runs have and some of these images do."""
-    return [key for key in (*PERCEPTUAL, *SAMPLED, *VOLUMES) if any(key in row for row in rows)]
+    return [key for key in (*PERCEPTUAL, *CT, *SAMPLED, *VOLUMES) if any(key in row for row in rows)]
 
 
 def mean_gain(psnr: Sequence[float | None], other: Sequence[float | None], groups: Sequence[str]) -> dict[str, Any] | None:
@@ -108,7 +124,7 @@ def _means(rows: list[dict[str, Any]], groups: list[str]) -> dict[str, Any]:
         values = [row.get(key) for row in rows]
         known = None not in values
         out["seconds_per_image" if key == "seconds" else key] = float(np.mean(values)) if known else None
-        if known and key in ("psnr", "ssim", *PERCEPTUAL, "sample_psnr", "residual", "coverage", "consistency"):
+        if known and key in ("psnr", "ssim", *PERCEPTUAL, *CT, "sample_psnr", "residual", "coverage", "consistency"):
             out["intervals"][key] = metrics.interval(values, groups)
     return out
 

@@ -11,15 +11,14 @@ from torch import Tensor
 
 from padis_lightning.errors import InputError
 from padis_lightning.operators import LinearOperator
-from padis_lightning.operators.identity import Identity
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
-from padis_lightning.solvers.base import Solver
+from padis_lightning.solvers.denoising import DenoisingSolver
 
 LEAST_SIDE = 8  # of the blocks that BM3D matches
 
 
-class BM3D(Solver):
+class BM3D(DenoisingSolver):
     """Denoise by block matching and collaborative filtering, in colours with blocks matched in their luminance.
 
     The work is that of the authors' package ``bm3d``, which is free for non-commercial use only, and is on the processor.
@@ -30,7 +29,7 @@ class BM3D(Solver):
 
     Args:
         problem: what was measured, or its operator A, the identity.
-        options: those of :class:`Solver`.
+        options: those of :class:`DenoisingSolver`.
     """
 
     def __init__(
@@ -39,8 +38,6 @@ class BM3D(Solver):
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         super().__init__(problem, **options)
-        if not isinstance(self.operator, Identity):
-            raise InputError(f"BM3D takes noise off images and the operator is {type(self.operator).__name__}; wanted Identity")
         try:
             self._library = importlib.import_module("bm3d")
         except ImportError:
@@ -51,8 +48,8 @@ class BM3D(Solver):
         """Denoise, ``(B, C, H, W) -> (B, C, H, W)``; nothing is random."""
         if min(y.shape[2:]) < LEAST_SIDE:
             raise InputError(f"the images are {tuple(y.shape[2:])}; wanted sides of at least {LEAST_SIDE} for BM3D")
-        deviations = self.problem.data_term(y.double())[0].sqrt().flatten().tolist()
-        return torch.stack([self._denoised(image, s) if s > 0 else image for image, s in zip(y, deviations, strict=True)])
+        pairs = zip(y, self.deviations(y).tolist(), strict=True)
+        return torch.stack([self._denoised(image, s) if s > 0 else image for image, s in pairs])
 
     def _denoised(self, image: Tensor, deviation: float) -> Tensor:
         """Denoise ``(C, H, W)``."""

@@ -8,16 +8,15 @@ from torch import Tensor
 
 from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.operators import LinearOperator
-from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import Prior
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
-from padis_lightning.solvers.base import Solver
+from padis_lightning.solvers.denoising import DenoisingSolver
 
 LEAST = 1e-4  # noise below it is none to a network
 
 
-class PosteriorMean(Solver):
+class PosteriorMean(DenoisingSolver):
     r"""Denoise images: the prior at the level of their noise is their posterior mean, the estimate of least squared error.
 
     .. math:: E[x \mid y] = D(y; s), \quad y = x + n, \quad n \sim N(0, s^2 I)
@@ -26,10 +25,10 @@ class PosteriorMean(Solver):
         prior: denoiser of whole images.
         problem: what was measured, or its operator, the identity.
         partitions: evaluations, of which the mean is taken; of a prior that draws its partition, another one each.
-        options: those of :class:`Solver`.
+        options: those of :class:`DenoisingSolver`.
 
     Raises:
-        InputError: the operator is another, or noise differs from pixel to pixel.
+        InputError: noise differs from pixel to pixel.
     """
 
     def __init__(
@@ -41,8 +40,6 @@ class PosteriorMean(Solver):
     ) -> None:
         super().__init__(problem, **options)
         require_at_least(1, partitions=partitions)
-        if not isinstance(self.operator, Identity):
-            raise InputError(f"PosteriorMean was given {type(self.operator).__name__}; wanted Identity, or a solver such as RED")
         self.prior, self.partitions = prior, partitions
         self.lay_out()
 
@@ -53,10 +50,9 @@ class PosteriorMean(Solver):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Denoise ``(B, C, H, W)``."""
-        variance, precision = self.problem.data_term(y)
-        if precision is not None:
+        if self.problem.data_term(y)[1] is not None:
             raise InputError("the noise differs from pixel to pixel; wanted one deviation, or a solver such as RED")
-        sigma = variance.expand(len(y), *variance.shape[1:]).flatten().sqrt().clamp_min(LEAST)
+        sigma = self.deviations(y).clamp_min(LEAST)
         state = {"total": y.new_zeros(y.shape)}
         for _ in self.loop(range(self.partitions), state, generator):
             state["total"] += self.prior.on_images(y, sigma, generator) / self.partitions

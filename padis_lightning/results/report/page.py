@@ -14,6 +14,7 @@ from padis_lightning.results.report.panels import Panel, to_png
 from padis_lightning.results.report.runs import Run, differing_settings, dotted, paired_differences, shared_pictures
 from padis_lightning.results.report.template import raw, render
 from padis_lightning.results.scores import (
+    CT,
     MEANS,
     PERCEPTUAL,
     SAMPLED,
@@ -28,7 +29,7 @@ from padis_lightning.results.scores import (
 LARGEST = 64_000_000  # characters of pictures on a page
 PRESETS = {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800)}  # level and width in HU
 DERIVED = {"seconds_per_image", "baselines", "gain", "intervals", "n", "groups", "failed", "missing"}
-SCORED = {*MEANS, *PERCEPTUAL, *SAMPLED, *VOLUMES, *DERIVED}  # what a summary holds besides provenance
+SCORED = {*MEANS, *PERCEPTUAL, *CT, *SAMPLED, *VOLUMES, *DERIVED}  # what a summary holds besides provenance
 
 
 def report_page(runs: Sequence[Run]) -> str:
@@ -135,7 +136,7 @@ def _overview(runs: Sequence[Run]) -> dict[str, Any]:
     rows, lines = [], []
     stacked = any("consistency" in run.summary for run in runs)
     scores = {"psnr": ".2f", "ssim": ".3f", **({"consistency": ".3f"} if stacked else {})}
-    perceptual = {key: name for key, name in PERCEPTUAL.items() if any(key in run.summary for run in runs)}
+    perceptual = {key: name for key, name in (PERCEPTUAL | CT).items() if any(key in run.summary for run in runs)}
     for run in runs:
         summary, of = run.summary, f" of {run.name}" if len(runs) > 1 else ""
         for name, means in methods(summary):
@@ -153,6 +154,12 @@ def _overview(runs: Sequence[Run]) -> dict[str, Any]:
         lines.append(f"{d['of']} over {d['over']}: {with_interval(d['psnr'], d['interval'], '+.2f')} dB, image by image.")
     header = ["method", "PSNR (dB)", "SSIM", *perceptual.values(), "gain (dB)", "residual", "s/image", "evaluations"]
     header += ["consistency"] * stacked
+    if "psnr_of_range" in perceptual:
+        lines.append(
+            "PSNR is of values clipped to the ends of the data, SSIM of a Gaussian window. Of range: the peak is the range of "
+            "each truth, nothing is clipped, SSIM as scikit-image has it (the convention of LoDoPaB-CT). HaarPSI: similarity of "
+            "Haar wavelet coefficients, 1 is alike. Error: mean of its size inside the body."
+        )
     if stacked:
         lines.append("Consistency: how much neighbouring slices differ, over how much they do in truth; 1 is right.")
     return {"header": header, "rows": rows, "lines": lines}
@@ -180,7 +187,7 @@ def _columns(runs: Sequence[Run]) -> dict[str, tuple[str, list[float | None]]]:
     columns |= {f"{b}: PSNR": ("%.2f", [row["baselines"][b]["psnr"] for row in rows]) for b in rows[0]["baselines"]}
     columns["SSIM"] = "%.4f", [row["ssim"] for row in rows]
     words = {"residual": "residual", "seconds": "s/image", "evaluations": "evaluations"}
-    words |= {key: PERCEPTUAL.get(key, key.replace("_", " ")) for key in optional(rows)}
+    words |= {key: (PERCEPTUAL | CT).get(key, key.replace("_", " ")) for key in optional(rows)}
     return columns | {
         word: ("%.3g", [row.get(key) for row in rows]) for key, word in words.items() if any(key in r for r in rows)
     }
