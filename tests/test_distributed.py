@@ -16,7 +16,7 @@ from padis_lightning.random import seeded
 from padis_lightning.training.patch_diffusion import SIZE
 
 pytestmark = pytest.mark.slow
-ODDS = torch.tensor([0.3, 0.7], dtype=torch.float64)
+ODDS = torch.tensor([0.5, 0.5], dtype=torch.float64)
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 

@@ -13,15 +13,19 @@ from torch._dynamo.utils import counters
 from padis_lightning.callbacks import EMA, PriorExport
 from padis_lightning.data.batches import StepBatches
 from padis_lightning.data.datamodule import ImageData
-from padis_lightning.diffusion import LearnedMap, PatchModel
+from padis_lightning.diffusion import Denoiser, LearnedMap, NoPositions, PatchModel
 from padis_lightning.errors import InputError
+from padis_lightning.networks.drunet import DRUNet
 from padis_lightning.networks.unet import UNet
 from padis_lightning.random import seeded
 from padis_lightning.training import PatchDiffusion
 from padis_lightning.training.optimisation import Muon
 from padis_lightning.training.patches import draw_sigma
+from padis_lightning.types import Normalisation
 
 from .conftest import random_network
+
+UNIT = Normalisation(0.0, 1.0)
 
 
 def module(**options):
@@ -249,6 +253,44 @@ def test_a_learned_map_is_trained_and_averaged_with_the_network(images, tmp_path
     fit(images, tmp_path, 20, EMA(half_life=10), PriorExport(), task=task)
     assert task.denoiser.positions.map.abs().max() > 1e-3
     assert torch.equal(PatchModel.load(tmp_path / "prior.safetensors").denoiser.positions.map, task.denoiser.positions.map)
+
+
+def written(folder, **network):
+    """A prior's file with a small network of its own weights."""
+    denoiser = Denoiser(random_network(5, **network), 0.3, NoPositions() if network.get("positions") == 0 else None)
+    PatchModel(denoiser, (denoiser.network.channels, 16, 16), [8], (8, 8), UNIT, {"data": "elsewhere"}).save(
+        folder / "p.safetensors"
+    )
+    return denoiser, str(folder / "p.safetensors")
+
+
+def test_training_begins_with_a_prior_of_the_same_shapes_and_says_so(images, tmp_path, caplog):
+    """Before the first step the averaged network is the prior, to the bit, and the new prior names where it comes from."""
+    theirs, path = written(tmp_path)
+    task = fit(images, tmp_path, 1, EMA(half_life=10), PriorExport(), task=module(initial=path, lr=1e-12))
+    same(task.denoiser, theirs, rtol=0, atol=1e-9)
+    same(PatchModel.load(tmp_path / "prior.safetensors").denoiser, theirs, rtol=0, atol=1e-9)
+    begun = PatchModel.load(tmp_path / "prior.safetensors").training["initial"]
+    assert begun == {"prior": "p.safetensors", "data": "elsewhere"} and "begun anew" not in caplog.text
+    total = len(theirs.state_dict())
+    assert f"training begins with {total} of {total} tensors of {path}" in caplog.text
+
+
+def test_a_colour_prior_begins_with_the_grey_one_s_weights_but_its_ends(tmp_path, caplog):
+    theirs, path = written(tmp_path, positions=0)
+    task = PatchDiffusion(random_network(1, channels=3), patch_sizes=[8], initial=path)
+    ours = task.denoiser.state_dict()
+    fresh = {"network.head.weight", "network.tail.2.weight", "network.tail.2.bias"}
+    for name, value in theirs.state_dict().items():
+        assert (ours[name].shape != value.shape) == (name in fresh)
+        assert name in fresh or torch.equal(ours[name], value)
+    assert "begun anew: head.weight [8, 20, 3, 3], tail.2.weight [12, 8, 3, 3], tail.2.bias [12]" in caplog.text
+
+
+def test_a_prior_of_another_network_is_refused(tmp_path):
+    _, path = written(tmp_path)
+    with pytest.raises(InputError, match="is a UNet that has no weight of the shapes of this DRUNet; wanted one like it"):
+        PatchDiffusion(DRUNet(channels=1, widths=[8, 8], blocks=1, positions=2), patch_sizes=[8], initial=path)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from benchmarks.training import machine
 from padis_lightning.commands.sweep import run_sweep, write_table
 from padis_lightning.errors import InputError
 from padis_lightning.files import write_text
+from padis_lightning.signals import Stopped
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -90,13 +91,13 @@ def _run_once(path: Path, study: Callable[[], Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for; return 1 if a row failed and 2 if the arguments cannot be used."""
+    """Run what is asked for; return 1 if a row failed, 2 if the arguments cannot be used, and as a command does when stopped."""
     options = _arguments(arguments)
     try:
         return _main(options)
-    except InputError as error:
+    except (InputError, Stopped) as error:
         print(f"benchmarks.paper: error: {error}", file=sys.stderr)
-        return 2
+        return error.code if isinstance(error, Stopped) else 2
 
 
 def _main(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from padis_lightning import __version__
 from padis_lightning.canvas import patch_shape
 from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.notes import note
 from padis_lightning.diffusion import Denoiser, PatchModel, Positions, padding
-from padis_lightning.errors import InputError, require_above, require_at_least
+from padis_lightning.errors import InputError, first_few, require_above, require_at_least
 from padis_lightning.networks import PatchNetwork
 from padis_lightning.random import seed_dropout, seeded
 from padis_lightning.training.optimisation import OptimisedModule
@@ -67,6 +69,7 @@ class PatchDiffusion(OptimisedModule):
         warmup_patches: patches over which the learning rate rises from 0.
         decay: let the learning rate fall to 0 along a cosine until ``trainer.max_steps``.
         seed: key of the patches and their noise.
+        initial: a prior to begin with, as ``predict`` takes them: its weights where names and shapes are equal.
         credit: authors and licence of the data, which the prior then names.
         compile_network: compile the network in place, one graph a patch size (needs a C++ compiler; minutes at first).
         recompute: activation checkpointing: blocks are computed again in the backward pass, a third more time for a
@@ -96,6 +99,7 @@ class PatchDiffusion(OptimisedModule):
         warmup_patches: int = 10_000,
         decay: bool = False,
         seed: int = 0,
+        initial: str | None = None,
         credit: str = "",
         compile_network: bool = False,
         recompute: bool = False,
@@ -113,6 +117,7 @@ class PatchDiffusion(OptimisedModule):
         self.sigma_range, self.patches = sigma_range, patches
         self.optimizer, self.lr, self.warmup_patches, self.decay, self.seed = optimizer, lr, warmup_patches, decay, seed
         self.credit, self.compile_network, network.recompute = credit, compile_network, recompute
+        self.initial = None if initial is None else self._take_weights(initial)
 
     def setup(self, stage: str) -> None:
         """Adapt to the trainer's data; bring the network into its fastest form."""
@@ -130,6 +135,20 @@ class PatchDiffusion(OptimisedModule):
     def on_fit_start(self) -> None:
         """Silence Lightning's doubt of a run that goes on within an epoch: what a step draws depends on (seed, step) alone."""
         warnings.filterwarnings("ignore", ".*resuming from a checkpoint that ended before the epoch ended")
+
+    def _take_weights(self, prior: str) -> dict[str, Any]:
+        """Begin with the weights of a prior where they fit; return where that comes from."""
+        model, ours = PatchModel.load(prior), self.denoiser.state_dict()
+        theirs = model.denoiser.state_dict()
+        taken = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
+        if not taken:
+            seen, wanted = (type(denoiser.network).__name__ for denoiser in (model.denoiser, self.denoiser))
+            raise InputError(f"{prior} is a {seen} that has no weight of the shapes of this {wanted}; wanted one like it")
+        self.denoiser.load_state_dict(ours | taken)
+        fresh = [f"{name.removeprefix('network.')} {list(value.shape)}" for name, value in ours.items() if name not in taken]
+        rest = f"; begun anew: {first_few(fresh)}" if fresh else ""
+        note(f"training begins with {len(taken)} of {len(ours)} tensors of {prior}{rest}")
+        return {"prior": Path(prior).name, **model.training}
 
     def adapt(self, data: ImageData) -> None:
         """Take the image's shape from the data and lay out the canvas."""
@@ -157,6 +176,7 @@ class PatchDiffusion(OptimisedModule):
         training = {"patches": self.patches_seen, "log_sigma": list(self.log_sigma), "sigma_range": list(self.sigma_range)}
         training |= {"seed": self.seed, "data": self.source, "padis_lightning": __version__}
         training |= {"credit": self.credit} if self.credit else {}
+        training |= {"initial": self.initial} if self.initial else {}
         if self._trainer is not None:
             training["steps"] = self.trainer.global_step
         return PatchModel(self.denoiser, self.image_shape, self.patch_sizes, self.pad, self.normalisation, training)
