@@ -31,7 +31,7 @@ from padis_lightning.solvers import Solver
 
 from .conftest import write_images
 
-SMALL_NETWORK = ["--model.network.widths", "[8,8]", "--model.network.blocks", "1"]
+SMALL_NETWORK = ["--model.network.base", "8", "--model.network.multipliers", "[1,2]", "--model.network.blocks", "1"]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 
 BASELINES = "{fbp: PseudoInverse, tv: {class_path: TotalVariation, init_args: {weight: 2.0e-5, iterations: 5}}}"
@@ -175,13 +175,13 @@ def test_several_samples_leave_their_mean_their_deviation_and_a_coverage(images,
 
 PAPERS_NETWORK = [
     "--model.network", "DDPMpp", "--model.network.base", "16", "--model.network.multipliers", "[1,2]",
-    "--model.network.blocks", "1", "--model.network.dropout", "0.2", "--model.optimizer", "Adam",
+    "--model.network.blocks", "1", "--model.network.dropout", "0.2",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "network",
-    [pytest.param([], id="DRUNet"), pytest.param(PAPERS_NETWORK, id="DDPMpp with dropout", marks=pytest.mark.slow)],
+    [pytest.param([], id="UNet"), pytest.param(PAPERS_NETWORK, id="DDPMpp with dropout", marks=pytest.mark.slow)],
 )
 def test_a_resumed_run_is_the_unbroken_one_to_the_bit(images, tmp_path, network):
     """Ten steps are three and seven, in the middle of the data, with averaged weights."""

@@ -16,7 +16,7 @@ from padis_lightning.random import seeded
 from padis_lightning.training.patch_diffusion import SIZE
 
 pytestmark = pytest.mark.slow
-ODDS = torch.tensor([0.5, 0.5], dtype=torch.float64)
+ODDS = torch.tensor([0.3, 0.7], dtype=torch.float64)
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 
@@ -37,7 +37,7 @@ def training(images, output, *extra):
     return (
         "fit", "--config", "ct.yaml", "--data.path", images, "--data.size", "null", "--data.batch_size", 2,
         "--model.patch_sizes", "[4,8]", "--model.patches", 6, "--output", output, "--samples.count", 0,
-        "--model.network.widths", "[8,8]", "--model.network.blocks", 1,
+        "--model.network.base", 8, "--model.network.multipliers", "[1,2]", "--model.network.blocks", 1,
         "--trainer.precision", "32-true", "--export.half", "false", "--trainer.log_every_n_steps", 1, *extra,
     )  # fmt: skip
 

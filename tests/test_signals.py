@@ -35,7 +35,7 @@ PREDICT = (
 QUICK = ("--model", "PseudoInverse", "--results.baselines")
 FIT = (
     "fit", "--config", "ct.yaml", "--data.path", "images.npz", "--data.size", "null", "--data.batch_size", 3,
-    "--model.patch_sizes", "[4,8]", "--model.patches", 6, "--model.network.widths", "[8,8]",
+    "--model.patch_sizes", "[4,8]", "--model.patches", 6, "--model.network.base", 8, "--model.network.multipliers", "[1,2]",
     "--model.network.blocks", 1, "--trainer.max_steps", 10**6, "--trainer.log_every_n_steps", 1, "--throughput.peak", "false",
     "--trainer.precision", "32-true", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
 )  # fmt: skip

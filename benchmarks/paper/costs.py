@@ -18,7 +18,7 @@ from benchmarks.training import resident
 from padis_lightning.diffusion import Denoiser, PatchModel, padding
 from padis_lightning.networks.base import PatchNetwork
 from padis_lightning.networks.ddpmpp import DDPMpp
-from padis_lightning.networks.drunet import DRUNet
+from padis_lightning.networks.unet import UNet
 from padis_lightning.priors import PatchPrior
 from padis_lightning.random import Generators
 from padis_lightning.types import Normalisation
@@ -48,7 +48,7 @@ class Case:
 def network(values: dict[str, str]) -> PatchNetwork:
     """Return an untrained network of the scale's kind."""
     named = yaml.safe_load(values["NETWORK"])
-    return {"DDPMpp": DDPMpp, "DRUNet": DRUNet}[named["class_path"]](**named["init_args"])
+    return {"DDPMpp": DDPMpp, "UNet": UNet}[named["class_path"]](**named["init_args"])
 
 
 def evaluate(case: Case, values: dict[str, str]) -> dict[str, Any]:

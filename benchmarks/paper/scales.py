@@ -16,54 +16,64 @@ def _class(name: str, **settings: Any) -> str:  # noqa: ANN401 - whatever a clas
     return f"{{class_path: {name}, init_args: {{{inner}}}}}"
 
 
-def _drunet(widths: list[int], blocks: int) -> dict[str, str]:
-    network = {"widths": widths, "blocks": blocks, "fold": 2}
-    return {"NETWORK": _class("DRUNet", channels=1, **network), "WHOLE_NETWORK": _class("DRUNet", channels=1, **network)}
+def _networks(ct: str, whole: str, faces: str | None = None, faces_whole: str | None = None) -> dict[str, str]:
+    colour = [network.replace("channels: 1", "channels: 3") for network in (faces or ct, faces_whole or faces or whole)]
+    return {"NETWORK": ct, "WHOLE_NETWORK": whole, "FACES_NETWORK": colour[0], "FACES_WHOLE_NETWORK": colour[1]}
+
+
+def _small(base: int, widths: list[int], blocks: int) -> dict[str, str]:
+    unet = _class("UNet", channels=1, base=base, multipliers=[1, 2, 2][: len(widths)], blocks=blocks, fold=2)
+    return _networks(unet, unet, _class("DRUNet", channels=1, widths=widths, blocks=blocks, fold=2, positions=2))
 
 
 def _ddpmpp(multipliers: list[int]) -> str:
     return _class("DDPMpp", channels=1, base=128, multipliers=multipliers, blocks=4, dropout=0.05)
 
 
-PAPER = {
+PAPER = _networks(_ddpmpp([1, 2, 2, 2]), _ddpmpp([1, 2, 2, 4])) | {
     "SIZE": 256, "LARGE": 512, "PHOTO": 256, "COUNT": 25, "BATCH": 5, "TUNING_COUNT": 8, "GENERATED": 2304,
     "CT_FIT": "ct256.yaml", "FACES_FIT": "faces256.yaml", "PRECISION": "32-true",
-    "NETWORK": _ddpmpp([1, 2, 2, 2]), "WHOLE_NETWORK": _ddpmpp([1, 2, 2, 4]),
     "PATCH_SIZES": "[16, 32, 56]", "PATCH_ODDS": "[0.2, 0.3, 0.5]", "PATCHES": 64, "TRAIN_BATCH": 32,
+    "FACES_SIZES": "[16, 32, 56]", "FACES_ODDS": "[0.2, 0.3, 0.5]", "FACES_PATCHES": 64,
     "SMALL_SIZES": "[8, 16, 32]", "SMALL_ODDS": "[0.2, 0.3, 0.5]", "SMALL_PATCHES": 196,
     "BIG_SIZES": "[32, 64, 96]", "BIG_ODDS": "[0.2, 0.3, 0.5]", "BIG_PATCHES": 22,
     "LARGE_SIZES": "[16, 32, 64]", "LARGE_ODDS": "[0.2, 0.3, 0.5]", "LARGE_PATCHES": 49,
-    "STEPS": 200000, "SHORT_STEPS": 200000, "HALF_LIFE": 500000,
-    "WHOLE_STEPS": 400000, "WHOLE_SHORT_STEPS": 400000, "WHOLE_BATCH": 4, "WHOLE_HALF_LIFE": 50000,
+    "STEPS": 200000, "SHORT_STEPS": 200000, "FACES_STEPS": 200000, "HALF_LIFE": 500000,
+    "WHOLE_STEPS": 400000, "WHOLE_SHORT_STEPS": 400000, "FACES_WHOLE_STEPS": 400000,
+    "WHOLE_BATCH": 4, "FACES_WHOLE_BATCH": 4, "WHOLE_HALF_LIFE": 50000,
     "LEVELS": 100, "INNER": 10, "PC_LEVELS": 500, "OVERLAP": 8, "SOME": 3, "FEW": 1,
     "BLUR": 9, "HEAVY": 17, "FAN": 180, "STROKE": 9, "SMALL_STROKE": 9,
     "SCORE_STEPS": 50, "CT_MAX": 10, "CT20_MIN": 0.002, "CT8_MIN": 0.003, "FACES_MAX": 40, "BLUR_MIN": 0.005, "SR_MIN": 0.01,
 }  # fmt: skip
-#: two processor cores, 128x128, a network of two million weights, an hour of one core for the priors of the main table
-CPU = PAPER | _drunet([64, 96, 160], 2) | {
+#: two processor cores, 128x128, networks of two million weights, an hour of one core for the priors of the main table
+CPU = PAPER | _small(64, [64, 96, 160], 2) | {
     "SIZE": 128, "LARGE": 256, "COUNT": 12, "BATCH": 6, "TUNING_COUNT": 6, "GENERATED": 1000,
     "CT_FIT": "ct.yaml", "FACES_FIT": "faces128.yaml", "PRECISION": None,
-    "PATCH_SIZES": "[48]", "PATCH_ODDS": "[1.0]", "PATCHES": 14, "TRAIN_BATCH": 14,
-    "SMALL_SIZES": "[24]", "SMALL_ODDS": "[1.0]", "SMALL_PATCHES": 56, "BIG_SIZES": "[72]", "BIG_ODDS": "[1.0]", "BIG_PATCHES": 6,
-    "LARGE_SIZES": "[64]", "LARGE_ODDS": "[1.0]", "LARGE_PATCHES": 8,
-    "STEPS": 14000, "SHORT_STEPS": 2000, "HALF_LIFE": 20000,
-    "WHOLE_STEPS": 14000, "WHOLE_SHORT_STEPS": 2000, "WHOLE_BATCH": 2, "WHOLE_HALF_LIFE": 3000,
+    "PATCH_SIZES": "[24, 48]", "PATCH_ODDS": "[0.3, 0.7]", "PATCHES": 8, "TRAIN_BATCH": 8,
+    "FACES_SIZES": "[48]", "FACES_ODDS": "[1.0]", "FACES_PATCHES": 14,
+    "SMALL_SIZES": "[16, 24]", "SMALL_ODDS": "[0.3, 0.7]", "SMALL_PATCHES": 32,
+    "BIG_SIZES": "[32, 72]", "BIG_ODDS": "[0.3, 0.7]", "BIG_PATCHES": 4,
+    "LARGE_SIZES": "[32, 64]", "LARGE_ODDS": "[0.3, 0.7]", "LARGE_PATCHES": 4,
+    "STEPS": 20000, "SHORT_STEPS": 2500, "FACES_STEPS": 14000, "HALF_LIFE": 20000,
+    "WHOLE_STEPS": 20000, "WHOLE_SHORT_STEPS": 2500, "FACES_WHOLE_STEPS": 14000,
+    "WHOLE_BATCH": 1, "FACES_WHOLE_BATCH": 2, "WHOLE_HALF_LIFE": 2500,
     "LEVELS": 50, "INNER": 3, "PC_LEVELS": 75, "FAN": 90, "SOME": 10, "FEW": 3, "SMALL_STROKE": 5,
     "SCORE_STEPS": 20, "CT_MAX": 1, "FACES_MAX": 1,
 }  # fmt: skip
 #: one GPU, the same with more images and longer training
 GPU = CPU | {
-    "COUNT": 19, "BATCH": 19, "PATCHES": 56, "TRAIN_BATCH": 56, "SMALL_PATCHES": 224, "BIG_PATCHES": 25, "LARGE_PATCHES": 32,
-    "STEPS": 20000, "SHORT_STEPS": 5000, "WHOLE_STEPS": 20000, "WHOLE_SHORT_STEPS": 5000, "WHOLE_BATCH": 8,
-    "LEVELS": 100, "INNER": 10, "PC_LEVELS": 500,
+    "COUNT": 19, "BATCH": 19, "PATCHES": 32, "TRAIN_BATCH": 32, "FACES_PATCHES": 56, "SMALL_PATCHES": 128, "BIG_PATCHES": 14,
+    "LARGE_PATCHES": 18, "WHOLE_BATCH": 4, "FACES_WHOLE_BATCH": 8, "STEPS": 20000, "SHORT_STEPS": 5000,
+    "WHOLE_STEPS": 20000, "WHOLE_SHORT_STEPS": 5000, "LEVELS": 100, "INNER": 10, "PC_LEVELS": 500,
 }  # fmt: skip
 #: seconds: figures mean nothing
-TEST = CPU | _drunet([8, 8], 1) | {
+TEST = CPU | _small(8, [8, 8], 1) | {
     "SIZE": 32, "LARGE": 64, "PHOTO": 48, "COUNT": 2, "BATCH": 2, "TUNING_COUNT": 1, "GENERATED": 10, "PRECISION": "32-true",
-    "PATCH_SIZES": "[12]", "SMALL_SIZES": "[8]", "BIG_SIZES": "[16]", "LARGE_SIZES": "[24]", "PATCHES": 4, "TRAIN_BATCH": 2,
-    "SMALL_PATCHES": 4, "BIG_PATCHES": 2, "LARGE_PATCHES": 2,
-    "STEPS": 3, "SHORT_STEPS": 3, "WHOLE_STEPS": 3, "WHOLE_SHORT_STEPS": 3, "BLUR": 5, "HEAVY": 9, "FAN": 20,
+    "PATCH_SIZES": "[8, 12]", "FACES_SIZES": "[12]", "SMALL_SIZES": "[4, 8]", "BIG_SIZES": "[8, 16]", "LARGE_SIZES": "[8, 24]",
+    "PATCHES": 4, "TRAIN_BATCH": 2, "FACES_PATCHES": 4, "SMALL_PATCHES": 4, "BIG_PATCHES": 2, "LARGE_PATCHES": 2,
+    "STEPS": 3, "SHORT_STEPS": 3, "FACES_STEPS": 3, "WHOLE_STEPS": 3, "WHOLE_SHORT_STEPS": 3, "FACES_WHOLE_STEPS": 3,
     "SCORE_STEPS": 2, "LEVELS": 3, "INNER": 2, "PC_LEVELS": 3, "OVERLAP": 4, "SOME": 3, "FEW": 2, "STROKE": 5, "SMALL_STROKE": 3,
+    "BLUR": 5, "HEAVY": 9, "FAN": 20,
 }  # fmt: skip
 SCALES: dict[str, dict[str, Any]] = {"paper": PAPER, "gpu": GPU, "cpu": CPU, "test": TEST}
 
@@ -71,7 +81,7 @@ SCALES: dict[str, dict[str, Any]] = {"paper": PAPER, "gpu": GPU, "cpu": CPU, "te
 COSTS = {
     "paper": (20, 0.35, 0.03),
     "gpu": (15, 0.04, 0.002),
-    "cpu": (12, 0.22, 0.06),
+    "cpu": (12, 0.18, 0.06),
     "test": (8, 0.05, 0.005),
 }
 

@@ -25,7 +25,7 @@ STEPS, EVERY, VALIDATED = 150, 5, 50
 def command(images, output, *extra):
     return [
         "fit", "--config", "ct.yaml", "--data.path", images, "--data.size", "null", "--data.batch_size", 3, "--output", output,
-        "--model.patch_sizes", "[4,8]", "--model.patches", 6, "--model.network.widths", "[8,8]",
+        "--model.patch_sizes", "[4,8]", "--model.patches", 6, "--model.network.base", 8, "--model.network.multipliers", "[1,2]",
         "--model.network.blocks", 1, "--trainer.max_steps", STEPS, "--trainer.val_check_interval", VALIDATED,
         "--samples.count", 1, "--samples.steps", 3, "--checkpoint.every_n_train_steps", EVERY, "--trainer.log_every_n_steps", 1,
         "--throughput.peak", "false", "--trainer.precision", "32-true", "--trainer.accelerator", "cpu",

@@ -94,7 +94,7 @@ def test_a_job_that_is_put_back_into_the_queue_trains_to_the_bits_of_an_unbroken
     settings = [
         "--nodes=2", *SMALL, "train", "--config", "ct.yaml", "--data.path", images, "--data.size", "null",
         "--data.batch_size", 2, "--model.patch_sizes", "[4,8]", "--model.patches", 6, "--samples.count", 0,
-        "--model.network.widths", "[8,8]", "--model.network.blocks", 1, "--export.half", "false",
+        "--model.network.base", 8, "--model.network.multipliers", "[1,2]", "--model.network.blocks", 1, "--export.half", "false",
         "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.precision", "32-true",
         "--trainer.max_steps", 150, "--trainer.val_check_interval", 75, "--checkpoint.every_n_train_steps", 10,
     ]  # fmt: skip
