@@ -110,7 +110,7 @@ def test_the_wheel_carries_every_asset():
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "data"), [("ct_phantoms", (1, 128, 128), "phantoms"), ("photographs", (3, 96, 96), "squares of 96x96")]
+    ("name", "shape", "data"), [("ct_phantoms", (1, 128, 128), "phantoms"), ("photographs", (3, 128, 128), "squares of 128x128")]
 )
 def test_the_bundled_priors_are_small_and_say_where_they_come_from(name, shape, data):
     from padis_lightning.diffusion import PatchModel
