@@ -31,6 +31,7 @@ from padis_lightning.solvers import Solver
 
 from .conftest import write_images
 
+CT = ["psnr_of_range", "ssim_of_range", "haarpsi", "error_hu"]
 SMALL_NETWORK = ["--model.network.base", "8", "--model.network.multipliers", "[1,2]", "--model.network.blocks", "1"]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 
@@ -88,7 +89,7 @@ def test_predict_leaves_arrays_pictures_scores_and_a_page(images, prior, tmp_pat
         "--data.batch_size", "5",
     )  # fmt: skip
     rows = list(csv.DictReader((out / "metrics.csv").open()))
-    assert list(rows[0]) == ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations"]
+    assert list(rows[0]) == ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations", *CT]
     assert [int(row["index"]) for row in rows] == list(range(12))
     truth = np.load(images)["images"].astype(float)
     for row in rows:
@@ -162,7 +163,7 @@ def test_several_samples_leave_their_mean_their_deviation_and_a_coverage(images,
     predict(out, "--data.path", str(images), "--prior.checkpoint", str(prior), "--model.samples", "3", "--data.count", "2")
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     columns = ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations", "deviation", "coverage", "sample_psnr"]
-    assert list(rows[0]) == columns
+    assert list(rows[0]) == [*columns, *CT]
     assert len(rows) == 2 and all(int(row["evaluations"]) == 9 and 0 <= float(row["coverage"]) <= 1 for row in rows)
     drawn = np.load(out / "samples" / f"{rows[0]['name']}.npy")
     assert drawn.shape == (3, 16, 16)

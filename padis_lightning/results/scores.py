@@ -107,7 +107,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def optional(rows: list[dict[str, Any]]) -> list[str]:
     """Return the scores that not all runs have and some of these images do."""
-    return [key for key in (*PERCEPTUAL, *CT, *SAMPLED, *VOLUMES) if any(key in row for row in rows)]
+    return [key for key in (*PERCEPTUAL, *SAMPLED, *VOLUMES, *CT) if any(key in row for row in rows)]
 
 
 def mean_gain(psnr: Sequence[float | None], other: Sequence[float | None], groups: Sequence[str]) -> dict[str, Any] | None:
