@@ -124,7 +124,7 @@ def peak(args: argparse.Namespace, depth: int, steps: int = 2) -> int:
     if args.at_once:
         slicewise.SLICES_AT_ONCE = of_slices.SLICES_AT_ONCE = depth
         solver.prior.prior.chunk_size = sys.maxsize
-    solver.steps = steps
+    solver.sigmas = solver.sigmas[:steps]
     y = torch.rand(1, *operator.measurement_shape, device=args.device)
     with torch.no_grad():
         solver.solve_in_time(y, [0])

@@ -70,23 +70,24 @@ class PlugAndPlay(Solver):
         self.prior = prior
         self.lay_out()
         self.penalty, self.noise_weight, self.iterations = penalty, noise_weight, iterations
-        geometric_sigmas(sigma_max or HIGHEST, sigma_min or min(LOWEST, sigma_max or HIGHEST), steps)  # refuses others
+        named = geometric_sigmas(sigma_max or HIGHEST, sigma_min or min(LOWEST, sigma_max or HIGHEST), steps)
         self.sigma_max, self.sigma_min, self.steps = sigma_max, sigma_min, steps
+        self.sigmas = None if None in (sigma_max, sigma_min) else tuple(named.tolist())
 
     @property
     def evaluations(self) -> int:
         """Return one evaluation a step."""
-        return self.steps
+        return self.steps if self.sigmas is None else len(self.sigmas)
 
-    def levels(self, x: Tensor) -> list[float] | list[Tensor]:
+    def levels(self, x: Tensor) -> tuple[float | Tensor, ...]:
         """Return the level of every step, each a number, or of each image ``(B,)`` where they follow from x, the first one."""
-        if self.sigma_max is not None and self.sigma_min is not None:
-            return geometric_sigmas(self.sigma_max, self.sigma_min, self.steps).tolist()
+        if self.sigmas is not None:
+            return self.sigmas
         error = (self.operator.approximate_inverse(self.operator(x)).clamp(0, 1) - x).flatten(1).double().square().mean(1).sqrt()
         high = error.clamp(LEAST_HIGH, HIGHEST) if self.sigma_max is None else torch.full_like(error, self.sigma_max)
         low = (FALL * error).clamp_min(LOWEST) if self.sigma_min is None else torch.full_like(error, self.sigma_min)
         shares = torch.linspace(0, 1, self.steps, dtype=error.dtype, device=error.device)
-        return list(high * (low.minimum(high) / high) ** shares[:, None])
+        return (high * (low.minimum(high) / high) ** shares[:, None]).unbind()
 
     def denoise(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         """Apply the prior to images ``(B, C, H, W)``."""
