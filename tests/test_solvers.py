@@ -174,6 +174,28 @@ def test_plug_and_play_weighs_by_the_noise_whatever_the_levels(problem):
         torch.testing.assert_close(found.flatten().double(), mean, atol=1e-3, rtol=1e-2)
 
 
+class Halved(Identity):
+    """The identity with a poor inverse: half of the measurement."""
+
+    def approximate_inverse(self, y):
+        return y / 2
+
+
+@pytest.mark.parametrize("named", [{}, {"sigma_max": 0.3}, {"sigma_min": 0.02}])
+def test_levels_that_are_not_named_follow_from_the_error_of_a_second_reconstruction(named, rng):
+    """Of x, half of it is lost by the second: the first level is that error within 0.08 and 1, the last a tenth of it."""
+    x = torch.rand(3, 1, 4, 4, generator=rng) * torch.tensor([0.1, 0.9, 0.0])[:, None, None, None]
+    solver = PnPADMM(GaussianPrior((1, 4, 4)), Halved((1, 4, 4)), steps=5, **{"sigma_max": None, "sigma_min": None} | named)
+    levels = torch.stack(solver.levels(x))
+    error = (x.double() / 2).square().flatten(1).mean(1).sqrt()
+    first = torch.full((3,), named["sigma_max"]).double() if "sigma_max" in named else error.clamp(0.08, 1)
+    last = torch.full((3,), named["sigma_min"]).double() if "sigma_min" in named else (error / 10).clamp_min(0.005)
+    torch.testing.assert_close(levels[0], first, rtol=1e-6, atol=0)
+    torch.testing.assert_close(levels[-1], last, rtol=1e-6, atol=0)
+    ratios = levels[1:] / levels[:-1]
+    torch.testing.assert_close(ratios, ratios[:1].expand_as(ratios))
+
+
 @pytest.mark.parametrize("noise", [NOISE, 0.0])
 def test_dds_estimates_have_the_posterior_mean(problem, noise):
     operator, y, prior = problem
@@ -260,6 +282,9 @@ SOLVERS = {
     "PredictorCorrector": lambda prior, operator: PredictorCorrector(prior, operator, steps=5, corrections=2, sigma_max=2.0),
     "REDDiff": lambda prior, operator: REDDiff(prior, operator, steps=6, sigma_max=2.0),
     "PnPADMM": lambda prior, operator: PnPADMM(prior, operator, noise_std=0.01, steps=4),
+    "PnPADMM with levels of each image": lambda prior, operator: PnPADMM(
+        prior, operator, steps=4, sigma_max=None, sigma_min=None
+    ),
     "PnPSlices": lambda prior, operator: PnPSlices(prior, operator, noise_std=0.01, steps=4),
     "DPIR": lambda prior, operator: DPIR(prior, operator, noise_std=0.01, steps=4),
     "PublishedDenoiser": lambda prior, operator: PublishedDenoiser(operator, prior, noise_std=0.01, steps=4),

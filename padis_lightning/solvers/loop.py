@@ -74,7 +74,7 @@ class Loop:
         """Yield the steps that are not done yet.
 
         Args:
-            steps: noise levels, tuples that begin with one, or numbers of iterations.
+            steps: noise levels, of all images or ``(B,)``, tuples that begin with one, or numbers of iterations.
             state: all that one step leaves to the next, by name, the image first; steps replace its values.
             generator: the streams from which steps draw.
             image: what makes ``(B, C, H, W)`` of the first entry, for observers.
@@ -137,13 +137,15 @@ class _Watch:
             if row not in self.diverged and not all(good_steps):
                 at = good_steps.index(False)
                 self.diverged[row] = (
-                    f"{self.name} diverged at step {first + at} of {self.total}{_level(steps[at])}: "
+                    f"{self.name} diverged at step {first + at} of {self.total}{_level(steps[at], row)}: "
                     "the image is not finite; wanted smaller steps or more noise"
                 )
         if len(self.diverged) == len(good.T):
             raise FloatingPointError(next(iter(self.diverged.values())))
 
 
-def _level(step: Any) -> str:  # noqa: ANN401
+def _level(step: Any, row: int) -> str:  # noqa: ANN401
+    """Return the level of an image in words, where the step begins with one."""
     level = step[0] if isinstance(step, tuple) else step
+    level = float(level[row]) if isinstance(level, Tensor) else level
     return f", sigma {level:.3g}" if isinstance(level, float) else ""

@@ -16,6 +16,7 @@ from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
 from padis_lightning.solvers.base import Solver
 
+LEAST_HIGH, HIGHEST, FALL, LOWEST = 0.08, 1.0, 0.1, 0.005  # of levels that are not named, and the last over the first error
 MOST_LEFT = 9.0  # times the estimated noise that what is left over counts as noise
 
 
@@ -27,6 +28,12 @@ class PlugAndPlay(Solver):
 
     .. math:: \rho_k = \max\left(\rho, \; \lambda \frac{s^2}{\sigma_k^2 \|A\|^2}\right)
 
+    Levels that are not named follow from what a second reconstruction of the first one gets wrong, which is about what the first
+    one got wrong:
+
+    .. math:: e^2 = \mathrm{mean} \, (A^+ A x_0 - x_0)^2, \quad x_0 = A^+ y, \quad
+        \sigma_1 = \max(0.08, e), \quad \sigma_K = \max(0.005, e / 10)
+
     Where the noise of a measurement was estimated, :math:`s^2` is at least the mean square that the denoised image leaves over,
     up to nine times the estimate: a scan departs from its model by more than its noise.
 
@@ -36,8 +43,8 @@ class PlugAndPlay(Solver):
         prior: denoiser of whole images.
         problem: what was measured, or its operator A.
         steps: of the splitting; each takes one evaluation.
-        sigma_max: first level of the denoiser.
-        sigma_min: its last level, reached geometrically.
+        sigma_max: first level of the denoiser (None: :math:`\sigma_1`).
+        sigma_min: its last level, reached geometrically (None: :math:`\sigma_K`).
         penalty: :math:`\rho`, least weight of the splitting, for an operator of norm 1.
         noise_weight: :math:`\lambda`; 0 leaves the weight at its least, whatever the noise.
         iterations: conjugate-gradient steps of each proximal step, where there is no closed form.
@@ -49,8 +56,8 @@ class PlugAndPlay(Solver):
         prior: Prior,
         problem: Problem | LinearOperator,
         steps: int = 50,
-        sigma_max: float = 0.08,
-        sigma_min: float = 0.015,
+        sigma_max: float | None = 0.08,
+        sigma_min: float | None = 0.015,
         penalty: float = 0.003,
         noise_weight: float = 0.25,
         iterations: int = 10,
@@ -63,14 +70,26 @@ class PlugAndPlay(Solver):
         self.prior = prior
         self.lay_out()
         self.penalty, self.noise_weight, self.iterations = penalty, noise_weight, iterations
-        self.sigmas = tuple(geometric_sigmas(sigma_max, sigma_min, steps).tolist())
+        named = geometric_sigmas(sigma_max or HIGHEST, sigma_min or min(LOWEST, sigma_max or HIGHEST), steps)
+        self.sigma_max, self.sigma_min, self.steps = sigma_max, sigma_min, steps
+        self.sigmas = None if None in (sigma_max, sigma_min) else tuple(named.tolist())
 
     @property
     def evaluations(self) -> int:
         """Return one evaluation a step."""
-        return len(self.sigmas)
+        return self.steps if self.sigmas is None else len(self.sigmas)
 
-    def denoise(self, x: Tensor, sigma: float, generator: Generators) -> Tensor:
+    def levels(self, x: Tensor) -> tuple[float | Tensor, ...]:
+        """Return the level of every step, each a number, or of each image ``(B,)`` where they follow from x, the first one."""
+        if self.sigmas is not None:
+            return self.sigmas
+        error = (self.operator.approximate_inverse(self.operator(x)).clamp(0, 1) - x).flatten(1).double().square().mean(1).sqrt()
+        high = error.clamp(LEAST_HIGH, HIGHEST) if self.sigma_max is None else torch.full_like(error, self.sigma_max)
+        low = (FALL * error).clamp_min(LOWEST) if self.sigma_min is None else torch.full_like(error, self.sigma_min)
+        shares = torch.linspace(0, 1, self.steps, dtype=error.dtype, device=error.device)
+        return (high * (low.minimum(high) / high) ** shares[:, None]).unbind()
+
+    def denoise(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         """Apply the prior to images ``(B, C, H, W)``."""
         return self.prior.on_images(x, sigma, generator)
 
@@ -83,8 +102,9 @@ class PlugAndPlay(Solver):
             noise = torch.maximum(noise, torch.minimum(left, MOST_LEFT * noise))
         return noise.reshape(-1, *[1] * len(self.operator.image_shape))
 
-    def penalty_at(self, sigma: float, noise: Tensor) -> Tensor:
-        r"""Return :math:`\rho_k`, ``(B, 1, 1, 1)``, at a level and a noise."""
+    def penalty_at(self, sigma: float | Tensor, noise: Tensor) -> Tensor:
+        r"""Return :math:`\rho_k`, ``(B, 1, 1, 1)``, at a level, a number or ``(B,)``, and a noise."""
+        sigma = per_image(sigma, noise) if isinstance(sigma, Tensor) else sigma
         return (self.noise_weight / (sigma**2 * self.operator.norm_squared) * noise).clamp_min(self.penalty)
 
     def data_step(self, v: Tensor, y: Tensor, penalty: Tensor) -> Tensor:
@@ -109,7 +129,7 @@ class PnPADMM(PlugAndPlay):
         v = self.operator.approximate_inverse(y).clamp(0, 1)
         noise = self.noise(y)
         state = {"v": v, "u": torch.zeros_like(v), "noise": noise, "weight": torch.ones_like(noise)}
-        for sigma in self.loop(self.sigmas, state, generator):
+        for sigma in self.loop(self.levels(v), state, generator):
             weight = self.penalty_at(sigma, state["noise"])
             v, u = state["v"], state["u"] * (state["weight"] / weight).to(state["u"])
             x = self.data_step(v - u, y, weight)
@@ -132,7 +152,7 @@ class RED(PlugAndPlay):
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
         state = {"x": self.operator.approximate_inverse(y).clamp(0, 1)}
-        for sigma in self.loop(self.sigmas, state, generator):
+        for sigma in self.loop(self.levels(state["x"]), state, generator):
             v = self.denoise(state["x"], sigma, generator)
             state["x"] = self.data_step(v, y, self.penalty_at(sigma, self.noise(y, v)))
         return state["x"]

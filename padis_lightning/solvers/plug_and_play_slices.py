@@ -67,7 +67,7 @@ class PnPSlices(PlugAndPlay):
         state = {"v": x, "x": x, "u": torch.zeros_like(x), "d": d, "b": torch.zeros_like(d)}
         noise = self.noise(y)
         state |= {"noise": noise, "weight": torch.ones_like(noise)}
-        for sigma in self.loop(self.sigmas, state, generator):
+        for sigma in self.loop(self.levels(x), state, generator):
             weight = self.penalty_at(sigma, state["noise"])
             x, v, u, d, b = (state[key] for key in "xvudb")
             u, b = (dual * (state["weight"] / weight).to(v) for dual in (u, b))
