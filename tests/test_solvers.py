@@ -174,6 +174,12 @@ def test_plug_and_play_weighs_by_the_noise_whatever_the_levels(problem):
         torch.testing.assert_close(found.flatten().double(), mean, atol=1e-3, rtol=1e-2)
 
 
+@pytest.mark.parametrize("levels", [{"sigma_max": 0.0}, {"sigma_max": 0.0, "sigma_min": None}, {"sigma_min": 0.0}])
+def test_a_level_of_zero_is_named_and_refused(levels):
+    with pytest.raises(InputError, match="wanted sigma_max >= sigma_min > 0"):
+        PnPADMM(GaussianPrior((1, 4, 4)), Identity((1, 4, 4)), **levels)
+
+
 class Halved(Identity):
     """The identity with a poor inverse: half of the measurement."""
 

@@ -22,7 +22,8 @@ def geometric_sigmas(sigma_max: float, sigma_min: float, steps: int) -> Tensor:
 
     Source: Hu et al., PaDIS, NeurIPS 2024, section 4.
     """
-    return sigma_max * (sigma_min / sigma_max) ** _shares(sigma_max, sigma_min, steps)
+    shares = _shares(sigma_max, sigma_min, steps)
+    return sigma_max * (sigma_min / sigma_max) ** shares
 
 
 def karras_sigmas(sigma_max: float, sigma_min: float, steps: int, rho: float = 7.0) -> Tensor:

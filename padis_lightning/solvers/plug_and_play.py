@@ -70,7 +70,8 @@ class PlugAndPlay(Solver):
         self.prior = prior
         self.lay_out()
         self.penalty, self.noise_weight, self.iterations = penalty, noise_weight, iterations
-        named = geometric_sigmas(sigma_max or HIGHEST, sigma_min or min(LOWEST, sigma_max or HIGHEST), steps)
+        high = HIGHEST if sigma_max is None else sigma_max
+        named = geometric_sigmas(high, min(LOWEST, high) if sigma_min is None else sigma_min, steps)
         self.sigma_max, self.sigma_min, self.steps = sigma_max, sigma_min, steps
         self.sigmas = None if None in (sigma_max, sigma_min) else tuple(named.tolist())
 
