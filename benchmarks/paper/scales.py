@@ -16,21 +16,19 @@ def _class(name: str, **settings: Any) -> str:  # noqa: ANN401 - whatever a clas
     return f"{{class_path: {name}, init_args: {{{inner}}}}}"
 
 
-def _networks(ct: str, whole: str, faces: str | None = None, faces_whole: str | None = None) -> dict[str, str]:
-    colour = [network.replace("channels: 1", "channels: 3") for network in (faces or ct, faces_whole or faces or whole)]
-    return {"NETWORK": ct, "WHOLE_NETWORK": whole, "FACES_NETWORK": colour[0], "FACES_WHOLE_NETWORK": colour[1]}
-
-
 def _small(base: int, widths: list[int], blocks: int) -> dict[str, str]:
     unet = _class("UNet", channels=1, base=base, multipliers=[1, 2, 2][: len(widths)], blocks=blocks, fold=2)
-    return _networks(unet, unet, _class("DRUNet", channels=1, widths=widths, blocks=blocks, fold=2, positions=2))
+    drunet = _class("DRUNet", channels=3, widths=widths, blocks=blocks, fold=2, positions=2)
+    return {"NETWORK": unet, "WHOLE_NETWORK": unet, "FACES_NETWORK": drunet, "FACES_WHOLE_NETWORK": drunet}
 
 
-def _ddpmpp(multipliers: list[int]) -> str:
-    return _class("DDPMpp", channels=1, base=128, multipliers=multipliers, blocks=4, dropout=0.05)
+def _ddpmpp(channels: int, multipliers: list[int]) -> str:
+    return _class("DDPMpp", channels=channels, base=128, multipliers=multipliers, blocks=4, dropout=0.05)
 
 
-PAPER = _networks(_ddpmpp([1, 2, 2, 2]), _ddpmpp([1, 2, 2, 4])) | {
+PAPER = {
+    "NETWORK": _ddpmpp(1, [1, 2, 2, 2]), "WHOLE_NETWORK": _ddpmpp(1, [1, 2, 2, 4]),
+    "FACES_NETWORK": _ddpmpp(3, [1, 2, 2, 2]), "FACES_WHOLE_NETWORK": _ddpmpp(3, [1, 2, 2, 4]),
     "SIZE": 256, "LARGE": 512, "PHOTO": 256, "COUNT": 25, "BATCH": 5, "TUNING_COUNT": 8, "GENERATED": 2304,
     "CT_FIT": "ct256.yaml", "FACES_FIT": "faces256.yaml", "PRECISION": "32-true",
     "PATCH_SIZES": "[16, 32, 56]", "PATCH_ODDS": "[0.2, 0.3, 0.5]", "PATCHES": 64, "TRAIN_BATCH": 32,
@@ -110,8 +108,7 @@ def variables(scale: str, data: Path | None, output: Path) -> dict[str, str]:
         data: the folder of images, or None for generated ones.
         output: the folder of results.
     """
-    values = SCALES[scale]
-    values = values | {"PRECISION": values["PRECISION"] or fast_precision("auto")}
+    values = SCALES[scale] | {"PRECISION": SCALES[scale]["PRECISION"] or fast_precision("auto")}
     files = {name: str(data / file) if data else "null" for name, file in FILES.items()}
     places = {"PRIORS": str(output / "priors"), "FOLDERS": str(output / "folders")}
     strokes = {"STROKES": ("PHOTO", "STROKE"), "SMALL_STROKES": ("SIZE", "SMALL_STROKE")}

@@ -136,7 +136,7 @@ def _overview(runs: Sequence[Run]) -> dict[str, Any]:
     rows, lines = [], []
     stacked = any("consistency" in run.summary for run in runs)
     scores = {"psnr": ".2f", "ssim": ".3f", **({"consistency": ".3f"} if stacked else {})}
-    perceptual = {key: name for key, name in (PERCEPTUAL | CT).items() if any(key in run.summary for run in runs)}
+    further = {key: name for key, name in (PERCEPTUAL | CT).items() if any(key in run.summary for run in runs)}
     for run in runs:
         summary, of = run.summary, f" of {run.name}" if len(runs) > 1 else ""
         for name, means in methods(summary):
@@ -144,7 +144,7 @@ def _overview(runs: Sequence[Run]) -> dict[str, Any]:
             gain = summary["gain"].get(name) if means is not summary else None
             gained = gain and with_interval(gain["psnr"], gain["interval"], "+.2f")
             rest = [means.get(key) for key in ("residual", "seconds_per_image", "evaluations")]
-            alike = [with_interval(means.get(key), None, ".3f") for key in perceptual]
+            alike = [with_interval(means.get(key), None, ".3f") for key in further]
             rows.append({"cells": [name + of, psnr, ssim, *alike, gained, *rest, *last], "strong": means is summary})
         if summary.get("coverage") is not None:
             lines.append(held_sentence(summary, of) + ".")
@@ -152,9 +152,9 @@ def _overview(runs: Sequence[Run]) -> dict[str, Any]:
             lines.append(sample_sentence(summary, of))
     for d in paired_differences(runs):
         lines.append(f"{d['of']} over {d['over']}: {with_interval(d['psnr'], d['interval'], '+.2f')} dB, image by image.")
-    header = ["method", "PSNR (dB)", "SSIM", *perceptual.values(), "gain (dB)", "residual", "s/image", "evaluations"]
+    header = ["method", "PSNR (dB)", "SSIM", *further.values(), "gain (dB)", "residual", "s/image", "evaluations"]
     header += ["consistency"] * stacked
-    if "psnr_of_range" in perceptual:
+    if "psnr_of_range" in further:
         lines.append(
             "PSNR is of values clipped to the ends of the data, SSIM of a Gaussian window. Of range: the peak is the range of "
             "each truth, nothing is clipped, SSIM as scikit-image has it (the convention of LoDoPaB-CT). HaarPSI: similarity of "
