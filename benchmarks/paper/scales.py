@@ -43,7 +43,7 @@ PAPER = {
     "BLUR": 9, "HEAVY": 17, "FAN": 180, "STROKE": 9, "SMALL_STROKE": 9,
     "SCORE_STEPS": 50, "CT_MAX": 10, "CT20_MIN": 0.002, "CT8_MIN": 0.003, "FACES_MAX": 40, "BLUR_MIN": 0.005, "SR_MIN": 0.01,
 }  # fmt: skip
-#: two processor cores, 128x128, networks of two million weights, an hour of one core for the priors of the main table
+#: two processor cores, 128x128, networks of two million weights, trained as long as ct.yaml and faces128.yaml say
 CPU = PAPER | _small(64, [64, 96, 160], 2) | {
     "SIZE": 128, "LARGE": 256, "COUNT": 12, "BATCH": 6, "TUNING_COUNT": 6, "GENERATED": 1000,
     "CT_FIT": "ct.yaml", "FACES_FIT": "faces128.yaml", "PRECISION": None,
@@ -52,8 +52,8 @@ CPU = PAPER | _small(64, [64, 96, 160], 2) | {
     "SMALL_SIZES": "[16, 24]", "SMALL_ODDS": "[0.3, 0.7]", "SMALL_PATCHES": 32,
     "BIG_SIZES": "[32, 72]", "BIG_ODDS": "[0.3, 0.7]", "BIG_PATCHES": 4,
     "LARGE_SIZES": "[32, 64]", "LARGE_ODDS": "[0.3, 0.7]", "LARGE_PATCHES": 4,
-    "STEPS": 20000, "SHORT_STEPS": 2500, "FACES_STEPS": 14000, "HALF_LIFE": 20000,
-    "WHOLE_STEPS": 20000, "WHOLE_SHORT_STEPS": 2500, "FACES_WHOLE_STEPS": 14000,
+    "STEPS": 9000, "SHORT_STEPS": 2000, "FACES_STEPS": 9000, "HALF_LIFE": 20000,
+    "WHOLE_STEPS": 9000, "WHOLE_SHORT_STEPS": 2000, "FACES_WHOLE_STEPS": 9000,
     "WHOLE_BATCH": 1, "FACES_WHOLE_BATCH": 2, "WHOLE_HALF_LIFE": 2500,
     "LEVELS": 50, "INNER": 3, "PC_LEVELS": 75, "FAN": 90, "SOME": 10, "FEW": 3, "SMALL_STROKE": 5,
     "SCORE_STEPS": 20, "CT_MAX": 1, "FACES_MAX": 1,

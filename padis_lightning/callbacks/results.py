@@ -13,15 +13,16 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 
 from padis_lightning.callbacks.progress import show
 from padis_lightning.ct.picture import draw_scan
-from padis_lightning.errors import InputError, require_at_least
+from padis_lightning.errors import InputError, require_above, require_at_least
 from padis_lightning.files import sweep_up
 from padis_lightning.locks import WriteLock
 from padis_lightning.problem import Problem
+from padis_lightning.results.calibration import Calibration
 from padis_lightning.results.formats import Format, check_formats, write_volumes
 from padis_lightning.results.lpips import LPIPS, read_lpips
 from padis_lightning.results.pictures import ImageResult, evenly_spread, save_picture
 from padis_lightning.results.provenance import origin, provenance, settings_of
-from padis_lightning.results.records import Records
+from padis_lightning.results.records import Records, digest
 from padis_lightning.results.scores import failure, score, table
 from padis_lightning.results.summary import missing_sentence, read_results, write_summary
 from padis_lightning.results.writer import ResultWriter
@@ -46,6 +47,10 @@ class Results(Callback):
         overwrite: where the folder holds results of other settings, forget them; otherwise they are refused.
         keep_every: seconds after which a solve that is not finished keeps its state, from which a rerun goes on.
         lpips: score with LPIPS too; a file of AlexNet's published weights, ``alexnet-owt-7be5be79.pth``.
+        calibrate: write how large errors are as ``calibration.npz``, from images whose truth is known.
+        calibration: such a file of validation images; estimates get 90 % intervals and a map of risk by it.
+        risk: the size of the errors whose probability is that risk, in the units that a reader sees (default: a fortieth of
+            the range, 50 HU of 2000).
     """
 
     def __init__(
@@ -60,17 +65,23 @@ class Results(Callback):
         overwrite: bool = False,
         keep_every: float = 120.0,
         lpips: str | None = None,
+        calibrate: bool = False,
+        calibration: str | None = None,
+        risk: float | None = None,
     ) -> None:
         require_at_least(0, report_images=report_images, keep_every=keep_every)
+        require_above(0, risk=1 if risk is None else risk)
         self.baselines, self.window, self.error_scale = baselines or {}, window, error_scale
         self.measurements, self.geometry, self.formats = measurements, geometry, formats or []
         self.report_images, self.overwrite, self.keep_every, self.lpips = report_images, overwrite, keep_every, lpips
+        self.calibrate, self.calibration, self.risk = calibrate, calibration, risk
         #: the settings of a run of the command line
         self.config: dict[str, Any] | None = None
         #: what a finished run lacks, in one sentence
         self.lacking = ""
         self._settings: dict[str, str] | None = None
         self._lpips: LPIPS | None = None
+        self._calibration: Calibration | None = None
 
     def check(self, folder: Path, solver: Solver, data: LightningDataModule) -> None:
         """Refuse formats that this data cannot be written in, and a folder with results of other settings.
@@ -84,6 +95,10 @@ class Results(Callback):
                 raise InputError(f"results.lpips is set for images of {data.image_shape}; wanted pictures of 1 or 3 channels")
             self._lpips = read_lpips(Path(self.lpips))
         self._records, self._settings = Records(folder), settings_of(solver, self.config)
+        if self.calibration:
+            self._calibration = Calibration.read(Path(self.calibration))
+            self._calibration.check(self._settings)
+            self._settings["calibration"] = digest(Path(self.calibration))
         if not self.overwrite:
             self._records.refuse_other(self._settings, data.item_labels)
 
@@ -123,6 +138,8 @@ class Results(Callback):
             error_scale=self.error_scale,
             formats=self.formats,
             measurements=self.measurements,
+            calibrate=self.calibrate,
+            risk=self.risk,
             pictured=pictured,
         )
         if trainer.is_global_zero:
@@ -174,6 +191,9 @@ class Results(Callback):
                 continue
             row |= {**rows[i], "baselines": {b: scores[i] for b, scores in compared.items()}}
             result = ImageResult.of(i, batch.image, {b: other.estimate for b, other in others.items()}, outputs)
+            if self._calibration is not None:
+                result = self._calibration.applied(result, self._writer.large)
+                row["calibrated"] = result.held
             self._records.keep(row, self._writer.write(index, row["name"], result))
         for solver in (pl_module, *self._solvers.values()):
             solver.loop.end()

@@ -59,6 +59,9 @@ class ImageResult(NamedTuple):
         deviation: ``(C, H, W)``, the standard deviation of the samples, or None for one sample.
         measurement: of any shape, or None where nothing was measured.
         samples: ``(K, C, H, W)``, or None for one.
+        interval: ``(C, H, W)``, half the calibrated 90 % interval, or None without a calibration.
+        risk: ``(C, H, W)``, the probability of an error above ``large``, or None without a calibration.
+        large: a size of errors.
     """
 
     estimate: Tensor
@@ -67,6 +70,9 @@ class ImageResult(NamedTuple):
     deviation: Tensor | None
     measurement: Tensor | None
     samples: Tensor | None = None
+    interval: Tensor | None = None
+    risk: Tensor | None = None
+    large: float = 0.0
 
     @property
     def images(self) -> list[tuple[str, str, Tensor]]:
@@ -75,6 +81,13 @@ class ImageResult(NamedTuple):
         baselines = [("baseline", name, image) for name, image in self.baselines.items()]
         sample = [] if self.samples is None else [("sample", "a sample", self.samples[0])]
         return [*truth, *baselines, ("estimate", "estimate", self.estimate), *sample]
+
+    @property
+    def held(self) -> float | None:
+        """Return the share of the truth that is inside the calibrated intervals; None without them or a truth."""
+        if self.interval is None or self.truth is None:
+            return None
+        return float(((self.truth - self.estimate).abs() <= self.interval).float().mean())
 
     @classmethod
     def of(cls, i: int, truth: Tensor | None, baselines: dict[str, Tensor], found: Reconstruction) -> ImageResult:
@@ -100,7 +113,7 @@ def error_pixels(error: Tensor, scale: float) -> np.ndarray:
 
 
 def comparison(result: ImageResult, window: tuple[float, float], error_scale: float, spacing: Spacing = CUBES) -> Image.Image:
-    """Draw truth, baselines, estimate, sample, error and deviation of an image side by side; of volumes their middle planes."""
+    """Draw an image's truth, baselines, estimate, sample, and what is said of errors, side by side; of volumes middle planes."""
 
     def show(image: Tensor, ends: tuple[float, float] = window) -> np.ndarray:
         return to_pixels(planes(image, spacing), ends)
@@ -112,6 +125,9 @@ def comparison(result: ImageResult, window: tuple[float, float], error_scale: fl
     if result.deviation is not None:
         deviation = result.deviation.mean(0, keepdim=True)
         tiles.append((f"deviation (white: {error_scale:g})", show(deviation, (0.0, error_scale))))
+    for name, value, white in (("90 % interval, half", result.interval, error_scale), ("risk", result.risk, 1.0)):
+        if value is not None:
+            tiles.append((f"{name} (white: {white:g})", show(value.mean(0, keepdim=True), (0.0, white))))
     names, pixels = zip(*tiles, strict=True)
     return _grid(pixels, len(pixels), names)
 

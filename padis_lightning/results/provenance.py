@@ -16,7 +16,7 @@ from padis_lightning.results.report.runs import dotted
 from padis_lightning.solvers import Solver
 
 CHANGEABLE = (  # settings that a run may change and go on with the same results
-    r"output|tracking.*|trainer(?!\.(precision|deterministic)).*|results\.(overwrite|keep_every)"
+    r"output|tracking.*|trainer(?!\.(precision|deterministic)).*|results\.(overwrite|keep_every|calibration)"
     r"|data\.init_args\.(num_workers|batch_size|shards?)|model\.init_args\.state|(prior\.init_args\.)+(checkpoint|chunk_size)"
 )
 

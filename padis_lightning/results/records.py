@@ -16,7 +16,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.files import lies_in
 from padis_lightning.results.json_files import DISPLAY, NUMBER, SCORES, first_difference, read_json, write_json
 
-DERIVED = ("metrics.csv", "summary.json", "report.json", "report.html")  # files that are made of the records
+DERIVED = ("metrics.csv", "summary.json", "report.json", "report.html", "calibration.npz")  # files that are made of the records
 RUN = {"settings": {str: str}, "images": [list], "made": {str: object}, "shown": DISPLAY, "pictures": [str]}
 SCORED = {**SCORES, "seconds": NUMBER, "evaluations": NUMBER}
 FAILED = {"index": int, "name": str, "group": str}  # a row of scores

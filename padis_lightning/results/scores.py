@@ -19,6 +19,7 @@ COLUMNS = ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations"
 PERCEPTUAL = {"ms_ssim": "MS-SSIM", "lpips": "LPIPS"}  # columns of images that are large enough, and where it is asked for
 CT = {"psnr_of_range": "PSNR of range (dB)", "ssim_of_range": "SSIM of range", "haarpsi": "HaarPSI", "error_hu": "error (HU)"}
 SAMPLED = ["deviation", "coverage", "sample_psnr", "sample_lpips"]  # columns where there are several samples
+CALIBRATED = "calibrated"  # column of the share of the truth inside calibrated intervals
 VOLUMES = ["ssim_coronal", "ssim_sagittal", "consistency"]  # columns of volumes, whose "ssim" is that of axial planes
 MEANS = ["psnr", "ssim", "residual", "seconds", "evaluations"]
 SENSIBLE = 1e3  # of the data's range; an estimate beyond it is none
@@ -107,7 +108,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def optional(rows: list[dict[str, Any]]) -> list[str]:
     """Return the scores that not all runs have and some of these images do."""
-    return [key for key in (*PERCEPTUAL, *SAMPLED, *VOLUMES, *CT) if any(key in row for row in rows)]
+    return [key for key in (*PERCEPTUAL, *SAMPLED, *VOLUMES, *CT, CALIBRATED) if any(key in row for row in rows)]
 
 
 def mean_gain(psnr: Sequence[float | None], other: Sequence[float | None], groups: Sequence[str]) -> dict[str, Any] | None:
@@ -124,7 +125,7 @@ def _means(rows: list[dict[str, Any]], groups: list[str]) -> dict[str, Any]:
         values = [row.get(key) for row in rows]
         known = None not in values
         out["seconds_per_image" if key == "seconds" else key] = float(np.mean(values)) if known else None
-        if known and key in ("psnr", "ssim", *PERCEPTUAL, *CT, "sample_psnr", "residual", "coverage", "consistency"):
+        if known and key in ("psnr", "ssim", *PERCEPTUAL, *CT, "sample_psnr", "residual", "coverage", CALIBRATED, "consistency"):
             out["intervals"][key] = metrics.interval(values, groups)
     return out
 
@@ -155,9 +156,13 @@ def with_interval(value: float | None, interval: Sequence[float | None] | None, 
 
 
 def held_sentence(summary: dict[str, Any], of: str) -> str:
-    """Return how much of the truth the intervals of the samples hold."""
-    percent = [100 * value for value in (summary["coverage"], *summary["intervals"]["coverage"])]
-    return "90 % intervals of the samples{} hold {:.1f} % [{:.1f}, {:.1f}] of the truth".format(of, *percent)
+    """Return how much of the truth the intervals of the samples and the calibrated ones hold; empty where there are none."""
+    said = []
+    for key, what in (("coverage", "90 % intervals of the samples"), (CALIBRATED, "calibrated 90 % intervals")):
+        if summary.get(key) is not None:
+            percent = [100 * value for value in (summary[key], *summary["intervals"][key])]
+            said.append("{}{} hold {:.1f} % [{:.1f}, {:.1f}] of the truth".format(what, of, *percent))
+    return ", ".join(said)
 
 
 def sample_sentence(summary: dict[str, Any], of: str) -> str:
@@ -182,6 +187,6 @@ def table(summary: dict[str, Any]) -> str:
             f"{name:<16}{quality:>22}{similar:>8}{residual:>10}{means['seconds_per_image']:>9.2f}{means['evaluations']:>13.0f}"
         )
         lines[-1] += "".join(f"{with_interval(means.get(key), None, '.4f'):>9}" for key in perceptual)
-    lines += [held_sentence(summary, "")] if summary.get("coverage") is not None else []
+    lines += [held] if (held := held_sentence(summary, "")) else []
     lines.append(f"means of {summary['n']} images of {summary['groups']} groups, 95 % bootstrap intervals over groups")
     return "\n".join(lines)

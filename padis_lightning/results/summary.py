@@ -9,6 +9,7 @@ from typing import Any
 
 from padis_lightning.errors import InputError, first_few
 from padis_lightning.files import write_text
+from padis_lightning.results.calibration import gather_counts
 from padis_lightning.results.json_files import write_json
 from padis_lightning.results.records import Records
 from padis_lightning.results.report.page import report_page
@@ -66,6 +67,7 @@ def write_summary(folder: Path, results: FolderResults) -> None:
     write_text(folder / "metrics.csv", to_csv(every))
     write_json(folder / "summary.json", results.summary)
     solved = {row["name"] for row in rows}
+    gather_counts(folder, sorted(solved), run["settings"])
     write_report_data(folder, rows, run["shown"], [name for name in run["pictures"] if name in solved])
     write_text(folder / "report.html", report_page([read_run(folder)]))
 

@@ -15,6 +15,7 @@ from padis_lightning.files import whole
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.inpainting import Inpainting
 from padis_lightning.operators.slices import Slices
+from padis_lightning.results.calibration import Calibration, count_errors
 from padis_lightning.results.formats import Format, write_image
 from padis_lightning.results.formats.as_read import write_as_read
 from padis_lightning.results.pictures import ImageResult, comparison, save_picture
@@ -22,6 +23,8 @@ from padis_lightning.results.provenance import Origin
 from padis_lightning.results.report.panels import image_panels, save_panels
 from padis_lightning.results.voxels import spacing_of
 from padis_lightning.types import Normalisation
+
+RISK = 1 / 40  # of the range: the size of the errors whose probability is mapped
 
 
 def channels_last(values: Tensor, axis: int = 0) -> np.ndarray:
@@ -63,6 +66,8 @@ class ResultWriter:
         error_scale: error that saturates the colours of error pictures, normalised.
         formats: write the estimates as these besides NumPy's.
         measurements: write what was measured as well.
+        calibrate: write how large the errors are, where the truth is known.
+        risk: the size of an error whose probability is mapped, in the units that a reader sees (None: a fortieth of the range).
         pictured: names of the images that the report's page shows with their pixels.
     """
 
@@ -75,6 +80,8 @@ class ResultWriter:
     error_scale: float = 0.1
     formats: Sequence[Format] = ()
     measurements: bool = False
+    calibrate: bool = False
+    risk: float | None = None
     pictured: Collection[str] = ()
 
     def write(self, index: int, name: str, result: ImageResult) -> list[Path]:
@@ -82,9 +89,8 @@ class ResultWriter:
         folder, restore = self.folder, self.normalisation.restore
         estimate = channels_last(restore(result.estimate.float()))
         files = [save_array(folder / "arrays" / f"{name}.npy", estimate)]
-        if self.formats:
-            rest = (self.normalisation, self.source, index, self.origin, self.operator.volumetric)
-            files += write_image(self.formats, folder, name, estimate, *rest)
+        rest = (self.normalisation, self.source, index, self.origin, self.operator.volumetric)
+        files += write_image(self.formats, folder, name, estimate, *rest)
         if self.source is not None and self.source.pictured and (place := self.source.place(index)):
             how = {"filled": isinstance(self.operator, Inpainting), "crop": self.source.crop}
             files.append(write_as_read(folder, name, estimate, *place, **how))
@@ -94,6 +100,15 @@ class ResultWriter:
             samples = restore(result.samples.float())
             files.append(save_array(folder / "samples" / f"{name}.npy", channels_last(samples, 1)))
             files.append(save_array(folder / "deviation" / f"{name}.npy", channels_last(samples.std(0))))
+        if result.interval is not None:
+            width = self.normalisation.upper - self.normalisation.lower
+            for kind, values in (("interval", width * result.interval), ("risk", result.risk)):
+                array = channels_last(values)
+                files.append(save_array(folder / kind / f"{name}.npy", array))
+                files += write_image([f for f in self.formats if f == "nifti"], folder, f"{name}_{kind}", array, *rest)
+        if self.calibrate and result.truth is not None:
+            files.append(folder / "calibration" / f"{name}.npz")
+            Calibration(count_errors(result.estimate.float(), result.samples, result.truth), {}).save(files[-1])
         spacing = spacing_of(self.source, index, self.operator)
         files.append(folder / "images" / f"{name}.png")
         save_picture(files[-1], comparison(result, self.window, self.error_scale, spacing))
@@ -101,6 +116,12 @@ class ResultWriter:
             files.append(folder / "panels" / f"{name}.npz")
             save_panels(files[-1], image_panels(result, self.origin.solver, self.operator, self.normalisation.shown, spacing))
         return files
+
+    @property
+    def large(self) -> float:
+        """Return the normalised size of the errors whose probability is mapped."""
+        scale = self.normalisation.shown
+        return RISK if self.risk is None else self.risk / (scale.upper - scale.lower)
 
     @property
     def display(self) -> dict[str, Any]:

@@ -96,7 +96,8 @@
   const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 
   function ends(panel) {
-    if (panel.kind === "deviation") return [0, state.scale];
+    if (panel.kind === "deviation" || panel.kind === "interval") return [0, state.scale];
+    if (panel.kind === "risk") return [0, 100];
     if (panel.kind === "measurement") return [panel.lower, panel.upper];
     return [state.level - state.width / 2, state.level + state.width / 2];
   }
@@ -123,7 +124,7 @@
 
   const said = (x, signed) => (signed && x > 0 ? "+" : "") + x.toFixed(digits).replace("-", "\u2212");
   const short = (x) => String(Number(x.toPrecision(3))).replace("-", "\u2212");
-  const unit = (panel) => (panel.kind === "measurement" || !data.units ? "" : " " + data.units);
+  const unit = (panel) => (panel.kind === "risk" ? " %" : panel.kind === "measurement" || !data.units ? "" : " " + data.units);
 
   const inputs = (key) => [find(key), find(key).nextElementSibling]; // a slider and its number
   function element(tag, name, ...children) {
@@ -136,7 +137,8 @@
   function legend(panel, error) {
     const scale = short(state.scale) + unit(panel), ramp = element("i", "ramp " + (error ? "diverging" : "plain"));
     if (error) panel.legend.replaceChildren("\u2212" + short(state.scale), ramp, "+" + scale);
-    else if (panel.kind === "deviation") panel.legend.replaceChildren("0", ramp, scale);
+    else if (panel.kind === "deviation" || panel.kind === "interval") panel.legend.replaceChildren("0", ramp, scale);
+    else if (panel.kind === "risk") panel.legend.replaceChildren("0", ramp, "100 %");
     else if (panel.kind === "measurement")
       panel.legend.replaceChildren(short(panel.lower), ramp, `${short(panel.upper)}, ${panel.height} \u00d7 ${panel.width}`);
     else panel.legend.replaceChildren();
@@ -426,7 +428,7 @@
 
   setWindow((data.window[0] + data.window[1]) / 2, data.window[1] - data.window[0]);
   find("viewer").hidden = data.images.length === 0;
-  const scaled = (image) => image.panels.some((panel) => panel.kind === "error" || panel.kind === "deviation");
+  const scaled = (image) => image.panels.some((panel) => ["error", "deviation", "interval"].includes(panel.kind));
   find("errors").hidden = !data.images.some(scaled);
   choose(0);
 })();

@@ -96,7 +96,7 @@ def _resized_spacing(series: Series | None, shape: Sequence[int]) -> tuple[float
 
 
 def write_volumes(folder: Path, rows: Sequence[dict[str, Any]], source: Source | None, origin: Origin) -> None:
-    """Write the estimates of each series as a NIfTI volume, those of data without series as one; say what cannot be."""
+    """Write the estimates of each series as a NIfTI volume, with intervals and risks beside it; data without series is one."""
     volumes: dict[str, tuple[Series | None, list[tuple[int, str]]]] = {}
     for row in rows:
         series, k = _place(source, row["index"]) or (None, row["index"])
@@ -107,6 +107,11 @@ def write_volumes(folder: Path, rows: Sequence[dict[str, Any]], source: Source |
             seen = first_few(numbers)
             print(f"no volume of {name} was written: its slices {seen} are not evenly spaced; wanted all, or every n-th")
             continue
-        volume = np.stack([np.load(folder / "arrays" / f"{one}.npy", allow_pickle=False) for one in names], -1)
-        affine = None if series is None else nifti.volume_affine(series, volume.shape[:2], numbers)
-        nifti.write_volume(folder / "volumes" / f"{stem}.nii.gz", volume, affine, origin.solver)
+        for kind in ("arrays", "interval", "risk"):
+            files = [folder / kind / f"{one}.npy" for one in names]
+            if not all(file.is_file() for file in files):
+                continue
+            volume = np.stack([np.load(file, allow_pickle=False) for file in files], -1)
+            affine = None if series is None else nifti.volume_affine(series, volume.shape[:2], numbers)
+            file = folder / "volumes" / f"{stem}{'' if kind == 'arrays' else '_' + kind}.nii.gz"
+            nifti.write_volume(file, volume, affine, origin.solver)

@@ -14,6 +14,7 @@ from padis_lightning.results.report.panels import Panel, to_png
 from padis_lightning.results.report.runs import Run, differing_settings, dotted, paired_differences, shared_pictures
 from padis_lightning.results.report.template import raw, render
 from padis_lightning.results.scores import (
+    CALIBRATED,
     CT,
     MEANS,
     PERCEPTUAL,
@@ -28,8 +29,9 @@ from padis_lightning.results.scores import (
 
 LARGEST = 64_000_000  # characters of pictures on a page
 PRESETS = {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800)}  # level and width in HU
+UNCERTAINTY = ("deviation", "interval", "risk")  # panels that follow those of errors
 DERIVED = {"seconds_per_image", "baselines", "gain", "intervals", "n", "groups", "failed", "missing"}
-SCORED = {*MEANS, *PERCEPTUAL, *CT, *SAMPLED, *VOLUMES, *DERIVED}  # what a summary holds besides provenance
+SCORED = {*MEANS, *PERCEPTUAL, *CT, *SAMPLED, CALIBRATED, *VOLUMES, *DERIVED}  # what a summary holds besides provenance
 
 
 def report_page(runs: Sequence[Run]) -> str:
@@ -91,7 +93,7 @@ def _picture(runs: Sequence[Run], name: str) -> dict[str, Any]:
     kinds = [p["kind"] for p in panels]
     if "truth" in kinds:
         estimates = [k for k, kind in enumerate(kinds) if kind == "estimate"]
-        place = kinds.index("deviation") if "deviation" in kinds else len(kinds)
+        place = next((k for k, kind in enumerate(kinds) if kind in UNCERTAINTY), len(kinds))
         panels[place:place] = [{"title": f"error of {panels[k]['title']}", "kind": "error", "of": k} for k in estimates]
     return {"name": name, "panels": panels}
 
@@ -146,8 +148,8 @@ def _overview(runs: Sequence[Run]) -> dict[str, Any]:
             rest = [means.get(key) for key in ("residual", "seconds_per_image", "evaluations")]
             alike = [with_interval(means.get(key), None, ".3f") for key in further]
             rows.append({"cells": [name + of, psnr, ssim, *alike, gained, *rest, *last], "strong": means is summary})
-        if summary.get("coverage") is not None:
-            lines.append(held_sentence(summary, of) + ".")
+        if held := held_sentence(summary, of):
+            lines.append(held + ".")
         if "deviation" in summary:
             lines.append(sample_sentence(summary, of))
     for d in paired_differences(runs):

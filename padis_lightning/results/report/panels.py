@@ -27,7 +27,7 @@ from padis_lightning.results.voxels import CUBES, Spacing, average_to_fit
 from padis_lightning.types import Normalisation
 
 MOST_PIXELS = 2**21  # of a picture on a page
-KINDS = ("truth", "measurement", "degraded", "baseline", "estimate", "sample", "deviation")
+KINDS = ("truth", "measurement", "degraded", "baseline", "estimate", "sample", "deviation", "interval", "risk")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def measurement_panel(operator: LinearOperator, y: Tensor, shape: Sequence[int],
 def image_panels(
     result: ImageResult, solver: str, operator: LinearOperator, scale: Normalisation, spacing: Spacing = CUBES
 ) -> list[Panel]:
-    """Return truth, measurement, baselines, estimate, a sample and deviation of one image, in the units of ``scale``."""
+    """Return truth, measurement, baselines, estimate, a sample and what is said of errors, in the units of ``scale``."""
     ends = scale.lower, scale.upper
     titles = {"estimate": solver}
     out = [quantise(titles.get(k, name), k, scale.restore(image), ends, spacing) for k, name, image in result.images]
@@ -126,6 +126,11 @@ def image_panels(
     if result.deviation is not None:
         deviation = result.deviation.mean(0, keepdim=True) * (scale.upper - scale.lower)
         out.append(quantise("deviation", "deviation", deviation, (0.0, float(deviation.max())), spacing))
+    if result.interval is not None:
+        interval = result.interval.mean(0, keepdim=True) * (scale.upper - scale.lower)
+        out.append(quantise("half of the 90 % interval", "interval", interval, (0.0, float(interval.max())), spacing))
+        title = f"risk of an error above {result.large * (scale.upper - scale.lower):.3g}"
+        out.append(quantise(title, "risk", 100 * result.risk.mean(0, keepdim=True), (0.0, 100.0), spacing))
     return out
 
 
