@@ -6,6 +6,7 @@ import io
 import sys
 from contextlib import redirect_stdout
 
+import numpy as np
 import pytest
 import yaml
 
@@ -153,6 +154,27 @@ CALLED = {  # parts of a config that call something when they are built or later
         "init_args: CALL}}}}"
     ),
 }  # fmt: skip
+
+
+def test_a_denoiser_of_ones_own_is_a_prior_where_it_is_allowed(tmp_path, monkeypatch, capsys):
+    """By the command line, with its arguments: half of a picture, or a third, is as far from it as that."""
+    (tmp_path / "own_denoisers.py").write_text(
+        "from torch import nn\n\nclass Share(nn.Module):\n"
+        "    def __init__(self, share: float = 0.5) -> None:\n        super().__init__()\n        self.share = share\n\n"
+        "    def forward(self, x, sigma):\n        return self.share * x\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    np.save(tmp_path / "one.npy", np.full((16, 16, 3), 0.5, np.float32))
+    words = ["predict", "--config", "denoise.yaml", "--data.path", str(tmp_path / "one.npy"), "--data.measured", "true"]
+    words += ["--prior", "DenoiserPrior", "--prior.denoiser", "own_denoisers.Share", "--results.baselines", "{}"]
+    assert "names own_denoisers.Share; wanted" in refused(capsys, *words, "--output", str(tmp_path / "refused"))
+    for share in (0.5, 0.25):
+        out = tmp_path / str(share)
+        main([*words, "--prior.denoiser.share", str(share), "--allow", "own_denoisers", "--output", str(out)])
+        assert np.all(np.load(out / "arrays" / "0000.npy") == 0.5 * share)
+        described = yaml.safe_load((out / "config.yaml").read_text())["prior"]
+        assert described["class_path"] == "padis_lightning.priors.DenoiserPrior"
+    sys.modules.pop("own_denoisers", None)
 
 
 @pytest.mark.parametrize("command", ["predict", "fit"])

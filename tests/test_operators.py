@@ -7,12 +7,14 @@ import inspect
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 
 from padis_lightning import operators
 from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.errors import InputError
+from padis_lightning.interop.scipy import MatrixOperator
 from padis_lightning.linalg import CUTOFF, conjugate_gradient, dot, largest_eigenvalue, norm
 from padis_lightning.operators import Stack
 from padis_lightning.operators.blur import Blur, GaussianBlur, MotionBlur, UniformBlur
@@ -70,6 +72,7 @@ EXAMPLES = {
     "RandomInpainting": [lambda: RandomInpainting((2, 5, 7))],
     "IrregularInpainting": [lambda: IrregularInpainting((2, 5, 7), width=2)],
     "Slices": [lambda: Slices(ParallelBeam((6, 5), views=4), 3), lambda: Slices(UniformBlur((2, 5, 7), 3), 2)],
+    "MatrixOperator": [lambda: MatrixOperator(3 * np.eye(7, 12) + np.linspace(0, 1, 84).reshape(7, 12), (2, 3, 2), (1, 7))],
     "Stack": [lambda: Stack([ParallelBeam((6, 7), views=3), Crop((1, 2, 5), (2, 1))])],
     "Composition": [
         lambda: ParallelBeam(8, views=3) @ Crop((1, 8, 8), (2, 2)),

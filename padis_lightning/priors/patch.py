@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import repeat
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from padis_lightning.canvas import box, coordinates
 from padis_lightning.diffusion import PatchModel, context_of
+from padis_lightning.diffusion.model import NAME
 from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.linalg import concatenated, per_image
@@ -44,7 +45,7 @@ class PatchPrior(Prior):
     Source: Hu et al., PaDIS, NeurIPS 2024, sections 3.1 to 3.3.
 
     Args:
-        checkpoint: ``prior.safetensors``, a checkpoint of ``fit``, a bundled prior's name, or a model in memory.
+        checkpoint: ``prior.safetensors`` or its folder, a checkpoint of ``fit``, a bundled prior's name, or a model in memory.
         tiling: how the canvas is partitioned (default: at a random offset in every call; with ``patch`` by patches that overlap
             by :data:`FADED` pixels and fade into each other).
         patch: side of the patches of a prior that serves any size, which may be larger than those trained; others keep theirs.
@@ -68,7 +69,7 @@ class PatchPrior(Prior):
         if chunk_size is not None:
             require_at_least(1, chunk_size=chunk_size)
         model = PatchModel.load(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-        self.denoiser = model.denoiser.eval().requires_grad_(False)
+        self.model, self.denoiser = model, model.denoiser.eval().requires_grad_(False)
         self.image_shape, self.pad, self.patch = model.image_shape, model.pad, max(model.patch_sizes)
         whole = max(self.pad) == 0 and self.patch >= min(self.image_shape[-2:])
         self.any_size = isinstance(model.denoiser.positions, NoPositions) and not model.denoiser.context and not whole
@@ -88,6 +89,26 @@ class PatchPrior(Prior):
             self._fit(tuple(self.image_shape))
         else:
             self._lay_out()
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> PatchPrior:  # noqa: ANN401 - checked by the class
+        """Return the prior of a file, of a folder that has one, or the bundled one of this name, with options of the class.
+
+        >>> import padis_lightning as pl
+        >>> pl.PatchPrior.from_pretrained("ct_phantoms").image_shape
+        (1, 128, 128)
+        """
+        return cls(name, **options)
+
+    def save_pretrained(self, path: str | Path) -> Path:
+        """Write what was trained to ``path``, or as :data:`padis_lightning.diffusion.model.NAME` into this folder.
+
+        :meth:`from_pretrained` reads it with the same bits; options are not written. Return the file.
+        """
+        file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / NAME
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.model.save(file)
+        return file
 
     @property
     def condition_channels(self) -> int:

@@ -1,0 +1,322 @@
+"""Reconstruct, denoise and simulate arrays and tensors, without a file, a config or a trainer.
+
+Values are those of the caller: ``range`` names the two that stand for 0 and 1 of the prior, (0, 1) unless said otherwise.
+Images and measurements come as ``(C, H, W)``, ``(H, W, C)`` or, of one channel, ``(H, W)``, and with an axis of several in
+front. What is returned has the axes, the kind (array or tensor), the units and the device of what was given, and single
+precision.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from padis_lightning import priors
+from padis_lightning.ct import Geometry
+from padis_lightning.data.conventions import Named
+from padis_lightning.data.ranges import calibrate, decide_measured, implied_range
+from padis_lightning.data.sources.measurements import corrected_integrals
+from padis_lightning.errors import InputError, RunError
+from padis_lightning.messages.configs import CONFIGS, read_config
+from padis_lightning.noise import GaussianNoise
+from padis_lightning.operators import LinearOperator
+from padis_lightning.operators.ct import Scan
+from padis_lightning.operators.identity import Identity
+from padis_lightning.operators.pixels import PixelOperator
+from padis_lightning.priors import DenoiserPrior, PatchPrior, Prior
+from padis_lightning.problem import Problem
+from padis_lightning.random import Generators
+from padis_lightning.registry import subclasses
+from padis_lightning.solvers import Solver
+from padis_lightning.solvers.base import MEASURE
+from padis_lightning.types import Batch, Normalisation
+
+Values = TypeVar("Values", NDArray[Any], Tensor)
+Pair = tuple[float, float]
+Measured = Geometry | LinearOperator | Problem
+
+FOLLOWING = {"sigma_max": None, "sigma_min": None}  # levels follow from the measurement, whatever it is of
+NOISY = (-1.0, 2.0)  # between these lie noisy values of pictures from 0 to 1
+HERE = Path("the measurement")  # what sentences speak of
+
+
+@dataclass(frozen=True)
+class Result:
+    """Holds what :func:`reconstruct` has found, in the units of the measured image.
+
+    Where several measurements were given, ``residual`` and ``noise_std`` have a number for each.
+
+    Attributes:
+        image: the estimate, an array or a tensor as the measurement is: the mean of the samples where there are several.
+        residual: :math:`||y - A x|| / ||y||`.
+        seconds: wall-clock time an image.
+        evaluations: of the network, of a whole image, for each.
+        noise_std: the noise that the data were weighed by, named or estimated, in the units of the measurement; where it differs
+            from entry to entry, the root of the harmonic mean of its squares.
+        range: the values that are 0 and 1 to the prior.
+        samples: with ``samples=K`` these, K on the axis in front of an image's; else None.
+    """
+
+    image: Any
+    residual: float | list[float]
+    seconds: float
+    evaluations: int
+    noise_std: float | list[float]
+    range: Pair
+    samples: Any = None
+
+
+def reconstruct(
+    measurement: Values,
+    operator: Measured,
+    prior: Prior | nn.Module | str = "objects",
+    solver: type[Solver] | str | None = None,
+    noise_std: float | None = None,
+    *,
+    range: Pair | None = None,  # noqa: A002 - the word that users type
+    **options: Any,  # noqa: ANN401 - checked and named by the solver
+) -> Result:
+    """Reconstruct images from measurements, as ``predict`` does from a file, with the same bits.
+
+    >>> import numpy as np
+    >>> import padis_lightning as pl
+    >>> disc = np.hypot(*np.mgrid[-1:1:64j, -1:1:64j]) < 0.6
+    >>> scan = pl.ParallelBeam(size=64, views=12)
+    >>> sinogram = pl.simulate(disc, scan, noise_std=0.05)
+    >>> found = pl.reconstruct(sinogram, scan, noise_std=0.05, steps=10)
+    >>> found.image.shape, found.evaluations
+    ((64, 64), 10)
+    >>> plain = pl.reconstruct(sinogram, scan, solver="PseudoInverse").image
+    >>> bool(np.square(found.image - disc).mean() < np.square(plain - disc).mean() / 4)
+    True
+
+    Args:
+        measurement: y, or several.
+        operator: A, or a problem, which has its noise, too. Or the geometry of a flat scan: then y are the line integrals of a
+            detector, ``(views, bins)`` or ``(n, views, bins)``, whose bad bins and drift are corrected as those of a file are.
+        prior: a bundled one (``objects``, ``ct_phantoms``, ``photographs``, of volumes ``ct_slices``), a file of a prior, one in
+            memory, or a module that takes images and their noise, as :class:`padis_lightning.priors.DenoiserPrior` does.
+        solver: a class or its name (default: ``PnPADMM``, with levels that follow from the measurement).
+        noise_std: deviation of the noise, in the units of y (default: it is estimated).
+        range: values of the image that are 0 and 1 to the prior (default: of a geometry 0 and what a quick reconstruction
+            hardly exceeds, of integers of 8 and 16 bits that are pictures all of theirs, else 0 and 1). Measurements other than
+            pictures take a range from 0.
+        options: those of the solver, such as ``steps``, ``samples`` and ``seed``; its levels are of images from 0 to 1.
+
+    Raises:
+        InputError: shapes, values or settings do not fit each other.
+        RunError: an image diverged.
+    """
+    problem = _problem(operator)
+    denoiser = prior if isinstance(prior, Prior) else load_prior(prior)
+    found = _measured(measurement, operator, problem.operator, range)
+    if noise_std is not None and problem.noise_is_named:
+        raise InputError(f"noise_std is {noise_std:g} beside a problem with its noise; wanted one of them")
+    width = found.scale.upper - found.scale.lower
+    named = problem.noise if problem.noise_is_named else None
+    noise = GaussianNoise(noise_std / width) if noise_std is not None else named
+    fitting = problem.operator.for_measurement(tuple(found.y.shape[1:]))
+    cls, given = _solver(solver), options if solver is not None else FOLLOWING | options
+    if "prior" in inspect.signature(cls).parameters:
+        given = {"prior": denoiser, **given}
+    built = cls(problem=Problem(fitting, noise), **given)
+    if found.y.device.type != "cpu":
+        built.to(found.y.device)
+    count = len(found.y)
+    names = [str(k) for k in torch.arange(count).tolist()]
+    batch = Batch(torch.arange(count), names, names, measurement=found.y, weights=found.weights)
+    with torch.no_grad():
+        done = built.reconstruct(batch)
+    if failed := next(filter(None, done.failures), None):
+        raise RunError(failed)
+    deviation = built.for_batch(batch).problem.data_term(done.measurement)[0].sqrt() * width
+    restored = found.scale.restore
+    return Result(
+        image=found.layout.undo(restored(done.estimate)),
+        residual=found.layout.numbers(done.residual),
+        seconds=done.seconds,
+        evaluations=done.evaluations,
+        noise_std=found.layout.numbers(deviation.expand(count, *deviation.shape[1:])),
+        range=(found.scale.lower, found.scale.upper),
+        samples=None if done.samples is None else found.layout.undo(restored(done.samples), samples=True),
+    )
+
+
+def denoise(
+    image: Values,
+    sigma: float | None,
+    prior: Prior | nn.Module | str = "photographs",
+    *,
+    range: Pair | None = None,  # noqa: A002 - the word that users type
+    seed: int = 0,
+) -> Values:
+    """Return an image, or several, without noise of deviation ``sigma``: the posterior mean, by one evaluation of the prior.
+
+    >>> import numpy as np
+    >>> import padis_lightning as pl
+    >>> noisy = np.random.default_rng(0).normal(100, 25, (64, 64, 3))
+    >>> clean = pl.denoise(noisy, sigma=25, range=(0, 255))
+    >>> clean.shape, bool(clean.std() < 5)
+    ((64, 64, 3), True)
+
+    Args:
+        image: with noise; ``photographs`` takes three channels.
+        sigma: in the units of the image; None to have it estimated.
+        prior: as :func:`reconstruct` takes it.
+        range: values of the image that are 0 and 1 to the prior.
+        seed: of the partition into patches.
+    """
+    prior = prior if isinstance(prior, Prior) else load_prior(prior)
+    return reconstruct(image, Identity(prior.image_shape), prior, "PosteriorMean", sigma, range=range, seed=seed).image
+
+
+def simulate(image: Values, operator: Measured, noise_std: float = 0.0, seed: int = 0) -> Values:
+    """Return the measurement of an image, or of several, with Gaussian noise of a deviation, or the noise of a problem.
+
+    >>> import numpy as np
+    >>> import padis_lightning as pl
+    >>> pl.simulate(np.arange(16.0).reshape(4, 4), pl.AveragePooling((1, 4, 4), factor=2)).tolist()
+    [[2.5, 4.5], [10.5, 12.5]]
+
+    Args:
+        image: x, in any units: y has the same times the operator's. The noise of a problem may want those from 0 to 1.
+        operator: as :func:`reconstruct` takes it.
+        noise_std: in the units of y.
+        seed: of the noise; each image has a stream of its own.
+    """
+    problem = _problem(operator)
+    if noise_std and problem.noise_is_named:
+        raise InputError(f"noise_std is {noise_std:g} beside a problem with its noise; wanted one of them")
+    x, layout = _lay_out(image, problem.operator.image_shape, "image", isinstance(problem.operator, PixelOperator))
+    noise = problem.noise if problem.noise_is_named else GaussianNoise(noise_std)
+    fitted = Problem(problem.operator.for_image_shape(tuple(x.shape[1:])), noise, problem.oversampling)
+    with torch.no_grad():
+        return layout.undo(fitted.measure(x, Generators.keyed(seed, torch.arange(len(x)).tolist(), MEASURE)))
+
+
+def load_prior(prior: nn.Module | str | Path) -> Prior:
+    """Return the prior of a name, as the configs have it, of a file, or around a denoiser of whole images.
+
+    Raises:
+        InputError: there is no such prior.
+    """
+    if isinstance(prior, nn.Module):
+        return DenoiserPrior(prior)
+    config = CONFIGS / "prior" / f"{prior}.yaml"
+    return _build(read_config(config)) if config.is_file() else PatchPrior.from_pretrained(prior)
+
+
+def _build(described: dict[str, Any]) -> Any:  # noqa: ANN401 - of the class that is named
+    """Build what a config of this package names."""
+    options = {k: _build(v) if isinstance(v, dict) else v for k, v in described.get("init_args", {}).items()}
+    return getattr(priors, described["class_path"])(**options)
+
+
+def _solver(solver: type[Solver] | str | None) -> type[Solver]:
+    known = {cls.__name__: cls for cls in subclasses(Solver) if not inspect.isabstract(cls)}
+    found = known.get(solver or "PnPADMM") if not inspect.isclass(solver) else solver
+    if found is None or not issubclass(found, Solver):
+        raise InputError(f"solver is {solver!r}; wanted one of {', '.join(sorted(known))}")
+    return found
+
+
+def _problem(operator: Measured) -> Problem:
+    if isinstance(operator, Problem):
+        return operator
+    if isinstance(operator, Geometry):
+        return Problem(Scan(operator))
+    if not isinstance(operator, LinearOperator):
+        raise InputError(f"the operator is {type(operator).__name__}; wanted a LinearOperator, a Problem or a Geometry")
+    return Problem(operator)
+
+
+class _Layout(NamedTuple):
+    """Says how values were given, and gives others back like them."""
+
+    batched: bool
+    channels: Literal["first", "last", "none"]
+    array: bool
+
+    def undo(self, values: Tensor, samples: bool = False) -> Any:  # noqa: ANN401 - an array or a tensor
+        """Return ``(B, C, ...)``, or samples ``(B, K, C, ...)``, as what was given."""
+        axis = 1 + samples
+        if self.channels == "last":
+            values = values.movedim(axis, -1)
+        elif self.channels == "none":
+            values = values.squeeze(axis)
+        values = values if self.batched else values[0]
+        return values.cpu().numpy() if self.array else values
+
+    def numbers(self, values: Tensor) -> float | list[float]:
+        """Return a number of each measurement, or that of the only one."""
+        found = values.flatten().tolist()
+        return found if self.batched else found[0]
+
+
+def _lay_out(values: Values, shape: Sequence[int], what: str, any_size: bool) -> tuple[Tensor, _Layout]:
+    """Return values as ``(B, *shape)``, of any size and one or three channels where ``any_size``, and how they were given."""
+    array = not isinstance(values, Tensor)
+    given = torch.from_numpy(np.asarray(values).astype(np.float32)) if array else values.detach().float()
+    channels, axes = shape[0], len(shape) - 1
+    if any_size and channels == 1 and given.ndim > 2 and given.shape[-1] == 3:
+        channels = 3
+    if given.ndim in (axes + 1, axes + 2) and given.shape[-axes - 1] == channels:
+        layout, single = "first", axes + 1
+    elif given.ndim in (axes + 1, axes + 2) and given.shape[-1] == channels:
+        layout, single = "last", axes + 1
+        given = given.movedim(-1, -axes - 1)
+    elif given.ndim in (axes, axes + 1) and channels == 1:
+        layout, single = "none", axes
+        given = given.unsqueeze(-axes - 1)
+    else:
+        raise InputError(f"the {what} is {tuple(given.shape)}; wanted {tuple(shape)}, or several of these")
+    batched = np.ndim(values) > single
+    given = given if batched else given[None]
+    if not torch.isfinite(given).all() or not given.numel():
+        raise InputError(f"the {what} has {'no values' if not given.numel() else 'NaN or infinity'}; wanted finite numbers")
+    return given, _Layout(batched, layout, array)
+
+
+def _kind(values: Tensor) -> np.dtype:
+    """Return the type of a tensor's numbers as NumPy knows it; all that are no integers are one."""
+    return np.dtype(float if values.is_floating_point() else str(values.dtype).removeprefix("torch."))
+
+
+class _Found(NamedTuple):
+    """Holds normalised measurements ``(B, ...)``, how they were given, what 0 and 1 stand for, and how far entries count."""
+
+    y: Tensor
+    layout: _Layout
+    scale: Normalisation
+    weights: Tensor
+
+
+def _measured(values: Values, given: Measured, operator: LinearOperator, bounds: Pair | None) -> _Found:
+    pictures = isinstance(operator, PixelOperator)
+    y, layout = _lay_out(values, operator.measurement_shape, "measurement", pictures)
+    if isinstance(given, Geometry):
+        seen = np.asarray(values) if layout.array else values.detach().cpu().double().numpy()
+        arrays = {"y": seen.reshape(-1, *given.shape)}
+        found = corrected_integrals(arrays, HERE, Named())
+        scale = decide_measured(HERE, "y", arrays, named=bounds or calibrate(HERE, found.y, given))
+        integrals, weights = (torch.from_numpy(part)[:, None].to(y.device) for part in (found.y, found.weights))
+        return _Found(integrals / scale.upper, layout, scale, weights)
+    kind = np.asarray(values).dtype if layout.array else _kind(values)
+    pair = bounds or (implied_range(kind, picture=True) if pictures else None)
+    low, high = float(y.min()), float(y.max())
+    if pair is None and pictures and (kind.kind in "ui" or low < NOISY[0] or high > NOISY[1]):
+        raise InputError(
+            f"the measurement has values from {low:g} to {high:g}; wanted range=(LOWER, UPPER), which become 0 and 1"
+        )
+    scale = Normalisation(*map(float, pair or (0.0, 1.0)))
+    if scale.lower and not pictures:
+        raise InputError(f"range is {scale.lower:g} to {scale.upper:g}; wanted one from 0, as what is measured are sums")
+    return _Found(scale.normalise(y), layout, scale, y.new_ones(len(y), *[1] * (y.ndim - 1)))
