@@ -105,7 +105,7 @@ def reconstruct(
         prior: a bundled one (``objects``, ``ct_phantoms``, ``photographs``, of volumes ``ct_slices``), a file of a prior, one in
             memory, or a module that takes images and their noise, as :class:`padis_lightning.priors.DenoiserPrior` does.
         solver: a class or its name (default: ``PnPADMM``, with levels that follow from the measurement).
-        noise_std: deviation of the noise, in the units of y (default: it is estimated).
+        noise_std: deviation of the noise, in the units of y (default: of scans and pictures it is estimated).
         range: values of the image that are 0 and 1 to the prior (default: of a geometry 0 and what a quick reconstruction
             hardly exceeds, of integers of 8 and 16 bits that are pictures all of theirs, else 0 and 1). Measurements other than
             pictures take a range from 0.
@@ -122,6 +122,9 @@ def reconstruct(
         raise InputError(f"noise_std is {noise_std:g} beside a problem with its noise; wanted one of them")
     width = found.scale.upper - found.scale.lower
     named = problem.noise if problem.noise_is_named else None
+    if noise_std is None and named is None and found.weights is None:
+        kind = type(problem.operator).__name__
+        raise InputError(f"noise_std is None and the noise of {kind} cannot be estimated; wanted it, 0 for exact data")
     noise = GaussianNoise(noise_std / width) if noise_std is not None else named
     fitting = problem.operator.for_measurement(tuple(found.y.shape[1:]))
     cls, given = _solver(solver), options if solver is not None else FOLLOWING | options
@@ -291,12 +294,15 @@ def _kind(values: Tensor) -> np.dtype:
 
 
 class _Found(NamedTuple):
-    """Holds normalised measurements ``(B, ...)``, how they were given, what 0 and 1 stand for, and how far entries count."""
+    """Holds normalised measurements ``(B, ...)``, how they were given, what 0 and 1 stand for, and how far entries count.
+
+    Without weights all count, and their noise cannot be estimated.
+    """
 
     y: Tensor
     layout: _Layout
     scale: Normalisation
-    weights: Tensor
+    weights: Tensor | None
 
 
 def _measured(values: Values, given: Measured, operator: LinearOperator, bounds: Pair | None) -> _Found:
@@ -319,4 +325,5 @@ def _measured(values: Values, given: Measured, operator: LinearOperator, bounds:
     scale = Normalisation(*map(float, pair or (0.0, 1.0)))
     if scale.lower and not pictures:
         raise InputError(f"range is {scale.lower:g} to {scale.upper:g}; wanted one from 0, as what is measured are sums")
-    return _Found(scale.normalise(y), layout, scale, y.new_ones(len(y), *[1] * (y.ndim - 1)))
+    seen = pictures or operator.geometry is not None  # else neighbours in y, by which noise is seen, are none in the image
+    return _Found(scale.normalise(y), layout, scale, y.new_ones(len(y), *[1] * (y.ndim - 1)) if seen else None)

@@ -181,6 +181,10 @@ REFUSED = {
         lambda: pl.reconstruct(np.ones((4, 4)), pl.Problem(pl.Identity((1, 4, 4)), pl.GaussianNoise(1)), Shrink(), noise_std=1.0),
         "noise_std is 1 beside a problem with its noise; wanted one of them",
     ),
+    "unseen": (
+        lambda: pl.reconstruct(np.ones(9), pl.Stack([pl.Identity((1, 3, 3))]), Shrink()),
+        "the noise of Stack cannot be estimated; wanted it, 0 for exact data",
+    ),
     "colours": (lambda: pl.denoise(np.zeros((40, 40)), 0.1), r"the measurement is \(40, 40\); wanted \(3, "),
 }  # fmt: skip
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import padis_lightning as pl
 from padis_lightning.data.sources.open import open_source
 
 ROOT = Path(__file__).parent.parent
@@ -79,10 +81,30 @@ def test_the_python_of_the_readme_reconstructs():
     (code,) = blocks(PAGES[0])
     names: dict = {}
     exec(code, names)  # noqa: S102
-    plain = names["operator"].approximate_inverse(names["sinograms"])
-    assert names["images"].shape == names["truth"].shape == (1, 1, 128, 128)
-    ours, theirs = ((found - names["truth"]).square().mean() for found in (names["images"], plain))
+    plain = pl.reconstruct(names["sinogram"], names["scan"], solver="PseudoInverse").image
+    ours, theirs = (np.square(found - names["truth"]).mean() for found in (names["found"].image, plain))
     assert ours < theirs / 6
+
+
+FROM_PYTHON = blocks(ROOT / "docs" / "python.md")
+
+
+@pytest.mark.parametrize("k", range(len(FROM_PYTHON)))
+def test_the_blocks_of_from_python_run(k, recwarn):
+    """Each by itself: what it finds is near to what it measured."""
+    if "import deepinv" in FROM_PYTHON[k]:
+        pytest.importorskip("deepinv")
+    names: dict = {}
+    exec(FROM_PYTHON[k], names)  # noqa: S102
+    if k == 0:
+        assert np.abs(names["found"].image - names["disc"]).mean() < 1 and names["clean"].std() < 5
+    elif k == 1:
+        left = torch.linalg.vector_norm(names["operator"](names["images"]) - names["y"])
+        assert left < 0.1 * torch.linalg.vector_norm(names["y"])
+    elif k == 2:
+        assert np.allclose(names["least_squares"], 1, atol=1e-3) and np.allclose(names["half"].reshape(-1)[::2], 1, atol=0.1)
+    else:
+        assert names["mended"].shape == (1, 3, 96, 96) and (names["mended"] - names["restored"]).abs().mean() < 0.1
 
 
 @pytest.mark.slow

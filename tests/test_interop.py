@@ -17,6 +17,7 @@ from scipy.sparse.linalg import aslinearoperator, lsqr
 from torch import nn
 
 import padis_lightning as pl
+from padis_lightning.data.generators import PhantomSource
 from padis_lightning.interop.scipy import MatrixOperator, as_linear_operator
 from padis_lightning.solvers.base import SOLVE
 from tests.conftest import small_model
@@ -205,9 +206,8 @@ def test_their_physics_are_operators_of_ours(deepinv, k, rng):
 
 @pytest.fixture
 def task(rng):
-    """A blurred picture of patches that the bundled prior knows, and what was measured of it."""
-    source = pl.data.generators.PhantomSource(1, 128, 3, False)
-    truth = source[0].image[None]
+    """Return a phantom, a blur, what it measures of the phantom with noise of 0.02, and the prior of such phantoms."""
+    truth = PhantomSource(1, 128, 3, False)[0].image[None]
     blur = pl.GaussianBlur((1, 128, 128), 1.5, 9)
     y = blur(truth) + 0.02 * torch.randn(truth.shape, generator=rng)
     return truth, blur, y, pl.PatchPrior("ct_phantoms")
