@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,9 +24,10 @@ from padis_lightning.ct import Geometry
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.ranges import calibrate, decide_measured, implied_range
 from padis_lightning.data.sources.measurements import corrected_integrals
+from padis_lightning.data.sources.pictures import NOISY
 from padis_lightning.errors import InputError, RunError
 from padis_lightning.messages.configs import CONFIGS, read_config
-from padis_lightning.noise import GaussianNoise
+from padis_lightning.noise import GaussianNoise, Noise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.ct import Scan
 from padis_lightning.operators.identity import Identity
@@ -44,12 +45,11 @@ Pair = tuple[float, float]
 Measured = Geometry | LinearOperator | Problem
 
 FOLLOWING = {"sigma_max": None, "sigma_min": None}  # levels follow from the measurement, whatever it is of
-NOISY = (-1.0, 2.0)  # between these lie noisy values of pictures from 0 to 1
 HERE = Path("the measurement")  # what sentences speak of
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, eq=False)
+class Result(Generic[Values]):
     """Holds what :func:`reconstruct` has found, in the units of the measured image.
 
     Where several measurements were given, ``residual`` and ``noise_std`` have a number for each.
@@ -65,13 +65,13 @@ class Result:
         samples: with ``samples=K`` these, K on the axis in front of an image's; else None.
     """
 
-    image: Any
+    image: Values
     residual: float | list[float]
     seconds: float
     evaluations: int
     noise_std: float | list[float]
     range: Pair
-    samples: Any = None
+    samples: Values | None = None
 
 
 def reconstruct(
@@ -83,7 +83,7 @@ def reconstruct(
     *,
     range: Pair | None = None,  # noqa: A002 - the word that users type
     **options: Any,  # noqa: ANN401 - checked and named by the solver
-) -> Result:
+) -> Result[Values]:
     """Reconstruct images from measurements, as ``predict`` does from a file, with the same bits.
 
     >>> import numpy as np
@@ -100,8 +100,9 @@ def reconstruct(
 
     Args:
         measurement: y, or several.
-        operator: A, or a problem, which has its noise, too. Or the geometry of a flat scan: then y are the line integrals of a
-            detector, ``(views, bins)`` or ``(n, views, bins)``, whose bad bins and drift are corrected as those of a file are.
+        operator: A, or a problem, whose noise is that of images from 0 to 1. Or the geometry of a flat scan: then y are the line
+            integrals of a detector, ``(views, bins)`` or ``(n, views, bins)``, whose bad bins and drift are corrected as those
+            of a file are.
         prior: a bundled one (``objects``, ``ct_phantoms``, ``photographs``, of volumes ``ct_slices``), a file of a prior, one in
             memory, or a module that takes images and their noise, as :class:`padis_lightning.priors.DenoiserPrior` does.
         solver: a class or its name (default: ``PnPADMM``, with levels that follow from the measurement).
@@ -118,39 +119,15 @@ def reconstruct(
     problem = _problem(operator)
     denoiser = prior if isinstance(prior, Prior) else load_prior(prior)
     found = _measured(measurement, operator, problem.operator, range)
-    if noise_std is not None and problem.noise_is_named:
-        raise InputError(f"noise_std is {noise_std:g} beside a problem with its noise; wanted one of them")
-    width = found.scale.upper - found.scale.lower
-    named = problem.noise if problem.noise_is_named else None
-    if noise_std is None and named is None and found.weights is None:
+    noise = _noise(problem, noise_std, found.width)
+    if noise is None and found.weights is None:
         kind = type(problem.operator).__name__
         raise InputError(f"noise_std is None and the noise of {kind} cannot be estimated; wanted it, 0 for exact data")
-    noise = GaussianNoise(noise_std / width) if noise_std is not None else named
-    fitting = problem.operator.for_measurement(tuple(found.y.shape[1:]))
+    fitting = Problem(problem.operator.for_measurement(tuple(found.y.shape[1:])), noise)
     cls, given = _solver(solver), options if solver is not None else FOLLOWING | options
     if "prior" in inspect.signature(cls).parameters:
         given = {"prior": denoiser, **given}
-    built = cls(problem=Problem(fitting, noise), **given)
-    if found.y.device.type != "cpu":
-        built.to(found.y.device)
-    count = len(found.y)
-    names = [str(k) for k in torch.arange(count).tolist()]
-    batch = Batch(torch.arange(count), names, names, measurement=found.y, weights=found.weights)
-    with torch.no_grad():
-        done = built.reconstruct(batch)
-    if failed := next(filter(None, done.failures), None):
-        raise RunError(failed)
-    deviation = built.for_batch(batch).problem.data_term(done.measurement)[0].sqrt() * width
-    restored = found.scale.restore
-    return Result(
-        image=found.layout.undo(restored(done.estimate)),
-        residual=found.layout.numbers(done.residual),
-        seconds=done.seconds,
-        evaluations=done.evaluations,
-        noise_std=found.layout.numbers(deviation.expand(count, *deviation.shape[1:])),
-        range=(found.scale.lower, found.scale.upper),
-        samples=None if done.samples is None else found.layout.undo(restored(done.samples), samples=True),
-    )
+    return _solve(cls(problem=fitting, **given), found)
 
 
 def denoise(
@@ -196,11 +173,9 @@ def simulate(image: Values, operator: Measured, noise_std: float = 0.0, seed: in
         seed: of the noise; each image has a stream of its own.
     """
     problem = _problem(operator)
-    if noise_std and problem.noise_is_named:
-        raise InputError(f"noise_std is {noise_std:g} beside a problem with its noise; wanted one of them")
     x, layout = _lay_out(image, problem.operator.image_shape, "image", isinstance(problem.operator, PixelOperator))
-    noise = problem.noise if problem.noise_is_named else GaussianNoise(noise_std)
-    fitted = Problem(problem.operator.for_image_shape(tuple(x.shape[1:])), noise, problem.oversampling)
+    fitting = problem.operator.for_image_shape(tuple(x.shape[1:]))
+    fitted = Problem(fitting, _noise(problem, noise_std or None), problem.oversampling)
     with torch.no_grad():
         return layout.undo(fitted.measure(x, Generators.keyed(seed, torch.arange(len(x)).tolist(), MEASURE)))
 
@@ -239,6 +214,15 @@ def _problem(operator: Measured) -> Problem:
     if not isinstance(operator, LinearOperator):
         raise InputError(f"the operator is {type(operator).__name__}; wanted a LinearOperator, a Problem or a Geometry")
     return Problem(operator)
+
+
+def _noise(problem: Problem, deviation: float | None, width: float = 1.0) -> Noise | None:
+    """Return the noise that is named, for images from 0 to 1, where these are ``width`` apart; None where nobody names it."""
+    if deviation is None:
+        return problem.noise if problem.noise_is_named else None
+    if problem.noise_is_named:
+        raise InputError(f"noise_std is {deviation:g} beside a problem with its noise; wanted one of them")
+    return GaussianNoise(deviation / width)
 
 
 class _Layout(NamedTuple):
@@ -304,6 +288,11 @@ class _Found(NamedTuple):
     scale: Normalisation
     weights: Tensor | None
 
+    @property
+    def width(self) -> float:
+        """Return the values between 0 and 1 of the prior."""
+        return self.scale.upper - self.scale.lower
+
 
 def _measured(values: Values, given: Measured, operator: LinearOperator, bounds: Pair | None) -> _Found:
     pictures = isinstance(operator, PixelOperator)
@@ -327,3 +316,27 @@ def _measured(values: Values, given: Measured, operator: LinearOperator, bounds:
         raise InputError(f"range is {scale.lower:g} to {scale.upper:g}; wanted one from 0, as what is measured are sums")
     seen = pictures or operator.geometry is not None  # else neighbours in y, by which noise is seen, are none in the image
     return _Found(scale.normalise(y), layout, scale, y.new_ones(len(y), *[1] * (y.ndim - 1)) if seen else None)
+
+
+def _solve(solver: Solver, found: _Found) -> Result:
+    """Solve, and return what comes out in the units and with the axes of what was measured."""
+    if found.y.device.type != "cpu":
+        solver.to(found.y.device)
+    index = torch.arange(len(found.y))
+    names = list(map(str, index.tolist()))
+    batch = Batch(index, names, names, measurement=found.y, weights=found.weights)
+    with torch.no_grad():
+        done = solver.reconstruct(batch)
+    if failed := next(filter(None, done.failures), None):
+        raise RunError(failed)
+    deviation = solver.for_batch(batch).problem.data_term(done.measurement)[0].sqrt() * found.width
+    layout, restore = found.layout, found.scale.restore
+    return Result(
+        image=layout.undo(restore(done.estimate)),
+        residual=layout.numbers(done.residual),
+        seconds=done.seconds,
+        evaluations=done.evaluations,
+        noise_std=layout.numbers(deviation.expand(len(index), *deviation.shape[1:])),
+        range=(found.scale.lower, found.scale.upper),
+        samples=None if done.samples is None else layout.undo(restore(done.samples), samples=True),
+    )
