@@ -162,9 +162,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, {"transfer": "basic", "objects": objects})
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", self.path):
             commit = self.hub.commit(found[1], dict(self.committed(body)))
-            return self.answer(
-                200, {"success": True, "commitOid": commit, "commitUrl": f"{self.hub.endpoint}/{found[1]}/commit/x"}
-            )
+            place = f"{self.hub.endpoint}/{found[1]}/commit/{commit}"
+            return self.answer(200, {"success": True, "commitOid": commit, "commitUrl": place})
         self.refuse(404, "Unknown")
 
     def place_for(self, one: dict[str, Any]) -> dict[str, Any]:

@@ -44,14 +44,8 @@ class Machine:
         plain = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         own = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home / "hf"), "HOME": str(home), "PYTHONPATH": str(ROOT)}
         self.home, self.said = home, ""
-        self.env = {
-            **plain,
-            **own,
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "OMP_NUM_THREADS": "1",
-            **variables,
-        }
+        plain |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+        self.env = {**plain, **own, **variables}
         home.mkdir(exist_ok=True)
 
     def run(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -342,19 +336,9 @@ def arrays(folder: Path) -> list[np.ndarray]:
 def test_a_published_prior_is_used_by_name_on_another_machine_with_the_same_bits(prior, tmp_path, hub):
     """And repeats what its card says; results of another prior make no card."""
     ours, theirs = Machine(tmp_path / "ours", hub, HF_TOKEN=TOKEN), Machine(tmp_path / "theirs", hub)
-    small = [
-        "--data.size",
-        "20",
-        "--operator.size",
-        "20",
-        "--data.count",
-        "2",
-        "--model.steps",
-        "3",
-        "--trainer.accelerator",
-        "cpu",
-    ]
-    predict = ["-m", "padis_lightning", "predict", "--config", "ct20.yaml", *small, "--output", "out"]
+    small = ["--data.size", "20", "--operator.size", "20", "--data.count", "2", "--model.steps", "3"]
+    small += ["--trainer.accelerator", "cpu", "--output", "out"]
+    predict = ["-m", "padis_lightning", "predict", "--config", "ct20.yaml", *small]
     done = ours.run(*predict, "--prior.checkpoint", str(prior))
     assert done.returncode == 0, done.stderr
     private = ours.home / "folder" / "private.txt"

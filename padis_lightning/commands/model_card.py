@@ -102,9 +102,8 @@ def repeated(config: dict[str, Any], address: str) -> str:
         kept["prior"]["init_args"]["checkpoint"] = address
         kept["results"] = {"baselines": _without_folders(config["results"]["baselines"])}
     except (LookupError, TypeError) as error:
-        raise InputError(
-            f"config.yaml of the results comes without {error}; wanted the settings as predict keeps them"
-        ) from error
+        wanted = "wanted the settings that predict keeps there"
+        raise InputError(f"config.yaml of the results comes without {error}; {wanted}") from error
     return yaml.safe_dump(kept, sort_keys=False)
 
 
@@ -173,7 +172,7 @@ def _measured(run: Measured) -> str:
     about = (
         f"Means of {summary['n']} images of {summary['groups']} groups (patients, where the data name them) with 95 % bootstrap "
         f"intervals over groups; {lost} further images failed or are missing. Measured by {summary['operator']['name']} with "
-        f"noise `{json.dumps(summary['noise'])}`, by padis_lightning {summary['versions']['padis_lightning']}. To repeat it, with "
-        f"`{RUN}` of this repository:"
+        f"noise `{json.dumps(summary['noise'])}`, by padis_lightning {summary['versions']['padis_lightning']}. To repeat it, "
+        f"with `{RUN}` of this repository:"
     )
     return "\n".join([*lines, "", about, "", "```", f"python -m padis_lightning predict --config {RUN}{data}", "```"])
