@@ -54,7 +54,7 @@ pip install 'padis_lightning[hub]'
 python -m padis_lightning predict --config CONFIG --prior.checkpoint {address}
 ```
 
-CONFIG is a config of padis_lightning, or your own, for {images}. In Python the prior is `PatchPrior("{address}")`.
+CONFIG is a config of padis_lightning, or your own, for images like those above. In Python the prior is `PatchPrior("{address}")`.
 
 ## What it is for
 
@@ -126,7 +126,7 @@ def model_card(model: PatchModel, title: str, address: str, digest: str, licence
         licence: an identifier such as ``apache-2.0``, where there is one.
         run: what it was measured by, where it was.
     """
-    training, shown = model.training, model.normalisation.shown
+    training, shown = dotted(model.training), model.normalisation.shown
     network, shape = model.denoiser.network, " x ".join(map(str, model.image_shape[1:]))
     units = " HU" if model.normalisation.window else ""
     facts = {
@@ -136,26 +136,25 @@ def model_card(model: PatchModel, title: str, address: str, digest: str, licence
         "positions": type(model.denoiser.positions).__name__,
         "values that become 0 and 1": f"{shown.lower:g}{units} and {shown.upper:g}{units}",
         "training": ", ".join(f"{training[key]} {key}" for key in ("steps", "patches") if key in training),
-        "began with": _told((training.get("initial") or {}).get("prior")),
-        "version of padis_lightning": _told(training.get("padis_lightning")),
+        "began with": _told(training.get("initial.prior", "")),
+        "version of padis_lightning": _told(training.get("padis_lightning", "")),
         "SHA-256": f"`{digest}`",
     }
-    said = [f"Trained on: {_told(training.get('data')) or 'not recorded'}.", str(training.get("credit", ""))]
+    said = [f"Trained on: {_told(training.get('data', 'not recorded'))}.", training.get("credit", "")]
     said.append(f"Licence of the weights: {licence or 'not stated; ask whoever published them'}.")
     return PAGE.format(
         title=title,
         address=address,
         licence=f"license: {licence}\n" if licence else "",
         facts="\n".join(f"| {name} | {value} |" for name, value in facts.items() if value),
-        images=f"images with {model.image_shape[0]} channels" + ("" if network.axes == 2 else ", volumes"),
         data="\n\n".join(filter(None, said)),
         results=_measured(run) if run else "Not measured here.",
     )
 
 
-def _told(value: object) -> str:
+def _told(text: str) -> str:
     """Return what a file says as a part of a table."""
-    return "" if value is None else one_line(value).replace("|", "/")
+    return one_line(text).replace("|", "/")
 
 
 def _measured(run: Measured) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from padis_lightning.errors import InputError
 from padis_lightning.files import lies_in
-from padis_lightning.hub import is_address as is_on_hub
+from padis_lightning.hub import SCHEME, Address
 from padis_lightning.messages.allowed import default_of, entries_of, find_class
 
 # ruff: noqa: ANN401 - configs hold anything
@@ -53,8 +53,9 @@ def check_output(output: str) -> None:
 
 
 def _refuse_addresses(value: Any, key: str) -> None:
-    allowed = key.rpartition(".")[2] in PRIORS and is_on_hub(value)
-    if isinstance(value, (str, PurePath)) and is_address(value) and not allowed:
+    if isinstance(value, str) and value.startswith(SCHEME) and key.rpartition(".")[2] in PRIORS:
+        Address.read(value)
+    elif isinstance(value, (str, PurePath)) and is_address(value):
         raise InputError(f"{key} is {str(value)[:80]!r}; wanted a path on this machine, not an address")
     for item in value if isinstance(value, (list, tuple, set)) else ():
         _refuse_addresses(item, key)
