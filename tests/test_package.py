@@ -16,7 +16,7 @@ ROOT = Path(padis_lightning.__file__).parent
 LAYERS = [
     {"errors"},
     {"files", "locks", "machine", "memory", "random", "registry", "signals"},
-    {"canvas", "inputs", "linalg", "pickles", "types"},
+    {"canvas", "hub", "inputs", "linalg", "pickles", "types"},
     {"ct", "metrics", "networks", "noise"},
     {"operators"},
     {"diffusion", "problem"},

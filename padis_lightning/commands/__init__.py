@@ -25,6 +25,7 @@ COMMANDS = {  # the function that takes the arguments after the name, and what i
     ),
     "import": ("padis_lightning.commands.snapshots:run", "turn a network of EDM, Patch-Diffusion or PaDIS into a prior"),
     "prepare": ("padis_lightning.commands.prepare:run", "turn images of any readable kind into one file for training"),
+    "publish": ("padis_lightning.commands.publish:run", "give a prior to others by a name, on the Hugging Face Hub"),
     "report": ("padis_lightning.commands.report:run", "write the page of a result folder again, or compare several"),
     "sweep": ("padis_lightning.commands.sweep:run", "run fit or predict with many settings"),
 }

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from padis_lightning import hub
 from padis_lightning.diffusion.denoiser import Denoiser
 from padis_lightning.diffusion.positions import Positions
 from padis_lightning.errors import InputError, one_line
@@ -116,11 +117,13 @@ class PatchModel:
 
     @staticmethod
     def find(path: str | Path) -> Path:
-        """Return the file of a prior: as given, in the folder that is given, or that of a bundled one by its name.
+        """Return the file of a prior: as given, in the folder that is given, of a bundled one by its name, or one of the Hub.
 
         Raises:
             InputError: there is no such file.
         """
+        if hub.is_address(path):
+            return hub.fetch(str(path))
         inside = Path(path) / NAME
         file = inside if inside.is_file() else Path(path)
         if not file.is_file() and file.suffix == "":
@@ -132,7 +135,7 @@ class PatchModel:
 
     @classmethod
     def load(cls, path: str | Path) -> PatchModel:
-        """Read ``prior.safetensors``, a checkpoint of ``fit``, or a bundled prior by its name; raise an InputError for others."""
+        """Read ``prior.safetensors``, a checkpoint of ``fit``, or what :meth:`find` finds; raise an InputError for others."""
         file = cls.find(path)
         try:  # a file's parts may be anything
             described, state = (_from_lightning if file.suffix == ".ckpt" else _from_safetensors)(file)

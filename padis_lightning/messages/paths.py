@@ -1,4 +1,4 @@
-"""Where a config may write: below the output folder, and never to an address."""
+"""Where a config may write: below the output folder, and never to an address; priors alone are read from one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 from padis_lightning.errors import InputError
 from padis_lightning.files import lies_in
+from padis_lightning.hub import SCHEME, Address
 from padis_lightning.messages.allowed import default_of, entries_of, find_class
 
 # ruff: noqa: ANN401 - configs hold anything
 FOLDERS = ("dirpath", "save_dir", "dir")  # that loggers, profilers and checkpoints write into
+PRIORS = ("checkpoint", "initial")  # that name a prior, which may be one of the Hub
 PARTS = ("name", "version", "sub_dir", "filename", "id")  # of what they write there
 ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/|::|^data:")  # of a file system, also behind another, as fsspec reads it
 PLAIN = re.compile(r"(?:[^{}$~\\\0]|\{[\w/]*(:[\w.]*)?\})*")  # braces hold a metric; a format could fill in slashes
@@ -24,7 +26,7 @@ def is_address(text: str | PurePath) -> bool:
 
 
 def check_paths(settings: Any, output: Path) -> None:
-    """Refuse addresses, and paths of what is written that lead out of the output folder.
+    """Refuse addresses but those of priors on the Hub, and paths of what is written that lead out of the output folder.
 
     Args:
         settings: the parsed config.
@@ -51,7 +53,9 @@ def check_output(output: str) -> None:
 
 
 def _refuse_addresses(value: Any, key: str) -> None:
-    if isinstance(value, (str, PurePath)) and is_address(value):
+    if isinstance(value, str) and value.startswith(SCHEME) and key.rpartition(".")[2] in PRIORS:
+        Address.read(value)
+    elif isinstance(value, (str, PurePath)) and is_address(value):
         raise InputError(f"{key} is {str(value)[:80]!r}; wanted a path on this machine, not an address")
     for item in value if isinstance(value, (list, tuple, set)) else ():
         _refuse_addresses(item, key)

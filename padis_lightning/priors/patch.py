@@ -45,7 +45,8 @@ class PatchPrior(Prior):
     Source: Hu et al., PaDIS, NeurIPS 2024, sections 3.1 to 3.3.
 
     Args:
-        checkpoint: ``prior.safetensors`` or its folder, a checkpoint of ``fit``, a bundled prior's name, or a model in memory.
+        checkpoint: ``prior.safetensors`` or its folder, a checkpoint of ``fit``, a bundled prior's name, one of the Hub
+            (``hf://owner/name@revision``), or a model in memory.
         tiling: how the canvas is partitioned (default: at a random offset in every call; with ``patch`` by patches that overlap
             by :data:`FADED` pixels and fade into each other).
         patch: side of the patches of a prior that serves any size, which may be larger than those trained; others keep theirs.

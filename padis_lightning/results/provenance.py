@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from padis_lightning.ct import Projector
+from padis_lightning.priors import Prior
 from padis_lightning.results.report.runs import dotted
 from padis_lightning.solvers import Solver
 
@@ -87,14 +88,14 @@ def settings_of(solver: Solver, config: dict[str, Any] | None) -> dict[str, str]
         public = {key: value for key, value in vars(solver).items() if not key.startswith("_")}
         config = {"solver": {key: value for key, value in public.items() if isinstance(value, (int, float, str, tuple))}}
     settings = {key: value for key, value in dotted(config).items() if not re.fullmatch(CHANGEABLE, key)}
-    return {**settings, **dotted(provenance(solver)), "weights": _weights_digest(solver)}
+    return {**settings, **dotted(provenance(solver)), "weights": weights_digest(solver.prior)}
 
 
-def _weights_digest(solver: Solver) -> str:
-    """Return a digest of the prior's weights; empty without a prior."""
-    if solver.prior is None:
+def weights_digest(prior: Prior | None) -> str:
+    """Return a digest of a prior's weights; empty without a prior."""
+    if prior is None:
         return ""
     digest = hashlib.sha256()
-    for name, tensor in sorted(solver.prior.state_dict().items()):
+    for name, tensor in sorted(prior.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

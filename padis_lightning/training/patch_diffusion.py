@@ -18,6 +18,7 @@ from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.notes import note
 from padis_lightning.diffusion import Denoiser, PatchModel, Positions, padding
 from padis_lightning.errors import InputError, first_few, require_above, require_at_least
+from padis_lightning.hub import is_address
 from padis_lightning.networks import PatchNetwork
 from padis_lightning.random import seed_dropout, seeded
 from padis_lightning.training.optimisation import OptimisedModule
@@ -148,7 +149,7 @@ class PatchDiffusion(OptimisedModule):
         fresh = [f"{name.removeprefix('network.')} {list(value.shape)}" for name, value in ours.items() if name not in taken]
         rest = f"; begun anew: {first_few(fresh)}" if fresh else ""
         note(f"training begins with {len(taken)} of {len(ours)} tensors of {prior}{rest}")
-        return {"prior": Path(prior).name, **model.training}
+        return {"prior": prior if is_address(prior) else Path(prior).name, **model.training}
 
     def adapt(self, data: ImageData) -> None:
         """Take the image's shape from the data and lay out the canvas."""
