@@ -26,12 +26,12 @@ from benchmarks.gpu.runner import Context, Part, run
 from benchmarks.plots import NO_GPU
 
 PARTS = (
-    Part("a", "the numerical contract: this device against the processor", 4, contract.measurements),
+    Part("a", "the numerical contract: this device against the processor", 5, contract.measurements),
     Part("b", "scores of whole images", 19, scores.score_measurements),
     Part("c", "reconstructions", 7, scores.solver_measurements),
     Part("d", "training steps", 14, training.step_measurements),
     Part("e", "operators of CT", 3, scans.operator_measurements),
-    Part("f", "minutes of training, then CT of 20 views", 48, training.prior_measurements),
+    Part("f", "minutes of training, then CT of 20 views", 47, training.prior_measurements),
     Part("g", "volumes", 5, scans.volume_measurements),
 )
 FILES = "ct_train.npz", "ct_test.npz"

@@ -29,6 +29,7 @@ from padis_lightning.training import PatchDiffusion
 CONFIG = Path(__file__).parents[2] / "configs" / "ct256.yaml"
 FULL = 0.40  # of the measured bfloat16 matrix rate, what training is to reach
 LONGEST = 240.0  # seconds of training
+SHORT = {"decay": True, "warmup_patches": 10_000, "compile_network": False}  # what a short run wants otherwise
 TRIED = 20  # steps that say how many fit
 METHODS_COMPARED = ("FBP", "TV", "PnP-ADMM 50")
 
@@ -118,7 +119,7 @@ def _restored(measure: Callable[[Context], Iterator[Row]], context: Context) -> 
 
 
 class Experiment:
-    """``ct256.yaml`` for as long as there is time, with a learning rate that falls to 0 by then, and what its prior is worth.
+    """``ct256.yaml`` for as long as there is time, at a learning rate that rises soon and falls to 0, and what that is worth.
 
     Args:
         context: where, on which data, and until when.
@@ -127,7 +128,7 @@ class Experiment:
     def __init__(self, context: Context) -> None:
         config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
         self.context, self.trainer, self.ema = context, config["trainer"], config["ema"]
-        self.model, data = config["model"]["init_args"] | {"decay": True, "compile_network": False}, config["data"]["init_args"]
+        self.model, data = config["model"]["init_args"] | SHORT, config["data"]["init_args"]
         self.network = self.model.pop("network")
         if context.tiny:
             self.network["init_args"] |= {"base": 8, "multipliers": [1, 2], "blocks": 1}
