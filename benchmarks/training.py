@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -30,6 +31,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from benchmarks.plots import FULL, NO_GPU, plot, show
+from padis_lightning.diffusion import Denoiser
 from padis_lightning.files import write_text
 from padis_lightning.machine import fast_precision
 from padis_lightning.networks import PatchNetwork
@@ -66,6 +68,14 @@ class Step:
     size: int
     n: int = 1
     recompute: bool = False
+
+
+def plain_denoised(denoiser: Denoiser, noisy: Tensor, sigma: Tensor, position: Tensor) -> Tensor:
+    """Denoise patches of levels ``(n, 1, 1, 1)`` with the network called with channels-first inputs, as it was published."""
+    c_skip, c_out, c_in = denoiser.scalings(sigma)
+    inputs = torch.cat([c_in * noisy, position], 1).contiguous()
+    assert inputs.stride(1) == inputs[0, 0].numel()
+    return c_skip * noisy + c_out * denoiser.network(inputs, sigma.flatten().log() / 4)
 
 
 class Trainee:
@@ -106,12 +116,9 @@ class Trainee:
 
     def plain_loss(self, clean: Tensor, sigma: Tensor, noise: Tensor, position: Tensor) -> Tensor:
         """Return EDM's loss, with the network called with channels-first inputs."""
-        denoiser, noisy = self.task.denoiser, clean + sigma * noise
-        c_skip, c_out, c_in = denoiser.scalings(sigma)
-        inputs = torch.cat([c_in * noisy, position], 1).contiguous()
-        assert inputs.stride(1) == inputs[0, 0].numel()
-        denoised = c_skip * noisy + c_out * denoiser.network(inputs, sigma.flatten().log() / 4)
-        return ((denoised - clean) / c_out).square().mean()
+        denoiser = self.task.denoiser
+        denoised = plain_denoised(denoiser, clean + sigma * noise, sigma, position)
+        return ((denoised - clean) / denoiser.scalings(sigma)[1]).square().mean()
 
     def free(self) -> None:
         """Let go of what a step that failed has left."""
@@ -126,10 +133,19 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def turns(cases: dict[Any, Callable[[], object]], count: int, device: str) -> dict[Any, list[float]]:
-    """Return the seconds of every case in each turn, after one turn to warm up."""
+def turns(cases: dict[Any, Callable[[], object]], count: int, device: str, until: float = math.inf) -> dict[Any, list[float]]:
+    """Return the seconds of every case in each turn, after one turn to warm up.
+
+    Args:
+        cases: what is timed, by name.
+        count: most turns.
+        device: where they compute.
+        until: the time of ``time.perf_counter`` after which no turn begins but the first one that is timed.
+    """
     seconds: dict[Any, list[float]] = {key: [] for key in cases}
     for turn in range(count + 1):
+        if turn > 1 and time.perf_counter() >= until:
+            break
         for key, run in cases.items():
             synchronise(device)
             start = time.perf_counter()
@@ -170,13 +186,13 @@ def worker(setup: Setup, step: Step) -> int:
     return resident("VmHWM") - before
 
 
-def peak_on_cpu(setup: Setup, step: Step) -> int | None:
+def peak_on_cpu(trainee: Trainee, step: Step) -> int | None:
     """Return the peak of a process of its own, as no process can forget its peak; None where it ran out of memory."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["padis_lightning.cli", "padis_lightning.training.patch_diffusion"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
-            return pool.submit(worker, setup, step).result()
+            return pool.submit(worker, trainee.setup, step).result()
         except (BrokenProcessPool, MemoryError):
             return None
         except RuntimeError as error:
@@ -197,12 +213,19 @@ def peak_on_gpu(trainee: Trainee, step: Step) -> int | None:
     return found
 
 
-def costs(setup: Setup, steps: Sequence[Step], count: int) -> dict[Step, dict[str, Any]]:
+#: what measures the most bytes that a step takes; None where it ran out of memory
+Peak = Callable[[Trainee, Step], int | None]
+
+
+def costs(
+    setup: Setup, steps: Sequence[Step], count: int, until: float = math.inf, peak: Peak | None = None
+) -> dict[Step, dict[str, Any]]:
     """Return peak memory and seconds of every kind of step; those that ran out of memory are not timed."""
     trainee = Trainee(setup)
-    peaks = {step: peak_on_gpu(trainee, step) if setup.device == "cuda" else peak_on_cpu(setup, step) for step in steps}
+    peak = peak or (peak_on_gpu if setup.device == "cuda" else peak_on_cpu)
+    peaks = {step: peak(trainee, step) for step in steps}
     fitting = {step: lambda step=step: trainee(step) for step in steps if peaks[step] is not None}
-    seconds = turns(fitting, count, setup.device)
+    seconds = turns(fitting, count, setup.device, until)
     return {step: {"bytes": peaks[step], "seconds": seconds.get(step)} for step in steps}
 
 
@@ -224,13 +247,23 @@ def added(found: dict[Step, dict[str, Any]], size: int) -> dict[str, Any]:
     return {"bytes": memory / rest if memory > 0 else None, "seconds": [seconds / rest] if seconds > 0 else None}
 
 
-def patch_training(setup: Setup, patches: Sequence[int], images: Sequence[int], n: int, count: int) -> dict[str, Any]:
-    """Measure part 1: peak memory and time of training on patches and on whole images; each whole image over each patch."""
+def patch_training(
+    setup: Setup,
+    patches: Sequence[int],
+    images: Sequence[int],
+    n: int,
+    count: int,
+    **options: Any,  # noqa: ANN401
+) -> dict[str, Any]:
+    """Measure part 1: peak memory and time of training on patches and on whole images; each whole image over each patch.
+
+    The options are those of :func:`costs`.
+    """
     patches = [size for size in patches if size % setup.build().divisor == 0]
     counts = {size: {1, n, max(n, images[0] ** 2 // size**2)} for size in patches} | {size: {1, 2, n} for size in images}
     steps = [Step(size, k) for size, numbers in counts.items() for k in sorted(numbers)]
     repeated = patches[min(2, len(patches) - 1)], images[-1]
-    found = costs(setup, steps + [Step(size, 1, recompute=True) for size in repeated], count)
+    found = costs(setup, steps + [Step(size, 1, recompute=True) for size in repeated], count, **options)
     pairs = [(image, patch) for image in images for patch in patches]
     views = {
         "one sample a step": lambda size: found[Step(size)],
@@ -262,7 +295,7 @@ def product(side: int, device: str, dtype: torch.dtype) -> Callable[[], object]:
     return lambda: [torch.mm(a, a) for _ in range(3)]
 
 
-def step_times(base: Setup, step: Step, count: int, side: int, compiles: bool) -> dict[str, Any]:
+def step_times(base: Setup, step: Step, count: int, side: int, compiles: bool, until: float = math.inf) -> dict[str, Any]:
     """Measure parts 2 to 4: seconds of a step in each variant and of matrix products, all in turn."""
     fast = fast_precision(base.device) == "bf16-mixed"
     options = {"float32": {}, "plain": {"plain": True}}
@@ -287,7 +320,7 @@ def step_times(base: Setup, step: Step, count: int, side: int, compiles: bool) -
     rates = {"float32": torch.float32} | ({"bf16": torch.bfloat16} if fast else {})
     for name, dtype in rates.items():
         cases[f"product {name}"] = product(side, base.device, dtype)
-    seconds = turns(cases, count, base.device)
+    seconds = turns(cases, count, base.device, until)
     eager, work = "bf16" if fast else "float32", 3 * step.n * base.build().operations(step.size)
     ours = min((name for name in (eager, "compiled") if name in seconds), key=lambda name: median(seconds[name]), default=None)
     wanted = {"bf16 / float32": ("bf16", "float32"), "compiled / eager": ("compiled", eager)}

@@ -36,6 +36,7 @@ from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.slices import Slices
 from padis_lightning.priors import GroupPrior, PatchPrior, Prior, SlicePrior
 from padis_lightning.priors import slices as of_slices
+from padis_lightning.random import seeded
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.plug_and_play import PnPADMM
 from padis_lightning.solvers.plug_and_play_slices import PnPSlices
@@ -139,17 +140,29 @@ def memory(arguments: Sequence[str], depths: Sequence[int], known: dict[str, int
     return known | {str(depth): int(run.stdout.split()[-1]) for depth, run in runs.items()}
 
 
-def large(args: argparse.Namespace, depth: int, size: int) -> None:
-    """Print what one step on a volume takes; weights may have been trained on another size."""
-    model = PatchModel.load(args.slices)
+def large_solver(slices: str, depth: int, size: int, views: int, steps: int = 1) -> PnPADMM:
+    """Return a solver of volumes of any size, with two iterations a step; weights may have been trained on another size."""
+    model = PatchModel.load(slices)
     model = replace(model, image_shape=(1, size, size), pad=padding((size, size), max(model.patch_sizes)))
-    operator = Slices(ParallelBeam(size, args.views[0]), depth)
-    solver = PnPADMM(SlicePrior(PatchPrior(model), slice_tv=IN_PRIOR), operator, steps=1, iterations=2).to(args.device)
-    y = torch.rand(1, *operator.measurement_shape, device=args.device)
-    before = 0 if args.device == "cuda" else resident("VmRSS")
-    with torch.no_grad():
-        _, seconds = solver.solve_in_time(y, [0])
-    most = torch.cuda.max_memory_allocated() if args.device == "cuda" else resident("VmHWM") - before
+    operator = Slices(ParallelBeam(size, views), depth)
+    return PnPADMM(SlicePrior(PatchPrior(model), slice_tv=IN_PRIOR), operator, steps=steps, iterations=2)
+
+
+@torch.no_grad()
+def step_of_large(solver: PnPADMM, device: str, state: str) -> tuple[float, int]:
+    """Return seconds of a solve that keeps its state on a device, and the most bytes it took beside what was loaded before."""
+    y = torch.rand(1, *solver.operator.measurement_shape, generator=seeded(0)).to(state)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    before = 0 if device == "cuda" else resident("VmRSS")
+    _, seconds = solver.solve_in_time(y, [0])
+    return seconds, torch.cuda.max_memory_allocated() if device == "cuda" else resident("VmHWM") - before
+
+
+def large(args: argparse.Namespace, depth: int, size: int) -> None:
+    """Print what one step on a volume takes."""
+    solver = large_solver(args.slices, depth, size, args.views[0]).to(args.device)
+    seconds, most = step_of_large(solver, args.device, args.device)
     print(f"{seconds:.0f} s, {most / 2**30:.2f} GiB beside what was loaded before")
 
 

@@ -51,14 +51,16 @@ def network(values: dict[str, str]) -> PatchNetwork:
     return {"DDPMpp": DDPMpp, "UNet": UNet}[named["class_path"]](**named["init_args"])
 
 
+def untrained(net: PatchNetwork, size: int, patch: int) -> PatchModel:
+    """Return a model of square images with the weights that a network has; of whole images where a patch is as large."""
+    pad = (0, 0) if patch == size else padding((size, size), patch)
+    return PatchModel(Denoiser(net, 0.3), (1, size, size), [patch], pad, Normalisation(0.0, 1.0))
+
+
 def evaluate(case: Case, values: dict[str, str]) -> dict[str, Any]:
     """Measure seconds an image, the least of a few turns, and bytes beyond what the weights and the libraries take."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    whole = case.patch == case.size
-    pad = (0, 0) if whole else padding((case.size, case.size), case.patch)
-    shape = (1, case.size, case.size)
-    model = PatchModel(Denoiser(network(values), 0.3), shape, [case.patch], pad, Normalisation(0.0, 1.0))
-    prior = PatchPrior(model, chunk_size=case.chunk).to(device)
+    prior = PatchPrior(untrained(network(values), case.size, case.patch), chunk_size=case.chunk).to(device)
     x = torch.zeros(case.batch, *prior.canvas_shape, device=device)
     generator, seconds = Generators.keyed(0, range(case.batch)), []
     before = torch.cuda.memory_allocated() if device == "cuda" else resident("VmRSS")
