@@ -42,33 +42,12 @@ from padis_lightning.solvers.red_diff import REDDiff
 from padis_lightning.solvers.tv import TotalVariation
 
 LEVELS = {"sigma_max": 1.0, "sigma_min": 0.002}
-#: the default for a budget of evaluations at 20 and at 8 views, chosen on validation patients
-BUDGETS = {
-    20: {20: {"sigma_max": 0.1, "sigma_min": 0.02, "penalty": 0.003}, 8: {"sigma_max": 0.1, "sigma_min": 0.05, "penalty": 0.005}},
-    50: {
-        20: {"sigma_max": 0.08, "sigma_min": 0.015, "penalty": 0.003},
-        8: {"sigma_max": 0.1, "sigma_min": 0.04, "penalty": 0.002},
-    },
-    200: {
-        20: {"sigma_max": 0.08, "sigma_min": 0.01, "penalty": 0.003},
-        8: {"sigma_max": 0.1, "sigma_min": 0.04, "penalty": 0.002},
-    },
-}
 Make = Callable[[PatchPrior, ParallelBeam, dict[str, Any]], Solver]
 
 
 def _few_views(operator: ParallelBeam) -> bool:
     """Say whether what was chosen at 8 views serves better than what was chosen at 20."""
     return operator.measurement_shape[1] < 14
-
-
-def budget(evaluations: int) -> Make:
-    """Return the default for so many evaluations."""
-
-    def make(prior: PatchPrior, operator: ParallelBeam, options: dict[str, Any]) -> Solver:
-        return PnPADMM(prior, operator, steps=evaluations, **BUDGETS[evaluations][8 if _few_views(operator) else 20], **options)
-
-    return make
 
 
 def from_fbp(steps: int, tiles: int | None = None) -> Make:
@@ -86,7 +65,10 @@ METHODS: dict[str, Make] = {
     "FBP": lambda p, a, o: PseudoInverse(a, **o),
     "least squares": lambda p, a, o: PseudoInverse(a, exact=True, **o),
     "TV": lambda p, a, o: TotalVariation(a, weight=8e-5 if _few_views(a) else 2e-5, **o),
-    **{f"PnP-ADMM {evaluations}": budget(evaluations) for evaluations in BUDGETS},
+    "PnP-ADMM 10": lambda p, a, o: PnPADMM(p, a, steps=10, **o),
+    "PnP-ADMM 20": lambda p, a, o: PnPADMM(p, a, steps=20, **o),
+    "PnP-ADMM 50": lambda p, a, o: PnPADMM(p, a, **o),
+    "PnP-ADMM 200": lambda p, a, o: PnPADMM(p, a, steps=200, **o),
     "PnP-ADMM, one level": lambda p, a, o: PnPADMM(p, a, sigma_max=0.05, sigma_min=0.05, penalty=0.05, **o),
     "RED": lambda p, a, o: RED(p, a, sigma_max=0.02, sigma_min=0.02, penalty=0.003, **o),
     "DDS 20": from_fbp(20),

@@ -24,7 +24,6 @@ from typing import Any
 import torch
 
 from benchmarks.plots import memory_of_slices
-from benchmarks.solvers import BUDGETS
 from benchmarks.training import resident
 from padis_lightning import metrics
 from padis_lightning.data.datamodule import ImageData
@@ -59,10 +58,6 @@ def _views(operator: Slices) -> int:
     return 8 if operator.measurement_shape[2] < 14 else 20
 
 
-def _levels(operator: Slices) -> dict[str, float]:
-    return BUDGETS[EVALUATIONS][_views(operator)]
-
-
 def _prior(priors: dict[str, str], kind: str, slice_tv: float) -> Prior:
     model = PatchPrior(priors[kind])
     return model if kind == "cubes" else {"slices": SlicePrior, "groups": GroupPrior}[kind](model, slice_tv=slice_tv)
@@ -70,15 +65,13 @@ def _prior(priors: dict[str, str], kind: str, slice_tv: float) -> Prior:
 
 def plain(kind: str, slice_tv: float = 0.0) -> Make:
     """Return ``PnPADMM`` with a prior of one kind."""
-    return lambda priors, operator, given: PnPADMM(
-        _prior(priors, kind, slice_tv), operator, steps=EVALUATIONS, **_levels(operator) | given
-    )
+    return lambda priors, operator, given: PnPADMM(_prior(priors, kind, slice_tv), operator, steps=EVALUATIONS, **given)
 
 
 def in_data(kind: str) -> Make:
     """Return the same with total variation across slices in the data step."""
     return lambda priors, operator, given: PnPSlices(
-        _prior(priors, kind, 0.0), operator, steps=EVALUATIONS, **_levels(operator) | {"weight": IN_DATA} | given
+        _prior(priors, kind, 0.0), operator, steps=EVALUATIONS, **{"weight": IN_DATA} | given
     )
 
 
@@ -125,7 +118,7 @@ def peak(args: argparse.Namespace, depth: int, steps: int = 2) -> int:
     if args.at_once:
         slicewise.SLICES_AT_ONCE = of_slices.SLICES_AT_ONCE = depth
         solver.prior.prior.chunk_size = sys.maxsize
-    solver.sigmas = solver.sigmas[:steps]
+    solver.steps = steps
     y = torch.rand(1, *operator.measurement_shape, device=args.device)
     with torch.no_grad():
         solver.solve_in_time(y, [0])

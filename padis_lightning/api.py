@@ -44,7 +44,6 @@ Values = TypeVar("Values", NDArray[Any], Tensor)
 Pair = tuple[float, float]
 Measured = Geometry | LinearOperator | Problem
 
-FOLLOWING = {"sigma_max": None, "sigma_min": None}  # levels follow from the measurement, whatever it is of
 HERE = Path("the measurement")  # what sentences speak of
 
 
@@ -124,10 +123,9 @@ def reconstruct(
         kind = type(problem.operator).__name__
         raise InputError(f"noise_std is None and the noise of {kind} cannot be estimated; wanted it, 0 for exact data")
     fitting = Problem(problem.operator.for_measurement(tuple(found.y.shape[1:])), noise)
-    cls, given = _solver(solver), options if solver is not None else FOLLOWING | options
-    if "prior" in inspect.signature(cls).parameters:
-        given = {"prior": denoiser, **given}
-    return _solve(cls(problem=fitting, **given), found)
+    cls = _solver(solver)
+    given = {"prior": denoiser} if "prior" in inspect.signature(cls).parameters else {}
+    return _solve(cls(problem=fitting, **given, **options), found)
 
 
 def denoise(

@@ -8,14 +8,16 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import operators, patients, preparing, solvers, volumes
+from benchmarks import operators, patients, preparing, settings, solvers, volumes
 from benchmarks.training import main
 from padis_lightning.ct import PROJECTORS
 from padis_lightning.data.phantoms import ChestPhantoms
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.networks.ddpmpp import DDPMpp
 from padis_lightning.networks.unet import UNet
-from padis_lightning.operators.ct import FanBeam
+from padis_lightning.operators.ct import FanBeam, ParallelBeam
+from padis_lightning.priors import PatchPrior
+from padis_lightning.solvers.plug_and_play import PnPADMM
 
 
 @pytest.mark.parametrize("network", [UNet(base=16), DDPMpp(base=16, blocks=1, dropout=0.0)], ids=["UNet", "DDPMpp"])
@@ -116,3 +118,27 @@ def test_the_benchmark_of_volumes_ranks_what_it_has_priors_of_and_measures_memor
     assert set(figures["memory"]) == {"in turn", "at once"}
     assert all(set(found) == {"1", "2"} and min(found.values()) > 1e8 for found in figures["memory"].values())
     assert "peak memory" in capsys.readouterr().out
+
+
+def test_tuning_settings_takes_the_best_of_each_given_those_before():
+    """Of a score with one top, which lies among what is tried, it finds the top."""
+    top = {"sigma_max": 0.15, "sigma_min": 0.01, "penalty": 0.003}
+
+    def score(**named):
+        return -sum(abs(math.log(value / top[key])) for key, value in named.items())
+
+    found, chosen = settings.tuned(score)
+    assert chosen == top and found == pytest.approx(0)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_settings_leaves_no_tuned_solver_below_what_it_names(tmp_path):
+    """Each row's scores are those of its settings."""
+    settings.main(["--count", "1", "--evaluations", "2", "--scans", "2", "--output", str(tmp_path / "settings.json")])
+    (row,) = json.loads((tmp_path / "settings.json").read_text())
+    prior, data = PatchPrior("ct_phantoms"), solvers.slices(None, "all", 128, 1, "cpu")
+    named = {key: row[key] for key in settings.TRIED}
+    for key, options in (("tuned", named), ("default", {})):
+        found = solvers.measure(PnPADMM(prior, ParallelBeam(128, 20), steps=2, **options), data, 1)
+        assert row[key] == pytest.approx(found["psnr"], abs=1e-6)
+    assert (row["views"], row["arc"], row["noise"]) == (20, 180, 0)

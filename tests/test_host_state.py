@@ -110,7 +110,7 @@ def unseen(monkeypatch):
     monkeypatch.setattr(Generators, "split", lambda self, count: Generators(g for g in self.generators for _ in range(count)))
     monkeypatch.setattr("padis_lightning.operators.slices.SLICES_AT_ONCE", 2)
     monkeypatch.setattr("padis_lightning.priors.slices.SLICES_AT_ONCE", 2)
-    for name in ("daps", "pnp_dm"):
+    for name in ("daps", "plug_and_play", "pnp_dm"):
         levels = lambda first, last, count: SimpleNamespace(tolist=lambda: [first] * count)  # noqa: E731
         monkeypatch.setattr(f"padis_lightning.solvers.{name}.geometric_sigmas", levels)
 
