@@ -2,6 +2,7 @@
 
 from padis_lightning.api import Result as Result
 from padis_lightning.api import denoise as denoise
+from padis_lightning.api import load_prior as load_prior
 from padis_lightning.api import reconstruct as reconstruct
 from padis_lightning.api import simulate as simulate
 from padis_lightning.ct import ConeGeometry as ConeGeometry

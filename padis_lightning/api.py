@@ -27,6 +27,7 @@ from padis_lightning.data.sources.measurements import corrected_integrals
 from padis_lightning.data.sources.pictures import NOISY
 from padis_lightning.errors import InputError, RunError
 from padis_lightning.messages.configs import CONFIGS, read_config
+from padis_lightning.networks.diffusers import find_model
 from padis_lightning.noise import GaussianNoise, Noise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.ct import Scan
@@ -179,12 +180,12 @@ def simulate(image: Values, operator: Measured, noise_std: float = 0.0, seed: in
 
 
 def load_prior(prior: nn.Module | str | Path) -> Prior:
-    """Return the prior of a name, as the configs have it, of a file, or around a denoiser of whole images.
+    """Return the prior of a name, as the configs have it, of a file or a folder, or around a denoiser of whole images.
 
     Raises:
         InputError: there is no such prior.
     """
-    if isinstance(prior, nn.Module):
+    if isinstance(prior, nn.Module) or find_model(Path(prior)):
         return DenoiserPrior(prior)
     config = CONFIGS / "prior" / f"{prior}.yaml"
     return _build(read_config(config)) if config.is_file() else PatchPrior.from_pretrained(prior)

@@ -57,3 +57,14 @@ def require_between(low: float, high: float, **values: float) -> None:
         InputError: with the name and the value.
     """
     _refuse_unless(lambda value: low <= value <= high, f"a value between {low:g} and {high:g}", values)
+
+
+def require_among(known: Sequence[object], **values: object) -> None:
+    """Refuse values, given by their names, that are none of those that are known.
+
+    Raises:
+        InputError: with the name and the value.
+    """
+    for name, value in values.items():
+        if value not in known:
+            raise InputError(f"{name} is {value!r:.60}; wanted {' or '.join(map(repr, known))}")

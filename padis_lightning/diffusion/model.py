@@ -19,6 +19,7 @@ from padis_lightning.diffusion.positions import Positions
 from padis_lightning.errors import InputError, one_line
 from padis_lightning.files import whole
 from padis_lightning.networks import PatchNetwork
+from padis_lightning.networks.diffusers import find_model
 from padis_lightning.pickles import require_plain_checkpoint
 from padis_lightning.types import Normalisation
 
@@ -130,7 +131,8 @@ class PatchModel:
             file = BUNDLED / f"{path}.safetensors"
         if not file.is_file():
             bundled = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.safetensors")))
-            raise InputError(f"there is no prior {str(path)!r}; wanted a file or a bundled prior ({bundled})")
+            other = ", or --prior DenoiserPrior for this diffusion model" if find_model(Path(path)) else ""
+            raise InputError(f"there is no prior {str(path)!r}; wanted a file or a bundled prior ({bundled}){other}")
         return file
 
     @classmethod
