@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m padis_lightning
 NUMERICAL := operators image_operators ct cone noise networks diffusion context training priors tiling solvers volumes
 
-.PHONY: setup demo test slow numerical lint benchmark prior clean
+.PHONY: setup demo test slow numerical lint docs benchmark prior clean
 
 setup: .venv/ready
 
@@ -35,6 +35,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The site, site/index.html, out of pages that docs/conf.py writes into build/docs; a warning is an error.
+docs: setup
+	rm -rf build/docs site
+	mkdir -p build/docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs --doctree-dir build/doctrees build/docs site
+
 benchmark: setup
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.operators
@@ -53,4 +59,4 @@ prior: setup
 	cp results/photographs/prior.safetensors padis_lightning/assets/photographs.safetensors
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build site *.egg-info

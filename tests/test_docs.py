@@ -1,18 +1,21 @@
-"""The docs: their links lead somewhere, their Python runs, and CONTRIBUTING's recipe gives a solver that passes the contract."""
+"""The docs: links lead somewhere, Python runs, the recipe for a solver gives one that passes the contract, the site is built."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import padis_lightning as pl
 from padis_lightning.data.sources.open import open_source
@@ -105,6 +108,101 @@ def test_the_blocks_of_from_python_run(k, recwarn):
         assert np.allclose(names["least_squares"], 1, atol=1e-3) and np.allclose(names["half"].reshape(-1)[::2], 1, atol=0.1)
     else:
         assert names["mended"].shape == (1, 3, 96, 96) and (names["mended"] - names["restored"]).abs().mean() < 0.1
+
+
+COMING_FROM = (ROOT / "docs" / "coming_from.md").read_text(encoding="utf-8")
+
+
+def test_names_in_coming_from_are_public_here():
+    named = set(re.findall(r"\bpl\.(\w+)", COMING_FROM))
+    assert len(named) > 20 and named <= {*dir(pl)}
+
+
+def test_names_in_coming_from_are_deepinvs():
+    deepinv = pytest.importorskip("deepinv")
+    for name in set(re.findall(r"\bdeepinv\.((?:[a-z]+\.)?[A-Z]\w+)", COMING_FROM)):
+        assert attrgetter(name)(deepinv), name
+
+
+def test_the_readme_cites_the_paper_of_the_citation_file():
+    (paper,) = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
+    fields = dict(re.findall(r"^  (\w+) = \{(.*)\}", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE))
+    assert fields["author"] == " and ".join(f"{of['family-names']}, {of['given-names']}" for of in paper["authors"])
+    assert fields["title"].lower() == paper["title"].lower() and fields["booktitle"] == paper["collection-title"]
+    assert (fields["volume"], fields["year"]) == (str(paper["volume"]), str(paper["year"]))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The pages of the site by name, built with the options of ``make docs``; a warning is an error."""
+    for name in ("sphinx", "myst_parser", "furo", "sphinx-mathjax-offline"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "source").mkdir()
+    options = re.search(r"-m sphinx (.+) --doctree-dir", (ROOT / "Makefile").read_text())[1].split()
+    assert "--fail-on-warning" in options
+    command = [sys.executable, "-m", "sphinx", *options, folder / "source", folder / "site"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return {page.stem: page.read_text(encoding="utf-8") for page in (folder / "site").glob("*.html")}
+
+
+@pytest.mark.slow
+def test_the_site_describes_every_public_name(site):
+    described = {name for page in site.values() for name in re.findall(r'id="padis_lightning\.(\w+)"', page)}
+    assert described == set(pl._listed())
+
+
+@pytest.mark.slow
+def test_every_solver_has_a_page_with_its_equation_and_what_was_measured(site):
+    """Each figure of the tables of 20 and 8 views is on the page of its solver and on no other."""
+    tables = re.findall(r"^### (?:20|8) views\n\n((?:\|.*\n)+)", (ROOT / "docs" / "solvers.md").read_text(), re.MULTILINE)
+    rows = [row.split(" | ") for table in tables for row in table.splitlines()[2:]]
+    assert len(tables) == 2 and len(rows) > 40
+    for first, _, figure, *_ in rows:
+        (name,) = (word for word in re.findall(r"`(\w+)`", first) if word in dir(pl))
+        assert [page for page in site if page.startswith("solver_") and figure in site[page]] == [f"solver_{name}"]
+    for name in {page.removeprefix("solver_") for page in site if page.startswith("solver_")} & {*dir(pl)}:
+        shown = site[f"solver_{name}"].count('class="math notranslate nohighlight"')
+        assert shown >= (getattr(pl, name).__doc__ or "").count(".. math::")
+
+
+@pytest.mark.slow
+def test_every_picture_is_in_the_gallery_with_a_command(site):
+    parts = site["gallery"].split("<hr")
+    pictures = {path.name for path in (ROOT / "docs").iterdir() if path.suffix in (".png", ".jpg")}
+    assert {name for part in parts for name in re.findall(r'src="_images/([^"]+)"', part)} == pictures
+    for part in parts:
+        code = re.sub("<[^>]+>", "", " ".join(re.findall(r"<(?:code|pre)\b.*?</(?:code|pre)>", part, re.DOTALL)))
+        assert re.search(r"predict --config \w+\.yaml|python -m benchmarks\.\w+", code), part
+
+
+@pytest.mark.slow
+def test_the_site_takes_nothing_from_other_hosts(site):
+    taken = re.compile(r'<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)="(?:https?:)?//[^"]*"')
+    assert {page: taken.findall(text) for page, text in site.items() if taken.search(text)} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("read my format", "NIfTI"),
+        ("choose a solver", "Which one to take"),
+        ("what the units are", "radians"),
+        ("train on two GPUs", "--trainer.devices 2"),
+        ("write an operator", "LinearOperator"),
+        ("cite", "@inproceedings"),
+    ],
+)
+def test_the_first_page_leads_to_what_people_ask(site, question, answer):
+    """In one click, to the section that answers."""
+    name, anchor = re.search(rf'href="(?:(\w+)\.html)?(?:#([\w-]+))?">(?:<span[^>]*>)?{question}', site["index"]).groups()
+    text = site[name or "index"]
+    section = re.search(rf'<section id="{anchor}">.*?</section>', text, re.DOTALL)[0] if anchor else text
+    assert answer in re.sub("<[^>]+>", "", section)
 
 
 @pytest.mark.slow
