@@ -181,9 +181,13 @@ def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> Tensor:
     with Student's t for K samples of mean :math:`\bar x` and deviation s: right for Gaussian samples of any number. Samples
     ``(B, K, C, ..., H, W)`` of the posterior give the level itself, ``(B,)``.
     """
+    return ((truth - samples.mean(1)).abs() <= reach(samples, level)).float().flatten(1).mean(1)
+
+
+def reach(samples: Tensor, level: float = 0.9) -> Tensor:
+    """Return half of the interval that samples ``(B, K, C, ..., H, W)`` predict, as :func:`coverage` has it, without axis K."""
     count = samples.shape[1]
-    reach = student.ppf((1 + level) / 2, count - 1) * math.sqrt(1 + 1 / count) * samples.std(1)
-    return ((truth - samples.mean(1)).abs() <= reach).float().flatten(1).mean(1)
+    return student.ppf((1 + level) / 2, count - 1) * math.sqrt(1 + 1 / count) * samples.std(1)
 
 
 def interval(values: Sequence[float], groups: Sequence[str], draws: int = 2000) -> tuple[float, float]:
