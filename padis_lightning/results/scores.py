@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from padis_lightning import metrics
+from padis_lightning.mri import magnitude
 from padis_lightning.results.json_files import finite
 from padis_lightning.types import Normalisation, Reconstruction
 
@@ -42,7 +43,7 @@ def score(
     """Return a row of numbers for each image or volume of a batch; None for what is unknown or not finite.
 
     Without the truth there is no PSNR and no SSIM, and with :func:`failure` there is no score of quality at all. Of samples the
-    first is scored beside the estimate.
+    first is scored beside the estimate. Of complex images the magnitude is scored.
 
     Args:
         reconstruction: of a batch.
@@ -50,7 +51,8 @@ def score(
         lpips: a perceptual distance of images ``(B, C, H, W)``, where it is asked for.
         scanned: what 0 and 1 stand for, of slices that a scanner measures, which have scores of their own.
     """
-    estimate, samples = reconstruction.estimate.float(), reconstruction.samples
+    estimate, samples = magnitude(reconstruction.estimate.float()), reconstruction.samples
+    samples, truth = samples if samples is None else magnitude(samples, 2), truth if truth is None else magnitude(truth)
     quality: dict[str, Tensor | None] = {"psnr": None, "ssim": None, "residual": reconstruction.residual}
     if samples is not None:
         quality |= {"deviation": samples.std(1).flatten(1).mean(1), "coverage": None}

@@ -84,7 +84,8 @@ class PlugAndPlay(Solver):
         """Return the level of every step, each a number, or of each image ``(B,)`` where they follow from x, the first one."""
         if self.sigmas is not None:
             return self.sigmas
-        error = (self.operator.approximate_inverse(self.operator(x)).clamp(0, 1) - x).flatten(1).double().square().mean(1).sqrt()
+        again = self.operator.clip(self.operator.approximate_inverse(self.operator(x)))
+        error = (again - x).flatten(1).double().square().mean(1).sqrt()
         high = error.clamp(LEAST_HIGH, HIGHEST) if self.sigma_max is None else torch.full_like(error, self.sigma_max)
         low = (FALL * error).clamp_min(LOWEST) if self.sigma_min is None else torch.full_like(error, self.sigma_min)
         shares = torch.linspace(0, 1, self.steps, dtype=error.dtype, device=error.device)
@@ -99,7 +100,8 @@ class PlugAndPlay(Solver):
         noise, precision = self.problem.data_term(y.double())
         if v is not None and self.problem.noise_is_estimated:
             left = (self.operator(v) - y).double().square()
-            left = per_image((left if precision is None else precision * left).flatten(1).mean(1), noise)
+            left = left if precision is None else precision * left / per_image(precision.flatten(1).mean(1), precision)
+            left = per_image(left.flatten(1).mean(1), noise)
             noise = torch.maximum(noise, torch.minimum(left, MOST_LEFT * noise))
         return noise.reshape(-1, *[1] * len(self.operator.image_shape))
 
@@ -127,7 +129,7 @@ class PnPADMM(PlugAndPlay):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
-        v = self.operator.approximate_inverse(y).clamp(0, 1)
+        v = self.operator.clip(self.operator.approximate_inverse(y))
         noise = self.noise(y)
         state = {"v": v, "u": torch.zeros_like(v), "noise": noise, "weight": torch.ones_like(noise)}
         for sigma in self.loop(self.levels(v), state, generator):
@@ -152,7 +154,7 @@ class RED(PlugAndPlay):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
-        state = {"x": self.operator.approximate_inverse(y).clamp(0, 1)}
+        state = {"x": self.operator.clip(self.operator.approximate_inverse(y))}
         for sigma in self.loop(self.levels(state["x"]), state, generator):
             v = self.denoise(state["x"], sigma, generator)
             state["x"] = self.data_step(v, y, self.penalty_at(sigma, self.noise(y, v)))
