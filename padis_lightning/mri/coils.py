@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,13 +35,19 @@ def ring_of_coils(coils: int, shape: Sequence[int]) -> Tensor:
     return normalised(turn / (RADIUS * turn - torch.complex(*torch.broadcast_tensors(x, y[:, None]))))
 
 
-def calibration_side(mask: np.ndarray, most: int) -> int:
-    """Return the side of the largest square around the middle of a mask ``(H, W)`` that is fully sampled, at most ``most``."""
-    sides = range(min(most, *mask.shape), 0, -1)
-    return next((n for n in sides if mask[middle(mask.shape[0], n), middle(mask.shape[1], n)].all()), 0)
+def calibration_sides(mask: np.ndarray, most: int) -> tuple[int, int]:
+    """Return height and width, at most ``most``, of the largest fully sampled rectangle around the middle of ``(H, W)``."""
+    found = 0, 0
+    for height in range(1, min(most, len(mask)) + 1):
+        full = mask[middle(len(mask), height)].all(0)
+        fitting = (n for n in range(min(most, len(full)), 0, -1) if full[middle(len(full), n)].all())
+        found = max(found, (height, next(fitting, 0)), key=math.prod)
+    return found
 
 
-def espirit(kspace: Tensor, side: int = 24, kernel: int = 6, threshold: float = 0.02, crop: float = 0.9) -> Tensor:
+def espirit(
+    kspace: Tensor, sides: Sequence[int] = (24, 24), kernel: int = 6, threshold: float = 0.02, crop: float = 0.9
+) -> Tensor:
     r"""Estimate normalised maps ``(coils, H, W)`` from the centre of k-space: ESPIRiT.
 
     Windows of the centre, ``kernel`` by ``kernel`` of all coils, span a subspace with the projection P. Where windows lie in it,
@@ -56,7 +63,7 @@ def espirit(kspace: Tensor, side: int = 24, kernel: int = 6, threshold: float = 
 
     Args:
         kspace: ``(coils, H, W)`` complex.
-        side: of the centre, points.
+        sides: height and width of the centre, points.
         kernel: k.
         threshold: singular values up to this share of the largest count as noise.
         crop: maps are 0 where the eigenvalue is not above it.
@@ -65,9 +72,10 @@ def espirit(kspace: Tensor, side: int = 24, kernel: int = 6, threshold: float = 
         InputError: the centre is too small for the kernel.
     """
     coils, height, width = kspace.shape
-    if side < kernel + 2:
-        raise InputError(f"k-space is fully sampled over {side}x{side} around its centre; wanted at least {kernel + 2}, or maps")
-    centre = kspace[:, middle(height, side), middle(width, side)]
+    if min(sides) < kernel + 2:
+        seen = f"k-space is fully sampled over {sides[0]}x{sides[1]} around its middle"
+        raise InputError(f"{seen}; wanted at least {kernel + 2}, or --operator CartesianMRI with --operator.mask and .maps")
+    centre = kspace[:, middle(height, sides[0]), middle(width, sides[1])]
     windows = centre.unfold(1, kernel, 1).unfold(2, kernel, 1).permute(1, 2, 0, 3, 4).reshape(-1, coils * kernel**2)
     _, values, right = torch.linalg.svd(windows, full_matrices=False)
     kept = right[values > threshold * values[0]]

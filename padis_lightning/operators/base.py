@@ -33,7 +33,7 @@ class LinearOperator(nn.Module, ABC):
         closed_form: whether :meth:`pinv` and :meth:`prox` without a precision are exact and take no iterations.
         orthonormal: whether A A' = I, as for a crop.
         signed: whether images have values from -1 to 1, as real and imaginary parts do, rather than from 0 to 1.
-        noise_orders: orders of the differences along the last axes of a measurement that leave its noise alone; see :meth:`noisy`.
+        noise_orders: orders of the differences along the last axes of a measurement that leave its noise; see :meth:`noisy`.
         geometry: the scan's, of operators that have one.
     """
 

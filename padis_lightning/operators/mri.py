@@ -15,7 +15,7 @@ from padis_lightning.inputs import load_array, reading
 from padis_lightning.linalg import at_least_single
 from padis_lightning.memory import device_of
 from padis_lightning.mri import fourier, inverse_fourier, to_channels, to_complex
-from padis_lightning.mri.coils import calibration_side, espirit, normalised, ring_of_coils
+from padis_lightning.mri.coils import calibration_sides, espirit, normalised, ring_of_coils
 from padis_lightning.mri.masks import equispaced, poisson_disc, random_columns
 from padis_lightning.operators.ct import sides_of
 from padis_lightning.operators.diagonalisable import Diagonalisable
@@ -134,7 +134,7 @@ class MeasuredMRI(CartesianMRI):
     Args:
         size: pixels along a side of the image, or height and width.
         coils: number of them.
-        calibration: largest side of the centre that maps are estimated from, points.
+        calibration: largest sides of the centre that maps are estimated from, points.
         kernel: side of the windows of ESPIRiT, points.
         crop: eigenvalue up to which a pixel is taken to be empty.
     """
@@ -154,8 +154,8 @@ class MeasuredMRI(CartesianMRI):
         if len(kspace) == 1:
             found = CartesianMRI(mask)
         else:
-            side = calibration_side(mask, self.calibration)
-            found = CartesianMRI(mask, espirit(kspace, side, self.kernel, crop=self.crop).numpy())
+            sides = calibration_sides(mask, self.calibration)
+            found = CartesianMRI(mask, espirit(kspace, sides, self.kernel, crop=self.crop).numpy())
         return found.to(device_of(self) or y.device)
 
 

@@ -58,7 +58,7 @@ def save_measurement(path: Path, operator: LinearOperator, measurement: Tensor) 
         measurement = measurement.movedim(0, -1)[None]
     with whole(path) as temporary, open(temporary, "wb") as handle:
         if kspace:
-            np.savez(handle, kspace=to_complex(measurement[None].float())[0].cpu().numpy())
+            np.savez(handle, kspace=to_complex(measurement[None].float())[0].cpu().numpy(), range=[0.0, 1.0])
         else:
             np.savez(handle, y=measurement.cpu().numpy(), range=[0.0, 1.0], **scan)
     return path

@@ -10,18 +10,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from padis_lightning.data.containers import HDF5, hdf5, shapes_of
+from padis_lightning.data.containers import HDF5, hdf5, load_hdf5, read_pair, shapes_of
 from padis_lightning.data.notes import note
 from padis_lightning.data.ranges import NAME_IT
 from padis_lightning.data.sources.base import Item, Source
 from padis_lightning.errors import InputError
-from padis_lightning.inputs import load_array, open_array, read_header, reading, require_size
+from padis_lightning.inputs import array_names, load_array, open_array, read_header, reading, require_size
 from padis_lightning.mri import inverse_fourier, to_channels
 from padis_lightning.mri.coils import compression, whitening
 from padis_lightning.mri.masks import middle
 from padis_lightning.types import Normalisation
 
-KEY, NOISE = "kspace", "noise"
+KEY, NOISE, RANGE = "kspace", "noise", "range"
 SLICES, LOW, EDGES = 8, 32, 1.5  # of quick images: slices, points along a side, and how much higher edges are in sharp ones
 READOUT, COILS, SLICE = 3, 3, 13  # of BART's axes: those of the image, of the coils, and of the slices
 AXES = "complex numbers (coils, H, W) or (slices, coils, H, W)"
@@ -45,26 +45,25 @@ class KSpace(NamedTuple):
                 require_size(path, file[KEY].nbytes // self.shape[0], path.stat().st_size)
                 values = np.asarray(file[KEY][index])
         else:
-            whole = _read_bart(path) if path.suffix == ".cfl" else load_array(path, KEY)
+            with reading(path, AXES):
+                whole = _read_bart(path) if path.suffix == ".cfl" else load_array(path, KEY)
             values = whole.reshape(self.shape)[index]
         if values.dtype.kind != "c" or not np.isfinite(values).all():
             raise InputError(f"{path} has {values.dtype} or values that are not finite in slice {index}; wanted {AXES}")
         return values.reshape(self.shape[1:])
 
-    def noise(self) -> np.ndarray | None:
-        """Read the samples of a noise scan, ``(coils, n)``, where the file has them."""
-        if self.path.suffix not in (".npz", *HDF5) or NOISE not in shapes_of(self.path, (NOISE,)):
-            return None
-        if self.path.suffix == ".npz":
-            values = load_array(self.path, NOISE)
+    def about(self) -> dict[str, np.ndarray]:
+        """Read what else the file may have: the samples of a noise scan, ``noise`` (coils, n), and ``range`` (2,)."""
+        if self.path.suffix in HDF5:
+            arrays = load_hdf5(self.path, (NOISE, RANGE))[1]
         else:
-            with hdf5(self.path) as file:
-                require_size(self.path, file[NOISE].nbytes, self.path.stat().st_size)
-                values = np.asarray(file[NOISE][()])
-        if values.ndim != 2 or len(values) != self.shape[1] or values.dtype.kind != "c" or not np.isfinite(values).all():
-            seen = f"{values.dtype} of shape {values.shape}"
+            names = array_names(self.path) if self.path.suffix == ".npz" else []
+            arrays = {key: load_array(self.path, key) for key in (NOISE, RANGE) if key in names}
+        noise = arrays.get(NOISE)
+        if noise is not None and (noise.shape[:-1] != self.shape[1:2] or noise.dtype.kind != "c" or not np.isfinite(noise).all()):
+            seen = f"{noise.dtype} of shape {noise.shape}"
             raise InputError(f"{self.path} has {seen} in {NOISE}; wanted complex numbers ({self.shape[1]} coils, samples)")
-        return values
+        return arrays
 
 
 def find_kspace(path: Path) -> KSpace | None:
@@ -122,7 +121,7 @@ class KSpaceSource(Source):
     """Yields k-space ``(2 coils, H, W)`` as :class:`padis_lightning.operators.mri.CartesianMRI` has it, a slice at a time.
 
     Coils are whitened by the noise scan that a file may have, and combined to fewer where the user wants it. 1 is half as
-    much again as the largest value of low-resolution images, unless it is named.
+    much again as the largest value of low-resolution images, unless user or file name it.
 
     Args:
         found: the file.
@@ -138,7 +137,8 @@ class KSpaceSource(Source):
 
     def __init__(self, found: KSpace, data_range: Sequence[float] | None = None, coils: int | None = None) -> None:
         self.found, (count, held, height, width), path = found, found.shape, found.path
-        noise = found.noise()
+        arrays = found.about()
+        noise, data_range = arrays.get(NOISE), read_pair(arrays, RANGE, path) if data_range is None else data_range
         self.mix = np.eye(held) if noise is None else whitening(noise)
         if noise is not None:
             note(f"{path}: its coils are whitened by {noise.shape[1]} samples of noise")
@@ -167,7 +167,9 @@ class KSpaceSource(Source):
         if not largest > 0:
             raise InputError(f"{self.found.path} has a k-space of 0 around its middle; wanted what was measured")
         largest = float(f"{EDGES * largest:.3g}")
-        note(f"{self.found.path}: 1 stands for {largest:g}, half as much again as the largest value at low resolution; {NAME_IT} names another")
+        note(
+            f"{self.found.path}: 1 stands for {largest:g}, 1.5 times the largest value at low resolution; {NAME_IT} names another"
+        )
         return largest
 
     def name(self, index: int) -> str:
