@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from skimage.metrics import structural_similarity
 
 from padis_lightning import metrics
 from padis_lightning.cli import main
@@ -337,6 +338,12 @@ def test_scores_are_those_of_the_magnitude(rng):
     expected = metrics.psnr(*(torch.linalg.vector_norm(one, dim=1, keepdim=True) for one in (estimate, truth)))
     for row in rows:
         torch.testing.assert_close(torch.tensor([one["psnr"] for one in row]), expected)
+    size, near = (np.hypot(*one[0].numpy()) for one in (truth, estimate))
+    square = np.sum((size - near) ** 2, dtype=float)
+    for row in rows:
+        assert row[0]["nmse"] == pytest.approx(square / np.sum(size**2, dtype=float), rel=1e-4)
+        assert row[0]["psnr_of_range"] == pytest.approx(10 * np.log10(size.max() ** 2 / (square / size.size)), rel=1e-4)
+        assert row[0]["ssim_of_range"] == pytest.approx(structural_similarity(size, near, data_range=size.max()), rel=1e-3)
 
 
 def run(folder, *words):

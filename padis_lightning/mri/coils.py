@@ -12,8 +12,8 @@ from torch import Tensor
 from padis_lightning.errors import InputError, require_above, require_at_least
 from padis_lightning.mri.masks import middle
 
-ITERATIONS = 60  # of the power method; on the support one eigenvalue is 1 and the others are far below
-ROWS = 32  # rows of an image whose eigenvectors are found at once
+ITERATIONS = 30  # of the power method; on the support one eigenvalue is 1 and the others are far below
+ROWS = 4  # rows of an image whose eigenvectors are found at once
 RADIUS = 1.5  # of the ring of simulated coils, in half sides of the image, whose corners are at 1.41
 
 

@@ -149,7 +149,7 @@ class MeasuredMRI(CartesianMRI):
     def calibrated(self, y: Tensor) -> CartesianMRI:
         """Return the operator of one measurement ``(1, 2 coils, H, W)``."""
         self.check(y, self.measurement_shape, "measurement")
-        kspace = to_complex(y.detach().cpu().double())[0]
+        kspace = to_complex(y.detach().cpu().float())[0]
         mask = (kspace != 0).any(0).numpy()
         if len(kspace) == 1:
             found = CartesianMRI(mask)

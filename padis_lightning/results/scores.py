@@ -18,7 +18,13 @@ from padis_lightning.types import Normalisation, Reconstruction
 
 COLUMNS = ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations"]
 PERCEPTUAL = {"ms_ssim": "MS-SSIM", "lpips": "LPIPS"}  # columns of images that are large enough, and where it is asked for
-CT = {"psnr_of_range": "PSNR of range (dB)", "ssim_of_range": "SSIM of range", "haarpsi": "HaarPSI", "error_hu": "error (HU)"}
+SCANNED = {  # columns of slices that scanners measure
+    "psnr_of_range": "PSNR of range (dB)",
+    "ssim_of_range": "SSIM of range",
+    "haarpsi": "HaarPSI",
+    "error_hu": "error (HU)",
+    "nmse": "NMSE",
+}
 SAMPLED = ["deviation", "coverage", "sample_psnr", "sample_lpips"]  # columns where there are several samples
 CALIBRATED = "calibrated"  # column of the share of the truth inside calibrated intervals
 VOLUMES = ["ssim_coronal", "ssim_sagittal", "consistency"]  # columns of volumes, whose "ssim" is that of axial planes
@@ -51,6 +57,7 @@ def score(
         lpips: a perceptual distance of images ``(B, C, H, W)``, where it is asked for.
         scanned: what 0 and 1 stand for, of slices that a scanner measures, which have scores of their own.
     """
+    complex_valued = reconstruction.estimate.shape[1] == 2
     estimate, samples = magnitude(reconstruction.estimate.float()), reconstruction.samples
     samples, truth = samples if samples is None else magnitude(samples, 2), truth if truth is None else magnitude(truth)
     quality: dict[str, Tensor | None] = {"psnr": None, "ssim": None, "residual": reconstruction.residual}
@@ -71,7 +78,9 @@ def score(
             quality["ssim"] = metrics.ssim(estimate, truth)
             if (similar := metrics.ms_ssim(estimate, truth)) is not None:
                 quality["ms_ssim"] = similar
-            if scanned is not None and truth.shape[1] == 1:
+            if complex_valued:
+                quality |= {name: getattr(metrics, name)(estimate, truth) for name in ("psnr_of_range", "ssim_of_range", "nmse")}
+            elif scanned is not None and truth.shape[1] == 1:
                 quality |= _of_slices(estimate, truth, scanned)
             if lpips is not None:
                 quality["lpips"] = lpips(estimate, truth)
@@ -110,7 +119,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def optional(rows: list[dict[str, Any]]) -> list[str]:
     """Return the scores that not all runs have and some of these images do."""
-    return [key for key in (*PERCEPTUAL, *SAMPLED, *VOLUMES, *CT, CALIBRATED) if any(key in row for row in rows)]
+    return [key for key in (*PERCEPTUAL, *SAMPLED, *VOLUMES, *SCANNED, CALIBRATED) if any(key in row for row in rows)]
 
 
 def mean_gain(psnr: Sequence[float | None], other: Sequence[float | None], groups: Sequence[str]) -> dict[str, Any] | None:
@@ -127,7 +136,17 @@ def _means(rows: list[dict[str, Any]], groups: list[str]) -> dict[str, Any]:
         values = [row.get(key) for row in rows]
         known = None not in values
         out["seconds_per_image" if key == "seconds" else key] = float(np.mean(values)) if known else None
-        if known and key in ("psnr", "ssim", *PERCEPTUAL, *CT, "sample_psnr", "residual", "coverage", CALIBRATED, "consistency"):
+        if known and key in (
+            "psnr",
+            "ssim",
+            *PERCEPTUAL,
+            *SCANNED,
+            "sample_psnr",
+            "residual",
+            "coverage",
+            CALIBRATED,
+            "consistency",
+        ):
             out["intervals"][key] = metrics.interval(values, groups)
     return out
 
