@@ -50,6 +50,7 @@ def _take_kspace(config: Namespace, shape: tuple[int, ...], cls: type | None) ->
     said = f"{data.path} is k-space of {count} slices of {held} coils, {size[0]}x{size[1]}"
     if cls is CartesianMRI:
         return f"{said}; mask and maps are those of the config"
+    data.size = None
     own = config.operator.init_args.as_dict() if cls is MeasuredMRI else {}
     settings = {**own, "size": size, "coils": data.get("coils") or held}
     path = f"{MeasuredMRI.__module__}.{MeasuredMRI.__name__}"

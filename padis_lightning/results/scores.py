@@ -136,17 +136,7 @@ def _means(rows: list[dict[str, Any]], groups: list[str]) -> dict[str, Any]:
         values = [row.get(key) for row in rows]
         known = None not in values
         out["seconds_per_image" if key == "seconds" else key] = float(np.mean(values)) if known else None
-        if known and key in (
-            "psnr",
-            "ssim",
-            *PERCEPTUAL,
-            *SCANNED,
-            "sample_psnr",
-            "residual",
-            "coverage",
-            CALIBRATED,
-            "consistency",
-        ):
+        if known and key in (*MEANS[:3], *PERCEPTUAL, *SCANNED, "sample_psnr", "coverage", CALIBRATED, "consistency"):
             out["intervals"][key] = metrics.interval(values, groups)
     return out
 
