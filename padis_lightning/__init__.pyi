@@ -30,6 +30,9 @@ from padis_lightning.operators.inpainting import BoxInpainting as BoxInpainting
 from padis_lightning.operators.inpainting import Inpainting as Inpainting
 from padis_lightning.operators.inpainting import IrregularInpainting as IrregularInpainting
 from padis_lightning.operators.inpainting import RandomInpainting as RandomInpainting
+from padis_lightning.operators.mri import CartesianMRI as CartesianMRI
+from padis_lightning.operators.mri import MeasuredMRI as MeasuredMRI
+from padis_lightning.operators.mri import SimulatedMRI as SimulatedMRI
 from padis_lightning.operators.slices import Slices as Slices
 from padis_lightning.operators.stack import Stack as Stack
 from padis_lightning.operators.super_resolution import AveragePooling as AveragePooling

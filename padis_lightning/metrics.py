@@ -90,6 +90,11 @@ def ssim_of_range(estimate: Tensor, truth: Tensor) -> Tensor:
     return similarity.flatten(1).mean(1)
 
 
+def nmse(estimate: Tensor, truth: Tensor) -> Tensor:
+    """Return the squared error of each image over its squared truth, ``(B, C, H, W) -> (B,)``: fastMRI's NMSE of a slice."""
+    return (estimate - truth).double().square().flatten(1).sum(1) / truth.double().square().flatten(1).sum(1)
+
+
 def _range(truth: Tensor) -> Tensor:
     return truth.double().flatten(1).amax(1) - truth.double().flatten(1).amin(1)
 

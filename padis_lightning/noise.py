@@ -173,12 +173,13 @@ class EstimatedNoise(Noise):
         return square if self.even else _where_counted(square / weights, weights > 0, y)
 
     def data_term(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return ``s**2`` and P of mean 1, which is known even where s is 0."""
+        """Return ``s**2`` and P of mean 1 over the entries that count, which is known even where s is 0."""
         square = _for_samples(self.deviation, y).square()
         if self.even:
             return square, None
         weights = _for_samples(self.weights, y).expand_as(y)
-        return square / _mean(weights), weights / _mean(weights)
+        mean = _mean(weights) / _mean((weights > 0).to(y))
+        return square / mean, weights / mean
 
 
 class CountedNoise(Noise):

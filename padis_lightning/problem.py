@@ -20,7 +20,6 @@ from padis_lightning.types import Batch
 log = logging.getLogger(__name__)
 
 FAR_OFF, NOTICED = 1.5, 0.5  # ratio of named to estimated noise, and percent of a measurement, from which on it is said
-SCAN, PICTURE = (5,), (2, 2)  # orders of the differences that leave the noise: along bins; along rows and columns
 
 
 class Problem(nn.Module):
@@ -49,12 +48,19 @@ class Problem(nn.Module):
         shapes = tuple(None if part is None else tuple(part.shape[1:]) for part in (batch.measurement, batch.image))
         key = shapes, None if batch.weights is None else tuple(batch.index.tolist())
         if key != self._fitted[0]:
-            self._fitted = key, self._for_shapes(*shapes)._for_weights(batch.weights, batch.measurement)
+            problem = self._for_shapes(*shapes)
+            if batch.weights is not None:
+                problem = problem._with(problem.operator.calibrated(batch.measurement))
+            self._fitted = key, problem._for_weights(batch.weights, batch.measurement)
         return self._fitted[1]
 
     def _for_shapes(self, measurement: tuple[int, ...] | None, image: tuple[int, ...] | None) -> Problem:
         operator = self.operator if measurement is None else self.operator.for_measurement(measurement)
         operator = operator if image is None else operator.for_image_shape(image)
+        return self._with(operator)
+
+    def _with(self, operator: LinearOperator) -> Problem:
+        """Return the same problem of another operator."""
         return self if operator is self.operator else self._replaced(operator, self.noise)
 
     def _for_weights(self, weights: Tensor | None, y: Tensor | None) -> Problem:
@@ -64,7 +70,7 @@ class Problem(nn.Module):
         comparable = isinstance(self.noise, GaussianNoise) and not self.noise.relative
         if not self.noise_is_named or comparable:
             measured = self.operator.zero_unmeasured(weights.expand_as(y))
-            deviation = estimate_deviation(y.double(), SCAN if self.operator.geometry else PICTURE, measured)
+            deviation = estimate_deviation(y.double(), self.operator.noise_orders, self.operator.noisy(measured))
             self._say_noise(y, deviation)
         if not self.noise_is_named:
             return self._replaced(self.operator, EstimatedNoise(deviation, measured))
@@ -72,7 +78,8 @@ class Problem(nn.Module):
 
     def _say_noise(self, y: Tensor, deviation: Tensor) -> None:
         """Say how much noise was estimated, or that the deviation that is named is far from it."""
-        unit = "" if self.operator.geometry else " (of pictures: in stored values from 0 to 1, sRGB, not linear light)"
+        pictured = self.operator.noise_orders == LinearOperator.noise_orders
+        unit = "" if not pictured else " (of pictures: in stored values from 0 to 1, sRGB, not linear light)"
         for found, one in zip(deviation.flatten().tolist(), y, strict=True):
             share = 100 * found / max(float(one.double().square().mean().sqrt()), torch.finfo(y.dtype).tiny)
             if not self.noise_is_named and found == 0:

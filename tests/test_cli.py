@@ -411,7 +411,7 @@ def test_every_config_parses(config, capsys):
 
 WANTS_A_SCAN = "scan.yaml"
 # test_bundled runs these whole
-ELSEWHERE = {WANTS_A_SCAN, *(f"{name}.yaml" for name in ("ct20", "sr4x", "deblur", "inpaint", "denoise"))}
+ELSEWHERE = {WANTS_A_SCAN, *(f"{name}.yaml" for name in ("ct20", "sr4x", "deblur", "inpaint", "denoise", "mri"))}
 RUNNABLE = sorted(p.name for p in CONFIGS.glob("*.yaml") if "PatchDiffusion" not in p.read_text() and p.name not in ELSEWHERE)
 
 

@@ -9,10 +9,11 @@ import torch
 
 from padis_lightning.errors import InputError
 from padis_lightning.noise import EstimatedNoise, GaussianNoise, PoissonNoise, estimate_deviation
-from padis_lightning.operators.ct import ParallelBeam
+from padis_lightning.operators import LinearOperator
+from padis_lightning.operators.ct import ParallelBeam, Scan
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import GaussianPrior
-from padis_lightning.problem import PICTURE, SCAN, Problem
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
 from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.plug_and_play import PnPADMM
@@ -76,7 +77,7 @@ def test_weights_have_the_mean_one_and_the_harmonic_mean_of_the_variances(rng):
     assert precision is None and variance.flatten().tolist() == [0.25, 0.25]
 
 
-@pytest.mark.parametrize("orders", [SCAN, PICTURE])
+@pytest.mark.parametrize("orders", [Scan.noise_orders, LinearOperator.noise_orders])
 def test_the_noise_of_what_is_measured_is_found_beside_wide_margins_of_zeros(orders, rng):
     smooth = torch.linspace(0, 3, 120).sin()[:, None] * torch.linspace(1, 2, 120)
     y = (2 + smooth + 0.05 * torch.randn(2, 1, 120, 120, generator=rng)) * torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1)

@@ -23,6 +23,7 @@ from padis_lightning.operators.crop import Crop
 from padis_lightning.operators.ct import FanBeam, FinerScan, ParallelBeam, Scan
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.inpainting import BoxInpainting, Inpainting, IrregularInpainting, RandomInpainting
+from padis_lightning.operators.mri import CartesianMRI, MeasuredMRI, SimulatedMRI
 from padis_lightning.operators.pixels import PixelOperator
 from padis_lightning.operators.slices import Slices
 from padis_lightning.operators.super_resolution import AveragePooling, BicubicDownsampling
@@ -33,6 +34,13 @@ EVEN = [[0.1, 0.2], [0.1, 1.5]]
 SYMMETRIC = [[0.1, 0.2, 0.1], [0.3, 1.9, 0.3], [0.1, 0.2, 0.1]]
 SHARP = [[-0.2, 1.0, -0.2]]  # its transform is largest at a frequency that a mirrored image cannot have
 HOLES = [[1, 0, 1, 1, 0], [0, 0, 1, 0, 1], [1, 1, 1, 1, 0]]
+
+
+def maps(*shape):
+    """Return complex maps of coils that all see differently."""
+    return np.exp(np.sin(np.arange(np.prod(shape)) ** 2).reshape(shape) * (1 + 2j))
+
+
 # One small instance (or more) of each operator, odd where it can be.
 EXAMPLES = {
     "ParallelBeam": [
@@ -71,6 +79,14 @@ EXAMPLES = {
     "BoxInpainting": [lambda: BoxInpainting((2, 5, 7), (2, 3))],
     "RandomInpainting": [lambda: RandomInpainting((2, 5, 7))],
     "IrregularInpainting": [lambda: IrregularInpainting((2, 5, 7), width=2)],
+    "CartesianMRI": [
+        lambda: CartesianMRI(HOLES),
+        lambda: CartesianMRI(HOLES, np.exp(1j * np.arange(15).reshape(1, 3, 5))),
+        lambda: CartesianMRI([1, 0, 0, 1, 0, 0], maps(3, 5, 6)),  # few columns, so that the largest values are apart
+        lambda: CartesianMRI(np.eye(4), maps(2, 4, 4) * (np.arange(4) > 0)),  # no coil sees the first column
+    ],
+    "SimulatedMRI": [lambda: SimulatedMRI((7, 9), 3, acceleration=4), lambda: SimulatedMRI(8, 1, "poisson", 3)],
+    "MeasuredMRI": [lambda: MeasuredMRI((5, 4), 2)],
     "Slices": [lambda: Slices(ParallelBeam((6, 5), views=4), 3), lambda: Slices(UniformBlur((2, 5, 7), 3), 2)],
     "MatrixOperator": [lambda: MatrixOperator(3 * np.eye(7, 12) + np.linspace(0, 1, 84).reshape(7, 12), (2, 3, 2), (1, 7))],
     "Stack": [lambda: Stack([ParallelBeam((6, 7), views=3), Crop((1, 2, 5), (2, 1))])],

@@ -29,6 +29,7 @@ class Named(NamedTuple):
         pixel_spacing: side of a pixel, in the lengths of the file.
         remove_stripes: take off stripes of the sinogram, which are rings in the image.
         views: take so many of the views, evenly spread (default: all).
+        coils: combine the coils of k-space to so many (default: all).
     """
 
     rows: int | list[int] | None = None
@@ -36,6 +37,7 @@ class Named(NamedTuple):
     pixel_spacing: float | None = None
     remove_stripes: bool = False
     views: int | None = None
+    coils: int | None = None
 
     def spread(self, count: int, path: Path) -> list[int]:
         """Return the numbers of the views to take of ``count``."""

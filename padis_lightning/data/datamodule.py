@@ -17,7 +17,7 @@ from padis_lightning.data.batches import (
     spread_over_groups,
 )
 from padis_lightning.data.conventions import Named
-from padis_lightning.data.generators import LeavesSource, ObjectSource, PhantomSource, photographs
+from padis_lightning.data.generators import BrainSource, LeavesSource, ObjectSource, PhantomSource, photographs
 from padis_lightning.data.sources.base import Source, collate
 from padis_lightning.data.sources.crops import CropSource
 from padis_lightning.data.sources.open import compared, open_source
@@ -30,14 +30,14 @@ log = logging.getLogger(__name__)
 
 TRAIN, VALIDATE, PREDICT, PURPOSES = 0, 1, 2, 3  # generated images of any two seeds and purposes differ
 VALIDATION_CROPS = 16  # of each picture
-GENERATORS = {"phantoms": PhantomSource, "objects": ObjectSource, "leaves": LeavesSource}
+GENERATORS = {"phantoms": PhantomSource, "objects": ObjectSource, "leaves": LeavesSource, "brains": BrainSource}
 
 
 class ImageData(SharedItems, LightningDataModule):
     """Serves images for training, and images or measurements for reconstruction.
 
-    Without a path there are built-in ones: chest phantoms, grey objects, colour dead leaves (all generated: training, validation
-    and prediction then use different seeds), or photographs, for prediction only.
+    Without a path there are built-in ones: chest phantoms, grey objects, colour dead leaves, complex brains (all generated:
+    training, validation and prediction then use different seeds), or photographs, for prediction only.
 
     Args:
         path: a file or a folder; see :func:`padis_lightning.data.sources.open.open_source`.
@@ -62,6 +62,7 @@ class ImageData(SharedItems, LightningDataModule):
         pixel_spacing: side of a pixel, for scans that do not name it (default: pixels cover the width of the detector).
         remove_stripes: take off stripes of measured sinograms, which are rings in the image.
         views: take so many of the views of measured slices, evenly spread (default: all).
+        coils: combine the coils of k-space to so many that hold most of it (default: all).
         measured: pictures are measurements: nothing is simulated, and their size, not ``size``, decides that of the images.
         reference: a file or a folder with the truth of measurements, by name, which is scored then.
         channels: bring pictures to 3 channels, grey in three equal ones, or to 1 (default: as they are).
@@ -74,7 +75,7 @@ class ImageData(SharedItems, LightningDataModule):
     def __init__(
         self,
         path: str | None = None,
-        builtin: Literal["phantoms", "objects", "leaves", "photographs"] = "phantoms",
+        builtin: Literal["phantoms", "objects", "leaves", "brains", "photographs"] = "phantoms",
         size: int | None = None,
         batch_size: int = 16,
         count: int | None = None,
@@ -94,6 +95,7 @@ class ImageData(SharedItems, LightningDataModule):
         pixel_spacing: float | None = None,
         remove_stripes: bool = False,
         views: int | None = None,
+        coils: int | None = None,
         measured: bool = False,
         reference: str | None = None,
         channels: Literal[1, 3] | None = None,
@@ -121,7 +123,7 @@ class ImageData(SharedItems, LightningDataModule):
         self.range, self.generated, self.validation, self.training_groups = range, generated, validation, training_groups
         self.crops = crops
         self.seed, self.num_workers, self.volumes, self.depth = seed, num_workers, volumes, depth
-        self.scan = Named(rows, size, pixel_spacing, remove_stripes, views)
+        self.scan = Named(rows, size, pixel_spacing, remove_stripes, views, coils)
         if path is None and (measured or reference or crop or channels):
             raise InputError("measured, reference, channels or crop is given and path null; wanted a file or a folder")
         self.measured, self.reference, self.channels, self.crop = measured, reference, channels, crop
@@ -154,6 +156,7 @@ class ImageData(SharedItems, LightningDataModule):
         if self.batch_size > 1 and len({self.whole.shape(k) for k in part.indices}) > 1:
             log.warning("padis_lightning: %s have several sizes; they are solved one by one", self.whole.description)
             self.batch_size = 1
+        self.batch_size = 1 if self.whole.singly else self.batch_size
         self._parts["predict"] = part
 
     def _open(self) -> Source:

@@ -1,4 +1,4 @@
-"""Images that need no file: generated phantoms, objects and dead leaves, and photographs that a library carries."""
+"""Images that need no file: generated phantoms, objects, dead leaves and brains, and photographs that a library carries."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from padis_lightning.data.brains import brain
 from padis_lightning.data.drawing import HU_RANGE
 from padis_lightning.data.leaves import dead_leaves
 from padis_lightning.data.objects import scanned_object
@@ -97,6 +98,20 @@ class ObjectSource(EightBitSource):
     def generate(self, index: int) -> Tensor:
         """Generate eight bits a pixel."""
         return (255 * torch.from_numpy(scanned_object(self.image_shape[-1], self.seed, index))).round().byte()[None]
+
+
+class BrainSource(GeneratedSource):
+    """Generates complex slices of heads as MRI has them: real and imaginary part, magnitudes up to 1."""
+
+    normalisation = Normalisation(0.0, 1.0)
+
+    def __init__(self, count: int, size: int, seed: int, keep: bool = True) -> None:
+        super().__init__("brain", count, (2, size, size), seed, keep)
+        self.description = f"{count} complex slices of generated heads, seed {seed}"
+
+    def generate(self, index: int) -> Tensor:
+        """Generate the two parts."""
+        return torch.view_as_real(torch.from_numpy(brain(self.image_shape[-1], self.seed, index))).movedim(-1, 0).contiguous()
 
 
 def photographs(size: int) -> ArraySource:

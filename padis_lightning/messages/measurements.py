@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from padis_lightning.data.sources.kspace import find_kspace
 from padis_lightning.data.sources.pictures import holds_pictures
 from padis_lightning.errors import InputError
 from padis_lightning.messages.allowed import find_class
-from padis_lightning.messages.scans import take_scan
+from padis_lightning.messages.scans import namespace, take_scan
+from padis_lightning.operators.mri import CartesianMRI, MeasuredMRI
 from padis_lightning.operators.pixels import PixelOperator
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ def take_measurement(config: Namespace) -> str | None:
     """
     data, operator = config.data.init_args, config.operator  # data that is drawn has no path
     cls = find_class(operator.class_path) if operator else None
+    if data.get("path") and (found := find_kspace(Path(data.path))):
+        return _take_kspace(config, found.shape, cls)
     if cls is None or not issubclass(cls, PixelOperator) or not data.get("path"):
         said = take_scan(config)
         if "path" in data and not config.operator:
@@ -38,3 +42,17 @@ def take_measurement(config: Namespace) -> str | None:
     if operator.init_args.get("mask") is not None:
         operator.init_args.image_shape = None  # the mask has its own
     return f"{path} is a measurement: nothing is simulated, no noise is added, and sizes follow from it"
+
+
+def _take_kspace(config: Namespace, shape: tuple[int, ...], cls: type | None) -> str:
+    """Put the operator of k-space of a shape into a parsed config, unless it names mask and maps; return a line that says so."""
+    data, (count, held, *size) = config.data.init_args, shape
+    said = f"{data.path} is k-space of {count} slices of {held} coils, {size[0]}x{size[1]}"
+    if cls is CartesianMRI:
+        return f"{said}; mask and maps are those of the config"
+    data.size = None
+    own = config.operator.init_args.as_dict() if cls is MeasuredMRI else {}
+    settings = {**own, "size": size, "coils": data.get("coils") or held}
+    path = f"{MeasuredMRI.__module__}.{MeasuredMRI.__name__}"
+    config.operator = namespace(type(config), {"class_path": path, "init_args": settings})
+    return f"{said}; mask and maps follow from each slice"

@@ -25,13 +25,14 @@ def take_scan(config: Namespace) -> str | None:
     if calibrated is not False:
         data.range = found
     given = config.operator.init_args.as_dict() if config.operator else {}
-    config.operator = _namespace(type(config), scan_settings(geometry, given, bool(data.get("volumes"))))
+    config.operator = namespace(type(config), scan_settings(geometry, given, bool(data.get("volumes"))))
     rays = "cone" if isinstance(geometry, ConeGeometry) else "fan" if geometry.fan else "parallel"
     return f"{data.path} is a measurement of {len(geometry.angles)} {rays} views; its geometry is used{axis and '; '}{axis}"
 
 
-def _namespace(kind: type[Namespace], values: dict[str, Any]) -> Namespace:
-    return kind({key: _namespace(kind, value) if isinstance(value, dict) else value for key, value in values.items()})
+def namespace(kind: type[Namespace], values: dict[str, Any]) -> Namespace:
+    """Return nested values as a parsed config has them."""
+    return kind({key: namespace(kind, value) if isinstance(value, dict) else value for key, value in values.items()})
 
 
 def scan_settings(geometry: Geometry | ConeGeometry, given: dict[str, Any], volumes: bool) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class LinearOperator(nn.Module, ABC):
         exact_adjoint: whether :meth:`adjoint` is the transpose up to rounding.
         closed_form: whether :meth:`pinv` and :meth:`prox` without a precision are exact and take no iterations.
         orthonormal: whether A A' = I, as for a crop.
+        signed: whether images have values from -1 to 1, as real and imaginary parts do, rather than from 0 to 1.
+        noise_orders: orders of the differences along the last axes of a measurement that leave its noise; see :meth:`noisy`.
         geometry: the scan's, of operators that have one.
     """
 
@@ -40,6 +42,8 @@ class LinearOperator(nn.Module, ABC):
     exact_adjoint: bool = True
     closed_form: bool = False
     orthonormal: bool = False
+    signed: bool = False
+    noise_orders: tuple[int, ...] = (2, 2)
     geometry: Geometry | ConeGeometry | None = None
 
     def for_image_shape(self, shape: Sequence[int]) -> LinearOperator:
@@ -64,6 +68,18 @@ class LinearOperator(nn.Module, ABC):
         if tuple(shape) != tuple(self.measurement_shape):
             raise InputError(f"the measurement is {tuple(shape)}; wanted {tuple(self.measurement_shape)}, the operator's")
         return self
+
+    def calibrated(self, y: Tensor) -> LinearOperator:
+        """Return the operator of a real measurement ``(1, ...)``: this one, unless a measurement says more of its operator."""
+        return self
+
+    def noisy(self, weights: Tensor) -> Tensor:
+        """Return the weights ``(B, ...)`` of the part of a measurement whose differences are noise and hardly anything else."""
+        return weights
+
+    def clip(self, x: Tensor) -> Tensor:
+        """Return images with all values within the range that images have."""
+        return x.clamp(-1 if self.signed else 0, 1)
 
     @property
     def volumetric(self) -> bool:
@@ -198,6 +214,7 @@ class Composition(LinearOperator):
         self.exact_adjoint = left.exact_adjoint and right.exact_adjoint
         self.closed_form = left.closed_form and right.orthonormal
         self.orthonormal = left.orthonormal and right.orthonormal
+        self.signed, self.noise_orders = left.signed or right.signed, left.noise_orders
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``L R x``."""

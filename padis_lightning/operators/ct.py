@@ -33,6 +33,8 @@ class Scan(LinearOperator):
         channels: images of several channels are scanned channel by channel.
     """
 
+    noise_orders = (5,)  # along bins
+
     def __init__(self, geometry: Geometry, backend: Backend = "auto", filter: Filter = "ram-lak", channels: int = 1) -> None:  # noqa: A002
         super().__init__()
         require_at_least(1, channels=channels)

@@ -48,7 +48,7 @@ class Slices(LinearOperator):
         channels, *size = operator.image_shape
         self.image_shape, self.measurement_shape = (channels, depth, *size), (depth, *operator.measurement_shape)
         self.exact_adjoint, self.closed_form = operator.exact_adjoint, operator.closed_form
-        self.orthonormal = operator.orthonormal
+        self.orthonormal, self.signed, self.noise_orders = operator.orthonormal, operator.signed, operator.noise_orders
 
     @property
     def geometry(self) -> Geometry | ConeGeometry | None:

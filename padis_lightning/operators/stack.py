@@ -33,6 +33,7 @@ class Stack(LinearOperator):
         self.lengths = [math.prod(operator.measurement_shape) for operator in operators]
         self.measurement_shape = (sum(self.lengths),)
         self.exact_adjoint = all(operator.exact_adjoint for operator in operators)
+        self.signed = any(operator.signed for operator in operators)
 
     def forward(self, x: Tensor) -> Tensor:
         """Measure by each operator, ``(B, C, H, W) -> (B, n)``."""

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from padis_lightning.files import whole
+from padis_lightning.mri import magnitude
 from padis_lightning.results.voxels import CUBES, Spacing
 from padis_lightning.types import Reconstruction
 
@@ -75,6 +76,17 @@ class ImageResult(NamedTuple):
     large: float = 0.0
 
     @property
+    def shown(self) -> ImageResult:
+        """Return the same as pictures have it: of complex images the magnitudes."""
+        if len(self.estimate) != 2:
+            return self
+        truth, samples = (None if part is None else magnitude(part, axis) for part, axis in ((self.truth, 0), (self.samples, 1)))
+        baselines = {name: magnitude(image, 0) for name, image in self.baselines.items()}
+        deviation = None if samples is None else samples.std(0)
+        estimate = magnitude(self.estimate, 0)
+        return self._replace(estimate=estimate, truth=truth, baselines=baselines, deviation=deviation, samples=samples)
+
+    @property
     def images(self) -> list[tuple[str, str, Tensor]]:
         """Return the kind and the name of truth, baselines, estimate and first sample, and each image."""
         truth = [] if self.truth is None else [("truth", "truth", self.truth)]
@@ -98,8 +110,9 @@ class ImageResult(NamedTuple):
 
 
 def to_pixels(image: Tensor, window: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
-    """Return ``(C, H, W)`` as 8-bit ``(H, W, 3)``; the window's ends become black and white."""
+    """Return ``(C, H, W)`` as 8-bit ``(H, W, 3)``; the window's ends become black and white; of complex images the magnitude."""
     low, high = window
+    image = magnitude(image, 0)
     scaled = ((image.detach().cpu().float() - low) / (high - low)).clamp(0, 1).mul(255).round().byte()
     return scaled.expand(3, -1, -1).permute(1, 2, 0).numpy() if len(image) == 1 else scaled.permute(1, 2, 0).numpy()
 

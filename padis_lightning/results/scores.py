@@ -12,12 +12,19 @@ import numpy as np
 from torch import Tensor
 
 from padis_lightning import metrics
+from padis_lightning.mri import magnitude
 from padis_lightning.results.json_files import finite
 from padis_lightning.types import Normalisation, Reconstruction
 
 COLUMNS = ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations"]
 PERCEPTUAL = {"ms_ssim": "MS-SSIM", "lpips": "LPIPS"}  # columns of images that are large enough, and where it is asked for
-CT = {"psnr_of_range": "PSNR of range (dB)", "ssim_of_range": "SSIM of range", "haarpsi": "HaarPSI", "error_hu": "error (HU)"}
+SCANNED = {  # columns of slices that scanners measure
+    "psnr_of_range": "PSNR of range (dB)",
+    "ssim_of_range": "SSIM of range",
+    "haarpsi": "HaarPSI",
+    "error_hu": "error (HU)",
+    "nmse": "NMSE",
+}
 SAMPLED = ["deviation", "coverage", "sample_psnr", "sample_lpips"]  # columns where there are several samples
 CALIBRATED = "calibrated"  # column of the share of the truth inside calibrated intervals
 VOLUMES = ["ssim_coronal", "ssim_sagittal", "consistency"]  # columns of volumes, whose "ssim" is that of axial planes
@@ -42,7 +49,7 @@ def score(
     """Return a row of numbers for each image or volume of a batch; None for what is unknown or not finite.
 
     Without the truth there is no PSNR and no SSIM, and with :func:`failure` there is no score of quality at all. Of samples the
-    first is scored beside the estimate.
+    first is scored beside the estimate. Of complex images the magnitude is scored.
 
     Args:
         reconstruction: of a batch.
@@ -50,7 +57,9 @@ def score(
         lpips: a perceptual distance of images ``(B, C, H, W)``, where it is asked for.
         scanned: what 0 and 1 stand for, of slices that a scanner measures, which have scores of their own.
     """
-    estimate, samples = reconstruction.estimate.float(), reconstruction.samples
+    complex_valued = reconstruction.estimate.shape[1] == 2
+    estimate, samples = magnitude(reconstruction.estimate.float()), reconstruction.samples
+    samples, truth = samples if samples is None else magnitude(samples, 2), truth if truth is None else magnitude(truth)
     quality: dict[str, Tensor | None] = {"psnr": None, "ssim": None, "residual": reconstruction.residual}
     if samples is not None:
         quality |= {"deviation": samples.std(1).flatten(1).mean(1), "coverage": None}
@@ -69,7 +78,9 @@ def score(
             quality["ssim"] = metrics.ssim(estimate, truth)
             if (similar := metrics.ms_ssim(estimate, truth)) is not None:
                 quality["ms_ssim"] = similar
-            if scanned is not None and truth.shape[1] == 1:
+            if complex_valued:
+                quality |= {name: getattr(metrics, name)(estimate, truth) for name in ("psnr_of_range", "ssim_of_range", "nmse")}
+            elif scanned is not None and truth.shape[1] == 1:
                 quality |= _of_slices(estimate, truth, scanned)
             if lpips is not None:
                 quality["lpips"] = lpips(estimate, truth)
@@ -108,7 +119,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def optional(rows: list[dict[str, Any]]) -> list[str]:
     """Return the scores that not all runs have and some of these images do."""
-    return [key for key in (*PERCEPTUAL, *SAMPLED, *VOLUMES, *CT, CALIBRATED) if any(key in row for row in rows)]
+    return [key for key in (*PERCEPTUAL, *SAMPLED, *VOLUMES, *SCANNED, CALIBRATED) if any(key in row for row in rows)]
 
 
 def mean_gain(psnr: Sequence[float | None], other: Sequence[float | None], groups: Sequence[str]) -> dict[str, Any] | None:
@@ -125,7 +136,7 @@ def _means(rows: list[dict[str, Any]], groups: list[str]) -> dict[str, Any]:
         values = [row.get(key) for row in rows]
         known = None not in values
         out["seconds_per_image" if key == "seconds" else key] = float(np.mean(values)) if known else None
-        if known and key in ("psnr", "ssim", *PERCEPTUAL, *CT, "sample_psnr", "residual", "coverage", CALIBRATED, "consistency"):
+        if known and key in (*MEANS[:3], *PERCEPTUAL, *SCANNED, "sample_psnr", "coverage", CALIBRATED, "consistency"):
             out["intervals"][key] = metrics.interval(values, groups)
     return out
 

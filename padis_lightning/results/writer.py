@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from padis_lightning.data.sources.base import Source
 from padis_lightning.files import whole
+from padis_lightning.mri import to_complex
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.inpainting import Inpainting
+from padis_lightning.operators.mri import CartesianMRI
 from padis_lightning.operators.slices import Slices
 from padis_lightning.results.calibration import Calibration, count_errors
 from padis_lightning.results.formats import Format, write_image
@@ -28,7 +31,12 @@ RISK = 1 / 40  # of the range: the size of the errors whose probability is mappe
 
 
 def channels_last(values: Tensor, axis: int = 0) -> np.ndarray:
-    """Return ``(C, H, W)`` as ``(H, W)`` for one channel and ``(H, W, C)`` for several, volumes alike; ``axis`` is that of C."""
+    """Return ``(C, H, W)`` as ``(H, W)`` for one channel and ``(H, W, C)`` for several, volumes alike; ``axis`` is that of C.
+
+    The two channels of complex images become complex numbers ``(H, W)``.
+    """
+    if values.shape[axis] == 2:
+        return torch.view_as_complex(values.movedim(axis, -1).contiguous()).cpu().numpy()
     return (values.squeeze(axis) if values.shape[axis] == 1 else values.movedim(axis, -1)).cpu().numpy()
 
 
@@ -42,13 +50,17 @@ def save_array(path: Path, values: np.ndarray) -> Path:
 def save_measurement(path: Path, operator: LinearOperator, measurement: Tensor) -> Path:
     """Write what was measured whole, with its scan, as a file that ``predict`` reads; return its path."""
     scan = {} if operator.geometry is None else {k: v for k, v in operator.geometry.describe().items() if v is not None}
+    kspace = isinstance(operator, CartesianMRI)
     if scan and isinstance(operator, Slices):  # as slices of a patient, one above the other
         scan |= {"patient": [path.stem] * len(measurement), "z": range(len(measurement))}
         measurement = measurement[:, 0]
-    elif not scan and measurement.ndim == 3:  # a picture
+    elif not scan and measurement.ndim == 3 and not kspace:  # a picture
         measurement = measurement.movedim(0, -1)[None]
     with whole(path) as temporary, open(temporary, "wb") as handle:
-        np.savez(handle, y=measurement.cpu().numpy(), range=[0.0, 1.0], **scan)
+        if kspace:
+            np.savez(handle, kspace=to_complex(measurement[None].float())[0].cpu().numpy(), range=[0.0, 1.0])
+        else:
+            np.savez(handle, y=measurement.cpu().numpy(), range=[0.0, 1.0], **scan)
     return path
 
 
@@ -90,7 +102,7 @@ class ResultWriter:
         estimate = channels_last(restore(result.estimate.float()))
         files = [save_array(folder / "arrays" / f"{name}.npy", estimate)]
         rest = (self.normalisation, self.source, index, self.origin, self.operator.volumetric)
-        files += write_image(self.formats, folder, name, estimate, *rest)
+        files += write_image(self.formats, folder, name, np.abs(estimate) if np.iscomplexobj(estimate) else estimate, *rest)
         if self.source is not None and self.source.pictured and (place := self.source.place(index)):
             how = {"filled": isinstance(self.operator, Inpainting), "crop": self.source.crop}
             files.append(write_as_read(folder, name, estimate, *place, **how))
@@ -111,6 +123,7 @@ class ResultWriter:
             Calibration(count_errors(result.estimate.float(), result.samples, result.truth), {}).save(files[-1])
         spacing = spacing_of(self.source, index, self.operator)
         files.append(folder / "images" / f"{name}.png")
+        result = result.shown
         save_picture(files[-1], comparison(result, self.window, self.error_scale, spacing))
         if name in self.pictured:
             files.append(folder / "panels" / f"{name}.npz")

@@ -37,7 +37,7 @@ class DDNM(DiffusionSolver):
         problem: what was measured, or its operator A.
         eta: share of fresh noise; predicted noise carries the seams of one partition into the next.
         iterations: conjugate-gradient steps of the pseudo-inverse, where there is no closed form.
-        clip: keep the corrected estimate in [0, 1].
+        clip: keep the corrected estimate in the range of images.
         paper: as published with PaDIS.
         inner: Langevin steps a level of that.
         options: those of :class:`DiffusionSolver`.
@@ -70,7 +70,7 @@ class DDNM(DiffusionSolver):
             denoised = self.prior(x, sigma, generator)
             x_0 = self.canvas.posterior_mean(denoised, y, sigma**2, self.iterations)
             if self.clip:
-                x_0 = x_0.clamp(0, 1)
+                x_0 = self.operator.clip(x_0)
             if self.paper:
                 x = x + (x_0 - x) / 2 + sigma * generator.normal(x)
         if sigma_next == 0:

@@ -41,7 +41,7 @@ class DDS(DiffusionSolver):
         problem: what was measured, or its operator A.
         iterations: conjugate-gradient steps a level, where there is no closed form.
         eta: share of the next level's noise that is put back.
-        clip: keep the corrected estimate in [0, 1].
+        clip: keep the corrected estimate in the range of images.
         sample: draw from the posterior rather than estimate.
         options: those of :class:`DiffusionSolver`; ``steps`` is the number of network evaluations.
     """
@@ -70,5 +70,5 @@ class DDS(DiffusionSolver):
         else:
             x_0 = self.canvas.posterior_mean(denoised, y, variance, self.iterations)
         if self.clip:
-            x_0 = x_0.clamp(0, 1)
+            x_0 = self.operator.clip(x_0)
         return x_0 + self.eta * sigma_next * generator.normal(x_0) if sigma_next > 0 else x_0

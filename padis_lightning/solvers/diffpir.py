@@ -33,7 +33,7 @@ class DiffPIR(DiffusionSolver):
         confidence: :math:`\lambda`.
         zeta: share of fresh noise in the variance (published: 0.3; with tilings predicted noise carries seams).
         iterations: conjugate-gradient steps, where there is no closed form.
-        clip: keep the corrected estimate in [0, 1].
+        clip: keep the corrected estimate in the range of images.
         options: those of :class:`DiffusionSolver`.
     """
 
@@ -57,7 +57,7 @@ class DiffPIR(DiffusionSolver):
         """Take one step by one evaluation."""
         x_0 = self.canvas.posterior_mean(self.prior(x, sigma, generator), y, sigma**2 / self.confidence, self.iterations)
         if self.clip:
-            x_0 = x_0.clamp(0, 1)
+            x_0 = self.operator.clip(x_0)
         if sigma_next == 0:
             return x_0
         predicted = math.sqrt(1 - self.zeta) / sigma * (x - x_0)

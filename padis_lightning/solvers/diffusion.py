@@ -92,7 +92,7 @@ class DiffusionSolver(Solver):
         """Walk from ``sigma_max`` to 0 and crop."""
         x = self.sigmas[0] * generator.normal(y.new_empty(len(y), *self.prior.canvas_shape))
         if self.start == "direct":
-            x = x + self.zero_pad(self.operator.approximate_inverse(y).clamp(0, 1))
+            x = x + self.zero_pad(self.operator.clip(self.operator.approximate_inverse(y)))
         state = {"x": x}
         for sigma, sigma_next in self.loop(pairwise(self.sigmas), state, generator, self.crop):
             state["x"] = self.step(state["x"], y, sigma, sigma_next, generator)

@@ -58,7 +58,7 @@ class DPIR(PlugAndPlay):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
-        state = {"v": self.operator.approximate_inverse(y).clamp(0, 1)}
+        state = {"v": self.operator.clip(self.operator.approximate_inverse(y))}
         for sigma in self.loop(self.levels(state["v"]), state, generator):
             x = self.data_step(state["v"], y, self.penalty_at(sigma, self.noise(y, state["v"])))
             state["v"] = self.denoise(x, sigma, generator)

@@ -34,7 +34,7 @@ class MMPS(DiffusionSolver):
         prior: denoiser of whole images.
         problem: what was measured, or its operator A.
         iterations: conjugate-gradient steps a level.
-        clip: keep the corrected estimate in [0, 1].
+        clip: keep the corrected estimate in the range of images.
         options: those of :class:`DiffusionSolver`.
     """
 
@@ -70,5 +70,5 @@ class MMPS(DiffusionSolver):
         solved = conjugate_gradient(system, residual, torch.zeros_like(residual), self.iterations)
         x_0 = denoised.detach() + spread(self.canvas.operator.adjoint(solved))
         if self.clip:
-            x_0 = x_0.clamp(0, 1)
+            x_0 = self.operator.clip(x_0)
         return self.ancestral(x, x_0, sigma, sigma_next, generator)

@@ -94,7 +94,7 @@ class PlugAndPlay(Solver):
         if self.sigma_max is not None and self.sigma_min is not None:
             return geometric_sigmas(self.sigma_max, self.sigma_min, self.steps).tolist()
         turned = quarter_turn(x)
-        error = self.operator.approximate_inverse(self.operator(turned)).clamp(0, 1) - turned
+        error = self.operator.clip(self.operator.approximate_inverse(self.operator(turned))) - turned
         error = error.flatten(1).double().square().mean(1).sqrt()
         high = error.clamp(LEAST_HIGH, HIGHEST) if self.sigma_max is None else torch.full_like(error, self.sigma_max)
         low = (FALL * error).clamp_min(LOWEST) if self.sigma_min is None else torch.full_like(error, self.sigma_min)
@@ -110,7 +110,8 @@ class PlugAndPlay(Solver):
         noise, precision = self.problem.data_term(y.double())
         if v is not None and self.problem.noise_is_estimated:
             left = (self.operator(v) - y).double().square()
-            left = per_image((left if precision is None else precision * left).flatten(1).mean(1), noise)
+            left = left if precision is None else precision * left / per_image(precision.flatten(1).mean(1), precision)
+            left = per_image(left.flatten(1).mean(1), noise)
             noise = torch.maximum(noise, torch.minimum(left, MOST_LEFT * noise))
         return noise.reshape(-1, *[1] * len(self.operator.image_shape))
 
@@ -138,7 +139,7 @@ class PnPADMM(PlugAndPlay):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
-        v = self.operator.approximate_inverse(y).clamp(0, 1)
+        v = self.operator.clip(self.operator.approximate_inverse(y))
         noise = self.noise(y)
         state = {"v": v, "u": torch.zeros_like(v), "noise": noise, "weight": torch.ones_like(noise)}
         for sigma in self.loop(self.levels(v), state, generator):
@@ -163,7 +164,7 @@ class RED(PlugAndPlay):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
-        state = {"x": self.operator.approximate_inverse(y).clamp(0, 1)}
+        state = {"x": self.operator.clip(self.operator.approximate_inverse(y))}
         for sigma in self.loop(self.levels(state["x"]), state, generator):
             v = self.denoise(state["x"], sigma, generator)
             state["x"] = self.data_step(v, y, self.penalty_at(sigma, self.noise(y, v)))

@@ -54,7 +54,7 @@ class PnPSlices(PlugAndPlay):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, D, H, W)``."""
-        x = self.operator.approximate_inverse(y).clamp(0, 1)
+        x = self.operator.clip(self.operator.approximate_inverse(y))
         normal, data = self.problem.normal_equations(y.double())
 
         def system(x: Tensor, weight: Tensor) -> Tensor:

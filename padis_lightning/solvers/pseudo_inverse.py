@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from padis_lightning.errors import require_at_least
 from padis_lightning.operators import LinearOperator
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
@@ -18,6 +19,7 @@ class PseudoInverse(Solver):
     Args:
         problem: what was measured, or its operator A.
         exact: take the Moore-Penrose pseudo-inverse, by conjugate gradients, even where the operator has its own.
+        iterations: most of them; few leave out what noise would swamp, as CG-SENSE does.
         options: those of :class:`Solver`.
     """
 
@@ -25,11 +27,13 @@ class PseudoInverse(Solver):
         self,
         problem: Problem | LinearOperator,
         exact: bool = False,
+        iterations: int = 100,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         super().__init__(problem, **options)
-        self.exact = exact
+        require_at_least(1, iterations=iterations)
+        self.exact, self.iterations = exact, iterations
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Invert, ``(B, ...) -> (B, C, H, W)``; nothing is random."""
-        return self.operator.pinv(y) if self.exact else self.operator.approximate_inverse(y)
+        return self.operator.pinv(y, self.iterations) if self.exact else self.operator.approximate_inverse(y)

@@ -49,7 +49,7 @@ class REDDiff(DiffusionSolver):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Make one update a level, from the approximate inverse."""
-        mean = self.zero_pad(self.operator.approximate_inverse(y).clamp(0, 1))
+        mean = self.zero_pad(self.operator.clip(self.operator.approximate_inverse(y)))
         state = {"mean": mean, "first": torch.zeros_like(mean), "second": torch.zeros_like(mean)}
         steps = [(sigma, count) for count, sigma in enumerate(self.sigmas[:-1], 1)]
         for sigma, count in self.loop(steps, state, generator, self.crop):

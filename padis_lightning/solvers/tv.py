@@ -53,7 +53,7 @@ def shrink(p: Tensor, weight: float, rho: float) -> Tensor:
 
 
 class TotalVariation(Solver):
-    r"""Minimise isotropic total variation with values kept in [0, 1]; of volumes along all three axes.
+    r"""Minimise isotropic total variation with values kept in the range of images; of volumes along all three axes.
 
     .. math:: \min_{0 \le x \le 1} \tfrac{1}{2 \|A\|^2} \|A x - y\|_P^2 + w \sum_i \|(\nabla x)_i\|_2
 
@@ -93,7 +93,7 @@ class TotalVariation(Solver):
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Minimise, ``(B, ...) -> (B, C, H, W)``; nothing is random."""
         rho, relax = penalty(self.weight), 1.6
-        x = self.operator.approximate_inverse(y).clamp(0, 1)
+        x = self.operator.clip(self.operator.approximate_inverse(y))
         normal, data = self.problem.normal_equations(y)
 
         def system(u: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class TotalVariation(Solver):
             slope = shrink(slope_dual, self.weight, rho)
             slope_dual.sub_(slope)
             box_dual.add_(box, alpha=1 - relax).add_(x, alpha=relax)
-            before, box = box, box_dual.clamp(0, 1)
+            before, box = box, self.operator.clip(box_dual)
             box_dual.sub_(box)
             late = self.seconds is not None and self.loop.seconds + time.monotonic() - began > self.seconds
             if late or k == last:

@@ -94,6 +94,7 @@ class Source(Dataset, ABC):
         labels: what slices that lie on each other have in common (default: their group).
         description: a line for a checkpoint's provenance.
         has_images: False for measurements alone.
+        singly: whether items are solved one by one, since each of them says more of its operator.
         pictured: whether measurements are pictures; then ``image_shape`` is theirs, and the operator says that of the images.
         parts: ``train``, ``validation`` or ``test`` for each item, where the data says so.
         affine: ``(4, 4)``, from (row, column, slice, 1) of every volume to LPS millimetres, where a scan says so.
@@ -109,6 +110,7 @@ class Source(Dataset, ABC):
     heights: Sequence[float] | None = None
     labels: list[str] | None = None
     has_images: bool = True
+    singly: bool = False
     pictured: bool = False
     parts: list[str] | None = None
     affine: np.ndarray | None = None

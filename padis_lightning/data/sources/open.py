@@ -14,6 +14,7 @@ from padis_lightning.data.scans import find_format
 from padis_lightning.data.sources.arrays import ArraySource, read_arrays
 from padis_lightning.data.sources.base import Source
 from padis_lightning.data.sources.cone_scans import ConeSource, cone_files, cone_geometry
+from padis_lightning.data.sources.kspace import KSpaceSource, find_kspace
 from padis_lightning.data.sources.measurements import geometry_of, is_measured, load_measured
 from padis_lightning.data.sources.pictures import ReferenceSource, holds_measurement, holds_pictures, read_pictures
 from padis_lightning.data.sources.prepared import PreparedSource, is_prepared
@@ -38,7 +39,8 @@ def open_source(
 
     ``.npz`` and ``.npy`` hold images or measurements (:func:`padis_lightning.data.sources.arrays.read_arrays`), HDF5 what
     ``prepare`` wrote, measurements or images. Everything else is read by :func:`padis_lightning.data.readers.open_series`.
-    Cone-beam scans may be a folder of files (:class:`padis_lightning.data.sources.cone_scans.ConeSource`).
+    Cone-beam scans may be a folder of files (:class:`padis_lightning.data.sources.cone_scans.ConeSource`), and k-space is any
+    file that :func:`padis_lightning.data.sources.kspace.find_kspace` knows.
 
     Args:
         path: the file or the folder.
@@ -57,6 +59,8 @@ def open_source(
     """
     path = Path(path)
     bounds = None if data_range is None else (float(data_range[0]), float(data_range[1]))
+    if kspace := find_kspace(path):
+        return _converted(KSpaceSource(kspace, bounds, named.coils), channels, crop)
     foreign = find_format(path)
     if hu and (foreign or cone_files(path)):
         raise InputError(f"hu is true and {path} has measurements; wanted images, or 'hu_window' in the file")
@@ -102,8 +106,8 @@ def _converted(source: Source, channels: int | None, crop: bool) -> Source:
 
 def compared(source: Source, reference: str, options: dict[str, Any]) -> Source:
     """Put the truth of ``reference`` beside the measurements of a source; arrays are in the units of the estimates."""
-    if source.has_images or source.volumetric:
-        seen = f"{source.description} are {'volumes' if source.volumetric else 'images'}"
+    if source.has_images or source.volumetric or source.singly:
+        seen = f"{source.description} are {'volumes' if source.volumetric else 'images' if source.has_images else 'of MRI'}"
         raise InputError(f"reference is {reference!r} and {seen}; wanted measurements, of pictures --data.measured true")
     bounds = (source.normalisation.lower, source.normalisation.upper) if Path(reference).suffix in (*NUMPY, *HDF5) else None
     return ReferenceSource(source, open_source(reference, None, bounds, measured=source.pictured, **options))

@@ -37,7 +37,7 @@ def check_formats(formats: Sequence[str], source: Source | None, image_shape: Se
             raise InputError(
                 f"writing {name.upper()} needs {library}, which is not installed; wanted pip install 'padis_lightning[{extra}]'"
             )
-        if library and image_shape is not None and image_shape[0] != 1:
+        if library and image_shape is not None and image_shape[0] > 2:  # of complex images the magnitude is written
             raise InputError(f"the images have {image_shape[0]} channels; wanted 1 to be written as {name}")
     flat = [name for name in formats if name in ("png16", "tiff")]
     if flat and image_shape is not None and len(image_shape) == 4:
@@ -112,6 +112,7 @@ def write_volumes(folder: Path, rows: Sequence[dict[str, Any]], source: Source |
             if not all(file.is_file() for file in files):
                 continue
             volume = np.stack([np.load(file, allow_pickle=False) for file in files], -1)
+            volume = np.abs(volume) if np.iscomplexobj(volume) else volume
             affine = None if series is None else nifti.volume_affine(series, volume.shape[:2], numbers)
             file = folder / "volumes" / f"{stem}{'' if kind == 'arrays' else '_' + kind}.nii.gz"
             nifti.write_volume(file, volume, affine, origin.solver)

@@ -15,10 +15,10 @@ from padis_lightning.results.report.runs import Run, differing_settings, dotted,
 from padis_lightning.results.report.template import raw, render
 from padis_lightning.results.scores import (
     CALIBRATED,
-    CT,
     MEANS,
     PERCEPTUAL,
     SAMPLED,
+    SCANNED,
     VOLUMES,
     held_sentence,
     methods,
@@ -31,7 +31,7 @@ LARGEST = 64_000_000  # characters of pictures on a page
 PRESETS = {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800)}  # level and width in HU
 UNCERTAINTY = ("deviation", "interval", "risk")  # panels that follow those of errors
 DERIVED = {"seconds_per_image", "baselines", "gain", "intervals", "n", "groups", "failed", "missing"}
-SCORED = {*MEANS, *PERCEPTUAL, *CT, *SAMPLED, CALIBRATED, *VOLUMES, *DERIVED}  # what a summary holds besides provenance
+SCORED = {*MEANS, *PERCEPTUAL, *SCANNED, *SAMPLED, CALIBRATED, *VOLUMES, *DERIVED}  # what a summary holds besides provenance
 
 
 def report_page(runs: Sequence[Run]) -> str:
@@ -138,7 +138,7 @@ def _overview(runs: Sequence[Run]) -> dict[str, Any]:
     rows, lines = [], []
     stacked = any("consistency" in run.summary for run in runs)
     scores = {"psnr": ".2f", "ssim": ".3f", **({"consistency": ".3f"} if stacked else {})}
-    further = {key: name for key, name in (PERCEPTUAL | CT).items() if any(key in run.summary for run in runs)}
+    further = {key: name for key, name in (PERCEPTUAL | SCANNED).items() if any(key in run.summary for run in runs)}
     for run in runs:
         summary, of = run.summary, f" of {run.name}" if len(runs) > 1 else ""
         for name, means in methods(summary):
@@ -160,7 +160,8 @@ def _overview(runs: Sequence[Run]) -> dict[str, Any]:
         lines.append(
             "PSNR is of values clipped to the ends of the data, SSIM of a Gaussian window. Of range: the peak is the range of "
             "each truth, nothing is clipped, SSIM as scikit-image has it (the convention of LoDoPaB-CT). HaarPSI: similarity of "
-            "Haar wavelet coefficients, 1 is alike. Error: mean of its size inside the body."
+            "Haar wavelet coefficients, 1 is alike. Error: mean of its size inside the body. NMSE: squared error over squared "
+            "truth."
         )
     if stacked:
         lines.append("Consistency: how much neighbouring slices differ, over how much they do in truth; 1 is right.")
@@ -189,7 +190,7 @@ def _columns(runs: Sequence[Run]) -> dict[str, tuple[str, list[float | None]]]:
     columns |= {f"{b}: PSNR": ("%.2f", [row["baselines"][b]["psnr"] for row in rows]) for b in rows[0]["baselines"]}
     columns["SSIM"] = "%.4f", [row["ssim"] for row in rows]
     words = {"residual": "residual", "seconds": "s/image", "evaluations": "evaluations"}
-    words |= {key: (PERCEPTUAL | CT).get(key, key.replace("_", " ")) for key in optional(rows)}
+    words |= {key: (PERCEPTUAL | SCANNED).get(key, key.replace("_", " ")) for key in optional(rows)}
     return columns | {
         word: ("%.3g", [row.get(key) for row in rows]) for key, word in words.items() if any(key in r for r in rows)
     }

@@ -1,0 +1,171 @@
+"""Magnetic resonance imaging measures the Fourier transform of a complex image as several coils see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from padis_lightning.errors import InputError
+from padis_lightning.inputs import load_array, reading
+from padis_lightning.linalg import at_least_single
+from padis_lightning.memory import device_of
+from padis_lightning.mri import fourier, inverse_fourier, to_channels, to_complex
+from padis_lightning.mri.coils import calibration_sides, espirit, normalised, ring_of_coils
+from padis_lightning.mri.masks import equispaced, poisson_disc, random_columns
+from padis_lightning.operators.ct import sides_of
+from padis_lightning.operators.diagonalisable import Diagonalisable
+
+OUTER = 0.8  # of the half sides of k-space
+PATTERNS = {"equispaced": equispaced, "random": random_columns, "poisson": poisson_disc}
+
+
+class CartesianMRI(Diagonalisable):
+    r"""Cartesian MRI samples k-space of an image that coils weigh, :math:`A x = M F S x`: SENSE.
+
+    Real and imaginary parts are channels, in images ``(B, 2, H, W)`` and, coil by coil, in k-space ``(B, 2 coils, H, W)``, which
+    is 0 where it is not sampled. F is centred and orthonormal. Maps S are brought to a sum of squares of 1 where a coil sees
+    anything, so that :math:`\|A\| \le 1`. Where one coil sees all alike A has a closed form; elsewhere pinv is CG-SENSE. Noise is
+    that of whitened coils: of one deviation in all parts.
+
+    Source: Pruessmann, Weiger, Börnert and Boesiger, Advances in sensitivity encoding with arbitrary k-space trajectories, MRM
+    2001.
+
+    Args:
+        mask: M, which points are sampled: other than 0 in ``(H, W)``, or in ``(W,)`` for whole columns; or a .npy file of it.
+        maps: S, complex ``(coils, H, W)``, or a .npy file of them (default: one coil that sees all alike).
+
+    Raises:
+        InputError: the files cannot be read, the shapes do not fit, or nothing is sampled.
+    """
+
+    signed = True
+    noise_orders = ()
+
+    def __init__(self, mask: Sequence[Any] | str, maps: Sequence[Any] | str | None = None) -> None:
+        super().__init__()
+        known, seen = _load(mask, "mask") != 0, None if maps is None else _load(maps, "maps").astype(np.complex128)
+        if known.ndim == 1 and seen is not None:
+            known = np.broadcast_to(known, (*seen.shape[1:-1], *known.shape))
+        seen = np.ones((1, *known.shape), np.complex128) if seen is None else seen
+        if known.ndim != 2 or seen.ndim != 3 or seen.shape[1:] != known.shape:
+            raise InputError(f"the mask is {known.shape} and the maps are {seen.shape}; wanted (H, W) and (coils, H, W)")
+        if not known.any():
+            raise InputError("the mask keeps 0 points of k-space; wanted at least 1")
+        self.image_shape, self.measurement_shape = (2, *known.shape), (2 * len(seen), *known.shape)
+        maps = normalised(torch.from_numpy(seen))
+        self.closed_form = len(maps) == 1 and bool((maps != 0).all())
+        self.register_buffer("mask", torch.from_numpy(known.copy()), persistent=False)
+        self.register_buffer("maps", torch.view_as_real(maps), persistent=False)
+
+    def _maps(self, like: Tensor) -> Tensor:
+        return torch.view_as_complex(self.maps.to(like))
+
+    def singular_values(self, like: Tensor) -> Tensor:
+        """Return the mask, ``(H, W)``."""
+        return self.mask.to(like)
+
+    def from_spectrum(self, coefficients: Tensor) -> Tensor:
+        """Return the image that coils with full k-space ``(B, 2 coils, H, W)`` have seen."""
+        images = self._maps(coefficients).conj() * inverse_fourier(to_complex(coefficients))
+        return to_channels(images.sum(1, keepdim=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Measure, ``(B, 2, H, W) -> (B, 2 coils, H, W)``."""
+        wide = at_least_single(x)
+        return self.zero_unmeasured(to_channels(fourier(self._maps(wide) * to_complex(wide)))).to(x.dtype)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Combine the coils' images of zero-filled k-space, ``(B, 2 coils, H, W) -> (B, 2, H, W)``."""
+        self.check(y, self.measurement_shape, "measurement")
+        return self.from_spectrum(self.zero_unmeasured(at_least_single(y))).to(y.dtype)
+
+    def noisy(self, weights: Tensor) -> Tensor:
+        """Return the weights outside of an ellipse: far from the middle of k-space there is hardly anything but noise."""
+        y, x = (torch.linspace(-1, 1, n, device=weights.device) for n in self.image_shape[1:])
+        return weights * (torch.hypot(y[:, None], x) > OUTER)
+
+    def approximate_inverse(self, y: Tensor) -> Tensor:
+        """Return the zero-filled reconstruction, which is the adjoint."""
+        return self.adjoint(y)
+
+    def zero_unmeasured(self, y: Tensor) -> Tensor:
+        """Set k-space to 0 where it is not sampled."""
+        return y * self.mask
+
+
+class SimulatedMRI(CartesianMRI):
+    """Simulated MRI has a ring of coils around the image and a mask that a rule draws.
+
+    Args:
+        size: pixels along a side of the image, or height and width.
+        coils: number of them; one sees all alike.
+        pattern: of the mask: columns at even steps or at random, or points of a Poisson disc.
+        acceleration: points of k-space for one that is sampled.
+        centre: share of a side that is fully sampled (default: as :mod:`padis_lightning.mri.masks` says).
+        seed: masks of different seeds are different.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int] = 128,
+        coils: int = 8,
+        pattern: Literal["equispaced", "random", "poisson"] = "equispaced",
+        acceleration: float = 4.0,
+        centre: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        sides = sides_of(size)
+        if pattern not in PATTERNS:
+            raise InputError(f"pattern is {pattern!r}; wanted one of {', '.join(PATTERNS)}")
+        mask = PATTERNS[pattern](sides, acceleration, centre, seed)
+        super().__init__(mask, ring_of_coils(coils, sides).numpy() if coils > 1 else None)
+
+
+class MeasuredMRI(CartesianMRI):
+    """Measured MRI takes mask and maps from each measurement: points that are not 0, and ESPIRiT of the sampled centre.
+
+    Until there is a measurement its coils see all alike and k-space is full.
+
+    Args:
+        size: pixels along a side of the image, or height and width.
+        coils: number of them.
+        calibration: largest sides of the centre that maps are estimated from, points.
+        kernel: side of the windows of ESPIRiT, points.
+        crop: eigenvalue up to which a pixel is taken to be empty.
+    """
+
+    def __init__(
+        self, size: int | tuple[int, int], coils: int, calibration: int = 24, kernel: int = 6, crop: float = 0.9
+    ) -> None:
+        sides = sides_of(size)
+        super().__init__(np.ones(sides), np.ones((coils, *sides)))
+        self.calibration, self.kernel, self.crop = calibration, kernel, crop
+
+    def calibrated(self, y: Tensor) -> CartesianMRI:
+        """Return the operator of one measurement ``(1, 2 coils, H, W)``."""
+        self.check(y, self.measurement_shape, "measurement")
+        kspace = to_complex(y.detach().cpu().float())[0]
+        mask = (kspace != 0).any(0).numpy()
+        if len(kspace) == 1:
+            found = CartesianMRI(mask)
+        else:
+            sides = calibration_sides(mask, self.calibration)
+            found = CartesianMRI(mask, espirit(kspace, sides, self.kernel, crop=self.crop).numpy())
+        return found.to(device_of(self) or y.device)
+
+
+def _load(source: Sequence[Any] | str, name: str) -> np.ndarray:
+    """Return finite numbers as they are given, or out of a .npy file."""
+    from_file = isinstance(source, (str, Path))
+    if from_file and not (Path(source).is_file() and Path(source).suffix == ".npy"):
+        raise InputError(f"{name} is {str(source)!r}; wanted numbers or an existing .npy file")
+    with reading(name, "numbers"):
+        values = np.asarray(load_array(Path(source)) if from_file else source)
+    if values.dtype.kind not in "biufc" or not np.isfinite(values).all():
+        raise InputError(f"{name} has {values.dtype} or values that are not finite; wanted finite numbers")
+    return values

@@ -1,0 +1,401 @@
+"""Laws of magnetic resonance imaging: masks, coils, k-space in files, and solvers that keep the phase."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from skimage.metrics import structural_similarity
+
+from padis_lightning import metrics
+from padis_lightning.cli import main
+from padis_lightning.data.brains import brain
+from padis_lightning.data.conventions import Named
+from padis_lightning.data.sources.kspace import find_kspace
+from padis_lightning.data.sources.open import open_source
+from padis_lightning.errors import InputError
+from padis_lightning.mri import fourier, inverse_fourier, to_channels, to_complex
+from padis_lightning.mri.coils import calibration_sides, compression, espirit, normalised, whitening
+from padis_lightning.mri.masks import equispaced, middle, poisson_disc, random_columns, throw
+from padis_lightning.operators.mri import CartesianMRI, MeasuredMRI, SimulatedMRI
+from padis_lightning.priors import GaussianPrior
+from padis_lightning.problem import Problem
+from padis_lightning.random import Generators
+from padis_lightning.results.scores import score
+from padis_lightning.solvers.dds import DDS
+from padis_lightning.solvers.dpir import DPIR
+from padis_lightning.solvers.plug_and_play import RED, PnPADMM
+from padis_lightning.solvers.tv import TotalVariation
+from padis_lightning.types import Batch, Reconstruction
+
+SHAPE = (96, 368)
+QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+
+
+@pytest.mark.parametrize("acceleration", [2, 3, 4, 6, 8, 12])
+@pytest.mark.parametrize("draw", [equispaced, random_columns, poisson_disc])
+def test_masks_have_their_acceleration_a_full_centre_and_a_seed(draw, acceleration):
+    shape = (80, 90) if draw is poisson_disc else SHAPE
+    mask = draw(shape, acceleration)
+    assert mask.shape == shape and mask.size / mask.sum() == pytest.approx(acceleration, rel=0.03)
+    share = 0.4 / np.sqrt(2 * acceleration) if draw is poisson_disc else 0.32 / acceleration  # a square in the ellipse
+    assert mask[:, middle(shape[1], int(share * shape[1]))][middle(shape[0], int(share * shape[0]))].all()
+    np.testing.assert_array_equal(draw(shape, acceleration), mask)
+    assert not np.array_equal(draw(shape, acceleration, seed=1), mask)
+
+
+def test_columns_are_whole_and_steps_even():
+    even, drawn = equispaced(SHAPE, 8), random_columns(SHAPE, 8)
+    for mask in (even, drawn):
+        assert (mask == mask[0]).all()
+    inner = middle(SHAPE[1], round(0.04 * SHAPE[1]))
+    for mask, most in ((even, 1), (drawn, np.inf)):
+        steps = [np.diff(np.flatnonzero(side)) for side in (mask[0, : inner.start], mask[0, inner.stop :])]
+        assert all(np.ptp(side) <= most for side in steps)
+        assert most == 1 or max(map(np.ptp, steps)) > 1
+
+
+def test_points_of_a_disc_keep_their_distance_and_leave_no_room():
+    """Each is at least the smaller of two radii from every other, and nowhere is there a place for one more."""
+    radius = np.maximum(np.hypot(*np.meshgrid(np.linspace(-6, 6, 50), np.linspace(-4, 4, 40))), 1)
+    points = np.argwhere(throw(radius, np.random.default_rng(0)))
+    reach = radius[tuple(points.T)]
+    apart = np.hypot(*(points[:, None] - points).transpose(2, 0, 1)) + np.diag(np.full(len(points), np.inf))
+    assert (apart >= np.minimum(reach[:, None], reach)).all()
+    every = np.argwhere(np.ones_like(radius, bool))
+    assert (np.hypot(*(every[:, None] - points).transpose(2, 0, 1)) < reach).any(1).all()
+
+
+def test_discs_thin_out_from_the_middle():
+    mask = poisson_disc((120, 120), 6)
+    away = np.hypot(*(np.indices(mask.shape) - 60)) / 60
+    shares = [mask[(away >= low) & (away < low + 0.2)].mean() for low in (0.2, 0.4, 0.6, 0.8)]
+    assert shares == sorted(shares, reverse=True) and shares[0] > 3 * shares[-1]
+
+
+def test_a_centre_that_is_more_than_all_samples_is_refused():
+    for draw in (equispaced, random_columns):
+        with pytest.raises(InputError, match=r"the centre has 184 of 368 columns; wanted at most 92"):
+            draw(SHAPE, 4, 0.5)
+    with pytest.raises(InputError, match="wanted at most 8832"):
+        poisson_disc(SHAPE, 4, 0.9)
+
+
+def coil_maps(coils, shape):
+    """Return normalised maps of coils as soft discs around the image, each with a phase that rises somewhere."""
+    y, x = (torch.linspace(-1, 1, n, dtype=torch.float64) for n in shape)
+    turn = 2 * torch.pi * torch.arange(coils, dtype=torch.float64)[:, None, None] / coils
+    square = (x - 1.1 * turn.cos()) ** 2 + (y[:, None] - 1.1 * turn.sin()) ** 2
+    return normalised(torch.polar((-square / 1.5).exp(), turn + 0.8 * (x * turn.sin() - y[:, None] * turn.cos())))
+
+
+def object_of(shape):
+    """Return a complex object within an ellipse, and the ellipse."""
+    y, x = (torch.linspace(-1, 1, n, dtype=torch.float64) for n in shape)
+    y, away = y[:, None], torch.hypot(x / 0.7, y[:, None] / 0.85)
+    inside = (away < 1).double()
+    return torch.polar(inside * (1 + 0.4 * torch.cos(9 * x) * torch.sin(7 * y)), x + 2 * y**2), away < 1
+
+
+def off_by(found, maps, support):
+    """Return the distance of maps from others in every pixel of the support, whatever their phases."""
+    found, maps = found[:, support], maps[:, support]
+    phase = torch.sgn((found.conj() * maps).sum(0))
+    return torch.linalg.vector_norm(found * phase - maps, dim=0)
+
+
+def test_espirit_finds_the_maps_of_a_phantom(rng):
+    shape = (64, 50)
+    maps, (image, support) = coil_maps(8, shape), object_of(shape)
+    found = espirit(fourier(maps * image))
+    away = off_by(found, maps, support)
+    assert away.quantile(0.99) < 0.02 and away.mean() < 0.01
+    assert torch.allclose(torch.linalg.vector_norm(found, dim=0)[support], torch.ones(()).double())
+    noisy = fourier(maps * image) + 0.02 * torch.randn(
+        8, *shape, dtype=torch.complex128, generator=torch.Generator().manual_seed(0)
+    )
+    found = espirit(noisy, (24, 16))
+    assert off_by(found, maps, support).quantile(0.95) < 0.05
+    assert (found[:, :3, :3] == 0).all() and (found[:, -3:, -3:] == 0).all()  # where there is only noise
+
+
+def test_the_centre_of_a_mask_is_its_largest_full_rectangle():
+    mask = np.zeros((40, 31), bool)
+    mask[middle(40, 9), middle(31, 12)] = True
+    assert calibration_sides(mask, 24) == (9, 12) and calibration_sides(mask, 5) == (5, 5)
+    assert calibration_sides(np.tile(np.abs(np.arange(100) - 50) < 6, (64, 1)), 24) == (24, 11)
+    with pytest.raises(InputError, match="fully sampled over 9x5 around its middle; wanted at least 8"):
+        espirit(torch.ones(2, 40, 31, dtype=torch.complex128), (9, 5))
+
+
+def test_whitened_noise_has_no_correlation_and_a_deviation_of_one(rng):
+    mixed = torch.randn(5, 5, dtype=torch.complex128, generator=rng).numpy()
+    noise = mixed @ torch.randn(5, 400, dtype=torch.complex128, generator=rng).numpy()
+    white = whitening(noise) @ noise
+    np.testing.assert_allclose(white @ white.conj().T / 400, 2 * np.eye(5), atol=1e-10)
+    assert np.mean([white.real.std(), white.imag.std()]) == pytest.approx(1, rel=0.05)
+    with pytest.raises(InputError, match="400 samples of 6 coils"):
+        whitening(np.vstack([noise, noise[:1]]))
+
+
+def test_compressed_coils_hold_most_and_are_orthonormal(rng):
+    kspace = np.tensordot(np.arange(18).reshape(6, 3) ** 2 + 1j, torch.randn(3, 7, 8, generator=rng).numpy(), 1)
+    for count in (1, 3, 6):
+        rows = compression(kspace, count)
+        np.testing.assert_allclose(rows @ rows.conj().T, np.eye(count), atol=1e-12)
+        kept = np.linalg.norm(np.tensordot(rows, kspace, 1)) ** 2
+        assert kept == pytest.approx(np.sum(np.linalg.svd(kspace.reshape(6, -1))[1][:count] ** 2))
+    with pytest.raises(InputError, match="coils is 7 and k-space has 6"):
+        compression(kspace, 7)
+
+
+def test_the_transform_of_an_impulse_in_the_middle_is_flat():
+    for shape in ((6, 8), (5, 7)):
+        image = torch.zeros(shape, dtype=torch.complex128)
+        image[shape[0] // 2, shape[1] // 2] = 1
+        torch.testing.assert_close(fourier(image), torch.full_like(image, 1 / np.sqrt(np.prod(shape))))
+        torch.testing.assert_close(inverse_fourier(fourier(image)), image)
+
+
+def test_full_k_space_of_any_coils_gives_the_image_back(rng):
+    image = torch.randn(2, 2, 9, 12, dtype=torch.float64, generator=rng)
+    operator = CartesianMRI(np.ones(12), coil_maps(5, (9, 12)).numpy())
+    torch.testing.assert_close(operator.approximate_inverse(operator(image)), image)
+    assert operator.norm_squared == pytest.approx(1) and not operator.closed_form
+    alone = CartesianMRI(np.ones((9, 12)))
+    assert alone.closed_form and torch.equal(alone.pinv(alone(image)), alone.adjoint(alone(image)))
+
+
+def test_operators_and_maps_are_those_of_sigpy(rng):
+    mri = pytest.importorskip("sigpy.mri")
+    maps, (image, support), mask = coil_maps(8, (64, 50)), object_of((64, 50)), poisson_disc((64, 50), 3)
+    operator = CartesianMRI(mask, maps.numpy())
+    sense = mri.linop.Sense(maps.numpy(), weights=mask.astype(float))
+    found = to_complex(operator(to_channels(image[None, None])))[0]
+    np.testing.assert_allclose(found, sense(image.numpy()), atol=1e-6)
+    back = to_complex(operator.adjoint(to_channels(found[None])))[0, 0]
+    np.testing.assert_allclose(back, sense.H(found.numpy()), atol=1e-6)
+    kspace = fourier(maps * image)
+    options = {"calib_width": 24, "thresh": 0.02, "kernel_width": 6, "crop": 0.9, "show_pbar": False}
+    theirs = mri.app.EspiritCalib(kspace.numpy(), **options).run()
+    assert off_by(espirit(kspace), torch.from_numpy(theirs), support).max() < 0.02
+
+
+def brains(size, count=1):
+    return torch.stack([torch.view_as_real(torch.from_numpy(brain(size, 5, k))).movedim(-1, 0) for k in range(count)])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda a: TotalVariation(a, weight=1e-3, iterations=20),
+        *(
+            lambda a, kind=kind: kind(GaussianPrior(a.image_shape, 0.0, 0.3), Problem(a), steps=4)
+            for kind in (PnPADMM, RED, DPIR, DDS)
+        ),
+    ],
+    ids=["TotalVariation", "PnPADMM", "RED", "DPIR", "DDS"],
+)
+def test_solvers_keep_the_sign_of_complex_images(build):
+    """Nothing on the way is clipped to positive values: the image of minus the measurement is minus the image."""
+    operator = SimulatedMRI(24, 3, "random", 2)
+    y = operator(brains(24))
+    solver = build(operator)
+    generator = Generators.keyed(0, [0])
+    if isinstance(solver, DDS):
+        solver.eta = 0.0
+        generator.normal = lambda like: torch.zeros_like(like)
+    found = solver.solve(y, generator)
+    assert found.min() < -0.2
+    torch.testing.assert_close(solver.solve(-y, generator), -found, rtol=0, atol=1e-5)
+
+
+def measured(kspace):
+    return Batch(torch.tensor([0]), ["a"], ["a"], None, kspace, torch.ones(1, 1, 1, 1))
+
+
+def test_a_measurement_says_its_mask_its_maps_and_its_noise(rng):
+    shape, noise = (80, 64), 0.06
+    maps, (image, support), mask = coil_maps(6, shape), object_of(shape), poisson_disc((80, 64), 2, 0.3)
+    known = CartesianMRI(mask, maps.numpy())
+    truth = to_channels(image[None, None])
+    y = known(truth)
+    y = known.zero_unmeasured(y + noise * torch.randn(y.shape, generator=rng, dtype=torch.float64))
+    problem = Problem(MeasuredMRI(shape, 6)).for_batch(measured(y))
+    assert torch.equal(problem.operator.mask, torch.from_numpy(mask))
+    assert off_by(torch.view_as_complex(problem.operator.maps), maps, support).quantile(0.9) < 0.1
+    assert float(problem.noise.deviation) == pytest.approx(noise, rel=0.1)
+    square, weights = problem.data_term(y)  # what is not sampled counts for nothing, and the rest as if it were all
+    assert torch.equal(weights[0, 0] > 0, torch.from_numpy(mask)) and weights.max() == 1
+    assert float(square) == pytest.approx(noise**2, rel=0.2)
+
+
+def write_bart(path, kspace):
+    """Write k-space (slices, coils, H, W) as BART does: readout, phase, 1, coils, ..., slices, the first axis fastest."""
+    slices, coils, height, width = kspace.shape
+    sides = [height, width, 1, coils, *[1] * 9, slices, 1, 1]
+    path.with_suffix(".hdr").write_text("# Dimensions\n" + " ".join(map(str, sides)) + "\n")
+    path.write_bytes(np.transpose(kspace, (2, 3, 1, 0)).astype("<c8").tobytes(order="F"))
+
+
+@pytest.fixture
+def kspace(rng):
+    return torch.randn(3, 4, 10, 12, dtype=torch.complex64, generator=rng).numpy()
+
+
+def write_hdf5(path, **arrays):
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for key, values in arrays.items():
+            file[key] = values
+
+
+def test_k_space_is_read_from_every_format(kspace, tmp_path):
+    np.save(tmp_path / "a.npy", kspace)
+    np.savez(tmp_path / "a.npz", kspace=kspace)
+    write_hdf5(tmp_path / "a.h5", kspace=kspace, reconstruction_rss=np.zeros((3, 10, 12)))
+    write_bart(tmp_path / "a.cfl", kspace)
+    for suffix in ("npy", "npz", "h5", "cfl"):
+        source = open_source(tmp_path / f"a.{suffix}", data_range=(0, 2.0))
+        assert source.image_shape == (2, 10, 12) and len(source) == 3 and not source.has_images
+        assert [source.name(k) for k in range(3)] == ["a_0000", "a_0001", "a_0002"] and set(source.groups) == {"a"}
+        found = torch.stack([source[k].measurement for k in range(3)])
+        np.testing.assert_allclose(to_complex(found), kspace / 2, rtol=1e-6)
+    np.save(tmp_path / "one.npy", kspace[0])
+    write_hdf5(tmp_path / "single.h5", kspace=kspace[:, 0])
+    assert find_kspace(tmp_path / "one.npy").shape == (1, 4, 10, 12)
+    assert find_kspace(tmp_path / "single.h5").shape == (3, 1, 10, 12)
+
+
+def test_coils_are_whitened_by_a_noise_scan_and_combined(kspace, tmp_path, rng):
+    noise = np.tri(4) @ torch.randn(4, 500, dtype=torch.complex64, generator=rng).numpy()
+    np.savez(tmp_path / "a.npz", kspace=kspace, noise=noise, range=[0, 2.0])
+    write_hdf5(tmp_path / "a.h5", kspace=kspace, noise=noise, range=[0, 2.0])
+    for suffix in ("npz", "h5"):
+        found = to_complex(open_source(tmp_path / f"a.{suffix}")[1].measurement[None])[0]
+        np.testing.assert_allclose(found, np.tensordot(whitening(noise), kspace[1], 1) / 2, rtol=1e-5, atol=1e-5)
+    np.savez(tmp_path / "b.npz", kspace=np.repeat(kspace[:, :2], 2, 1), range=[0, 1.0])  # two coils, twice each
+    found = to_complex(open_source(tmp_path / "b.npz", named=Named(coils=2))[1].measurement[None])[0]
+    total = np.linalg.norm(np.repeat(kspace[1, :2], 2, 0), axis=0)
+    np.testing.assert_allclose(torch.linalg.vector_norm(found, dim=0), total, rtol=1e-5)
+
+
+def bad_files(folder, kspace):
+    """Yield files that cannot be used with a part of the sentence that says why."""
+    np.savez(folder / "real.npz", kspace=kspace.real)
+    yield "real.npz", "wanted complex numbers"
+    np.save(folder / "nan.npy", np.where(np.arange(12) == 3, np.nan, kspace))
+    yield "nan.npy", "not finite in slice"
+    np.save(folder / "flat.npy", kspace[0, 0])
+    yield "flat.npy", r"k-space of shape \(10, 12\)"
+    np.save(folder / "zero.npy", 0 * kspace)
+    yield "zero.npy", "k-space of 0 around its middle"
+    np.savez(folder / "noise.npz", kspace=kspace, noise=kspace[0, :3, 0])
+    yield "noise.npz", r"shape \(3, 12\) in noise; wanted complex numbers \(4 coils"
+    np.savez(folder / "shifted.npz", kspace=kspace, range=[1.0, 2.0])
+    yield "shifted.npz", "wanted 0 first"
+    write_bart(folder / "short.cfl", kspace)
+    (folder / "short.cfl").write_bytes(b"\0" * 80)
+    yield "short.cfl", "has 80 bytes; wanted 11520"
+    write_bart(folder / "volume.cfl", kspace)
+    (folder / "volume.hdr").write_text("# Dimensions\n10 12 3 4\n")
+    yield "volume.cfl", "wanted two of space, coils and slices"
+    (folder / "alone.cfl").write_bytes(b"\0" * 80)
+    yield "alone.cfl", "a .hdr beside the .cfl"
+
+
+def test_k_space_that_cannot_be_used_is_refused_in_a_sentence(kspace, tmp_path):
+    for name, said in bad_files(tmp_path, kspace):
+        with pytest.raises(InputError, match=said):
+            open_source(tmp_path / name)[0]
+
+
+def test_operators_refuse_what_does_not_fit(tmp_path):
+    np.save(tmp_path / "mask.npy", np.ones((4, 5)))
+    assert CartesianMRI(str(tmp_path / "mask.npy")).image_shape == (2, 4, 5)
+    for wrong, said in (
+        (lambda: CartesianMRI(np.ones(4)), r"the mask is \(4,\)"),
+        (lambda: CartesianMRI(np.ones((4, 5)), np.ones((2, 5, 4))), r"maps are \(2, 5, 4\); wanted"),
+        (lambda: CartesianMRI(np.zeros((4, 5))), "keeps 0 points"),
+        (lambda: CartesianMRI(str(tmp_path / "none.npy")), "wanted numbers or an existing .npy file"),
+        (lambda: CartesianMRI(np.full((4, 5), np.nan)), "not finite"),
+        (lambda: SimulatedMRI(16, pattern="stars"), "wanted one of equispaced, random, poisson"),
+    ):
+        with pytest.raises(InputError, match=said):
+            wrong()
+
+
+def test_scores_are_those_of_the_magnitude(rng):
+    truth = brains(32, 2)
+    estimate = truth + 0.02 * torch.randn(truth.shape, generator=rng)
+    turned = to_channels(to_complex(estimate) * torch.polar(torch.ones(()), torch.tensor(1.0)))
+    rows = [score(Reconstruction(one, None, None, 0.0, 0), truth) for one in (estimate, turned)]
+    expected = metrics.psnr(*(torch.linalg.vector_norm(one, dim=1, keepdim=True) for one in (estimate, truth)))
+    for row in rows:
+        torch.testing.assert_close(torch.tensor([one["psnr"] for one in row]), expected)
+    size, near = (np.hypot(*one[0].numpy()) for one in (truth, estimate))
+    square = np.sum((size - near) ** 2, dtype=float)
+    for row in rows:
+        assert row[0]["nmse"] == pytest.approx(square / np.sum(size**2, dtype=float), rel=1e-4)
+        assert row[0]["psnr_of_range"] == pytest.approx(10 * np.log10(size.max() ** 2 / (square / size.size)), rel=1e-4)
+        assert row[0]["ssim_of_range"] == pytest.approx(structural_similarity(size, near, data_range=size.max()), rel=1e-3)
+
+
+def run(folder, *words):
+    main(["predict", "--config", "mri.yaml", "--output", str(folder), *words, *QUIET])
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_a_scan_is_reconstructed_by_one_command(tmp_path):
+    """Each slice with maps of its own: up to the phase of the maps it is the truth, in the units of the file."""
+    truth, scale = brains(64, 2), 7.0
+    known = [CartesianMRI(poisson_disc((64, 64), 2, 0.4, k), coil_maps(6, (64, 64)).roll(k, 0).numpy()) for k in range(2)]
+    kspace = torch.cat([to_complex(a(x[None])) for a, x in zip(known, truth, strict=True)]) * scale
+    write_hdf5(tmp_path / "scan.h5", kspace=kspace.to(torch.complex64).numpy())
+    words = ["--data.path", str(tmp_path / "scan.h5")]
+    summary = run(tmp_path / "out", *words, "--model.weight", "1e-4", "--results.formats", "[png16]")
+    assert summary["n"] == 2 and summary["solver"] == "TotalVariation" and summary["residual"] < 0.02
+    assert set(summary["baselines"]) == {"zero_filled", "cg_sense"}
+    assert summary["residual"] < summary["baselines"]["zero_filled"]["residual"] / 3
+    for k in range(2):
+        found = np.load(tmp_path / "out" / "arrays" / f"scan_000{k}.npy")
+        assert found.dtype == np.complex64 and found.shape == (64, 64)
+        expected = scale * torch.linalg.vector_norm(truth[k], dim=0).numpy()
+        assert np.linalg.norm(np.abs(found) - expected) < 0.05 * np.linalg.norm(expected)
+    words += ["--model", "PnPADMM", "--model.steps", "3", "--prior", "GaussianPrior", "--prior.image_shape", "[2, 64, 64]"]
+    summary = run(tmp_path / "gauss", *words, "--data.coils", "5", "--results.measurements", "true")
+    assert summary["evaluations"] == 3 and summary["residual"] < 0.1
+    again = open_source(tmp_path / "gauss" / "measurements" / "scan_0001.npz")
+    assert again.normalisation.upper == 1 and again[0].measurement.shape == (10, 64, 64)
+
+
+def test_complex_heads_are_built_in(tmp_path):
+    summary = run(tmp_path, "--data.size", "32", "--operator.size", "32", "--data.count", "2", "--model.iterations", "30")
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert len(rows) == 2 and summary["psnr"] > summary["baselines"]["cg_sense"]["psnr"] > 15
+
+
+def test_a_head_is_its_seed_and_its_index_at_any_size():
+    heads = [brain(64, 3, k) for k in range(8)]
+    np.testing.assert_array_equal(brain(64, 3, 5), heads[5])
+    assert len({head.tobytes() for head in heads}) == 8 and not np.array_equal(brain(64, 4, 5), heads[5])
+    for k in range(3):
+        coarse = np.abs(brain(128, 3, k).reshape(64, 2, 64, 2).mean((1, 3)))
+        assert np.corrcoef(coarse.ravel(), np.abs(heads[k]).ravel())[0, 1] > 0.99
+
+
+def test_a_head_lies_in_air_with_a_smooth_phase():
+    for k in range(8):
+        head = brain(96, 1, k)
+        size = np.abs(head)
+        assert head.dtype == np.complex64 and size.max() == pytest.approx(1, abs=1e-3)
+        assert not size[:2].any() and 0.25 < (size > 0).mean() < 0.7
+        assert ndimage.label(size > 0)[1] == 1
+        both = (size[:, 1:] > 0) & (size[:, :-1] > 0)
+        steps = np.angle(head[:, 1:] * head[:, :-1].conj())[both]
+        assert np.abs(steps).max() < 0.5 and np.abs(np.angle(head[size > 0])).std() > 0.02
