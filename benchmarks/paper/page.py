@@ -16,8 +16,8 @@ from benchmarks.paper.studies import MAIN, MORE
 from padis_lightning.files import write_text
 
 SCALE = {
-    "cpu": """Two processor cores, {SIZE}x{SIZE} images, a network of two million weights. The priors of the main table had an
-hour of one core each, those that are compared with each other {SHORT_STEPS} steps. Each prior was trained once. Methods have
+    "cpu": """Two processor cores, {SIZE}x{SIZE} images, a network of two million weights. The priors of the main table were
+trained for {STEPS} steps, 15 to 55 minutes of a core, those that are compared with each other for {SHORT_STEPS}. Methods have
 {EVALUATIONS} evaluations where the paper takes 1000, and {COUNT} test images of a task. Such figures can show how methods compare
 under one prior and one budget, and effects that are larger than the intervals. They cannot show the paper's numbers or small
 differences between priors: an interval counts patients, not trainings. Methods that need many evaluations (Langevin, DPS,
