@@ -178,8 +178,9 @@ def test_without_chance_a_volume_is_solved_as_its_slices():
     class Sliced(GaussianPrior):
         pass
 
-    volume = PnPADMM(GaussianPrior((1, 3, 12, 12), 0.4, 0.3), Slices(inner, 3), steps=6, iterations=200)
-    plain = PnPADMM(Sliced((1, 12, 12), 0.4, 0.3), inner, steps=6, iterations=200)
+    options = {"steps": 6, "iterations": 200, "sigma_max": 0.08, "sigma_min": 0.015}
+    volume = PnPADMM(GaussianPrior((1, 3, 12, 12), 0.4, 0.3), Slices(inner, 3), **options)
+    plain = PnPADMM(Sliced((1, 12, 12), 0.4, 0.3), inner, **options)
     y = volume.operator(truth)
     found = volume.solve(y, Generators.keyed(0, [0]))
     for z in range(3):

@@ -68,7 +68,7 @@ class PlugAndPlay(Solver):
         steps: int = 50,
         sigma_max: float | None = None,
         sigma_min: float | None = None,
-        penalty: float = 0.003,
+        penalty: float = 0.001,
         noise_weight: float = 0.25,
         iterations: int = 20,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
