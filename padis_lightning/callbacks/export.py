@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from padis_lightning.diffusion import PatchModel
+from padis_lightning.errors import require_at_least
+from padis_lightning.priors import PatchPrior
+from padis_lightning.priors.distance import Reference, denoising_errors
+from padis_lightning.random import Generators
 
 
 class PriorExport(Callback):
@@ -14,15 +20,35 @@ class PriorExport(Callback):
 
     Args:
         half: store half precision, at half the size.
+        reference: validation images, at most, of which it is stored how well they are denoised, so that ``predict`` can say how
+            far others lie from them (0: none; there is nothing of volumes and of fewer than 5 images).
     """
 
-    def __init__(self, half: bool = False) -> None:
-        self.half = half
+    def __init__(self, half: bool = False, reference: int = 64) -> None:
+        require_at_least(0, reference=reference)
+        self.half, self.reference = half, reference
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the prior; by now the weights are the averaged ones."""
         if trainer.is_global_zero and not trainer.fast_dev_run:
-            self.write(pl_module.patch_model(), Path(trainer.default_root_dir))
+            model = pl_module.patch_model()
+            if (reference := self._refer(model, trainer, pl_module.device)) is not None:
+                model.training["reference"] = reference.describe()
+            self.write(model, Path(trainer.default_root_dir))
+
+    def _refer(self, model: PatchModel, trainer: Trainer, device: torch.device) -> Reference | None:
+        """Return how well validation images, evenly spread, are denoised; each has a stream of its own."""
+        prior = PatchPrior(copy.deepcopy(model)).to(device).float()  # training goes on to need gradients
+        if prior.volumetric or prior.condition_channels:
+            return None
+        images = trainer.datamodule.val_dataloader().dataset
+        count = min(self.reference, len(images))
+        errors = []
+        for place in (k * len(images) // count for k in range(count)):
+            image = images[place].image[None].to(device)
+            with torch.no_grad():
+                errors.append(denoising_errors(prior, image, Generators.keyed(0, [place]))[0].cpu())
+        return Reference.of(torch.stack(errors)) if errors else None
 
     def write(self, model: PatchModel, folder: Path) -> None:
         """Write a model as ``folder``'s prior."""
