@@ -35,11 +35,10 @@ def test_errors_of_a_gaussian_prior_are_its_closed_form(shift, spread):
     for term, level in enumerate(STD * k for k in LEVELS):
         least = STD**2 * level**2 / (STD**2 + level**2)  # what images of the prior leave over
         ratio = (STD**2 + level**2 * away / STD**2) / (STD**2 + level**2)  # 1 for these
-        if term < 2:
-            torch.testing.assert_close(found[:, term].exp().square().mean(), (least * ratio).double(), rtol=0.05, atol=0)
-        else:
-            bias = -(level**2) * (x - MEAN).mean() / (STD**2 + level**2) / (least * ratio).sqrt()
-            torch.testing.assert_close(found[:, term].mean(), bias.double(), rtol=0.05, atol=0.02)
+        bias = -(level**2) * (x - MEAN).mean() / (STD**2 + level**2) / (least * ratio).sqrt()
+        torch.testing.assert_close(found[:, 1 + term].mean(), bias.double(), rtol=0.05, atol=0.02)
+        if term == 0:
+            torch.testing.assert_close(found[:, 0].exp().square().mean(), (least * ratio).double(), rtol=0.05, atol=0)
 
 
 def test_a_reference_of_few_images_holds_what_it_says_of_others():
@@ -121,17 +120,17 @@ def test_predict_names_the_images_that_lie_far(model, tmp_path, capsys):
     assert "distance" not in (tmp_path / "off" / "metrics.csv").read_text() and "lie further" not in capsys.readouterr().err
 
 
-def test_fit_stores_how_well_validation_images_are_denoised(images, tmp_path):
-    with np.load(images) as arrays:
-        stored = dict(arrays)
-    np.savez(images, **stored | {"patient": np.repeat(["a", "b"], 6)})
-    fit(images, tmp_path, 2, PriorExport())
+def test_fit_stores_how_well_the_images_of_validation_and_training_are_denoised(images, tmp_path):
+    fit(images, tmp_path, 2, PriorExport(reference=7))
     prior = PatchPrior(str(tmp_path / "prior.safetensors"))
     data = ImageData(str(images))
     data.setup("fit")
-    held = torch.stack([item.image for item in data.val_dataloader().dataset])
-    expected = Reference.of(denoising_errors(prior, held, Generators.keyed(0, range(6))))
-    assert prior.reference.count == 6
+    items, (train, held) = data.known_items(7), data.split(data.whole.groups)
+    places = [item.index for item in items]
+    assert places[:3] == held and {data.whole.groups[k] for k in places} == set("abcd") and len(set(places) & set(train)) == 4
+    errors = denoising_errors(prior, torch.stack([item.image for item in items]), Generators.keyed(0, range(7)))
+    expected = Reference.of(errors)
+    assert prior.reference.count == 7
     np.testing.assert_allclose(prior.reference.mean, expected.mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(prior.reference.covariance, expected.covariance, rtol=1e-2, atol=1e-6)
     model = PatchModel.load(tmp_path / "prior.safetensors")

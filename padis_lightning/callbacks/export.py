@@ -20,8 +20,8 @@ class PriorExport(Callback):
 
     Args:
         half: store half precision, at half the size.
-        reference: validation images, at most, of which it is stored how well they are denoised, so that ``predict`` can say how
-            far others lie from them (0: none; there is nothing of volumes and of fewer than 5 images).
+        reference: images of validation, and of training where these are fewer, of which it is stored how well they are denoised,
+            so that ``predict`` can say how far others lie from them (0: none; nothing is stored of volumes).
     """
 
     def __init__(self, half: bool = False, reference: int = 64) -> None:
@@ -37,18 +37,16 @@ class PriorExport(Callback):
             self.write(model, Path(trainer.default_root_dir))
 
     def _refer(self, model: PatchModel, trainer: Trainer, device: torch.device) -> Reference | None:
-        """Return how well validation images, evenly spread, are denoised; each has a stream of its own."""
+        """Return how well images that the prior knows are denoised; each has a stream of its own."""
         prior = PatchPrior(copy.deepcopy(model)).to(device).float()  # training goes on to need gradients
         if prior.volumetric or prior.condition_channels:
             return None
-        images = trainer.datamodule.val_dataloader().dataset
-        count = min(self.reference, len(images))
-        errors = []
-        for place in (k * len(images) // count for k in range(count)):
-            image = images[place].image[None].to(device)
-            with torch.no_grad():
-                errors.append(denoising_errors(prior, image, Generators.keyed(0, [place]))[0].cpu())
-        return Reference.of(torch.stack(errors)) if errors else None
+        with torch.no_grad():
+            errors = [
+                denoising_errors(prior, item.image[None].to(device), Generators.keyed(0, [k])).cpu()
+                for k, item in enumerate(trainer.datamodule.known_items(self.reference))
+            ]
+        return Reference.of(torch.cat(errors)) if errors else None
 
     def write(self, model: PatchModel, folder: Path) -> None:
         """Write a model as ``folder``'s prior."""

@@ -53,7 +53,7 @@ class Results(Callback):
         calibration: such a file of validation images; estimates get 90 % intervals and a map of risk by it.
         risk: the size of the errors whose probability is that risk, in the units that a reader sees (default: a fortieth of
             the range, 50 HU of 2000).
-        distance: say how far estimates lie from what the prior knows, where it says what that is; three evaluations an image.
+        distance: say how far estimates lie from what the prior knows, where it says what that is; two evaluations an image.
     """
 
     def __init__(
@@ -242,5 +242,5 @@ def far_sentence(rows: list[dict[str, Any]], reference: Reference) -> str:
         return ""
     return (
         f"{len(far)} of {len(rows)} images ({first_few(far)}) lie further from what the prior knows than 95 % of images like "
-        f"those it was validated on, {len(further)} of them than 99 %; a prior of such images: fit --model.initial PRIOR"
+        f"those of its training, {len(further)} of them than 99 %; a prior of such images: fit --model.initial PRIOR"
     )

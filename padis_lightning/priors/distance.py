@@ -14,30 +14,29 @@ from padis_lightning.errors import InputError
 from padis_lightning.priors.base import Prior
 from padis_lightning.random import Generators
 
-LEVELS = (1.25, 2.5, 5.0)  # of the noise, in units of the root mean square of clean images
-TERMS = len(LEVELS)  # numbers of an image; an evaluation gives one
+LEVELS = (0.7, 2.5)  # of the noise, in units of the root mean square of clean images
+TERMS = 3  # numbers of an image
 
 
 def denoising_errors(prior: Prior, x: Tensor, generator: Generators) -> Tensor:
     r"""Return three numbers that say how well a prior denoises each image, ``(B, C, H, W) -> (B, 3)``, in float64.
 
-    .. math:: \ln \|e_1\|, \quad \ln \|e_2\|, \quad \mathrm{mean}(e_3) / \|e_3\|, \qquad
+    .. math:: \ln \|e_1\|, \quad \mathrm{mean}(e_1) / \|e_1\|, \quad \mathrm{mean}(e_2) / \|e_2\|, \qquad
         e_k = D(x + \sigma_k z; \sigma_k) - x
 
-    with the root mean square as norm. The first two tell other contrasts and structures, the third what is larger or smaller
-    than the prior expects: at its level the prior says little more than where things are. Levels are high, where the detail
-    that an estimate lacks does not count.
+    with the root mean square as norm. The first tells other structures and contrasts, the others what is brighter, larger or
+    smaller than the prior expects. Levels are high, where the detail that an estimate lacks does not count.
     """
     errors = []
     for level in (k * prior.sigma_data for k in LEVELS):
         errors.append((prior.on_images(x + level * generator.normal(x), level, generator) - x).double().flatten(1))
-    first, second, last = (error.square().mean(1).sqrt().clamp_min(torch.finfo(x.dtype).tiny) for error in errors)
-    return torch.stack([first.log(), second.log(), errors[2].mean(1) / last], 1)
+    sizes = [error.square().mean(1).sqrt().clamp_min(torch.finfo(x.dtype).tiny) for error in errors]
+    return torch.stack([sizes[0].log(), *(error.mean(1) / size for error, size in zip(errors, sizes, strict=True))], 1)
 
 
 @dataclass(frozen=True)
 class Reference:
-    r"""Holds the :func:`denoising_errors` f of images that a prior knows, of which it was not trained on any.
+    r"""Holds the mean and covariance of the :func:`denoising_errors` f of images that a prior knows.
 
     .. math:: d = \sqrt{(f - m)^T C^{-1} (f - m)}
 

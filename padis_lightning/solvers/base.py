@@ -179,7 +179,7 @@ class Solver(LightningModule, ABC):
         return getattr(self.prior, "reference", None)
 
     def distance(self, estimate: Tensor, batch: Batch) -> Tensor | None:
-        """Return how far each estimate of a batch lies from what the prior knows, ``(B,)``, by three evaluations.
+        """Return how far each estimate of a batch lies from what the prior knows, ``(B,)``, by two evaluations.
 
         None of volumes, and where the prior does not say what it knows.
         """
