@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from padis_lightning.data.datamodule import ImageData
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import require_at_least
 from padis_lightning.priors import PatchPrior
@@ -32,21 +33,21 @@ class PriorExport(Callback):
         """Write the prior; by now the weights are the averaged ones."""
         if trainer.is_global_zero and not trainer.fast_dev_run:
             model = pl_module.patch_model()
-            if (reference := self._refer(model, trainer, pl_module.device)) is not None:
-                model.training["reference"] = reference.describe()
+            self._refer(model, trainer.datamodule, pl_module.device)
             self.write(model, Path(trainer.default_root_dir))
 
-    def _refer(self, model: PatchModel, trainer: Trainer, device: torch.device) -> Reference | None:
-        """Return how well images that the prior knows are denoised; each has a stream of its own."""
+    def _refer(self, model: PatchModel, data: ImageData, device: torch.device | str) -> None:
+        """Store in a model how well images that it knows are denoised; each has a stream of its own."""
         prior = PatchPrior(copy.deepcopy(model)).to(device).float()  # training goes on to need gradients
         if prior.volumetric or prior.condition_channels:
-            return None
+            return
         with torch.no_grad():
             errors = [
                 denoising_errors(prior, item.image[None].to(device), Generators.keyed(0, [k])).cpu()
-                for k, item in enumerate(trainer.datamodule.known_items(self.reference))
+                for k, item in enumerate(data.known_items(self.reference))
             ]
-        return Reference.of(torch.cat(errors)) if errors else None
+        if errors and (reference := Reference.of(torch.cat(errors))) is not None:
+            model.training["reference"] = reference.describe()
 
     def write(self, model: PatchModel, folder: Path) -> None:
         """Write a model as ``folder``'s prior."""
@@ -54,8 +55,10 @@ class PriorExport(Callback):
         model.save(path, self.half)
         print(f"wrote {path}")
 
-    def complete(self, checkpoint: Path, folder: Path) -> None:
+    def complete(self, checkpoint: Path, folder: Path, data: ImageData) -> None:
         """Write the prior that the run of a last checkpoint did not live to write."""
         model, path = PatchModel.load(checkpoint), folder / "prior.safetensors"
         if not path.is_file() or PatchModel.load(path).training.get("steps") != model.training["steps"]:
+            data.setup("fit")
+            self._refer(model, data, "cpu")
             self.write(model, folder)
