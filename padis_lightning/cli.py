@@ -169,7 +169,7 @@ class PadisCLI(LightningCLI):
         if not self._finished:
             self.trainer.fit(**kwargs)
         elif self.trainer.is_global_zero:
-            self._get(self.config_init, "export").complete(Path(kwargs["ckpt_path"]), Path(self.output))
+            self._get(self.config_init, "export").complete(Path(kwargs["ckpt_path"]), Path(self.output), kwargs["datamodule"])
 
     def before_predict(self) -> None:
         """Check data, operator and prior against each other before anything is written."""

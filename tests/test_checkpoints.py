@@ -20,6 +20,7 @@ from padis_lightning.callbacks.checkpoint_io import newest
 from padis_lightning.callbacks.csv_log import Log
 from padis_lightning.callbacks.resuming import Earlier, deciding
 from padis_lightning.data.batches import STOPPING
+from padis_lightning.data.datamodule import ImageData
 from padis_lightning.errors import InputError
 from padis_lightning.files import sweep_up, whole
 from padis_lightning.training import PatchDiffusion
@@ -148,7 +149,7 @@ def test_auto_begins_goes_on_and_leaves_a_finished_run_alone(images, tmp_path, c
     fit(images, run, *auto)
     assert f"there is no checkpoint in {run}/checkpoints; training begins at step 0" in capsys.readouterr().err
     before, prior = snapshot(run), run / "prior.safetensors"
-    PriorExport().complete(run / "checkpoints" / "last.ckpt", run)
+    PriorExport().complete(run / "checkpoints" / "last.ckpt", run, ImageData(str(images)))
     assert snapshot(run) == before
     content, _ = before.pop(prior)
     prior.unlink()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from padis_lightning.data.datamodule import ImageData
 from padis_lightning.diffusion import PatchModel
+from padis_lightning.errors import require_at_least
+from padis_lightning.priors import PatchPrior
+from padis_lightning.priors.distance import Reference, denoising_errors
+from padis_lightning.random import Generators
 
 
 class PriorExport(Callback):
@@ -14,15 +21,33 @@ class PriorExport(Callback):
 
     Args:
         half: store half precision, at half the size.
+        reference: images of validation, and of training where these are fewer, of which it is stored how well they are denoised,
+            so that ``predict`` can say how far others lie from them (0: none; nothing is stored of volumes).
     """
 
-    def __init__(self, half: bool = False) -> None:
-        self.half = half
+    def __init__(self, half: bool = False, reference: int = 64) -> None:
+        require_at_least(0, reference=reference)
+        self.half, self.reference = half, reference
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the prior; by now the weights are the averaged ones."""
         if trainer.is_global_zero and not trainer.fast_dev_run:
-            self.write(pl_module.patch_model(), Path(trainer.default_root_dir))
+            model = pl_module.patch_model()
+            self._refer(model, trainer.datamodule, pl_module.device)
+            self.write(model, Path(trainer.default_root_dir))
+
+    def _refer(self, model: PatchModel, data: ImageData, device: torch.device | str) -> None:
+        """Store in a model how well images that it knows are denoised; each has a stream of its own."""
+        prior = PatchPrior(copy.deepcopy(model)).to(device).float()  # training goes on to need gradients
+        if prior.volumetric or prior.condition_channels:
+            return
+        with torch.no_grad():
+            errors = [
+                denoising_errors(prior, item.image[None].to(device), Generators.keyed(0, [k])).cpu()
+                for k, item in enumerate(data.known_items(self.reference))
+            ]
+        if errors and (reference := Reference.of(torch.cat(errors))) is not None:
+            model.training["reference"] = reference.describe()
 
     def write(self, model: PatchModel, folder: Path) -> None:
         """Write a model as ``folder``'s prior."""
@@ -30,8 +55,10 @@ class PriorExport(Callback):
         model.save(path, self.half)
         print(f"wrote {path}")
 
-    def complete(self, checkpoint: Path, folder: Path) -> None:
+    def complete(self, checkpoint: Path, folder: Path, data: ImageData) -> None:
         """Write the prior that the run of a last checkpoint did not live to write."""
         model, path = PatchModel.load(checkpoint), folder / "prior.safetensors"
         if not path.is_file() or PatchModel.load(path).training.get("steps") != model.training["steps"]:
+            data.setup("fit")
+            self._refer(model, data, "cpu")
             self.write(model, folder)

@@ -13,17 +13,19 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 
 from padis_lightning.callbacks.progress import show
 from padis_lightning.ct.picture import draw_scan
-from padis_lightning.errors import InputError, require_above, require_at_least
+from padis_lightning.errors import InputError, first_few, require_above, require_at_least
 from padis_lightning.files import sweep_up
 from padis_lightning.locks import WriteLock
+from padis_lightning.priors.distance import Reference
 from padis_lightning.problem import Problem
 from padis_lightning.results.calibration import Calibration
 from padis_lightning.results.formats import Format, check_formats, write_volumes
+from padis_lightning.results.json_files import finite
 from padis_lightning.results.lpips import LPIPS, read_lpips
 from padis_lightning.results.pictures import ImageResult, evenly_spread, save_picture
 from padis_lightning.results.provenance import origin, provenance, settings_of
 from padis_lightning.results.records import Records, digest
-from padis_lightning.results.scores import failure, score, table
+from padis_lightning.results.scores import DISTANCE, failure, score, table
 from padis_lightning.results.summary import missing_sentence, read_results, write_summary
 from padis_lightning.results.writer import ResultWriter
 from padis_lightning.signals import Signals
@@ -51,6 +53,7 @@ class Results(Callback):
         calibration: such a file of validation images; estimates get 90 % intervals and a map of risk by it.
         risk: the size of the errors whose probability is that risk, in the units that a reader sees (default: a fortieth of
             the range, 50 HU of 2000).
+        distance: say how far estimates lie from what the prior knows, where it says what that is; two evaluations an image.
     """
 
     def __init__(
@@ -68,13 +71,14 @@ class Results(Callback):
         calibrate: bool = False,
         calibration: str | None = None,
         risk: float | None = None,
+        distance: bool = True,
     ) -> None:
         require_at_least(0, report_images=report_images, keep_every=keep_every)
         require_above(0, risk=1 if risk is None else risk)
         self.baselines, self.window, self.error_scale = baselines or {}, window, error_scale
         self.measurements, self.geometry, self.formats = measurements, geometry, formats or []
         self.report_images, self.overwrite, self.keep_every, self.lpips = report_images, overwrite, keep_every, lpips
-        self.calibrate, self.calibration, self.risk = calibrate, calibration, risk
+        self.calibrate, self.calibration, self.risk, self.distance = calibrate, calibration, risk, distance
         #: the settings of a run of the command line
         self.config: dict[str, Any] | None = None
         #: what a finished run lacks, in one sentence
@@ -180,6 +184,7 @@ class Results(Callback):
         scanned = trainer.datamodule.normalisation if pl_module.operator.geometry else None
         rows, *compared = (score(r, batch.image, self._lpips, scanned) for r in (outputs, *others.values()))
         compared = dict(zip(others, compared, strict=True))
+        distances = pl_module.distance(outputs.estimate, batch) if self.distance else None
         for i, index in enumerate(batch.index.tolist()):
             row = {"index": index, "name": self._names[index], "group": batch.group[i]}
             reason = (outputs.failures and outputs.failures[i]) or failure(outputs.estimate[i])
@@ -190,6 +195,7 @@ class Results(Callback):
                 self._records.keep({**row, "failed": reason}, [])
                 continue
             row |= {**rows[i], "baselines": {b: scores[i] for b, scores in compared.items()}}
+            row |= {} if distances is None else finite([{DISTANCE: float(distances[i])}])[0]
             result = ImageResult.of(i, batch.image, {b: other.estimate for b, other in others.items()}, outputs)
             if self._calibration is not None:
                 result = self._calibration.applied(result, self._writer.large)
@@ -224,4 +230,17 @@ class Results(Callback):
         if "nifti" in self.formats and not pl_module.operator.volumetric:  # volumes have been written already
             write_volumes(folder, gathered.rows, trainer.datamodule.whole, self._writer.origin)
         print(table(gathered.summary))
+        if pl_module.reference is not None and (said := far_sentence(gathered.rows, pl_module.reference)):
+            print(f"padis_lightning: {said}", file=sys.stderr)
         print(f"results are in {folder}; open {folder / 'report.html'}")
+
+
+def far_sentence(rows: list[dict[str, Any]], reference: Reference) -> str:
+    """Return which images lie further from what the prior knows than 95 % of those that it knows; empty where none do."""
+    far, further = ([row["name"] for row in rows if (row.get(DISTANCE) or 0) > reference.limit(share)] for share in (0.95, 0.99))
+    if not far:
+        return ""
+    return (
+        f"{len(far)} of {len(rows)} images ({first_few(far)}) lie further from what the prior knows than 95 % of images like "
+        f"those of its training, {len(further)} of them than 99 %; a prior of such images: fit --model.initial PRIOR"
+    )

@@ -18,7 +18,7 @@ from padis_lightning.data.batches import (
 )
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.generators import BrainSource, LeavesSource, ObjectSource, PhantomSource, photographs
-from padis_lightning.data.sources.base import Source, collate
+from padis_lightning.data.sources.base import Item, Source, collate
 from padis_lightning.data.sources.crops import CropSource
 from padis_lightning.data.sources.open import compared, open_source
 from padis_lightning.data.sources.volumes import VolumeSource, require_one_size
@@ -239,6 +239,14 @@ class ImageData(SharedItems, LightningDataModule):
     def source(self) -> str:
         """Return a line for a checkpoint's provenance."""
         return self.whole.description
+
+    def known_items(self, count: int) -> list[Item]:
+        """Return so many items of validation, evenly from all groups; where it has fewer, items of training, too."""
+        items: list[Item] = []
+        for part in (self._parts["validation"], self._parts["fit"]):
+            groups = [part.dataset.groups[k] for k in part.indices] if isinstance(part, Subset) else part.groups
+            items += [part[k] for k in spread_over_groups(groups, min(count - len(items), len(part)))]
+        return items
 
     def train_dataloader(self) -> DataLoader:
         """Return a stream of ``trainer.max_steps`` steps, from the one that training is at."""

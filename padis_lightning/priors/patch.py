@@ -23,6 +23,7 @@ from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.linalg import concatenated, per_image
 from padis_lightning.memory import device_of, is_out_of_memory, on_device_of
 from padis_lightning.priors.base import _PRECISION, Prior, shown
+from padis_lightning.priors.distance import Reference
 from padis_lightning.priors.tiling import OverlapTiling, RandomTiling, Tiles, Tiling
 from padis_lightning.random import Generators
 
@@ -80,6 +81,7 @@ class PatchPrior(Prior):
         self.least, self.patch = (min(patch, self.patch), patch) if larger else (self.patch, self.patch)
         self.sides: int | tuple[int, ...] = self.patch
         self.sigma_data, self.normalisation = model.denoiser.sigma_data / model.denoiser.gain, model.normalisation
+        self.reference = Reference.read(model.training.get("reference"))
         self.tiling = tiling or (OverlapTiling(FADED, blend=True) if larger else RandomTiling())
         self.chunk_size = chunk_size
         self._fitting: dict[torch.device, int] = {}  # patches that the memory of a device takes, where that was found out

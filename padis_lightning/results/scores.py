@@ -27,6 +27,7 @@ SCANNED = {  # columns of slices that scanners measure
 }
 SAMPLED = ["deviation", "coverage", "sample_psnr", "sample_lpips"]  # columns where there are several samples
 CALIBRATED = "calibrated"  # column of the share of the truth inside calibrated intervals
+DISTANCE = "distance"  # column of how far an estimate lies from what the prior knows
 VOLUMES = ["ssim_coronal", "ssim_sagittal", "consistency"]  # columns of volumes, whose "ssim" is that of axial planes
 MEANS = ["psnr", "ssim", "residual", "seconds", "evaluations"]
 SENSIBLE = 1e3  # of the data's range; an estimate beyond it is none
@@ -119,7 +120,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def optional(rows: list[dict[str, Any]]) -> list[str]:
     """Return the scores that not all runs have and some of these images do."""
-    return [key for key in (*PERCEPTUAL, *SAMPLED, *VOLUMES, *SCANNED, CALIBRATED) if any(key in row for row in rows)]
+    return [key for key in (*PERCEPTUAL, *SAMPLED, *VOLUMES, *SCANNED, CALIBRATED, DISTANCE) if any(key in row for row in rows)]
 
 
 def mean_gain(psnr: Sequence[float | None], other: Sequence[float | None], groups: Sequence[str]) -> dict[str, Any] | None:

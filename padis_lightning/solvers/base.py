@@ -19,12 +19,13 @@ from padis_lightning.noise import GaussianNoise, Noise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
 from padis_lightning.priors.base import evaluations_shown, network_precision
+from padis_lightning.priors.distance import Reference, denoising_errors
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators, seeded
 from padis_lightning.solvers.loop import Loop
 from padis_lightning.types import Batch, Reconstruction
 
-MEASURE, SOLVE = 0, 1  # purposes of an image's random streams
+MEASURE, SOLVE, DISTANCE = 0, 1, 2  # purposes of an image's random streams; samples take 3, 5, ...
 SHARE = 0.5  # of a device's free memory that the state of a solve may take; the rest is for the network
 ARRAYS = 20  # float32 arrays of the size of its volumes that a solve holds at most
 
@@ -171,6 +172,22 @@ class Solver(LightningModule, ABC):
         if estimate.is_cuda:
             torch.cuda.synchronize(estimate.device)
         return estimate, (self.loop.seconds + time.perf_counter() - start) / len(indices)
+
+    @property
+    def reference(self) -> Reference | None:
+        """Return what images the prior knows, or None where it does not say."""
+        return getattr(self.prior, "reference", None)
+
+    def distance(self, estimate: Tensor, batch: Batch) -> Tensor | None:
+        """Return how far each estimate of a batch lies from what the prior knows, ``(B,)``, by two evaluations.
+
+        None of volumes, and where the prior does not say what it knows.
+        """
+        if self.reference is None or estimate.ndim == 5:
+            return None
+        generator = Generators.keyed(self.seed, batch.index.tolist(), DISTANCE)
+        with torch.no_grad():
+            return self.reference.distance(denoising_errors(self.for_batch(batch).prior, estimate, generator))
 
     def failures(self, drawn: Tensor) -> list[str | None]:
         """Say for each image of ``(B, K, C, H, W)`` why it is no reconstruction; None for those that are."""

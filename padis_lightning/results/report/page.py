@@ -15,6 +15,7 @@ from padis_lightning.results.report.runs import Run, differing_settings, dotted,
 from padis_lightning.results.report.template import raw, render
 from padis_lightning.results.scores import (
     CALIBRATED,
+    DISTANCE,
     MEANS,
     PERCEPTUAL,
     SAMPLED,
@@ -31,7 +32,16 @@ LARGEST = 64_000_000  # characters of pictures on a page
 PRESETS = {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800)}  # level and width in HU
 UNCERTAINTY = ("deviation", "interval", "risk")  # panels that follow those of errors
 DERIVED = {"seconds_per_image", "baselines", "gain", "intervals", "n", "groups", "failed", "missing"}
-SCORED = {*MEANS, *PERCEPTUAL, *SCANNED, *SAMPLED, CALIBRATED, *VOLUMES, *DERIVED}  # what a summary holds besides provenance
+SCORED = {
+    *MEANS,
+    *PERCEPTUAL,
+    *SCANNED,
+    *SAMPLED,
+    CALIBRATED,
+    DISTANCE,
+    *VOLUMES,
+    *DERIVED,
+}  # what a summary holds besides provenance
 
 
 def report_page(runs: Sequence[Run]) -> str:
