@@ -15,6 +15,7 @@ from padis_lightning.cli import main
 from padis_lightning.errors import InputError
 from padis_lightning.random import seeded
 from padis_lightning.results.calibration import Calibration, count_errors
+from padis_lightning.results.pictures import ImageResult
 from padis_lightning.types import Normalisation
 
 from .test_cli import QUIET
@@ -103,6 +104,22 @@ def test_volumes_are_calibrated_as_their_slices_are_where_nothing_differs_betwee
     calibration = calibrated(estimate, small_samples(estimate, samples), truth)
     flat = calibration.half_width(volume[:, 0], drawn[:, :, 0])
     torch.testing.assert_close(calibration.half_width(volume, drawn)[:, 1], flat)
+
+
+def test_complex_images_have_the_intervals_of_their_magnitude(known):
+    """A phase that is different in the truth is no error of the magnitude."""
+    estimate, samples, truth = problem(1, seed=8)
+    drawn = small_samples(estimate, samples)
+    phase = 6.28 * torch.rand(estimate.shape, generator=seeded(9))
+    turned = lambda image, angle: torch.cat([image * angle.cos(), image * angle.sin()], -3)  # noqa: E731
+    plain = known.applied(ImageResult(estimate[0], truth[0], {}, None, None, drawn[0]), 0.03)
+    images = turned(estimate, phase)[0], turned(truth.abs(), phase + 1)[0]
+    found = known.applied(ImageResult(*images, {}, None, None, turned(drawn[0], phase)), 0.03)
+    for name in ("interval", "risk"):
+        assert getattr(found, name).shape == estimate[0].shape
+        close = torch.isclose(getattr(found, name), getattr(plain, name), rtol=1e-3, atol=1e-6)
+        assert float(close.float().mean()) > 0.99  # the rest lies at the edge of a kind
+    assert found.held == pytest.approx(plain.held, abs=0.01)
 
 
 def test_a_calibration_is_read_as_it_was_written_and_other_files_are_refused(known, tmp_path):

@@ -137,8 +137,11 @@ class Calibration:
         return (1 - below).to(spread)
 
     def applied(self, result: ImageResult, large: float) -> ImageResult:
-        """Return a result with its intervals, and with the risk of errors larger than ``large``, normalised."""
-        estimate, samples = result.estimate.float(), result.samples
+        """Return a result with its intervals, and with the risk of errors larger than ``large``, normalised.
+
+        Of complex images they are those of the magnitude.
+        """
+        estimate, samples = result.shown.estimate.float(), result.shown.samples
         return result._replace(interval=self.half_width(estimate, samples), risk=self.risk(estimate, samples, large), large=large)
 
     def check(self, settings: dict[str, str]) -> None:

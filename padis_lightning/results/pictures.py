@@ -60,7 +60,7 @@ class ImageResult(NamedTuple):
         deviation: ``(C, H, W)``, the standard deviation of the samples, or None for one sample.
         measurement: of any shape, or None where nothing was measured.
         samples: ``(K, C, H, W)``, or None for one.
-        interval: ``(C, H, W)``, half the calibrated 90 % interval, or None without a calibration.
+        interval: ``(C, H, W)``, half the calibrated 90 % interval, of complex images of the magnitude; or None.
         risk: ``(C, H, W)``, the probability of an error above ``large``, or None without a calibration.
         large: a size of errors.
     """
@@ -99,7 +99,7 @@ class ImageResult(NamedTuple):
         """Return the share of the truth that is inside the calibrated intervals; None without them or a truth."""
         if self.interval is None or self.truth is None:
             return None
-        return float(((self.truth - self.estimate).abs() <= self.interval).float().mean())
+        return float(((self.shown.truth - self.shown.estimate).abs() <= self.interval).float().mean())
 
     @classmethod
     def of(cls, i: int, truth: Tensor | None, baselines: dict[str, Tensor], found: Reconstruction) -> ImageResult:

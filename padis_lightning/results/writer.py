@@ -118,12 +118,12 @@ class ResultWriter:
                 array = channels_last(values)
                 files.append(save_array(folder / kind / f"{name}.npy", array))
                 files += write_image([f for f in self.formats if f == "nifti"], folder, f"{name}_{kind}", array, *rest)
+        result = result.shown
         if self.calibrate and result.truth is not None:
             files.append(folder / "calibration" / f"{name}.npz")
             Calibration(count_errors(result.estimate.float(), result.samples, result.truth), {}).save(files[-1])
         spacing = spacing_of(self.source, index, self.operator)
         files.append(folder / "images" / f"{name}.png")
-        result = result.shown
         save_picture(files[-1], comparison(result, self.window, self.error_scale, spacing))
         if name in self.pictured:
             files.append(folder / "panels" / f"{name}.npz")
