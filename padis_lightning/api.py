@@ -25,6 +25,7 @@ from padis_lightning.data.conventions import Named
 from padis_lightning.data.ranges import calibrate, decide_measured, implied_range
 from padis_lightning.data.sources.measurements import corrected_integrals
 from padis_lightning.data.sources.pictures import NOISY
+from padis_lightning.diffusion.model import NAME
 from padis_lightning.errors import InputError, RunError
 from padis_lightning.messages.configs import CONFIGS, read_config
 from padis_lightning.networks.diffusers import find_model
@@ -32,6 +33,7 @@ from padis_lightning.noise import GaussianNoise, Noise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.ct import Scan
 from padis_lightning.operators.identity import Identity
+from padis_lightning.operators.mri import MeasuredMRI
 from padis_lightning.operators.pixels import PixelOperator
 from padis_lightning.priors import DenoiserPrior, PatchPrior, Prior
 from padis_lightning.problem import Problem
@@ -123,7 +125,12 @@ def reconstruct(
     if noise is None and found.weights is None:
         kind = type(problem.operator).__name__
         raise InputError(f"noise_std is None and the noise of {kind} cannot be estimated; wanted it, 0 for exact data")
-    fitting = Problem(problem.operator.for_measurement(tuple(found.y.shape[1:])), noise)
+    fitted = problem.operator.for_measurement(tuple(found.y.shape[1:]))
+    if len(found.y) == 1:
+        fitted = fitted.calibrated(found.y)
+    elif isinstance(fitted, MeasuredMRI):
+        raise InputError(f"{len(found.y)} measurements are given and MeasuredMRI takes its maps from one; wanted one at a time")
+    fitting = Problem(fitted, noise)
     cls = _solver(solver)
     given = {"prior": denoiser} if "prior" in inspect.signature(cls).parameters else {}
     return _solve(cls(problem=fitting, **given, **options), found)
@@ -185,7 +192,7 @@ def load_prior(prior: nn.Module | str | Path) -> Prior:
     Raises:
         InputError: there is no such prior.
     """
-    if isinstance(prior, nn.Module) or find_model(Path(prior)):
+    if isinstance(prior, nn.Module) or (find_model(Path(prior)) and not (Path(prior) / NAME).is_file()):
         return DenoiserPrior(prior)
     config = CONFIGS / "prior" / f"{prior}.yaml"
     return _build(read_config(config)) if config.is_file() else PatchPrior.from_pretrained(prior)
@@ -250,6 +257,8 @@ class _Layout(NamedTuple):
 def _lay_out(values: Values, shape: Sequence[int], what: str, any_size: bool) -> tuple[Tensor, _Layout]:
     """Return values as ``(B, *shape)``, of any size and one or three channels where ``any_size``, and how they were given."""
     array = not isinstance(values, Tensor)
+    if np.iscomplexobj(values) if array else values.is_complex():
+        raise InputError(f"the {what} is complex; wanted its real and imaginary parts as channels, {tuple(shape)}")
     given = torch.from_numpy(np.asarray(values).astype(np.float32)) if array else values.detach().float()
     channels, axes = shape[0], len(shape) - 1
     if any_size and channels == 1 and given.ndim > 2 and given.shape[-1] == 3:

@@ -89,7 +89,7 @@ def test_predict_leaves_arrays_pictures_scores_and_a_page(images, prior, tmp_pat
         "--data.batch_size", "5",
     )  # fmt: skip
     rows = list(csv.DictReader((out / "metrics.csv").open()))
-    assert list(rows[0]) == ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations", *CT]
+    assert list(rows[0]) == ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations", *CT, "distance"]
     assert [int(row["index"]) for row in rows] == list(range(12))
     truth = np.load(images)["images"].astype(float)
     for row in rows:
@@ -163,7 +163,7 @@ def test_several_samples_leave_their_mean_their_deviation_and_a_coverage(images,
     predict(out, "--data.path", str(images), "--prior.checkpoint", str(prior), "--model.samples", "3", "--data.count", "2")
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     columns = ["index", "name", "psnr", "ssim", "residual", "seconds", "evaluations", "deviation", "coverage", "sample_psnr"]
-    assert list(rows[0]) == [*columns, *CT]
+    assert list(rows[0]) == [*columns, *CT, "distance"]
     assert len(rows) == 2 and all(int(row["evaluations"]) == 9 and 0 <= float(row["coverage"]) <= 1 for row in rows)
     drawn = np.load(out / "samples" / f"{rows[0]['name']}.npy")
     assert drawn.shape == (3, 16, 16)
@@ -329,7 +329,7 @@ def run_alone(code):
 def test_the_help_of_commands_waits_for_no_library():
     calls = "".join(
         f"\nwith suppress(SystemExit): main([*{words!r}.split(), '--help'])"
-        for words in ("", "report", "gather", "prepare", "doctor", "sweep", "import", "convert")
+        for words in ("", "report", "gather", "prepare", "doctor", "sweep", "import", "convert", "publish")
     )
     heavy = "[m for m in ('torch', 'numpy', 'lightning', 'jsonargparse') if m in sys.modules]"
     done = run_alone(
@@ -337,7 +337,7 @@ def test_the_help_of_commands_waits_for_no_library():
     )
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
     assert all(re.search(rf"^  {name} +\w+ .*\w$", done.stdout, re.M) for name in COMMANDS)
-    assert {"fit", "predict", "convert", "doctor", "gather", "import", "prepare", "report", "sweep"} == set(COMMANDS)
+    assert {"fit", "predict", "convert", "doctor", "gather", "import", "prepare", "publish", "report", "sweep"} == set(COMMANDS)
     assert all(importlib.util.find_spec(place.partition(":")[0]) for place, _ in COMMANDS.values())
 
 
@@ -387,7 +387,7 @@ def test_another_solver_brings_its_own_settings_and_keeps_the_noise():
         found[name] = printed(*given[1:], *more)["model"]["init_args"]
     assert all(settings["noise_std"] == 0.1 for settings in found.values())
     same, another = found["the same"], found["another"]
-    assert found["as it is"]["sigma_max"] == same["sigma_max"] == 0.1 and same["steps"] == 7
+    assert found["as it is"]["sigma_max"] is same["sigma_max"] is None and same["steps"] == 7
     assert another["sigma_max"] == 1.0 and another["sigma_min"] == 0.002 and another["steps"] == 7 and "penalty" not in another
     assert found["written otherwise"] == {**another, "steps": 100}
 

@@ -53,7 +53,7 @@ def test_photographs_are_there_and_only_to_predict():
     batch = next(iter(data.predict_dataloader()))
     assert batch.image.shape == (4, 3, 64, 64) and batch.image.std() > 0.1 and "coffee" in batch.group
     assert float(batch.image.min()) >= 0 and float(batch.image.max()) <= 1
-    with pytest.raises(InputError, match="builtin is 'photographs'; wanted one of phantoms, objects, leaves to train on"):
+    with pytest.raises(InputError, match="builtin is 'photographs'; wanted one of phantoms, objects, leaves, brains to train on"):
         data.setup("fit")
 
 

@@ -33,11 +33,11 @@ class PriorExport(Callback):
         """Write the prior; by now the weights are the averaged ones."""
         if trainer.is_global_zero and not trainer.fast_dev_run:
             model = pl_module.patch_model()
-            self._refer(model, trainer.datamodule, pl_module.device)
             self.write(model, Path(trainer.default_root_dir))
+            self._refer(model, trainer.datamodule, pl_module.device, Path(trainer.default_root_dir))
 
-    def _refer(self, model: PatchModel, data: ImageData, device: torch.device | str) -> None:
-        """Store in a model how well images that it knows are denoised; each has a stream of its own."""
+    def _refer(self, model: PatchModel, data: ImageData, device: torch.device | str, folder: Path) -> None:
+        """Add to the prior that is written how well images that it knows are denoised; each has a stream of its own."""
         prior = PatchPrior(copy.deepcopy(model)).to(device).float()  # training goes on to need gradients
         if prior.volumetric or prior.condition_channels:
             return
@@ -45,9 +45,11 @@ class PriorExport(Callback):
             errors = [
                 denoising_errors(prior, item.image[None].to(device), Generators.keyed(0, [k])).cpu()
                 for k, item in enumerate(data.known_items(self.reference))
+                if tuple(item.image.shape) == tuple(prior.image_shape)
             ]
         if errors and (reference := Reference.of(torch.cat(errors))) is not None:
             model.training["reference"] = reference.describe()
+            model.save(folder / "prior.safetensors", self.half)
 
     def write(self, model: PatchModel, folder: Path) -> None:
         """Write a model as ``folder``'s prior."""
@@ -60,5 +62,5 @@ class PriorExport(Callback):
         model, path = PatchModel.load(checkpoint), folder / "prior.safetensors"
         if not path.is_file() or PatchModel.load(path).training.get("steps") != model.training["steps"]:
             data.setup("fit")
-            self._refer(model, data, "cpu")
             self.write(model, folder)
+            self._refer(model, data, "cpu", folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from scipy.stats import binom
 
 from padis_lightning.callbacks.progress import show
 from padis_lightning.ct.picture import draw_scan
@@ -94,11 +95,16 @@ class Results(Callback):
             InputError: with what the data is, or with the difference.
         """
         check_formats(self.formats, data.whole, data.image_shape)
+        if solver.operator.image_shape[0] == 2 and not solver.operator.signed:
+            name = type(solver.operator).__name__
+            raise InputError(f"images of 2 channels are complex and {name} is for values from 0 to 1; wanted an operator of MRI")
         if self.lpips:
             if len(data.image_shape) != 3 or data.image_shape[0] not in (1, 3):
                 raise InputError(f"results.lpips is set for images of {data.image_shape}; wanted pictures of 1 or 3 channels")
             self._lpips = read_lpips(Path(self.lpips))
         self._records, self._settings = Records(folder), settings_of(solver, self.config)
+        if self.calibrate and data.whole is not None and not data.whole.has_images and not data.reference:
+            raise InputError("results.calibrate is true and the data has no truth; wanted images, or --data.reference")
         if self.calibration:
             self._calibration = Calibration.read(Path(self.calibration))
             self._calibration.check(self._settings)
@@ -236,9 +242,13 @@ class Results(Callback):
 
 
 def far_sentence(rows: list[dict[str, Any]], reference: Reference) -> str:
-    """Return which images lie further from what the prior knows than 95 % of those that it knows; empty where none do."""
-    far, further = ([row["name"] for row in rows if (row.get(DISTANCE) or 0) > reference.limit(share)] for share in (0.95, 0.99))
-    if not far:
+    """Return which images lie further from what the prior knows than 95 % of those that it knows.
+
+    It is empty where so many, and none further out, would be there by chance in 99 of 100 runs.
+    """
+    shares = (0.95, 0.99, 1 - 0.01 / len(rows))
+    far, further, alone = ([row["name"] for row in rows if (row.get(DISTANCE) or 0) > reference.limit(s)] for s in shares)
+    if not alone and len(far) <= binom.ppf(0.99, len(rows), 0.05):
         return ""
     return (
         f"{len(far)} of {len(rows)} images ({first_few(far)}) lie further from what the prior knows than 95 % of images like "

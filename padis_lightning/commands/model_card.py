@@ -17,10 +17,10 @@ from padis_lightning.priors import PatchPrior, Prior, SlicePrior
 from padis_lightning.results.provenance import weights_digest
 from padis_lightning.results.records import Records
 from padis_lightning.results.report.runs import dotted, read_run
-from padis_lightning.results.scores import CT, PERCEPTUAL, methods, with_interval
+from padis_lightning.results.scores import PERCEPTUAL, SCANNED, methods, with_interval
 
 CARD, RUN = "README.md", "predict.yaml"
-SCORES = {"psnr": "PSNR (dB)", "ssim": "SSIM", **PERCEPTUAL, **CT, "residual": "residual"}
+SCORES = {"psnr": "PSNR (dB)", "ssim": "SSIM", **PERCEPTUAL, **SCANNED, "residual": "residual"}
 REPEATED = ("seed_everything", "model", "prior", "operator", "data")  # keys of a run that decide its results
 PAGE = """\
 ---

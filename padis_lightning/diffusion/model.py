@@ -125,10 +125,8 @@ class PatchModel:
         """
         if hub.is_address(path):
             return hub.fetch(str(path))
-        inside = Path(path) / NAME
-        file = inside if inside.is_file() else Path(path)
-        if not file.is_file() and file.suffix == "":
-            file = BUNDLED / f"{path}.safetensors"
+        named, inside = BUNDLED / f"{path}.safetensors", Path(path) / NAME
+        file = Path(path) if Path(path).is_file() else named if named.is_file() else inside
         if not file.is_file():
             bundled = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.safetensors")))
             other = ", or --prior DenoiserPrior for this diffusion model" if find_model(Path(path)) else ""

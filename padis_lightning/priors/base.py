@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -61,12 +62,14 @@ class Prior(nn.Module, ABC):
         pad: zeros on every side of it, an entry an axis; the canvas of an image is ``H + 2 pad[0]`` by ``W + 2 pad[1]``.
         sigma_data: root mean square of clean images.
         normalisation: the stored values that its 0 and 1 stand for, or None where it does not matter.
+        highest: level of noise that it knows at most.
     """
 
     image_shape: tuple[int, ...]
     pad: tuple[int, ...]
     sigma_data: float
     normalisation: Normalisation | None = None
+    highest: float = math.inf
 
     @property
     def volumetric(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -66,8 +67,7 @@ class DenoiserPrior(Prior):
     def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         """Return the denoised images, ``(B, C, H, W) -> (B, C, H, W)``; nothing is random."""
         levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1).expand(len(x))
-        if isinstance(sigma, float):
-            self._say_unseen(sigma)
+        self._say_unseen(levels)
         height, width = x.shape[2:]
         padded = functional.pad(x, (0, -width % self.divisor, 0, -height % self.divisor), mode="replicate")
         precision, device = _PRECISION.get(), device_of(self.network) or x.device
@@ -75,9 +75,9 @@ class DenoiserPrior(Prior):
             found = on_device_of(self.network, self.network)(padded, levels)
         return found[..., :height, :width].to(x.dtype)
 
-    def _say_unseen(self, sigma: float) -> None:
+    def _say_unseen(self, levels: Tensor) -> None:
         """Say once that the network is asked for more noise than it has seen."""
-        if sigma > 1.01 * self.highest and not self._said:
+        if not self._said and math.isfinite(self.highest) and (sigma := float(levels.max())) > 1.01 * self.highest:
             self._said = True
             seen = f"{type(self.network).__name__} was trained on noise up to {self.highest:.3g} and is asked for {sigma:.3g}"
             log.warning("padis_lightning: %s; wanted a lower sigma_max", seen)

@@ -133,6 +133,7 @@ class PatchPrior(Prior):
             return self
         twin = self._twin()
         twin._fit(tuple(image_shape))
+        twin.reference = None  # it is of images of another size
         return twin
 
     def _fit(self, image_shape: tuple[int, ...]) -> None:

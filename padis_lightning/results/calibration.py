@@ -155,7 +155,8 @@ class Calibration:
             if key in differing:
                 theirs, ours = (f"{one.get(key, 'not set'):.12}" for one in (self.settings, settings))
                 raise InputError(f"the calibration was made with {key} {theirs} and this run has {ours}; wanted the same")
-        if all(self.settings.get(key) == settings.get(key) for key in ("data.init_args.path", "data.init_args.subset")):
+        same = all(self.settings.get(key) == settings.get(key) for key in ("data.init_args.path", "data.init_args.subset"))
+        if same and settings.get("data.init_args.path", "null") != "null":
             log.warning("padis_lightning: the calibration was made on the same images, so that it says too little; wanted others")
         changed = [key for key in differing if key.split(".")[0] in ("model", "operator", "prior", "noise", "oversampling")]
         if changed:

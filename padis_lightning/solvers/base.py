@@ -181,13 +181,14 @@ class Solver(LightningModule, ABC):
     def distance(self, estimate: Tensor, batch: Batch) -> Tensor | None:
         """Return how far each estimate of a batch lies from what the prior knows, ``(B,)``, by two evaluations.
 
-        None of volumes, and where the prior does not say what it knows.
+        None of volumes, and where the prior does not say what it knows of images of this size.
         """
-        if self.reference is None or estimate.ndim == 5:
+        fitted = self.for_batch(batch)
+        if fitted.reference is None or estimate.ndim == 5:
             return None
         generator = Generators.keyed(self.seed, batch.index.tolist(), DISTANCE)
         with torch.no_grad():
-            return self.reference.distance(denoising_errors(self.for_batch(batch).prior, estimate, generator))
+            return fitted.reference.distance(denoising_errors(fitted.prior, estimate, generator))
 
     def failures(self, drawn: Tensor) -> list[str | None]:
         """Say for each image of ``(B, K, C, H, W)`` why it is no reconstruction; None for those that are."""

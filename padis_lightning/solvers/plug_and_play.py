@@ -96,7 +96,8 @@ class PlugAndPlay(Solver):
         turned = quarter_turn(x)
         error = self.operator.clip(self.operator.approximate_inverse(self.operator(turned))) - turned
         error = error.flatten(1).double().square().mean(1).sqrt()
-        high = error.clamp(LEAST_HIGH, HIGHEST) if self.sigma_max is None else torch.full_like(error, self.sigma_max)
+        most = min(HIGHEST, self.prior.highest)
+        high = error.clamp(min(LEAST_HIGH, most), most) if self.sigma_max is None else torch.full_like(error, self.sigma_max)
         low = (FALL * error).clamp_min(LOWEST) if self.sigma_min is None else torch.full_like(error, self.sigma_min)
         shares = torch.linspace(0, 1, self.steps, dtype=error.dtype, device=error.device)
         return list(high * (low.minimum(high) / high) ** shares[:, None])

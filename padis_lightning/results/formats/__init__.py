@@ -108,11 +108,12 @@ def write_volumes(folder: Path, rows: Sequence[dict[str, Any]], source: Source |
             print(f"no volume of {name} was written: its slices {seen} are not evenly spaced; wanted all, or every n-th")
             continue
         for kind in ("arrays", "interval", "risk"):
+            file = folder / "volumes" / f"{stem}{'' if kind == 'arrays' else '_' + kind}.nii.gz"
             files = [folder / kind / f"{one}.npy" for one in names]
-            if not all(file.is_file() for file in files):
+            if not all(one.is_file() for one in files):
+                file.unlink(missing_ok=True)  # of an earlier run
                 continue
-            volume = np.stack([np.load(file, allow_pickle=False) for file in files], -1)
+            volume = np.stack([np.load(one, allow_pickle=False) for one in files], -1)
             volume = np.abs(volume) if np.iscomplexobj(volume) else volume
             affine = None if series is None else nifti.volume_affine(series, volume.shape[:2], numbers)
-            file = folder / "volumes" / f"{stem}{'' if kind == 'arrays' else '_' + kind}.nii.gz"
             nifti.write_volume(file, volume, affine, origin.solver)
