@@ -15,13 +15,14 @@ from padis_lightning.networks.drunet import DRUNet
 from padis_lightning.networks.ffdnet import FFDNet
 from padis_lightning.networks.published import load_denoiser
 from padis_lightning.operators.blur import UniformBlur
+from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.inpainting import RandomInpainting
 from padis_lightning.priors import DenoiserPrior, GaussianPrior
 from padis_lightning.random import Generators
 from padis_lightning.solvers.bm3d import BM3D
 from padis_lightning.solvers.dpir import DPIR, PublishedDenoiser
-from padis_lightning.solvers.plug_and_play import RED
+from padis_lightning.solvers.plug_and_play import RED, PnPADMM
 
 STREAMS = Generators.keyed(0, range(2))
 
@@ -100,6 +101,20 @@ def test_a_linear_denoiser_is_the_gaussian_prior(rng):
     torch.testing.assert_close(ours, exact)
     levels = torch.tensor([0.1, 0.3])
     torch.testing.assert_close(*(prior(y, levels, STREAMS) for prior in priors))
+
+
+def test_levels_that_follow_stay_within_what_a_denoiser_knows(caplog):
+    """A network that was trained on noise up to 0.1 starts there, where few views ask for more; above it, it says so."""
+    prior = DenoiserPrior(Linear())
+    prior.highest = 0.1
+    operator = ParallelBeam(16, views=3, channels=3)
+    disc = (torch.hypot(*torch.meshgrid(*2 * [torch.linspace(-1, 1, 16)], indexing="ij")) < 0.6).float().expand(1, 3, 16, 16)
+    wide, narrow = (torch.stack(PnPADMM(p, operator, steps=3).levels(disc)) for p in (GaussianPrior((3, 16, 16)), prior))
+    assert float(wide[0]) > 0.15 and float(narrow[0]) == pytest.approx(0.1) and float(narrow[-1]) < 0.1
+    prior(disc, torch.tensor([0.1]), STREAMS)
+    assert "is asked for" not in caplog.text
+    prior(disc, torch.tensor([0.2]), STREAMS)
+    assert "trained on noise up to 0.1 and is asked for 0.2" in caplog.text
 
 
 def test_dpir_denoises_once_and_elsewhere_fits_and_denoises(rng):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from padis_lightning.callbacks import PriorExport, Results
+from padis_lightning.callbacks.results import far_sentence
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError
@@ -137,3 +139,21 @@ def test_fit_stores_how_well_the_images_of_validation_and_training_are_denoised(
     del model.training["reference"]  # as older ones
     model.save(tmp_path / "old.safetensors")
     assert PatchPrior(str(tmp_path / "old.safetensors")).reference is None
+
+
+def test_images_of_another_shape_than_the_priors_leave_it_without_a_reference(model, tmp_path):
+    """Such as groups of slices: the prior is written, and nothing is stored."""
+    items = [SimpleNamespace(image=torch.rand(1, 3, 20, 20)) for _ in range(6)]
+    data = SimpleNamespace(known_items=lambda count: items)
+    PriorExport()._refer(model, data, "cpu", tmp_path)
+    assert "reference" not in model.training and not list(tmp_path.iterdir())
+
+
+def test_a_few_images_beyond_a_limit_that_chance_explains_are_not_named():
+    """Of 40 images two lie beyond 95 % by chance; twelve do not, nor does one that is far beyond all."""
+    reference = Reference([0.0] * 3, torch.eye(3).tolist(), 200)
+    near, far, further = 0.5, reference.limit(0.96), 2 * reference.limit(0.999)
+    for distances, named in (([far] * 2, 0), ([far] * 12, 12), ([further], 1)):
+        rows = [{"name": str(k), "distance": d} for k, d in enumerate([*distances, *[near] * (40 - len(distances))])]
+        said = far_sentence(rows, reference)
+        assert said.startswith(f"{named} of 40 images") if named else said == ""

@@ -11,6 +11,7 @@ import torch
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
+import padis_lightning as pl
 from padis_lightning import metrics
 from padis_lightning.cli import main
 from padis_lightning.data.brains import brain
@@ -232,6 +233,21 @@ def test_a_measurement_says_its_mask_its_maps_and_its_noise(rng):
     square, weights = problem.data_term(y)  # what is not sampled counts for nothing, and the rest as if it were all
     assert torch.equal(weights[0, 0] > 0, torch.from_numpy(mask)) and weights.max() == 1
     assert float(square) == pytest.approx(noise**2, rel=0.2)
+
+
+def test_python_takes_mask_and_maps_from_the_measurement_too(rng):
+    """As if the operator of the measurement had been given; several at once, and complex numbers, are refused."""
+    shape = (40, 36)
+    image = to_channels(object_of(shape)[0][None, None])
+    y = CartesianMRI(equispaced(shape, 2.0, centre=0.3), coil_maps(4, shape).numpy())(image).float()
+    options = {"solver": "TotalVariation", "noise_std": 0.0, "weight": 1e-4, "iterations": 5}
+    found = pl.reconstruct(y[0], MeasuredMRI(shape, 4), **options).image
+    same = pl.reconstruct(y[0], MeasuredMRI(shape, 4).calibrated(y), **options).image
+    assert torch.equal(found, same)
+    with pytest.raises(InputError, match="2 measurements are given and MeasuredMRI takes its maps from one"):
+        pl.reconstruct(torch.cat([y, y]), MeasuredMRI(shape, 4), **options)
+    with pytest.raises(InputError, match="the measurement is complex; wanted its real and imaginary parts as channels"):
+        pl.reconstruct(to_complex(y)[0], MeasuredMRI(shape, 4), **options)
 
 
 def write_bart(path, kspace):
