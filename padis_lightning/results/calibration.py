@@ -20,7 +20,7 @@ from padis_lightning.inputs import load_array, reading
 from padis_lightning.results.pictures import ImageResult
 
 SPREADS = 2.0 ** np.arange(-12, 0)  # deviations of samples between which pixels are alike
-VALUES = np.linspace(0, 1, 9)[1:-1]  # values of the estimate
+VALUES = np.array([0.005, 0.02, 0.05, *np.linspace(0, 1, 9)[1:-1]])  # of the estimate; air and lung lie near 0
 SLOPES = np.array([0.01, 0.03, 0.1])  # gradients of the estimate, a pixel
 RATIOS = 2.0 ** np.arange(-20, 12.25, 0.25)  # errors over deviations
 SHAPE = (len(SPREADS) + 1, len(VALUES) + 1, len(SLOPES) + 1, len(RATIOS) + 1)
