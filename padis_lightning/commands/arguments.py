@@ -11,10 +11,16 @@ from padis_lightning.messages.paths import is_address
 
 
 class Parser(argparse.ArgumentParser):
-    """Parse a command's arguments and raise on a mistake; the program's last word is the command's name."""
+    """Parse a command's arguments, whose names cannot be shortened, and raise on a mistake.
 
-    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - argparse's
-        super().__init__(**options)
+    Args:
+        command: its name.
+        description: what it does.
+        options: argparse's.
+    """
+
+    def __init__(self, command: str, description: str, **options: Any) -> None:  # noqa: ANN401 - argparse's
+        super().__init__(prog=f"python -m padis_lightning {command}", description=description, allow_abbrev=False, **options)
         self.register("type", Path, _path)
 
     def error(self, message: str) -> None:

@@ -12,9 +12,8 @@ from padis_lightning.errors import InputError
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m padis_lightning convert",
+        "convert",
         description="Turn a scan of any readable kind into one HDF5 file of measured sinograms.",
-        allow_abbrev=False,
     )
     parser.add_argument("source", type=Path, metavar="FILE", help="a file, or a folder of projections with scan.yaml")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.h5", help="the file that is written")

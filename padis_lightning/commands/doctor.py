@@ -76,7 +76,7 @@ def run(args: Sequence[str]) -> None:
         SystemExit: with 1, something is broken.
     """
     about = "Try what of this machine works, without a network. Exit code 1 where something is broken."
-    parser = Parser(prog="python -m padis_lightning doctor", description=about, allow_abbrev=False)
+    parser = Parser("doctor", about)
     parser.add_argument("--output", type=Path, default=Path("results"), metavar="DIR", help="where results will go")
     todo, broken = list(checks(parser.parse_args(list(args)).output)), []
     width = max(len(check.name) for check in todo)

@@ -17,9 +17,8 @@ from padis_lightning.hub import REPOSITORY, SCHEME, Address, library, reaching
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m padis_lightning publish",
+        "publish",
         description="Write prior.safetensors, config.json and a model card into a folder, and upload it to the Hugging Face Hub.",
-        allow_abbrev=False,
     )
     parser.add_argument("prior", type=Path, metavar="PRIOR", help="prior.safetensors, or the name of a bundled prior")
     parser.add_argument("--to", metavar="OWNER/NAME", help="the repository; the token is that of HF_TOKEN or 'hf auth login'")

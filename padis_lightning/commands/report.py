@@ -12,9 +12,8 @@ from padis_lightning.files import write_text
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m padis_lightning report",
+        "report",
         description="Write the page of a result folder again, or one that compares several. Nothing is solved.",
-        allow_abbrev=False,
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a folder that predict wrote")
     parser.add_argument(
@@ -56,9 +55,8 @@ def gather(args: Sequence[str]) -> None:
         RunError: images failed or are missing; the table of the others is written.
     """
     parser = Parser(
-        prog="python -m padis_lightning gather",
+        "gather",
         description="Make the table, the summary and the page of a folder that several shards of predict wrote into.",
-        allow_abbrev=False,
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="the shards' --output")
     folder = parser.parse_args(list(args)).folder

@@ -11,9 +11,8 @@ from padis_lightning.errors import InputError
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m padis_lightning import",
+        "import",
         description="Turn a network snapshot of EDM, Patch-Diffusion or PaDIS into a prior. No code in the snapshot is run.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("file", type=Path, help="network-snapshot-*.pkl")

@@ -26,9 +26,8 @@ BATCH = 1 << 20  # bytes of images that are written at a time
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m padis_lightning prepare",
+        "prepare",
         description="Turn images of any readable kind into one HDF5 file for training.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("sources", nargs="*", type=Path, metavar="SOURCE", help="files and folders")

@@ -72,10 +72,9 @@ def _run(sweep: Sweep, output: Path, options: argparse.Namespace, allow: Sequenc
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m padis_lightning sweep",
+        "sweep",
         description="Run fit or predict with many settings. Rows that are finished are not run again.",
         epilog="--allow MODULE (or the variable PADIS_LIGHTNING_ALLOW): a module of your own whose classes rows may name",
-        allow_abbrev=False,
     )
     add, alone = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
     add("file", metavar="FILE", help="the sweep: a file, or the name of one in configs/sweep")
