@@ -33,7 +33,6 @@ from padis_lightning.noise import GaussianNoise, Noise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.ct import Scan
 from padis_lightning.operators.identity import Identity
-from padis_lightning.operators.mri import MeasuredMRI
 from padis_lightning.operators.pixels import PixelOperator
 from padis_lightning.priors import DenoiserPrior, PatchPrior, Prior
 from padis_lightning.problem import Problem
@@ -125,12 +124,7 @@ def reconstruct(
     if noise is None and found.weights is None:
         kind = type(problem.operator).__name__
         raise InputError(f"noise_std is None and the noise of {kind} cannot be estimated; wanted it, 0 for exact data")
-    fitted = problem.operator.for_measurement(tuple(found.y.shape[1:]))
-    if len(found.y) == 1:
-        fitted = fitted.calibrated(found.y)
-    elif isinstance(fitted, MeasuredMRI):
-        raise InputError(f"{len(found.y)} measurements are given and MeasuredMRI takes its maps from one; wanted one at a time")
-    fitting = Problem(fitted, noise)
+    fitting = Problem(problem.operator.for_measurement(tuple(found.y.shape[1:])).calibrated(found.y), noise)
     cls = _solver(solver)
     given = {"prior": denoiser} if "prior" in inspect.signature(cls).parameters else {}
     return _solve(cls(problem=fitting, **given, **options), found)

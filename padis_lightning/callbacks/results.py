@@ -26,7 +26,7 @@ from padis_lightning.results.lpips import LPIPS, read_lpips
 from padis_lightning.results.pictures import ImageResult, evenly_spread, save_picture
 from padis_lightning.results.provenance import origin, provenance, settings_of
 from padis_lightning.results.records import Records, digest
-from padis_lightning.results.scores import DISTANCE, failure, score, table
+from padis_lightning.results.scores import CALIBRATED, DISTANCE, failure, score, table
 from padis_lightning.results.summary import missing_sentence, read_results, write_summary
 from padis_lightning.results.writer import ResultWriter
 from padis_lightning.signals import Signals
@@ -205,7 +205,7 @@ class Results(Callback):
             result = ImageResult.of(i, batch.image, {b: other.estimate for b, other in others.items()}, outputs)
             if self._calibration is not None:
                 result = self._calibration.applied(result, self._writer.large)
-                row["calibrated"] = result.held
+                row[CALIBRATED] = result.held
             self._records.keep(row, self._writer.write(index, row["name"], result))
         for solver in (pl_module, *self._solvers.values()):
             solver.loop.end()

@@ -147,8 +147,14 @@ class MeasuredMRI(CartesianMRI):
         self.calibration, self.kernel, self.crop = calibration, kernel, crop
 
     def calibrated(self, y: Tensor) -> CartesianMRI:
-        """Return the operator of one measurement ``(1, 2 coils, H, W)``."""
+        """Return the operator of one measurement ``(1, 2 coils, H, W)``.
+
+        Raises:
+            InputError: there are several, or its centre is too small for :func:`padis_lightning.mri.coils.espirit`.
+        """
         self.check(y, self.measurement_shape, "measurement")
+        if len(y) > 1:
+            raise InputError(f"{len(y)} measurements are given and MeasuredMRI takes its maps from one; wanted one at a time")
         kspace = to_complex(y.detach().cpu().float())[0]
         mask = (kspace != 0).any(0).numpy()
         if len(kspace) == 1:

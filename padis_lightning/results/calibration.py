@@ -22,7 +22,8 @@ from padis_lightning.results.pictures import ImageResult
 SPREADS = 2.0 ** np.arange(-12, 0)  # deviations of samples between which pixels are alike
 VALUES = np.array([0.005, 0.02, 0.05, *np.linspace(0, 1, 9)[1:-1]])  # of the estimate; air and lung lie near 0
 SLOPES = np.array([0.01, 0.03, 0.1])  # gradients of the estimate, a pixel
-RATIOS = 2.0 ** np.arange(-20, 12.25, 0.25)  # errors over deviations
+STEP = 0.25  # of the logarithm of ratios
+RATIOS = 2.0 ** np.arange(-20, 12 + STEP, STEP)  # errors over deviations
 SHAPE = (len(SPREADS) + 1, len(VALUES) + 1, len(SLOPES) + 1, len(RATIOS) + 1)
 PSEUDO = 200.0  # pixels of a wider kind that a kind of pixels begins with
 
@@ -129,7 +130,7 @@ class Calibration:
     def risk(self, estimate: Tensor, samples: Tensor | None, size: float) -> Tensor:
         """Return the probability of each pixel that its error is larger than ``size``, normalised: ``(C, ..., H, W)``."""
         spread = spread_of(estimate, samples)
-        place = (torch.log2(size / spread.double()) - np.log2(RATIOS[0])) / 0.25
+        place = (torch.log2(size / spread.double()) - np.log2(RATIOS[0])) / STEP
         place = place.clamp(0, len(RATIOS) - 1)
         lower = place.floor().long().clamp_max(len(RATIOS) - 2)
         shares, kinds = torch.from_numpy(self._shares).to(spread.device), _kinds(estimate, spread)
@@ -141,7 +142,8 @@ class Calibration:
 
         Of complex images they are those of the magnitude.
         """
-        estimate, samples = result.shown.estimate.float(), result.shown.samples
+        seen = result.shown
+        estimate, samples = seen.estimate.float(), seen.samples
         return result._replace(interval=self.half_width(estimate, samples), risk=self.risk(estimate, samples, large), large=large)
 
     def check(self, settings: dict[str, str]) -> None:

@@ -99,7 +99,8 @@ class ImageResult(NamedTuple):
         """Return the share of the truth that is inside the calibrated intervals; None without them or a truth."""
         if self.interval is None or self.truth is None:
             return None
-        return float(((self.shown.truth - self.shown.estimate).abs() <= self.interval).float().mean())
+        seen = self.shown
+        return float(((seen.truth - seen.estimate).abs() <= self.interval).float().mean())
 
     @classmethod
     def of(cls, i: int, truth: Tensor | None, baselines: dict[str, Tensor], found: Reconstruction) -> ImageResult:

@@ -32,16 +32,8 @@ LARGEST = 64_000_000  # characters of pictures on a page
 PRESETS = {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800)}  # level and width in HU
 UNCERTAINTY = ("deviation", "interval", "risk")  # panels that follow those of errors
 DERIVED = {"seconds_per_image", "baselines", "gain", "intervals", "n", "groups", "failed", "missing"}
-SCORED = {
-    *MEANS,
-    *PERCEPTUAL,
-    *SCANNED,
-    *SAMPLED,
-    CALIBRATED,
-    DISTANCE,
-    *VOLUMES,
-    *DERIVED,
-}  # what a summary holds besides provenance
+#: what a summary holds besides provenance
+SCORED = {*MEANS, *PERCEPTUAL, *SCANNED, *SAMPLED, CALIBRATED, DISTANCE, *VOLUMES, *DERIVED}
 
 
 def report_page(runs: Sequence[Run]) -> str:
