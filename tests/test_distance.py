@@ -142,11 +142,19 @@ def test_fit_stores_how_well_the_images_of_validation_and_training_are_denoised(
 
 
 def test_images_of_another_shape_than_the_priors_leave_it_without_a_reference(model, tmp_path):
-    """Such as groups of slices: the prior is written, and nothing is stored."""
+    """Such as groups of slices: the prior is written, and no reference with it."""
     items = [SimpleNamespace(image=torch.rand(1, 3, 20, 20)) for _ in range(6)]
     data = SimpleNamespace(known_items=lambda count: items)
-    PriorExport()._refer(model, data, "cpu", tmp_path)
-    assert "reference" not in model.training and not list(tmp_path.iterdir())
+    PriorExport().write(model, data, "cpu", tmp_path)
+    assert "reference" not in PatchModel.load(tmp_path / "prior.safetensors").training
+
+
+def test_the_prior_is_written_once_and_with_its_reference(model, tmp_path, monkeypatch):
+    """A run that is killed leaves no prior without one, which a run that completes it would take for whole."""
+    items, saved = [SimpleNamespace(image=torch.rand(1, 20, 20)) for _ in range(6)], []
+    monkeypatch.setattr(PatchModel, "save", lambda self, path, half: saved.append(dict(self.training)))
+    PriorExport().write(model, SimpleNamespace(known_items=lambda count: items), "cpu", tmp_path)
+    assert len(saved) == 1 and saved[0]["reference"]["count"] == 6
 
 
 def test_a_few_images_beyond_a_limit_that_chance_explains_are_not_named():

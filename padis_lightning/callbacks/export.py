@@ -32,12 +32,10 @@ class PriorExport(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the prior; by now the weights are the averaged ones."""
         if trainer.is_global_zero and not trainer.fast_dev_run:
-            model = pl_module.patch_model()
-            self.write(model, Path(trainer.default_root_dir))
-            self._refer(model, trainer.datamodule, pl_module.device, Path(trainer.default_root_dir))
+            self.write(pl_module.patch_model(), trainer.datamodule, pl_module.device, Path(trainer.default_root_dir))
 
-    def _refer(self, model: PatchModel, data: ImageData, device: torch.device | str, folder: Path) -> None:
-        """Add to the prior that is written how well images that it knows are denoised; each has a stream of its own."""
+    def _refer(self, model: PatchModel, data: ImageData, device: torch.device | str) -> None:
+        """Note in a model how well images that it knows are denoised; each has a stream of its own."""
         prior = PatchPrior(copy.deepcopy(model)).to(device).float()  # training goes on to need gradients
         if prior.volumetric or prior.condition_channels:
             return
@@ -49,11 +47,11 @@ class PriorExport(Callback):
             ]
         if errors and (reference := Reference.of(torch.cat(errors))) is not None:
             model.training["reference"] = reference.describe()
-            model.save(folder / "prior.safetensors", self.half)
 
-    def write(self, model: PatchModel, folder: Path) -> None:
-        """Write a model as ``folder``'s prior."""
+    def write(self, model: PatchModel, data: ImageData, device: torch.device | str, folder: Path) -> None:
+        """Write a model as ``folder``'s prior, once and with its reference."""
         path = folder / "prior.safetensors"
+        self._refer(model, data, device)
         model.save(path, self.half)
         print(f"wrote {path}")
 
@@ -62,5 +60,4 @@ class PriorExport(Callback):
         model, path = PatchModel.load(checkpoint), folder / "prior.safetensors"
         if not path.is_file() or PatchModel.load(path).training.get("steps") != model.training["steps"]:
             data.setup("fit")
-            self.write(model, folder)
-            self._refer(model, data, "cpu", folder)
+            self.write(model, data, "cpu", folder)
