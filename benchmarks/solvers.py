@@ -66,7 +66,9 @@ METHODS: dict[str, Make] = {
     "least squares": lambda p, a, o: PseudoInverse(a, exact=True, **o),
     "TV": lambda p, a, o: TotalVariation(a, weight=8e-5 if _few_views(a) else 2e-5, **o),
     **{f"PnP-ADMM {steps}": lambda p, a, o, steps=steps: PnPADMM(p, a, steps=steps, **o) for steps in (10, 20, 50, 200)},
-    "PnP-ADMM, one level": lambda p, a, o: PnPADMM(p, a, sigma_max=0.05, sigma_min=0.05, penalty=0.05, **o),
+    "PnP-ADMM, one level": lambda p, a, o: PnPADMM(
+        p, a, sigma_max=0.05, sigma_min=0.05, penalty=0.05, relaxation=1, noise_weight=0.25, **o
+    ),
     "RED": lambda p, a, o: RED(p, a, sigma_max=0.02, sigma_min=0.02, penalty=0.003, **o),
     "DDS 20": from_fbp(20),
     "DDS 50": from_fbp(50),

@@ -164,6 +164,28 @@ def test_plug_and_play_variants_solve_their_equations(problem):
         torch.testing.assert_close(found.flatten().double(), torch.linalg.solve(left, right), atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("relaxation", [0.7, 1.0, 1.6, 1.9])
+def test_over_relaxed_iterates_follow_their_recursion(relaxation):
+    """Of one pixel all steps are lines: w/(1 + w) pulls the data step, d the denoiser; the fixed point is the same for all."""
+    y, s, weight, pull = 0.8, 0.2, 0.5, 0.4**2 / (0.4**2 + 0.2**2)
+    options = {"sigma_max": s, "sigma_min": s, "penalty": weight, "noise_weight": 0, "relaxation": relaxation}
+    for steps in (1, 2, 7, 60):
+        v, u = y, 0.0
+        for _ in range(steps):
+            x = relaxation * (y + weight * (v - u)) / (1 + weight) + (1 - relaxation) * v
+            v, u = 0.3 + pull * (x + u - 0.3), u + x - (0.3 + pull * (x + u - 0.3))
+        solver = PnPADMM(GaussianPrior((1, 1, 1), 0.3, 0.4), Identity((1, 1, 1)), steps=steps, **options)
+        found = solver.solve(torch.full((1, 1, 1, 1), y), Generators.keyed(0, [0]))
+        assert found.item() == pytest.approx(v, abs=1e-5)
+    slope = weight * (1 / pull - 1)
+    assert v == pytest.approx((y + slope * 0.3) / (1 + slope), abs=1e-4)
+
+
+def test_a_relaxation_that_need_not_converge_is_refused():
+    with pytest.raises(InputError, match="relaxation is 2; wanted a value below 2"):
+        PnPADMM(GaussianPrior((1, 4, 4)), Identity((1, 4, 4)), relaxation=2)
+
+
 def test_plug_and_play_weighs_by_the_noise_whatever_the_levels(problem):
     """For a Gaussian prior and a noise weight of 1 the fixed point is the posterior mean, also where levels fall to it."""
     operator, y, prior = problem
@@ -210,12 +232,38 @@ class Rows(Identity):
 
 
 def test_what_one_direction_does_not_show_counts_as_an_error(rng):
-    """A first image has nothing of what is not measured, and its second reconstruction is the same; turned, it has."""
+    """A first image has nothing of what is not measured, and its second reconstruction is the same; turned, it has.
+
+    Of an image that is not square, its middle square is meant, for both.
+    """
     x = torch.rand(2, 1, 6, 10, generator=rng)[..., :1].expand(-1, -1, -1, 10)
     levels = PnPADMM(GaussianPrior((1, 6, 10)), Rows((1, 6, 10)), steps=3).levels(x)
     square = x[:, 0, :, 0]  # its rows are the columns of the middle 6x6 of the turned image, with zeros on either side
     varied = torch.nn.functional.pad(square, (2, 2)).std(1, correction=0)
-    torch.testing.assert_close(levels[0], varied.double().clamp(0.08, 1), rtol=1e-5, atol=0)
+    plain = (square.square().mean(1) * 0.6 * 0.4).sqrt()  # of rows that have one value in six of ten places
+    high = (varied * (varied / plain).clamp(1, 2)).double().clamp(0.08, 1)
+    torch.testing.assert_close(levels[0], high, rtol=1e-5, atol=0)
+
+
+class OneDirection(Identity):
+    """Images with half of what varies along a row lost; the inverse does not know."""
+
+    def forward(self, x):
+        return (x + x.mean(-1, keepdim=True)) / 2
+
+    def approximate_inverse(self, y):
+        return y
+
+
+@pytest.mark.parametrize(("ratio", "factor"), [(0.8, 1.0), (1.5, 1.5), (4.0, 2.0), (30.0, 1.0)])
+def test_the_first_level_rises_by_what_turning_brings(ratio, factor):
+    """What varies down rows is lost of the turned image alone; 30 times as much is due to an inverse that is exact."""
+    wave = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    down, across = 0.2, 0.2 / ratio
+    x = (0.5 + down * wave[:, None] + across * wave)[None, None]
+    levels = PnPADMM(GaussianPrior((1, 4, 4)), OneDirection((1, 4, 4)), steps=3).levels(x)
+    assert levels[0].item() == pytest.approx(max(0.08, factor * down / 2), rel=1e-5)
+    assert levels[-1].item() == pytest.approx(down / 2 / 20, rel=1e-5)
 
 
 @pytest.mark.parametrize("noise", [NOISE, 0.0])

@@ -146,7 +146,7 @@ def solve(prior: PatchPrior, batch: Batch, views: int, steps: int, more: int) ->
     operator, rows = ParallelBeam(prior.image_shape[-1], views), []
     cases = [(1, steps), (1, more * steps), (more, steps), (None, steps)]
     for name, cls, levels in (
-        ("PnP-ADMM", PnPADMM, {"sigma_max": 0.08, "sigma_min": 0.015, "penalty": 0.003}),
+        ("PnP-ADMM", PnPADMM, {"sigma_max": 0.08, "sigma_min": 0.015, "penalty": 0.003, "relaxation": 1}),
         ("DDS", DDS, {"sigma_max": 1.0, "sigma_min": 0.002}),
     ):
         for count, used in cases:

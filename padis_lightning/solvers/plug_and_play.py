@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from padis_lightning.diffusion import geometric_sigmas
-from padis_lightning.errors import require_above, require_at_least
+from padis_lightning.errors import InputError, require_above, require_at_least
 from padis_lightning.linalg import per_image
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
@@ -17,16 +17,17 @@ from padis_lightning.random import Generators
 from padis_lightning.solvers.base import Solver
 
 LEAST_HIGH, HIGHEST, FALL, LOWEST = 0.08, 1.0, 0.05, 0.005  # of levels that are not named; the last one over the error
+MOST_TURNED, EXACT = 2.0, 10.0  # how far turning may raise the first level; more than this is due to an inverse that is exact
 MOST_LEFT = 9.0  # times the estimated noise that what is left over counts as noise
 
 
-def quarter_turn(x: Tensor) -> Tensor:
-    """Turn the largest square in the middle of images ``(B, C, ..., H, W)`` by 90 degrees; there are zeros around it."""
+def turned(x: Tensor, turns: int) -> Tensor:
+    """Turn the largest square in the middle of images ``(B, C, ..., H, W)`` by 90 degrees so often; there are zeros around it."""
     side = min(x.shape[-2:])
     top, left = ((n - side) // 2 for n in x.shape[-2:])
     out = torch.zeros_like(x)
     box = ..., slice(top, top + side), slice(left, left + side)
-    out[box] = x[box].rot90(1, (-2, -1))
+    out[box] = x[box].rot90(turns, (-2, -1))
     return out
 
 
@@ -40,9 +41,15 @@ class PlugAndPlay(Solver):
 
     Levels that are not named follow from what a second reconstruction, of the first one turned by 90 degrees, gets wrong. That is
     one to three times what the first one got wrong; turned, since what a limited arc does not see is missing in the first one.
+    The more turning brings, the more is missing there, too, and the higher is the first level.
 
-    .. math:: e^2 = \mathrm{mean} \, (A^+ A R x_0 - R x_0)^2, \quad x_0 = A^+ y, \quad
-        \sigma_1 = \max(0.08, e), \quad \sigma_K = \max(0.005, e / 20)
+    .. math:: e^2 = \mathrm{mean} \, (A^+ A R x_0 - R x_0)^2, \quad e_0^2 = \mathrm{mean} \, (A^+ A x_0 - x_0)^2, \quad
+        x_0 = A^+ y
+
+    .. math:: \sigma_1 = \max\left(0.08, \; e \min\left(2, \max(1, e / e_0)\right)\right), \quad \sigma_K = \max(0.005, e / 20)
+
+    with the largest square in the middle of the image for :math:`x_0` in :math:`e_0`. Where :math:`A^+` is exact, which makes
+    :math:`e_0` nearly 0, :math:`\sigma_1` is the larger of 0.08 and e.
 
     Where the noise of a measurement was estimated, :math:`s^2` is at least the mean square that the denoised image leaves over,
     up to nine times the estimate: a scan departs from its model by more than its noise.
@@ -93,14 +100,18 @@ class PlugAndPlay(Solver):
         """Return the level of every step, each a number, or of each image ``(B,)`` where they follow from x, the first one."""
         if self.sigma_max is not None and self.sigma_min is not None:
             return geometric_sigmas(self.sigma_max, self.sigma_min, self.steps).tolist()
-        turned = quarter_turn(x)
-        error = self.operator.clip(self.operator.approximate_inverse(self.operator(turned))) - turned
-        error = error.flatten(1).double().square().mean(1).sqrt()
-        most = min(HIGHEST, self.prior.highest)
-        high = error.clamp(min(LEAST_HIGH, most), most) if self.sigma_max is None else torch.full_like(error, self.sigma_max)
+        plain, error = (self._inversion_error(turned(x, turns)) for turns in (0, 1))
+        most, gain = min(HIGHEST, self.prior.highest), error / plain.clamp_min(torch.finfo(plain.dtype).tiny)
+        high = (error * gain.clamp(1, MOST_TURNED).where(gain < EXACT, 1)).clamp(min(LEAST_HIGH, most), most)
+        high = high if self.sigma_max is None else torch.full_like(error, self.sigma_max)
         low = (FALL * error).clamp_min(LOWEST) if self.sigma_min is None else torch.full_like(error, self.sigma_min)
         shares = torch.linspace(0, 1, self.steps, dtype=error.dtype, device=error.device)
         return list(high * (low.minimum(high) / high) ** shares[:, None])
+
+    def _inversion_error(self, x: Tensor) -> Tensor:
+        """Return the root mean square of what a reconstruction of each image gets wrong, ``(B, ...) -> (B,)``, in float64."""
+        error = self.operator.clip(self.operator.approximate_inverse(self.operator(x))) - x
+        return error.flatten(1).double().square().mean(1).sqrt()
 
     def denoise(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         """Apply the prior to images ``(B, C, H, W)``."""
@@ -129,14 +140,37 @@ class PlugAndPlay(Solver):
 class PnPADMM(PlugAndPlay):
     r"""Run the alternating direction method of multipliers with the denoiser as a proximal step.
 
-    .. math:: x \leftarrow \mathrm{prox}_A(v - u), \quad v \leftarrow D(x + u; \sigma), \quad u \leftarrow u + x - v
+    .. math:: x \leftarrow \alpha \, \mathrm{prox}_A(v - u) + (1 - \alpha) \, v, \quad v \leftarrow D(x + u; \sigma), \quad
+        u \leftarrow u + x - v
 
     with :math:`\sigma` falling from step to step, or the same throughout; u is scaled by :math:`\rho_{k-1} / \rho_k` first. An
     estimate: nothing in it is drawn but partitions.
 
     Source: Venkatakrishnan, Bouman and Wohlberg, Plug-and-play priors for model based reconstruction, GlobalSIP 2013; Zhang et
-    al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, section 4.2, for the falling level.
+    al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, section 4.2, for the falling level; Boyd,
+    Parikh, Chu, Peleato and Eckstein, Foundations and Trends in Machine Learning 2011, section 3.4.3, for over-relaxation.
+
+    Args:
+        prior: denoiser of whole images.
+        problem: what was measured, or its operator A.
+        relaxation: :math:`\alpha`, above 0 and below 2; above 1 the data step goes further than its solution.
+        noise_weight: :math:`\lambda`, larger than that of splittings which are not relaxed.
+        options: those of :class:`PlugAndPlay`.
     """
+
+    def __init__(
+        self,
+        prior: Prior,
+        problem: Problem | LinearOperator,
+        relaxation: float = 1.8,
+        noise_weight: float = 0.5,
+        **options: Any,  # noqa: ANN401 - checked and named by the base class
+    ) -> None:
+        super().__init__(prior, problem, noise_weight=noise_weight, **options)
+        require_above(0, relaxation=relaxation)
+        if not relaxation < 2:
+            raise InputError(f"relaxation is {relaxation}; wanted a value below 2")
+        self.relaxation = relaxation
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
@@ -146,7 +180,7 @@ class PnPADMM(PlugAndPlay):
         for sigma in self.loop(self.levels(v), state, generator):
             weight = self.penalty_at(sigma, state["noise"])
             v, u = state["v"], state["u"] * (state["weight"] / weight).to(state["u"])
-            x = self.data_step(v - u, y, weight)
+            x = torch.lerp(v, self.data_step(v - u, y, weight).to(v), self.relaxation)
             v = self.denoise(x + u, sigma, generator)
             state.update(v=v, u=(u + x).sub_(v), noise=self.noise(y, v), weight=weight)
         return state["v"]
