@@ -69,7 +69,7 @@ def radial_mean(spectrum: Tensor, spacing: float = 1.0) -> Curve:
     frequency = torch.hypot(down[:, None], across)
     side = max(spectrum.shape)
     ring = (frequency * side * spacing).round().long()
-    inside = (frequency <= 0.5 / spacing * (1 + 1e-9)) & (ring > 0)
+    inside = frequency <= 0.5 / spacing * (1 + 1e-9)
     count = torch.bincount(ring[inside])[1:]
     at, value = (torch.bincount(ring[inside], part[inside])[1:] / count for part in (frequency, spectrum.double()))
     return Curve(at, value)
