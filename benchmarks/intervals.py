@@ -17,11 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.solvers import slices
+from benchmarks import simulation
 from padis_lightning import metrics
-from padis_lightning.data.sources.base import collate
 from padis_lightning.files import write_text
-from padis_lightning.noise import GaussianNoise
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.priors import PatchPrior
 from padis_lightning.problem import Problem
@@ -46,8 +44,7 @@ def tissues(truth: Tensor) -> dict[str, Tensor]:
 def solved(solver: Solver, data: list, batch: int) -> list[tuple[Tensor, Tensor | None, Tensor]]:
     """Return the estimate, the samples and the truth of each slice."""
     out = []
-    for first in range(0, len(data), batch):
-        items = collate(data[first : first + batch])
+    for items in simulation.batches(data, batch):
         found = solver.predict_step(items)
         samples = found.samples if found.samples is not None else [None] * len(items.name)
         out += zip(found.estimate, samples, items.image, strict=True)
@@ -66,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", help="images to test on (default: other phantoms)")
     parser.add_argument("--prior", default="ct_phantoms")
     parser.add_argument("--views", type=int, default=20)
-    parser.add_argument("--noise", type=float, default=0.0, help="share of the measurement's root mean square")
+    simulation.add_arguments(parser)
     parser.add_argument("--counts", type=int, nargs=2, default=[12, 8], help="slices of calibration and test")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--samples", type=int, default=8)
@@ -75,9 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     prior = PatchPrior(args.prior, precision=args.precision)
     size, scale = prior.image_shape[-1], prior.normalisation.shown
-    problem = Problem(ParallelBeam(size, args.views), GaussianNoise(args.noise, "relative") if args.noise else None)
-    known = slices(args.calibration, "validation", size, args.counts[0], "cpu")
-    test = slices(args.test, "all" if args.test else "train", size, args.counts[1], "cpu")
+    problem, crime = Problem(ParallelBeam(size, args.views), simulation.noise_of(args)), args.inverse_crime
+    known = simulation.images(args.calibration, "validation", size, args.counts[0], "cpu", crime)
+    test = simulation.images(args.test, "all" if args.test else "train", size, args.counts[1], "cpu", crime)
+    known, test = (simulation.measured(items, problem.operator, problem.noise, crime) for items in (known, test))
     solvers = {
         "PnPADMM": PnPADMM(prior, problem, steps=args.steps),
         "DDS": DDS(prior, problem, steps=args.steps, sample=True, samples=args.samples),

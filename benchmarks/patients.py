@@ -5,6 +5,7 @@
 Both priors have the same network, training time and solvers. Steps are counted rather than seconds: the time of a step is
 measured first, the two in turn, so that another job beside the training decides nothing. What is there already is not trained
 again. A tenth of the patients of the training file is never trained on; settings were chosen on those (``--subset validation``).
+Measurements are those of :mod:`benchmarks.simulation`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.solvers import METHODS, measure, slices
+from benchmarks import simulation
+from benchmarks.solvers import METHODS, measure
 from padis_lightning.files import write_text
 from padis_lightning.metrics import interval
 from padis_lightning.operators.ct import ParallelBeam
@@ -84,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--views", type=int, nargs="+", default=[20, 8])
     parser.add_argument("--count", type=int, default=19)
     parser.add_argument("--batch", type=int, default=8)
+    simulation.add_arguments(parser)
     parser.add_argument("--solvers", nargs="+", default=SOLVERS, choices=list(METHODS))
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of the network")
     parser.add_argument("--train-only", action="store_true")
@@ -91,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("results/patients"))
     args = parser.parse_args(arguments)
     args.output.mkdir(parents=True, exist_ok=True)
-    steps = plan(args.train, args.minutes, args.output)
+    steps, noise = plan(args.train, args.minutes, args.output), simulation.noise_of(args)
     priors: dict[tuple[int, str], Path] = {}
     for patients in args.patients:
         for kind, config in KINDS.items():
@@ -103,16 +106,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     figures: dict[str, Any] = {"steps": steps}
     for views in args.views:
-        print(f"\n{views} views; training of {args.minutes:g} minutes: {steps}")
+        print(f"\n{views} views, {simulation.said(args)}; training of {args.minutes:g} minutes: {steps}")
         print(f"{'patients':>8}  {'solver':<20}" + "".join(f"{name:>14}" for name in VARIANTS) + f"{'gain (dB)':>24}")
         for patients in args.patients:
             for name in args.solvers:
                 rows = {}
                 for variant, (kind, tiles) in VARIANTS.items():
                     prior = PatchPrior(str(priors[patients, kind]), RandomTiling(tiles), precision=args.precision).to(args.device)
-                    data = slices(args.test, args.subset, prior.image_shape[-1], args.count, args.device)
-                    operator = ParallelBeam(prior.image_shape[-1], views).to(args.device)
-                    rows[variant] = measure(METHODS[name](prior, operator, {}).to(args.device), data, args.batch)
+                    size, crime = prior.image_shape[-1], args.inverse_crime
+                    operator = ParallelBeam(size, views).to(args.device)
+                    images = simulation.images(args.test, args.subset, size, args.count, args.device, crime)
+                    data = simulation.measured(images, operator, noise, crime)
+                    rows[variant] = measure(METHODS[name](prior, operator, {"noise": noise}).to(args.device), data, args.batch)
                 figures[f"{views} views, {patients} patients, {name}"] = rows
                 values = "".join(f"{rows[variant]['psnr']:>14.2f}" for variant in VARIANTS)
                 print(f"{patients:>8}  {name:<20}{values}{compare(rows):>24}", flush=True)

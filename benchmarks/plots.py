@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from types import ModuleType
@@ -223,6 +224,34 @@ def quality_against_evaluations(figures: dict[str, Any], path: Path) -> None:
         axis.set(title=f"{views} views", xlabel="network evaluations", ylabel="PSNR (dB)", xlim=(15, 4000))
         axis.grid(alpha=0.3)
     figure.tight_layout()
+    with whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    pyplot.close(figure)
+
+
+def noise_and_resolution(methods: dict[str, dict[str, Any]], path: Path) -> None:
+    """Plot the noise power spectrum of every method, and its task transfer function at every contrast."""
+    if (pyplot := drawing()) is None:
+        return
+
+    contrasts = list(next(iter(methods.values()))["edges"])
+    figure, axes = pyplot.subplots(1, 1 + len(contrasts), figsize=(3.6 * (1 + len(contrasts)), 3.6), layout="constrained")
+    for (name, row), style in zip(methods.items(), cycle(("-", "--", "-.", ":")), strict=False):
+        axes[0].semilogy(*row["spectrum"], style, label=name)
+        for axis, contrast in zip(axes[1:], contrasts, strict=True):
+            axis.plot(*row["edges"][contrast]["curve"], style, label=name)
+    axes[0].set(title="noise power spectrum", ylabel="HU² mm²")
+    axes[0].legend(fontsize=8)
+    nyquist = next(iter(methods.values()))["edges"][contrasts[0]]["curve"][0][-1] / 2
+    for axis, contrast in zip(axes[1:], contrasts, strict=True):
+        axis.set(title=f"edge of {contrast} HU", ylim=(0, 1.3))
+        axis.axvline(nyquist, color="#888888", linewidth=0.6)
+        for level in (0.5, 0.1):
+            axis.axhline(level, color="#888888", linewidth=0.6, linestyle=":")
+    axes[1].set_ylabel("task transfer function")
+    for axis in axes:
+        axis.set_xlabel("frequency, 1/mm")
+        axis.grid(alpha=0.3)
     with whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     pyplot.close(figure)

@@ -3,7 +3,8 @@
     python -m benchmarks.settings --data ct_train.npz --subset validation --prior prior.safetensors
 
 Each row is a scan. Total variation takes the best of six weights, the default what follows from the scan. The tuned solver takes
-the best first level, then the best last one, then the best penalty, of a few each, on the same slices.
+the best first level, then the best last one, then the best penalty, of a few each, on the same slices. Measurements are those of
+:mod:`benchmarks.simulation`, with the noise of the row.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.solvers import measure, slices
+from benchmarks import simulation
+from benchmarks.solvers import measure
 from padis_lightning.files import write_text
 from padis_lightning.noise import GaussianNoise
 from padis_lightning.operators.ct import ParallelBeam
@@ -51,21 +53,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--subset", default="all", choices=["all", "train", "validation"])
     parser.add_argument("--prior", default="ct_phantoms")
     parser.add_argument("--count", type=int, default=6)
+    simulation.add_arguments(parser, noise=False)
     parser.add_argument("--evaluations", type=int, default=20)
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of the network")
     parser.add_argument("--scans", type=int, nargs="+", default=range(len(SCANS)), help="numbers of the rows")
     parser.add_argument("--output", type=Path, default=Path("results/settings.json"))
     args = parser.parse_args(arguments)
     prior = PatchPrior(args.prior, precision=args.precision)
-    data = slices(args.data, args.subset, prior.image_shape[-1], args.count, "cpu")
+    crime = args.inverse_crime
+    images = simulation.images(args.data, args.subset, prior.image_shape[-1], args.count, "cpu", crime)
     print(f"{'views':>6}{'arc':>5}{'noise':>8}{'TV (dB)':>9}{'default':>9}{'tuned':>9}{'loss':>7}  tuned settings", flush=True)
     rows: list[dict[str, Any]] = []
     for views, arc, noise in (SCANS[k] for k in args.scans):
         operator = ParallelBeam(prior.image_shape[-1], views, arc=math.radians(arc))
-        problem = Problem(operator, GaussianNoise(noise, "relative") if noise else None)
+        problem = Problem(operator, GaussianNoise(noise, "relative"))
+        data = simulation.measured(images, operator, problem.noise, crime)
         tv = max(measure(TotalVariation(problem, weight), data, len(data))["psnr"] for weight in WEIGHTS)
 
-        def score(problem: Problem = problem, **settings: float) -> float:
+        def score(problem: Problem = problem, data: list = data, **settings: float) -> float:
             return measure(PnPADMM(prior, problem, steps=args.evaluations, **settings), data, len(data))["psnr"]
 
         default, (top, settings) = score(), tuned(score)

@@ -3,9 +3,9 @@
     python -m benchmarks.solvers --data ct_test.npz --prior prior.safetensors --output results/solvers
     python -m benchmarks.solvers --data ct_train.npz --subset validation ...      # to tune on
 
-Without ``--data`` it takes built-in phantoms and the bundled prior. Every solver sees the same measurements, without noise
-or with ``--noise``. What stands in ``solvers.json`` already is not measured again. Intervals are 95 % bootstrap intervals over
-patients.
+Without ``--data`` it takes built-in phantoms and the bundled prior. Every solver sees the same measurements, which are those of
+:mod:`benchmarks.simulation`. What stands in ``solvers.json`` already is not measured again. Intervals are 95 % bootstrap
+intervals over patients.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from typing import Any
 
 import torch
 
+from benchmarks import simulation
 from benchmarks.plots import quality_against_evaluations
 from padis_lightning import metrics
-from padis_lightning.data.datamodule import ImageData
-from padis_lightning.data.sources.base import collate
 from padis_lightning.files import write_text
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.priors import OverlapTiling, PatchPrior, RandomTiling, Tiling
@@ -97,21 +96,12 @@ def _tiled(prior: PatchPrior, tiling: Tiling) -> PatchPrior:
     return other
 
 
-def slices(path: str | None, subset: str, size: int, count: int, device: str) -> list:
-    """Return images to measure on, evenly spread over patients."""
-    source = ImageData(path, size=size, count=count, subset=subset)
-    source.setup("predict")
-    part = source.predict_dataloader().dataset.items
-    return [part[k]._replace(image=part[k].image.to(device)) for k in range(len(part))]
-
-
 @torch.no_grad()
 def measure(solver: Solver, data: list, batch: int) -> dict[str, Any]:
     """Return the scores of one solver."""
     rows: dict[str, list[float]] = {"psnr": [], "ssim": [], "residual": []}
     groups, seconds, evaluations = [], 0.0, 0
-    for first in range(0, len(data), batch):
-        items = collate(data[first : first + batch])
+    for items in simulation.batches(data, batch):
         found = solver.predict_step(items)
         rows["psnr"] += metrics.psnr(found.estimate, items.image).tolist()
         rows["ssim"] += metrics.ssim(found.estimate, items.image).tolist()
@@ -133,16 +123,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--views", type=int, nargs="+", default=[20, 8])
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--noise", type=float, default=0.0)
+    simulation.add_arguments(parser)
     parser.add_argument("--only", nargs="+", choices=list(METHODS), help="these solvers (default: all)")
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of the network")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=Path("results/solvers"))
     args = parser.parse_args(arguments)
     prior = PatchPrior(args.prior, precision=args.precision).to(args.device)
-    data = slices(args.data, args.subset, prior.image_shape[-1], args.count, args.device)
-    settings = {"data": args.data, "subset": args.subset, "prior": args.prior, "count": args.count, "noise": args.noise}
-    settings |= {"precision": args.precision}
+    images = simulation.images(args.data, args.subset, prior.image_shape[-1], args.count, args.device, args.inverse_crime)
+    noise = simulation.noise_of(args)
+    settings = {key: getattr(args, key) for key in ("data", "subset", "prior", "count", "precision", "inverse_crime")}
+    settings |= {"noise": noise.std}
     path = args.output / "solvers.json"
     kept = json.loads(path.read_text()) if path.exists() else {"settings": settings}
     if kept["settings"] != settings:
@@ -150,12 +141,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures: dict[str, Any] = kept
     for views in args.views:
         operator = ParallelBeam(prior.image_shape[-1], views).to(args.device)
-        print(f"\n{views} views, {len(data)} slices of {len({item.group for item in data})} patients, noise {args.noise:g}")
+        data = simulation.measured(images, operator, noise, args.inverse_crime)
+        print(f"\n{views} views, {len(data)} slices of {len({item.group for item in data})} patients, {simulation.said(args)}")
         print(f"{'method':<24}{'PSNR (dB)':>24}{'SSIM':>8}{'residual':>10}{'evaluations':>13}{'s/image':>9}")
         rows = figures.setdefault(str(views), {})
         for name in args.only or METHODS:
             if name not in rows:
-                solver = METHODS[name](prior, operator, {"noise_std": args.noise}).to(args.device)
+                solver = METHODS[name](prior, operator, {"noise": noise}).to(args.device)
                 rows[name] = measure(solver, data, args.batch)
                 write_text(path, json.dumps(figures, indent=1) + "\n")
             row = rows[name]

@@ -4,9 +4,9 @@
     python -m benchmarks.volumes --data ct_train.npz --subset validation ...      # to tune on
 
 Without ``--data`` it takes built-in phantoms, without ``--slices`` the bundled prior; methods without their prior are left
-out. Every method sees the same measurements. What stands in ``volumes.json`` already is not measured again. ``consistency`` is
-how much neighbouring slices differ over how much they do in truth (1 is right). Then the peak memory against the number of
-slices, each in a process of its own.
+out. Every method sees the same measurements, which are those of :mod:`benchmarks.simulation`. What stands in ``volumes.json``
+already is not measured again. ``consistency`` is how much neighbouring slices differ over how much they do in truth (1 is
+right). Then the peak memory against the number of slices, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from typing import Any
 
 import torch
 
+from benchmarks import simulation
 from benchmarks.plots import memory_of_slices
 from benchmarks.training import resident
 from padis_lightning import metrics
-from padis_lightning.data.datamodule import ImageData
-from padis_lightning.data.sources.base import collate
 from padis_lightning.diffusion import PatchModel, padding
 from padis_lightning.files import write_text
 from padis_lightning.operators import slices as slicewise
@@ -35,6 +34,7 @@ from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.slices import Slices
 from padis_lightning.priors import GroupPrior, PatchPrior, Prior, SlicePrior
 from padis_lightning.priors import slices as of_slices
+from padis_lightning.problem import Problem
 from padis_lightning.random import seeded
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.plug_and_play import PnPADMM
@@ -50,12 +50,12 @@ TV = {20: 2e-5, 8: 8e-5}
 IN_DATA = 2e-5
 #: the same in the prior, over sigma; chosen on patients that the prior was not trained on, see docs/volumes.md
 IN_PRIOR = 0.1
-Make = Callable[[dict[str, str], Slices, dict[str, float]], Solver]
+Make = Callable[[dict[str, str], Problem, dict[str, float]], Solver]
 
 
-def _views(operator: Slices) -> int:
+def _views(problem: Problem) -> int:
     """Return the number of views whose settings serve."""
-    return 8 if operator.measurement_shape[2] < 14 else 20
+    return 8 if problem.operator.measurement_shape[2] < 14 else 20
 
 
 def _prior(priors: dict[str, str], kind: str, slice_tv: float) -> Prior:
@@ -65,20 +65,20 @@ def _prior(priors: dict[str, str], kind: str, slice_tv: float) -> Prior:
 
 def plain(kind: str, slice_tv: float = 0.0) -> Make:
     """Return ``PnPADMM`` with a prior of one kind."""
-    return lambda priors, operator, given: PnPADMM(_prior(priors, kind, slice_tv), operator, steps=EVALUATIONS, **given)
+    return lambda priors, problem, given: PnPADMM(_prior(priors, kind, slice_tv), problem, steps=EVALUATIONS, **given)
 
 
 def in_data(kind: str) -> Make:
     """Return the same with total variation across slices in the data step."""
-    return lambda priors, operator, given: PnPSlices(
-        _prior(priors, kind, 0.0), operator, steps=EVALUATIONS, **{"weight": IN_DATA} | given
+    return lambda priors, problem, given: PnPSlices(
+        _prior(priors, kind, 0.0), problem, steps=EVALUATIONS, **{"weight": IN_DATA} | given
     )
 
 
 #: the kind of prior that a method needs, and how it is made
 METHODS: dict[str, tuple[str | None, Make]] = {
-    "FBP": (None, lambda priors, operator, given: PseudoInverse(operator)),
-    "TV along three axes": (None, lambda priors, operator, given: TotalVariation(operator, weight=TV[_views(operator)])),
+    "FBP": (None, lambda priors, problem, given: PseudoInverse(problem)),
+    "TV along three axes": (None, lambda priors, problem, given: TotalVariation(problem, weight=TV[_views(problem)])),
     "slice by slice": ("slices", plain("slices")),
     "slices, TV in the data step": ("slices", in_data("slices")),
     "slices, TV in the prior": ("slices", plain("slices", IN_PRIOR)),
@@ -92,9 +92,9 @@ METHODS: dict[str, tuple[str | None, Make]] = {
 def measure(solver: Solver, items: Sequence) -> dict[str, Any]:
     """Return the scores of one method, volume by volume."""
     rows: dict[str, list[float]] = {}
-    for item in items:
-        found = solver.predict_step(collate([item]))
-        estimate, truth = found.estimate, item.image[None]
+    for item in simulation.batches(items, 1):
+        found = solver.predict_step(item)
+        estimate, truth = found.estimate, item.image
         row = {"psnr": metrics.psnr(estimate, truth), "consistency": metrics.consistency(estimate, truth)}
         row |= {f"ssim_{plane}": metrics.plane_ssim(estimate, truth, plane) for plane in metrics.PLANES}
         row |= {"residual": found.residual, "seconds": torch.tensor(found.seconds / truth.shape[2])}
@@ -103,18 +103,10 @@ def measure(solver: Solver, items: Sequence) -> dict[str, Any]:
     return {key: fmean(values) for key, values in rows.items()} | {"each": rows["psnr"], "evaluations": solver.evaluations}
 
 
-def data_of(args: argparse.Namespace) -> list:
-    """Return the volumes to measure on."""
-    source = ImageData(args.data, size=args.size, count=args.count, subset=args.subset, volumes=True, depth=args.depth)
-    source.setup("predict")
-    part = source.predict_dataloader().dataset.items
-    return [part[k]._replace(image=part[k].image.to(args.device)) for k in range(len(part))]
-
-
 def peak(args: argparse.Namespace, depth: int, steps: int = 2) -> int:
     """Return the bytes that a volume of so many slices took at most, on the device, and of a processor the whole process."""
     operator = Slices(ParallelBeam(args.size, args.views[0]), depth)
-    solver = plain("slices", IN_PRIOR)({"slices": args.slices}, operator, {}).to(args.device)
+    solver = plain("slices", IN_PRIOR)({"slices": args.slices}, Problem(operator), {}).to(args.device)
     if args.at_once:
         slicewise.SLICES_AT_ONCE = of_slices.SLICES_AT_ONCE = depth
         solver.prior.prior.chunk_size = sys.maxsize
@@ -171,6 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--depth", type=int, default=16)
     parser.add_argument("--count", type=int, default=4)
+    simulation.add_arguments(parser)
     parser.add_argument("--only", nargs="+", choices=list(METHODS), help="these methods (default: all)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the solvers with priors, to tune")
     parser.add_argument("--depths", type=int, nargs="*", default=[8, 16, 32, 64, 128], help="to measure memory with")
@@ -188,25 +181,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     priors = {kind: path for kind in ("slices", "groups", "cubes") if (path := getattr(args, kind))}
     given = {key: float(value) for key, _, value in (word.partition("=") for word in args.set)}
-    settings = {key: str(getattr(args, key)) for key in ("data", "subset", "size", "depth", "count", "set")}
+    crime, noise = args.inverse_crime, simulation.noise_of(args)
+    settings = {key: str(getattr(args, key)) for key in ("data", "subset", "size", "depth", "count", "set", "inverse_crime")}
+    settings |= {"noise": str(noise.std)}
     path = args.output / "volumes.json"
     figures = json.loads(path.read_text()) if path.exists() else {"settings": settings, "priors": {}, "scores": {}, "memory": {}}
     if figures["settings"] != settings or priors | figures["priors"] != figures["priors"] | priors:
         known = figures["settings"] | figures["priors"]
         parser.error(f"{path} was measured with {known}; wanted {settings | priors}, or another --output")
     figures["priors"] |= priors
-    items = data_of(args)
+    how = {"volumes": True, "depth": args.depth}
+    images = simulation.images(args.data, args.subset, args.size, args.count, args.device, crime, **how)
     for views in args.views:
         rows = figures["scores"].setdefault(str(views), {})
         operator = Slices(ParallelBeam(args.size, views), args.depth).to(args.device)
-        print(f"\n{views} views, {len(items)} volumes of {args.depth} slices of {len({item.group for item in items})} patients")
+        items = simulation.measured(images, operator, noise, crime)
+        of = f"{len(items)} volumes of {args.depth} slices of {len({item.group for item in items})} patients"
+        print(f"\n{views} views, {of}, {simulation.said(args)}")
         print(f"{'method':<29}{'PSNR (dB)':>10}{'consistency':>13}{'SSIM axial, coronal, sagittal':>32}{'s/slice':>9}")
         for name in args.only or METHODS:
             kind, make = METHODS[name]
             if kind is not None and kind not in priors:
                 continue
             if name not in rows:
-                rows[name] = measure(make(priors, operator, given).to(args.device), items)
+                rows[name] = measure(make(priors, Problem(operator, noise), given).to(args.device), items)
                 write_text(path, json.dumps(figures, indent=1) + "\n")
             row = rows[name]
             similar = "".join(f"{row[f'ssim_{plane}']:>10.4f}" for plane in metrics.PLANES)

@@ -87,7 +87,7 @@ def test_images_are_measured_and_solved_as_predict_does(tmp_path):
     words = ("--config", "ct20.yaml", *SCAN, "--data.path", tmp_path / "images.npz", *noise)
     theirs = predicted(tmp_path / "out", *words)
     scan = pl.ParallelBeam(size=128, views=20)
-    y = pl.simulate(torch.from_numpy(images), scan, 0.02, seed=5)
+    y = pl.simulate(torch.from_numpy(images), pl.Problem(scan, pl.GaussianNoise(0.02), oversampling=2), seed=5)
     for k, one in enumerate(y):
         assert np.array_equal(one, np.load(tmp_path / "out" / "measurements" / f"000{k}.npz")["y"][0])
     found = pl.reconstruct(y, scan, "ct_phantoms", "RED", 0.02, steps=3, seed=5, samples=2)

@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import intervals, operators, patients, preparing, settings, solvers, volumes
+from benchmarks import intervals, operators, patients, preparing, resolution, settings, simulation, solvers, volumes
 from benchmarks.training import main
 from padis_lightning.ct import PROJECTORS
 from padis_lightning.data.phantoms import ChestPhantoms
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.networks.ddpmpp import DDPMpp
 from padis_lightning.networks.unet import UNet
-from padis_lightning.operators.ct import FanBeam, ParallelBeam
+from padis_lightning.noise import GaussianNoise
+from padis_lightning.operators.ct import FanBeam, FinerScan, ParallelBeam
+from padis_lightning.operators.slices import Slices
 from padis_lightning.priors import PatchPrior
 from padis_lightning.solvers.plug_and_play import PnPADMM
+from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 
 
 @pytest.mark.parametrize("network", [UNet(base=16), DDPMpp(base=16, blocks=1, dropout=0.0)], ids=["UNet", "DDPMpp"])
@@ -137,10 +140,11 @@ def test_the_benchmark_of_settings_leaves_no_tuned_solver_below_what_it_names(tm
     """Each row's scores are those of its settings."""
     settings.main(["--count", "1", "--evaluations", "2", "--scans", "2", "--output", str(tmp_path / "settings.json")])
     (row,) = json.loads((tmp_path / "settings.json").read_text())
-    prior, data = PatchPrior("ct_phantoms"), solvers.slices(None, "all", 128, 1, "cpu")
+    prior, operator, exact = PatchPrior("ct_phantoms"), ParallelBeam(128, 20), GaussianNoise(0.0, "relative")
+    data = simulation.measured(simulation.images(None, "all", 128, 1, "cpu", False), operator, exact, False)
     named = {key: row[key] for key in settings.TRIED}
     for key, options in (("tuned", named), ("default", {})):
-        found = solvers.measure(PnPADMM(prior, ParallelBeam(128, 20), steps=2, **options), data, 1)
+        found = solvers.measure(PnPADMM(prior, operator, noise=exact, steps=2, **options), data, 1)
         assert row[key] == pytest.approx(found["psnr"], abs=1e-6)
     assert (row["views"], row["arc"], row["noise"]) == (20, 180, 0)
 
@@ -166,3 +170,93 @@ def test_the_benchmark_of_intervals_holds_about_what_it_says(tmp_path):
     rows = json.loads((tmp_path / "intervals.json").read_text())
     assert [row["intervals"].split(",")[0] for row in rows] == ["PnPADMM", "DDS", "DDS"]
     assert all(0.75 < row["all"] < 0.98 for row in rows if "calibrated" in row["intervals"])
+
+
+def sampled(ellipse, size, fine=6):
+    """The mean of an ellipse over each pixel of an image that is as wide as the default scan."""
+    place = (torch.arange(size * fine, dtype=torch.float64) + 0.5) * 40 / (size * fine) - 20
+    across, down = (place - ellipse.centre[0]) / ellipse.axes[0], (-place - ellipse.centre[1]) / ellipse.axes[1]
+    inside = (across.square() + down[:, None].square() < 1).float()
+    return ellipse.value * inside.unflatten(0, (size, fine)).unflatten(2, (size, fine)).mean((1, 3))
+
+
+@pytest.mark.parametrize("scan", [ParallelBeam(48, 9), FanBeam(48, 9)], ids=["parallel", "fan"])
+def test_scans_on_finer_grids_come_near_to_line_integrals_in_closed_form(scan):
+    """Twice as near with twice the pixels, at least: pixels, rays and ellipse agree on where they are."""
+    ellipse = resolution.Ellipse(0.4, (6.0, 3.5), (-5.2, 2.3))
+    exact, errors = ellipse.projections(scan.geometry), []
+    for factor in (1, 2, 4):
+        simulator = FinerScan(scan, factor, coarse=False)
+        errors.append(float((simulator(sampled(ellipse, 48 * factor)[None, None])[0, 0] - exact).norm() / exact.norm()))
+    assert errors[0] < 0.06 and errors[1] < errors[0] / 1.8 and errors[2] < errors[1] / 1.8
+
+
+def test_benchmarks_measure_detail_that_they_do_not_reconstruct(tmp_path, rng):
+    """What is measured is the file's own pixels on the finer grid, the truth their means; without so many, squares."""
+    stored = torch.rand(3, 32, 32, generator=rng).numpy()
+    np.savez(tmp_path / "slices.npz", images=stored, patient=list("abc"), z=np.arange(3.0), range=[0, 1])
+    exact = GaussianNoise(0.0, "relative")
+    for size, finer in ((16, True), (32, False)):
+        operator = ParallelBeam(size, 7)
+        items = simulation.images(str(tmp_path / "slices.npz"), "all", size, 3, "cpu", False)
+        assert {item.image.shape[-1] for item in items} == {32}
+        simulator = FinerScan(operator, 2, coarse=not finer)
+        for item, image in zip(simulation.measured(items, operator, exact, False), stored, strict=True):
+            truth = image.reshape(size, 32 // size, size, 32 // size).mean((1, 3))
+            assert np.allclose(item.image[0], truth, atol=1e-6)
+            assert torch.equal(item.measurement, simulator(torch.from_numpy(image)[None, None])[0])
+    (volume,) = (item for item in simulation.measured(
+        [items[0]._replace(image=torch.stack([item.image for item in items], 1))], Slices(ParallelBeam(16, 7), 3), exact, False
+    ))  # fmt: skip
+    alone = simulation.measured(items, ParallelBeam(16, 7), exact, False)
+    assert torch.equal(volume.image, torch.stack([item.image for item in alone], 1))
+    assert torch.allclose(volume.measurement, torch.stack([item.measurement for item in alone]), atol=1e-5)
+
+
+def test_the_noise_of_a_benchmark_is_the_share_that_it_names(rng):
+    items = simulation.images(None, "all", 64, 2, "cpu", False)
+    operator = ParallelBeam(64, 30)
+    clean, noisy = (simulation.measured(items, operator, GaussianNoise(s, "relative"), False) for s in (0.0, 0.02))
+    for one, other in zip(clean, noisy, strict=True):
+        share = (other.measurement - one.measurement).std() / one.measurement.square().mean().sqrt()
+        assert float(share) == pytest.approx(0.02, rel=0.05)
+
+
+def test_with_the_inverse_crime_the_operator_that_reconstructs_simulates():
+    """Least squares explains its own measurements; those of a finer grid it does not."""
+    operator, exact = ParallelBeam(32, 40), GaussianNoise(0.0, "relative")
+    left = {}
+    for crime in (True, False):
+        data = simulation.measured(simulation.images(None, "all", 32, 1, "cpu", crime), operator, exact, crime)
+        solver = PseudoInverse(operator, exact=True, iterations=300, noise=exact)
+        left[crime] = solvers.measure(solver, data, 1)["residual"]
+    assert left[True] < 1e-3 and left[False] > 10 * left[True]
+
+
+def test_filtered_back_projection_has_the_resolution_and_the_noise_that_are_known():
+    """Bins are as wide as pixels and back-projection interpolates between them: sinc^3. Noise is that of the scan, scaled."""
+    operator = ParallelBeam(128, 180)
+    spread = []
+    for share in (0.005, 0.01):
+        noise = GaussianNoise(share, "relative")
+        found = resolution.evaluate(PseudoInverse(operator, noise=noise), noise, [800], 4, 2000.0)
+        spread.append(found["noise"])
+    assert spread[1] == pytest.approx(2 * spread[0], rel=1e-3)
+    at, value = (torch.tensor(part) for part in found["edges"]["800"]["curve"])
+    pixel = 10 * operator.geometry.pixel_spacing
+    seen = at <= 0.3 / pixel
+    assert float((value - torch.sinc(at * pixel) ** 3)[seen].abs().max()) < 0.05
+    assert found["edges"]["800"]["contrast"] == pytest.approx(800, rel=0.03)
+    ring, power = found["spectrum"]
+    low = sum(power[:3]) / 3
+    assert low < 0.5 * max(power) and found["mean"] > 0.4 * ring[-1]  # a ramp: little noise at low frequencies
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_resolution_sees_what_a_prior_does_to_noise(tmp_path, capsys):
+    arguments = ["--count", "3", "--contrasts", "400", "--only", "FBP", "PnP-ADMM 10", "--output", str(tmp_path)]
+    resolution.main(arguments)
+    rows = json.loads((tmp_path / "resolution.json").read_text())["methods"]
+    assert rows["PnP-ADMM 10"]["noise"] < 0.5 * rows["FBP"]["noise"]
+    assert all(row["edges"]["400"]["contrast"] == pytest.approx(400, rel=0.15) for row in rows.values())
+    assert "PnP-ADMM 10" in capsys.readouterr().out and (tmp_path / "resolution.png").stat().st_size > 5000

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from padis_lightning.ct import Projector
 from padis_lightning.errors import InputError
 from padis_lightning.noise import EstimatedNoise, GaussianNoise, PoissonNoise, estimate_deviation
 from padis_lightning.operators import LinearOperator
@@ -139,6 +140,21 @@ def test_simulation_on_a_finer_grid_is_another_measurement_of_the_same_image(rng
     gap = float((finer - same).norm() / same.norm())
     assert 1e-3 < gap < 0.1
     assert float(finer.mean()) == pytest.approx(float(same.mean()), rel=2e-3)
+
+
+def test_a_finer_grid_is_built_where_something_is_simulated_alone():
+    """It takes four times the memory, which a measured scan has no use for."""
+    problem = Problem(ParallelBeam(24, views=6), oversampling=2)
+
+    def grids():
+        return sum(isinstance(module, Projector) for module in problem.modules())
+
+    PseudoInverse(problem).predict_step(
+        Batch(torch.zeros(1, dtype=torch.long), ["a"], ["a"], measurement=torch.ones(1, 1, 6, 48))
+    )
+    assert grids() == 1
+    problem.measure(torch.ones(1, 1, 24, 24), Generators.keyed(0, [0]))
+    assert grids() == 2
 
 
 def test_noise_that_cannot_be_is_refused():

@@ -52,6 +52,7 @@ EXAMPLES = {
     "FinerScan": [
         lambda: FinerScan(ParallelBeam((6, 5), views=4), 3),
         lambda: FinerScan(ConeBeam((2, 4, 3), views=3, rows=2, bins=5), 2),
+        lambda: FinerScan(ParallelBeam((3, 4), views=4), 2, coarse=False),
     ],
     "ConeBeam": [
         lambda: ConeBeam((3, 4, 2), views=3, rows=3, bins=5, slice_spacing=14.0, bin_offset=1.5),

@@ -17,7 +17,7 @@ LAYERS = [
     {"errors"},
     {"files", "locks", "machine", "memory", "random", "registry", "signals"},
     {"canvas", "hub", "inputs", "linalg", "pickles", "types"},
-    {"ct", "metrics", "mri", "networks", "noise"},
+    {"ct", "image_quality", "metrics", "mri", "networks", "noise"},
     {"operators"},
     {"diffusion", "problem"},
     {"priors"},

@@ -13,10 +13,11 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 
+from benchmarks import simulation
 from benchmarks.gpu.contract import QUIET, convolutions
 from benchmarks.gpu.runner import Context, Measurement, Row, skipped
 from benchmarks.gpu.scores import no_compilation
-from benchmarks.solvers import METHODS, measure, slices
+from benchmarks.solvers import METHODS, measure
 from benchmarks.training import PAPER, Setup, Step, Trainee, patch_training, peak_on_gpu, resident, step_times, synchronise, turns
 from padis_lightning.callbacks.ema import EMA
 from padis_lightning.data.datamodule import ImageData
@@ -171,7 +172,7 @@ class Experiment:
         """Reconstruct slices of other patients from 20 views by the prior and by total variation."""
         prior = PatchPrior(str(self.prior), precision="bfloat16").to(self.context.device)
         count = 2 if self.context.tiny else 16
-        data = slices(self.path("ct_test.npz"), "all", self.size, count, self.context.device)
+        data = simulation.images(self.path("ct_test.npz"), "all", self.size, count, self.context.device, crime=True)
         operator, found = ParallelBeam(self.size, 20).to(self.context.device), {}
         for name in METHODS_COMPARED:
             found[name] = measure(METHODS[name](prior, operator, {}).to(self.context.device), data, count)

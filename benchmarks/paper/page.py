@@ -228,7 +228,8 @@ def head(setup: dict[str, Any], output: Path) -> list[str]:
         f"are paired, on the same images. {trained} priors were trained, {values['STEPS']} steps each for the main table (faces: "
         f"{values['FACES_STEPS']}) and {values['SHORT_STEPS']} for comparisons (whole images: {values['WHOLE_STEPS']}, "
         f"{values['FACES_WHOLE_STEPS']} and {values['WHOLE_SHORT_STEPS']}), patches of {' and '.join(map(str, sizes))} where "
-        "nothing else is said. Seed 0 throughout: of training, of the split, of measurements and of solvers.",
+        "nothing else is said. Seed 0 throughout: of training, of the split, of measurements and of solvers. Measurements are "
+        "simulated as in the paper, by the operator that reconstructs; only those of the fan beam are on a finer grid.",
         f"Machine: {device}, {machine['system'].split('-')[0]}; times are those of a machine that others may have used. "
         f"{_versions(output)}.",
     ]

@@ -135,6 +135,7 @@ def task(name: str, values: Mapping[str, str]) -> dict[str, str]:
         operator = _class("FanBeam", size=size, views=values["FAN"])
     own = {"CONFIG": config, "OPERATOR": operator, "PRIOR": "ct", "BUILTIN": "phantoms", "NOISE": "0.0"}
     own |= {"SIGMA_MAX": values["CT_MAX"], "SIGMA_MIN": values[lowest], "TRAIN": values["CT_TRAIN"]}
+    own["OVERSAMPLING"] = "2" if name == "ct_fan" else "1"  # the paper's: the operator that reconstructs also simulates
     return own | _weights(weight)
 
 
@@ -145,7 +146,14 @@ def _faces(name: str, values: Mapping[str, str]) -> dict[str, str]:
         side = values["HEAVY" if name == "deblur_heavy" else "BLUR"]
         operator, lowest = _class("UniformBlur", image_shape=shape, size=side), "BLUR_MIN"
         weight = 7e-4 if name == "deblur_heavy" else 1e-3
-    own = {"CONFIG": f"{name}.yaml", "OPERATOR": operator, "PRIOR": "faces", "BUILTIN": "leaves", "NOISE": "0.01"}
+    own = {
+        "CONFIG": f"{name}.yaml",
+        "OPERATOR": operator,
+        "PRIOR": "faces",
+        "BUILTIN": "leaves",
+        "NOISE": "0.01",
+        "OVERSAMPLING": "1",
+    }
     own |= {"SIGMA_MAX": values["FACES_MAX"], "SIGMA_MIN": values[lowest]}
     return own | {"TRAIN": values["FACES_TRAIN"], "TEST": values["FACES_TEST"]} | _weights(weight)
 
