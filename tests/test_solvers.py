@@ -181,6 +181,16 @@ def test_over_relaxed_iterates_follow_their_recursion(relaxation):
     assert v == pytest.approx((y + slope * 0.3) / (1 + slope), abs=1e-4)
 
 
+@pytest.mark.parametrize("noise_std", [0.0, 0.1])
+def test_what_the_operator_gets_wrong_adds_to_noise_alone(noise_std, rng):
+    """Squares add up; a measurement without noise is taken as exact."""
+    y = torch.randn(2, 1, 4, 4, generator=rng) * torch.tensor([1.0, 30.0])[:, None, None, None]
+    solver = PnPADMM(GaussianPrior((1, 4, 4)), Identity((1, 4, 4)), noise_std=noise_std, model_error=0.02)
+    wrong = [sum(value**2 for value in image.flatten().tolist()) / 16 * 0.02**2 for image in y]
+    expected = [noise_std**2 + error if noise_std else 0.0 for error in wrong]
+    assert solver.noise(y).flatten().tolist() == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_relaxation_that_need_not_converge_is_refused():
     with pytest.raises(InputError, match="relaxation is 2; wanted a value below 2"):
         PnPADMM(GaussianPrior((1, 4, 4)), Identity((1, 4, 4)), relaxation=2)
@@ -192,6 +202,7 @@ def test_plug_and_play_weighs_by_the_noise_whatever_the_levels(problem):
     mean, _ = posterior(operator, y, NOISE)
     for levels in ((0.3, 0.3), (0.6, 0.2)):
         options = {"steps": 300, "sigma_max": levels[0], "sigma_min": levels[1], "penalty": 1e-9, "noise_weight": 1.0}
+        options["model_error"] = 0
         found = PnPADMM(prior, operator, noise_std=NOISE, iterations=50, **options).solve(y, Generators.keyed(0, [0]))
         torch.testing.assert_close(found.flatten().double(), mean, atol=1e-3, rtol=1e-2)
 

@@ -144,7 +144,8 @@ class PnPADMM(PlugAndPlay):
         u \leftarrow u + x - v
 
     with :math:`\sigma` falling from step to step, or the same throughout; u is scaled by :math:`\rho_{k-1} / \rho_k` first. An
-    estimate: nothing in it is drawn but partitions.
+    estimate: nothing in it is drawn but partitions. Where a measurement is noisy, what pixels cannot explain of an object with
+    more detail counts as noise, too: :math:`s^2` becomes :math:`s^2 + m^2 \, \mathrm{mean} \, y^2`.
 
     Source: Venkatakrishnan, Bouman and Wohlberg, Plug-and-play priors for model based reconstruction, GlobalSIP 2013; Zhang et
     al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, section 4.2, for the falling level; Boyd,
@@ -155,6 +156,7 @@ class PnPADMM(PlugAndPlay):
         problem: what was measured, or its operator A.
         relaxation: :math:`\alpha`, above 0 and below 2; above 1 the data step goes further than its solution.
         noise_weight: :math:`\lambda`, larger than that of splittings which are not relaxed.
+        model_error: m, share of the measurement that the operator gets wrong.
         options: those of :class:`PlugAndPlay`.
     """
 
@@ -164,13 +166,22 @@ class PnPADMM(PlugAndPlay):
         problem: Problem | LinearOperator,
         relaxation: float = 1.8,
         noise_weight: float = 0.5,
+        model_error: float = 0.006,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         super().__init__(prior, problem, noise_weight=noise_weight, **options)
         require_above(0, relaxation=relaxation)
+        require_at_least(0, model_error=model_error)
         if not relaxation < 2:
             raise InputError(f"relaxation is {relaxation}; wanted a value below 2")
-        self.relaxation = relaxation
+        self.relaxation, self.model_error = relaxation, model_error
+
+    def noise(self, y: Tensor, v: Tensor | None = None) -> Tensor:
+        """Return what the base class does and, where that is not 0, what the operator gets wrong."""
+        noise = super().noise(y, v)
+        return torch.where(
+            noise > 0, noise + self.model_error**2 * per_image(y.double().square().flatten(1).mean(1), noise), noise
+        )
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
