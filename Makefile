@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m padis_lightning
 NUMERICAL := operators image_operators ct cone noise networks diffusion context training priors tiling solvers volumes
 
-.PHONY: setup demo test slow numerical lint docs benchmark prior clean
+.PHONY: setup demo test slow numerical lint docs notebooks benchmark prior clean
 
 setup: .venv/ready
 
@@ -40,6 +40,10 @@ docs: setup
 	rm -rf build/docs site
 	mkdir -p build/docs
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs --doctree-dir build/doctrees build/docs site
+
+# What the cells of the notebooks print and show, kept in them.
+notebooks: setup
+	$(BIN)/python -m notebooks.run
 
 benchmark: setup
 	$(BIN)/python -m benchmarks.speed

@@ -5,8 +5,10 @@ Sphinx reads a folder that :func:`write_pages` fills, so that nothing is written
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import inspect
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -43,8 +45,9 @@ html_static_path = ["site.css", str(MATHJAX / "static" / "mathjax" / "tex-svg.js
 mathjax_path = "tex-svg.js"
 html_copy_source = False
 
+NOTEBOOKS = [f"notebook_{name}" for name in ("ct", "photograph", "own_operator")]
 PAGES = {  # in the order of the menu
-    "Begin": ["tutorial", "coming_from", "gallery"],
+    "Begin": ["tutorial", *NOTEBOOKS, "coming_from", "gallery"],
     "Use": ["data", "formats", "operators", "solvers", "running", "python", "training", "volumes", "results_folder", "cluster"],
     "Look up": ["api", "benchmarks", "results"],
     "Project": ["CONTRIBUTING", "SECURITY", "CHANGELOG"],
@@ -53,7 +56,8 @@ WRITTEN = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
 PUBLIC: dict[str, str] = padis_lightning._listed()
 PATHS = {cls.__name__: f"{cls.__module__}.{cls.__name__}" for cls in subclasses(Solver)}
 PATHS |= {name: f"padis_lightning.{name}" for name in PUBLIC}
-LINK = re.compile(r"\]\((?:docs/|\.\./)")
+LINK = re.compile(r"\]\((?:\.\./)?(?:docs/)?")
+NOTEBOOK = re.compile(r"\]\((?:notebooks/)?(\w+)\.ipynb\)")
 NAMED_AFTER_FILE = re.compile(r"\[(?:docs/)?\w+\.md\]\((\w+\.md)")  # [data.md](data.md) has the page's title on the site
 TABLE = re.compile(r"^(\|.*\n\|[-|]+\n)((?:\|.*\n)+)", re.MULTILINE)  # its head, and its rows
 OVERVIEW = "| solver | take it for |"  # begins the table of all solvers
@@ -63,7 +67,12 @@ PICTURE = re.compile(rf"((?:^{FENCE}\n)?)^(!\[.*\]\((\S+)\)\n(?:\*(?:.+\n)+)?)((
 
 def read(path: str) -> str:
     """Return the Markdown of a file below the root, with links as they are on the site, where all pages are in one folder."""
-    return NAMED_AFTER_FILE.sub(r"[](\1", LINK.sub("](", (ROOT / path).read_text(encoding="utf-8")))
+    return on_site((ROOT / path).read_text(encoding="utf-8"))
+
+
+def on_site(text: str) -> str:
+    """Return Markdown whose links lead to pages of the site."""
+    return NAMED_AFTER_FILE.sub(r"[](\1", NOTEBOOK.sub(r"](notebook_\1.md)", LINK.sub("](", text)))
 
 
 def menu(pages: list[str], caption: str = "") -> str:
@@ -148,6 +157,25 @@ def gallery() -> str:
     return "# Gallery\n\nEach picture has the command that made it.\n\n" + "".join(found.values()).removesuffix("---\n\n")
 
 
+def notebook_page(page: str, folder: Path) -> str:
+    """Return the Markdown of a notebook, with what its cells print, and write the pictures that they show into a folder."""
+    name = page.removeprefix("notebook_")
+    parts = []
+    for cell in json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(on_site(source) if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            picture = output.get("data", {}).get("image/png")
+            if picture:
+                file = f"{page}-{len(parts)}.png"
+                (folder / file).write_bytes(base64.b64decode(picture))
+                parts.append(f"![What the code above shows]({file})")
+            else:
+                parts.append("```\n" + "".join(output.get("text") or output["data"]["text/plain"]) + "\n```")
+    parts.append(f"These are the pictures of `notebooks/{name}.ipynb`; `make notebooks` makes them anew.")
+    return "\n\n".join(parts) + "\n"
+
+
 def pages() -> Iterator[tuple[str, str]]:
     """Yield the name and the Markdown of every page."""
     yield "index", read("README.md") + "".join(menu(names, caption) for caption, names in PAGES.items())
@@ -171,6 +199,8 @@ def write_pages(app: Sphinx, config: Config) -> None:
         raise ConfigError("the source folder is docs; wanted an empty one, as make docs has it")
     for name, text in pages():
         Path(app.srcdir, f"{name}.md").write_text(text, encoding="utf-8")
+    for name in NOTEBOOKS:
+        Path(app.srcdir, f"{name}.md").write_text(notebook_page(name, Path(app.srcdir)), encoding="utf-8")
     for path in (ROOT / "docs").iterdir():
         if path.suffix in (".png", ".jpg"):
             shutil.copy(path, app.srcdir)

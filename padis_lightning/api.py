@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from padis_lightning import priors
+from padis_lightning import hub, priors
 from padis_lightning.ct import Geometry
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.ranges import calibrate, decide_measured, implied_range
@@ -28,7 +28,7 @@ from padis_lightning.data.sources.pictures import NOISY
 from padis_lightning.diffusion.model import NAME
 from padis_lightning.errors import InputError, RunError
 from padis_lightning.messages.configs import CONFIGS, read_config
-from padis_lightning.networks.diffusers import find_model
+from padis_lightning.networks.diffusers import FILES, find_model
 from padis_lightning.noise import GaussianNoise, Noise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.ct import Scan
@@ -181,15 +181,23 @@ def simulate(image: Values, operator: Measured, noise_std: float = 0.0, seed: in
 
 
 def load_prior(prior: nn.Module | str | Path) -> Prior:
-    """Return the prior of a name, as the configs have it, of a file or a folder, or around a denoiser of whole images.
+    """Return the prior of a name, as the configs have it, of a file or a folder, here or on the Hub, or around a denoiser.
 
     Raises:
         InputError: there is no such prior.
     """
-    if isinstance(prior, nn.Module) or (find_model(Path(prior)) and not (Path(prior) / NAME).is_file()):
+    if isinstance(prior, nn.Module) or _is_model(prior):
         return DenoiserPrior(prior)
     config = CONFIGS / "prior" / f"{prior}.yaml"
     return _build(read_config(config)) if config.is_file() else PatchPrior.from_pretrained(prior)
+
+
+def _is_model(prior: str | Path) -> bool:
+    """Return whether a folder, here or on the Hub, has a diffusion model and no prior of ours."""
+    if hub.is_address(prior) and hub.Address.read(str(prior)).file != NAME:
+        return False
+    folder = hub.fetch_folder(str(prior), [NAME, *FILES]) if hub.is_address(prior) else Path(prior)
+    return find_model(folder) is not None and not (folder / NAME).is_file()
 
 
 def _build(described: dict[str, Any]) -> Any:  # noqa: ANN401 - of the class that is named

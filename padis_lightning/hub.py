@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -32,8 +32,8 @@ class Address(NamedTuple):
     """
 
     repository: str
-    revision: str
-    file: str
+    revision: str = "main"
+    file: str = "prior.safetensors"
 
     @classmethod
     def read(cls, text: str) -> Address:
@@ -46,7 +46,7 @@ class Address(NamedTuple):
         found = re.fullmatch(SCHEME + form, text, re.ASCII)
         if found is None:
             raise InputError(f"there is no prior {text!r}; wanted {FORM}")
-        return cls(found[1], found[2] or "main", found[3] or "prior.safetensors")
+        return cls(**{name: part for name, part in zip(cls._fields, found.groups(), strict=True) if part})
 
 
 def is_address(text: object) -> bool:
@@ -82,17 +82,47 @@ def fetch(text: str) -> Path:
     address, hub = Address.read(text), library()
     with reaching(text, address):
         path = Path(hub.hf_hub_download(address.repository, address.file, revision=address.revision))
-    commit = path.parts[-1 - len(Path(address.file).parts)]
+    _check(text, path, path.parents[len(Path(address.file).parts) - 1])
+    return path
+
+
+def fetch_folder(text: str, names: Sequence[str]) -> Path:
+    """Return the folder of a repository, with those of its files that have these names; as :func:`fetch` does a file.
+
+    Settings, which are small, are held against the SHA-1 by which git knows them.
+
+    Raises:
+        InputError: a file is named, there is no such repository or no way to it, or a file is not what the Hub states.
+    """
+    address, hub = Address.read(text), library()
+    if address.file != Address._field_defaults["file"]:
+        raise InputError(f"{text} is a file; wanted hf://owner/name or hf://owner/name@revision, a folder of a model")
+    with reaching(text, address):
+        folder = Path(hub.snapshot_download(address.repository, revision=address.revision, allow_patterns=list(names)))
+    for path in (folder / name for name in names):
+        if path.is_file():
+            _check(text, path, folder)
+    return folder
+
+
+def _check(text: str, path: Path, folder: Path) -> None:
+    """Hold a file in the cache against what the Hub states, by which it is named there, and say which weights are used."""
     stated = path.readlink().name if path.is_symlink() else ""
-    if not re.fullmatch("[0-9a-f]{64}", stated):
+    small = path.suffix == ".json" and re.fullmatch("[0-9a-f]{40}", stated)
+    if not small and not re.fullmatch("[0-9a-f]{64}", stated):
         raise InputError(f"{path} comes without a SHA-256; wanted a file of Git LFS, and a cache (HF_HOME) that can hold links")
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if small:
+            content = file.read()
+            found = hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
+        else:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    name, kind = path.relative_to(folder), "SHA-1" if small else "SHA-256"
     if found != stated:
         wanted = f"{stated}, which the Hub states: remove {path.resolve()} and try again"
-        raise InputError(f"{text} has the SHA-256 {found}; wanted {wanted}")
-    log.warning("padis_lightning: %s is %s of commit %s, SHA-256 %s", text, address.file, commit, found)
-    return path
+        raise InputError(f"{name} of {text} has the {kind} {found}; wanted {wanted}")
+    if not small:
+        log.warning("padis_lightning: %s is %s of commit %s, SHA-256 %s", text, name, folder.name, found)
 
 
 @contextmanager
@@ -119,7 +149,8 @@ def _sentence(text: str, address: Address, error: Exception) -> str:
     if isinstance(error, hub.errors.LocalEntryNotFoundError):
         return f"{text} is not in {hub.constants.HF_HUB_CACHE} and the Hub does not answer ({reason}); wanted a network, once"
     if isinstance(error, hub.errors.EntryNotFoundError):
-        return f"{address.repository} has no file {address.file!r} in {address.revision}; wanted {FORM}"
+        other = ", or --prior DenoiserPrior for a diffusion model of diffusers"
+        return f"{address.repository} has no file {address.file!r} in {address.revision}; wanted {FORM}{other}"
     if isinstance(error, hub.errors.RepositoryNotFoundError) or status in (401, 403):
         wanted = "one that is there and open to you, with a token in HF_TOKEN or by 'hf auth login' where it is not public"
         return f"the Hub does not open {address.repository} ({reason}); wanted {wanted}"

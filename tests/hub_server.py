@@ -53,6 +53,11 @@ class Hub:
         return found
 
 
+def git_sha1(content: bytes) -> str:
+    """The name of content in git."""
+    return hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers one request to a :class:`Hub`."""
 
@@ -62,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *message: object) -> None:
         """Keep the tests' output clean."""
 
-    def answer(self, status: int, body: bytes | dict[str, Any] = b"", **headers: object) -> None:
+    def answer(self, status: int, body: bytes | dict[str, Any] | list[Any] = b"", **headers: object) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         for name, value in {"Content_Length": len(content), **headers}.items():
@@ -86,25 +91,36 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if blob := re.match(r"/cdn/([0-9a-f]{64})\?signature=", self.path):
             return self.send_blob(self.hub.blobs[blob[1]])
-        found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
+        asked = r"(?:/api/models/([^/]+/[^/]+)/(?:revision|tree)|/([^/]+/[^/]+)/resolve)/([^/?]+)(?:/(.+))?(?:\?.*)?"
+        found = re.fullmatch(asked, self.path)
         if found is None:
             return self.refuse(404, "Unknown")
-        name, revision, file = found[1], found[2].replace("%2F", "/"), found[3]
+        name, revision, file = found[1] or found[2], found[3].replace("%2F", "/"), found[4]
         if name not in {known for known, _ in self.hub.refs} or (name in self.hub.private and not self.is_owner):
             return self.refuse(401, "RepoNotFound")
         commit = self.hub.refs.get((name, revision), revision)
         files = self.hub.commits.get((name, commit))
         if files is None:
             return self.refuse(404, "RevisionNotFound")
+        if "/tree/" in self.path:
+            return self.answer(200, [self.entry(path, content) for path, content in files.items()])
+        if found[1]:
+            return self.answer(200, {"id": name, "sha": commit})
         if file not in files:
             return self.refuse(404, "EntryNotFound", X_Repo_Commit=commit)
         content, size = files[file], len(files[file])
         if not file.endswith(".safetensors"):
-            return self.answer(200, content, X_Repo_Commit=commit, ETag=f'"{hashlib.sha1(content).hexdigest()}"')
+            return self.answer(200, content, X_Repo_Commit=commit, ETag=f'"{git_sha1(content)}"')
         digest = hashlib.sha256(content).hexdigest()
         place = f"http://localhost:{self.hub.server.server_port}/cdn/{digest}?signature={SIGNATURE}"  # another host
         linked = {"X_Linked_Etag": f'"{digest}"', "X_Linked_Size": size}
         self.answer(302, b"", Location=place, X_Repo_Commit=commit, **linked)
+
+    def entry(self, path: str, content: bytes) -> dict[str, Any]:
+        """A file in a listing of a commit."""
+        digest, size = hashlib.sha256(content).hexdigest(), len(content)
+        lfs = {"lfs": {"oid": digest, "size": size, "pointerSize": 130}} if path.endswith(".safetensors") else {}
+        return {"type": "file", "path": path, "oid": git_sha1(content), "size": size, **lfs}
 
     def send_blob(self, content: bytes) -> None:
         asked = self.headers.get("Range", "")

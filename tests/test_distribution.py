@@ -111,6 +111,9 @@ def test_the_wheel_works_alone(archives, tmp_path):
     one, other = ([*(here / name / "arrays").iterdir()] for name in ("wheel", "checkout"))
     assert len(one) == 1 and one[0].read_bytes() == other[0].read_bytes()
     assert (here / "wheel" / "summary.json").is_file() and (here / "wheel" / "report.html").is_file()
+    del env["PYTHONPATH"]
+    run(python, ROOT / "notebooks" / "run.py", ROOT / "notebooks" / "photograph.ipynb", "--output", here)
+    assert (here / "photograph.ipynb").is_file()
 
 
 def test_the_citation_is_of_this_version_and_of_the_paper(settings):

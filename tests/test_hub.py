@@ -23,16 +23,29 @@ from padis_lightning.hub import Address
 from padis_lightning.messages.paths import check_paths
 from tests.conftest import small_model
 from tests.hub_server import SIGNATURE, TOKEN, Hub
+from tests.test_scheduled_denoisers import VP, write_folder
 
 ROOT = Path(__file__).parent.parent
 FETCH = """
 import sys
 from padis_lightning.errors import InputError
-from padis_lightning.hub import fetch
+from padis_lightning.hub import fetch, fetch_folder
+address, *names = sys.argv[1:]
 try:
-    print(fetch(sys.argv[1]))
+    print(fetch_folder(address, names) if names else fetch(address))
 except InputError as error:
     sys.exit(f"refused: {error}")
+"""
+DENOISE = """
+import hashlib, sys, torch
+import padis_lightning as pl
+try:
+    priors = pl.DenoiserPrior(sys.argv[1]), pl.load_prior(sys.argv[1])
+except pl.InputError as error:
+    sys.exit(f"refused: {error}")
+for prior in priors:
+    found = prior(torch.linspace(0, 1, 64).reshape(1, 1, 8, 8), 0.3, None)
+    print(type(prior).__name__, hashlib.sha256(found.numpy().tobytes()).hexdigest())
 """
 UNFIT = "hf_WrongSecretOfTheTests", f"{TOKEN}\x01", f"{TOKEN}\u2603"  # two of them no header can carry
 
@@ -55,14 +68,15 @@ class Machine:
         self.said += done.stdout + done.stderr
         return done
 
-    def fetch(self, address: str, **variables: str) -> Path:
-        done = self.run("-c", FETCH, address, **variables)
+    def fetch(self, address: str, *names: str, **variables: str) -> Path:
+        """The file of an address, or its folder with the files of these names."""
+        done = self.run("-c", FETCH, address, *names, **variables)
         assert done.returncode == 0, done.stderr
         return Path(done.stdout.strip())
 
-    def refused(self, address: str, **variables: str) -> str:
+    def refused(self, address: str, *names: str, **variables: str) -> str:
         """The sentence by which an address is refused, and nothing else is said."""
-        done = self.run("-c", FETCH, address, **variables)
+        done = self.run("-c", FETCH, address, *names, **variables)
         assert done.returncode == 1 and done.stdout == "", done.stdout
         (said,) = [line for line in done.stderr.splitlines() if line and "%|" not in line]
         assert said.startswith("refused: ") and "; wanted " in said
@@ -259,6 +273,72 @@ def test_of_a_config_priors_alone_come_from_the_hub(tmp_path):
     for key in ("output", "ckpt_path", "data.path", "results.lpips"):
         with pytest.raises(InputError, match="not an address"):
             check_paths({key: address}, tmp_path)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """The files of a folder by their names in it."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_of_a_folder_the_files_that_are_asked_for_are_downloaded_once_and_used_without_a_network(machine, hub):
+    """Those that are there, at whatever depth, of the revision that is named."""
+    files = {"config.json": b"{}", "unet/config.json": b"[]", "unet/a.safetensors": b"weights"}
+    commit = hub.commit("me/vp", files | {"b.safetensors": b"others", "unet/more/config.json": b"others"}, "main", "v1")
+    hub.commit("me/vp", {"config.json": b"newer"})
+    folder = machine.fetch("hf://me/vp@v1", *files, "scheduler/config.json")
+    assert files_in(folder) == files and folder.name == commit
+    assert f"padis_lightning: hf://me/vp@v1 is unet/a.safetensors of commit {commit}, SHA-256 " in machine.said
+    for variables in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
+        assert machine.fetch("hf://me/vp@v1", *files, **variables) == folder
+    assert hub.asked.total() == 1
+
+
+@pytest.mark.parametrize(("name", "digest"), [("config.json", "SHA-1"), ("a.safetensors", "SHA-256")])
+def test_a_file_of_a_folder_that_changed_in_the_cache_is_refused(name, digest, machine, hub):
+    files = {"config.json": b"{}", "a.safetensors": b"weights"}
+    hub.commit("me/vp", files)
+    (machine.fetch("hf://me/vp", *files) / name).resolve().write_bytes(b"changed")
+    assert f"{name} of hf://me/vp has the {digest} " in machine.refused("hf://me/vp", *files, HF_HUB_OFFLINE="1")
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("hf://me/none", "the Hub does not open me/none (HTTP 401)"),
+        ("hf://me/ct@v9", "me/ct has no revision 'v9'"),
+        ("hf://me/ct/b.safetensors", "hf://me/ct/b.safetensors is a file; wanted hf://owner/name"),
+    ],
+)
+def test_a_folder_that_is_not_there_is_one_sentence(address, said, machine, hub):
+    hub.commit("me/ct", {"b.safetensors": b"x"})
+    assert said in machine.refused(address, "b.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [(".", "."), ("unet", "scheduler")], ids=["model", "pipeline"])
+def test_a_diffusion_model_of_the_hub_is_the_one_in_a_folder(parts, tmp_path, machine, hub):
+    """It denoises by name with the same bits, without a network, too."""
+    folder = write_folder(tmp_path / "local" / parts[0], schedule=VP)
+    if parts[1] != ".":
+        (folder.parent / parts[1]).mkdir()
+        (folder / "scheduler_config.json").rename(folder.parent / parts[1] / "scheduler_config.json")
+    hub.commit("me/vp", files_in(tmp_path / "local"))
+    wanted = machine.run("-c", DENOISE, str(tmp_path / "local")).stdout
+    assert wanted.count("DenoiserPrior ") == 2 and len(set(wanted.split())) == 2
+    for variables in ({}, {"HF_HUB_OFFLINE": "1"}):
+        assert machine.run("-c", DENOISE, "hf://me/vp", **variables).stdout == wanted
+
+
+@pytest.mark.slow
+def test_a_patch_prior_of_the_hub_is_loaded_as_one_and_is_no_denoiser(prior, machine, hub):
+    hub.commit("me/ct", {"prior.safetensors": prior.read_bytes(), "config.json": b"{}"})
+    code = "import padis_lightning as pl; print(type(pl.load_prior('hf://me/ct')).__name__)"
+    assert machine.run("-c", code).stdout == machine.run("-c", code, HF_HUB_OFFLINE="1").stdout == "PatchPrior\n"
+    assert hub.asked.total() == 1
+    (cached,) = (machine.home / "hf").glob("hub/*/snapshots/*")
+    (cached / "diffusion_pytorch_model.bin").write_bytes(b"unchecked")  # as another program may have put it there
+    said = machine.run("-c", DENOISE, "hf://me/ct").stderr
+    assert "refused: there are no weights 'hf://me/ct'; wanted a file or one of" in said
 
 
 @pytest.mark.slow

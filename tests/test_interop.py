@@ -107,6 +107,40 @@ def test_a_solver_takes_a_sparse_matrix(rng):
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
 
 
+@pytest.fixture
+def pylops():
+    return pytest.importorskip("pylops")
+
+
+def test_pylops_takes_our_operators_and_gives_them_back(pylops, operator, rng):
+    """Its test of adjoints passes, its regularised inversion is our proximal step, and what comes back is what was given."""
+    theirs = pylops.aslinearoperator(as_linear_operator(operator))
+    assert pylops.utils.dottest(theirs, *theirs.shape, rtol=1e-12)
+    y = torch.rand(1, *operator.measurement_shape, generator=rng, dtype=torch.float64)
+    small, exact = pylops.Identity(theirs.shape[1]), {"atol": 1e-14, "btol": 1e-14, "iter_lim": 2000}
+    invert = pylops.optimization.leastsquares.regularized_inversion
+    found = invert(theirs, y.flatten().numpy(), [small], epsRs=[0.3**0.5], **exact)[0]
+    wanted = operator.prox(torch.zeros(1, *operator.image_shape).double(), y, 0.3, tolerance=1e-14)
+    np.testing.assert_allclose(found, wanted.flatten().numpy(), rtol=0, atol=1e-8)
+    back = MatrixOperator(theirs, operator.image_shape, operator.measurement_shape)
+    torch.testing.assert_close(back(wanted), operator(wanted))
+    torch.testing.assert_close(back.adjoint(y), operator.adjoint(y))
+
+
+def test_an_operator_of_pylops_is_one_of_ours(pylops, rng):
+    """Differences along columns and blurred differences along rows, one below the other, against the same of torch."""
+    blur = pl.GaussianBlur((1, 6, 7), 0.6, 5)
+    down, right = (pylops.FirstDerivative((6, 7), axis=axis, kind="forward") for axis in (0, 1))
+    ours = MatrixOperator(pylops.VStack([down, right @ pylops.aslinearoperator(as_linear_operator(blur))]), (1, 6, 7), (2, 6, 7))
+    x = torch.rand(3, 1, 6, 7, generator=rng, dtype=torch.float64)
+    expected = torch.zeros(3, 2, 6, 7, dtype=torch.float64)
+    expected[:, 0, :-1], expected[:, 1, :, :-1] = x[:, 0].diff(dim=1), blur(x)[:, 0].diff(dim=2)
+    torch.testing.assert_close(ours(x), expected)
+    y = torch.rand(3, 2, 6, 7, generator=rng, dtype=torch.float64)
+    torch.testing.assert_close(torch.autograd.functional.vjp(ours, x, y)[1], ours.adjoint(y))
+    assert float((ours(x) * y).sum()) == pytest.approx(float((x * ours.adjoint(y)).sum()), rel=1e-12)
+
+
 REFUSED = {
     "shape": (np.zeros((4, 9)), "the matrix is 4x9; wanted 4x8, measurements by images"),
     "complex": (np.zeros((4, 8), complex), "the matrix is of type complex128; wanted real numbers"),

@@ -259,14 +259,14 @@ def test_bins_that_do_not_count_change_no_proximal_step(noise):
 def test_plug_and_play_takes_what_is_left_over_for_noise_up_to_nine_times_the_estimate():
     operator, y = ParallelBeam(16, views=8, bins=40), scans(0.05, views=8)[..., 40:80]
     prior = GaussianPrior((1, 16, 16))
-    solver = PnPADMM(prior, operator).for_batch(measured(y))
+    solver = PnPADMM(prior, operator, model_error=0).for_batch(measured(y))
     estimate = solver.noise(y)
     exact, far = operator.pinv(y), torch.zeros(2, 1, 16, 16)
     assert (solver.noise(y, far) == 9 * estimate).all() and (estimate > 0).all()
     left = (operator(exact) - y).square().flatten(1).mean(1).double()
     expected = torch.minimum(torch.maximum(left, estimate.flatten()), 9 * estimate.flatten())
     torch.testing.assert_close(solver.noise(y, exact).flatten(), expected)
-    named = PnPADMM(prior, operator, noise_std=0.05).for_batch(measured(y))
+    named = PnPADMM(prior, operator, noise_std=0.05, model_error=0).for_batch(measured(y))
     assert named.noise(y, far).flatten().tolist() == pytest.approx([0.05**2] * 2)
 
 

@@ -269,7 +269,122 @@ def test_guided_diffusion_is_its_layers_one_by_one(new_order, updown, scaled, tm
         torch.testing.assert_close(found, image - sigma * noise / 2, atol=1e-4, rtol=1e-4)
 
 
-def refuse(folder, settings=None, schedule=None, state=None, guided=None):
+SONG = {
+    "model": {
+        "name": "ncsnpp", "fir": False, "fir_kernel": [1, 3, 3, 1], "resblock_type": "biggan", "progressive": "none",
+        "progressive_input": "none", "embedding_type": "positional", "skip_rescale": True, "conditional": True,
+        "scale_by_sigma": False, "nonlinearity": "swish", "nf": 16, "ch_mult": [1, 2], "num_res_blocks": 1,
+        "attn_resolutions": [8], "beta_min": 0.2, "beta_max": 12.0, "num_scales": 100,
+    },
+    "data": {"centered": True, "num_channels": 2, "image_size": 16},
+    "training": {"sde": "vpsde", "continuous": True},
+}  # fmt: skip
+
+
+class Song(Guided):
+    """The layers of score_sde's DDPM++ of two levels, one by one, with random weights under the names of its files."""
+
+    def __init__(self):
+        super().__init__(False, False, False)
+
+    def begin(self):
+        self.count += 1
+        return f"all_modules.{self.count}"
+
+    def norm(self, name, x):
+        groups = min(x.shape[1] // 4, 32)
+        return functional.group_norm(x, groups, *(self.weight(f"{name}.{p}", x.shape[1]) for p in ("weight", "bias")), eps=1e-6)
+
+    def block(self, x, time, width, resample=lambda x: x):
+        name = self.begin()
+        h = resample(functional.silu(self.norm(f"{name}.GroupNorm_0", x)))
+        h = self.layer(f"{name}.Conv_0", h, width, padding=1)
+        h = h + self.layer(f"{name}.Dense_0", functional.silu(time), width)[..., None, None]
+        h = self.layer(f"{name}.Conv_1", functional.silu(self.norm(f"{name}.GroupNorm_1", h)), width, padding=1)
+        same = x.shape == h.shape
+        return (h + (x if same else self.layer(f"{name}.Conv_2", resample(x), width, side=1))) / math.sqrt(2)
+
+    def attend(self, x):
+        name, width = self.begin(), x.shape[1]
+
+        def dense(k, x):
+            weight = self.weight(f"{name}.NIN_{k}.W", width, width)
+            return torch.einsum("bcn,cd->bdn", x, weight) + self.weight(f"{name}.NIN_{k}.b", width)[:, None]
+
+        q, key, value = (dense(k, self.norm(f"{name}.GroupNorm_0", x).flatten(2)) for k in range(3))
+        found = value @ (q.mT @ key / math.sqrt(width)).softmax(-1).mT
+        return (x + dense(3, found).reshape(x.shape)) / math.sqrt(2)
+
+    def __call__(self, x, time):
+        self.count = -1
+
+        def double(x):
+            return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+        angles = time[:, None] * torch.exp(-math.log(10000) * torch.arange(8) / 7)
+        time = self.layer(self.begin(), torch.cat([angles.sin(), angles.cos()], 1), 64)
+        time = self.layer(self.begin(), functional.silu(time), 64)
+        skips = [self.layer(self.begin(), x, 16, padding=1)]
+        skips.append(self.block(skips[-1], time, 16))
+        skips.append(self.block(skips[-1], time, 16, lambda x: functional.avg_pool2d(x, 2)))
+        skips.append(self.attend(self.block(skips[-1], time, 32)))
+        h = self.block(self.attend(self.block(skips[-1], time, 32)), time, 32)
+        for _ in range(2):
+            h = self.block(torch.cat([h, skips.pop()], 1), time, 32)
+        h = self.block(self.attend(h), time, 32, double)
+        for _ in range(2):
+            h = self.block(torch.cat([h, skips.pop()], 1), time, 16)
+        h = functional.silu(self.norm(self.begin(), h))
+        return self.layer(self.begin(), h, 2, padding=1)
+
+
+def write_song(folder, state, **changes):
+    """Write a folder of score_sde's weights and settings; changes are of all sections."""
+    settings = {section: {name: changes.get(name, value) for name, value in part.items()} for section, part in SONG.items()}
+    (folder / "config.json").write_text(json.dumps(settings))
+    torch.save(state, folder / "checkpoint.pth")
+    return DenoiserPrior(str(folder))
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_score_sde_is_its_layers_one_by_one(continuous, tmp_path, rng):
+    """Of a training in continuous time, and in 100 steps, of the variance that its equation preserves."""
+    network, k, (low, high) = Song(), 60, (0.2, 12.0)
+    if continuous:
+        t = k / 99
+        kept, label = math.exp(-t * low - t**2 * (high - low) / 2), 999 * t
+    else:
+        kept, label = math.prod(1 - (low + (high - low) * j / 99) / 100 for j in range(k + 1)), k
+    image = torch.rand(3, 2, 16, 8, generator=rng)
+    with torch.no_grad():
+        noise = network((2 * image - 1) * kept**0.5, torch.full((3,), float(label)))
+    sigma = ((1 - kept) / kept) ** 0.5
+    prior = write_song(tmp_path, network.state, continuous=continuous)
+    torch.testing.assert_close(prior(image, sigma / 2, STREAMS), image - sigma * noise / 2, atol=1e-4, rtol=1e-4)
+    beta = (low + high) / 2 if continuous else -sum(math.log(1 - (low + (high - low) * j / 99) / 100) for j in range(100))
+    assert prior.highest == pytest.approx(math.sqrt(math.expm1(beta)) / 2)
+
+
+def test_of_a_checkpoint_of_score_sde_the_averaged_weights_are_read(tmp_path, rng):
+    """Which stand there without names, beside the optimizer's state and a table of levels."""
+    network, image = Song(), torch.rand(1, 2, 16, 16, generator=rng)
+    with torch.no_grad():
+        network(image, torch.zeros(1))
+    averages = list(network.state.values())
+    model = {"module.sigmas": torch.rand(5)} | {f"module.{name}": torch.rand_like(v) for name, v in network.state.items()}
+    optimizer = torch.optim.Adam([nn.Parameter(v.clone()) for v in averages])
+    sum(p.square().sum() for p in optimizer.param_groups[0]["params"]).backward()
+    optimizer.step()
+    ema = {"decay": 0.999, "num_updates": 7, "shadow_params": averages}
+    whole = write_song(tmp_path, {"optimizer": optimizer.state_dict(), "model": model, "ema": ema, "step": 7})
+    assert torch.equal(whole(image, 0.4, STREAMS), write_song(tmp_path, network.state)(image, 0.4, STREAMS))
+    with pytest.raises(InputError, match="cannot be read .*; wanted published weights"):
+        write_song(tmp_path, {"model": model, "ema": ema | {"shadow_params": averages[1:]}})
+
+
+def refuse(folder, settings=None, schedule=None, state=None, guided=None, song=None):
+    if song:
+        write_song(folder, {"all_modules.0.weight": torch.zeros(1)}, **song)
     if guided:
         (folder / "config.json").write_text(json.dumps(FLAGS | guided))
         torch.save({"a": torch.zeros(1)}, folder / "ema.pt")
@@ -299,6 +414,10 @@ REFUSED = {
     "edm": ({"schedule": {"_class_name": "EDMEulerScheduler", "prediction_type": "sample"}}, "'sample'; wanted 'epsilon' or"),
     "guided heads": ({"guided": {"num_head_channels": -1}}, "num_head_channels is -1; wanted at least 1"),
     "guided classes": ({"guided": {"class_cond": True}}, "class_cond is True; wanted False"),
+    "song's equation": ({"song": {"sde": "vesde"}}, "sde is 'vesde'; wanted 'vpsde'"),
+    "song's filters": ({"song": {"fir": True}}, "fir is True; wanted False"),
+    "song's weights": ({"song": {"nf": 32}}, r"map_layer0.weight is \(1,\) and would be \(128, 32\) in DDPMpp"),
+    "song's widths": ({"song": {"nf": "many"}}, "does not fit together .*; wanted published weights"),
     "guided weights": ({"guided": {"num_res_blocks": 2}}, "conv_in.weight is missing"),
 }  # fmt: skip
 

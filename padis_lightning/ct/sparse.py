@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import scipy
@@ -96,6 +97,9 @@ class SparseMatrix(Projector):
         self.shape, self.count = matrix.shape, matrix.nnz
         self._keep("matrix", matrix)
         self._keep("transpose", sparse.csr_array(matrix.T))
+        with warnings.catch_warnings():  # torch says once that such matrices are in beta and unchecked, which is on purpose
+            warnings.simplefilter("ignore")
+            self.sparse("matrix", dtype)
 
     def _keep(self, name: str, part: sparse.csr_array) -> None:
         index = np.int32 if max(part.nnz, *part.shape) < 2**31 else np.int64

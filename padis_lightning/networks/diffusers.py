@@ -1,4 +1,4 @@
-"""Make a denoiser D(x; sigma) of a network that was trained as a diffusion model, as diffusers keeps it in a folder."""
+"""Make a denoiser D(x; sigma) of a network that was trained as a diffusion model, of a file with its settings beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from padis_lightning.errors import InputError, require_above, require_among, require_between
-from padis_lightning.networks.guided import convert
+from padis_lightning.networks import guided, score_sde
+from padis_lightning.networks.ddpmpp import DDPMpp
 from padis_lightning.networks.unet2d import UNet2DModel
 from padis_lightning.networks.weights import fill
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 SETTINGS, SCHEDULE = "config.json", "scheduler_config.json"
+FILES = [f"{part}{name}" for part in ("", "unet/", "scheduler/") for name in (WEIGHTS[0], SETTINGS, SCHEDULE)]  # on the Hub
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of attention, before 2023
 PLAIN = {"trained_betas": None, "rescale_betas_zero_snr": False, "timestep_type": "discrete", "use_flow_sigmas": False}
 
@@ -35,16 +37,25 @@ class Schedule(NamedTuple):
             ``residual``, EDM's F.
         highest: the level of the noise that training began from.
         sigma_data: root mean square of images; 1 where the variance is preserved.
-        log_sigmas: of each time of the training; None where a time is :math:`\ln(\sigma) / 4`.
+        log_sigmas: of each time of the training; None where a time is :math:`\ln(\sigma) / 4`, or where there are ``betas``.
+        betas: of the times 0 and 1, between which the variance's rate is linear; the network sees times up to 999.
     """
 
     prediction: str
     highest: float
     sigma_data: float = 1.0
     log_sigmas: NDArray[np.float64] | None = None
+    betas: tuple[float, float] | None = None
 
     def times(self, sigma: Tensor) -> Tensor:
-        """Return the times of levels, ``(B,)``, between those of the training by interpolation of ln(sigma)."""
+        r"""Return the times of levels, ``(B,)``, between those of the training by interpolation of :math:`\ln(\sigma)`.
+
+        With betas it is t in :math:`\ln(1 + \sigma^2) = \beta_0 t + (\beta_1 - \beta_0) t^2 / 2`.
+        """
+        if self.betas:
+            low, slope = self.betas[0], self.betas[1] - self.betas[0]
+            grown = sigma.detach().double().square().log1p()
+            return (999 * 2 * grown / (low + (low**2 + 2 * slope * grown).sqrt())).to(sigma)
         logs = sigma.detach().cpu().double().clamp(min=1e-6).log().numpy()
         steps = self.log_sigmas
         return torch.from_numpy(logs / 4 if steps is None else np.interp(logs, steps, np.arange(len(steps)))).to(sigma)
@@ -53,7 +64,8 @@ class Schedule(NamedTuple):
     def read(cls, settings: dict[str, Any]) -> Schedule:
         """Read the settings of one of diffusers' schedules: EDM's, or one with betas, whichever of its solvers they are for.
 
-        Source: Karras et al., EDM, NeurIPS 2022, table 1; Nichol and Dhariwal, Improved DDPM, ICML 2021, equation 17.
+        Source: Karras et al., EDM, NeurIPS 2022, table 1; Nichol and Dhariwal, Improved DDPM, ICML 2021, equation 17; Song et
+        al., Score-based generative modeling through SDEs, ICLR 2021, appendices B and C.
 
         Raises:
             InputError: it is another kind, or a setting has a value that is not known here.
@@ -64,8 +76,12 @@ class Schedule(NamedTuple):
             highest, deviation = settings.get("sigma_max", 80.0), settings.get("sigma_data", 0.5)
             require_above(0, sigma_max=highest, sigma_data=deviation)
             return cls("residual" if prediction == "epsilon" else prediction, highest, deviation)
+        if kind == "ScoreSdeVpScheduler":
+            betas = settings.get("beta_min", 0.1), settings.get("beta_max", 20.0)
+            require_between(1e-9, 1e3, beta_min=betas[0], beta_max=betas[1])
+            return cls("epsilon", float(np.sqrt(np.expm1(sum(betas) / 2))), betas=betas)
         if "beta_schedule" not in settings:
-            raise InputError(f"the schedule is {kind!r:.60}; wanted EDM's, or one with a beta_schedule")
+            raise InputError(f"the schedule is {kind!r:.60}; wanted EDM's, ScoreSdeVpScheduler, or one with a beta_schedule")
         require_among(("epsilon", "v_prediction", "sample"), prediction_type=prediction)
         for name, value in PLAIN.items():
             require_among([value], **{name: settings.get(name, value)})
@@ -131,15 +147,16 @@ class ScheduledDenoiser(nn.Module):
 
 
 def find_model(folder: Path) -> Path | None:
-    """Return the file of weights in a folder, of a model or a pipeline of diffusers, or of guided-diffusion; None without one."""
+    """Return the file of weights in a folder: diffusers', of a model or a pipeline, or a ``.pt`` or ``.pth`` beside settings."""
     named = (folder / part / name for part in ("unet", ".") for name in WEIGHTS)
-    guided = folder.glob("*.pt") if (folder / SETTINGS).is_file() else ()
-    return next((file for file in (*named, *sorted(guided)) if file.is_file()), None)
+    others = (*folder.glob("*.pt"), *folder.glob("*.pth")) if (folder / SETTINGS).is_file() else ()
+    return next((file for file in (*named, *sorted(others)) if file.is_file()), None)
 
 
-def is_model(file: Path) -> bool:
+def is_model(file: Path, state: dict[str, Tensor]) -> bool:
     """Return whether a file has weights whose settings stand beside it."""
-    return file.name in WEIGHTS or (file.suffix == ".pt" and file.with_name(SETTINGS).is_file())
+    with_settings = file.suffix == ".pt" or any(name.startswith("all_modules.") for name in state)
+    return file.name in WEIGHTS or (with_settings and file.with_name(SETTINGS).is_file())
 
 
 def build_scheduled(file: Path, state: dict[str, Tensor]) -> ScheduledDenoiser:
@@ -149,16 +166,20 @@ def build_scheduled(file: Path, state: dict[str, Tensor]) -> ScheduledDenoiser:
         InputError: these are missing, of another network, or have values that are not known here.
     """
     settings = _read_settings(file.with_name(SETTINGS))
-    if file.suffix == ".pt":
-        settings, described, state = convert(settings, state)
+    if file.name not in WEIGHTS:
+        by_song = "training" in settings
+        settings, described, state = (score_sde if by_song else guided).convert(settings, state)
+        cls = DDPMpp if by_song else UNet2DModel
     else:
+        cls = UNet2DModel
         require_among(["UNet2DModel"], _class_name=settings.get("_class_name", "UNet2DModel"))
         described = _find_schedule(file.parent)
         names = rf"(attentions\.\d+\.)({'|'.join(OLD_NAMES)})\."
         state = {re.sub(names, lambda match: f"{match[1]}{OLD_NAMES[match[2]]}.", name): v for name, v in state.items()}
-    schedule, network = Schedule.read(described), fill(partial(UNet2DModel, **settings), state)
+    schedule, network = Schedule.read(described), fill(partial(cls, **settings), state)
     channels = network.channels
-    require_among((channels, 2 * channels), out_channels=network.conv_out.out_channels)  # with variances or without
+    if isinstance(network, UNet2DModel):
+        require_among((channels, 2 * channels), out_channels=network.conv_out.out_channels)  # with variances or without
     denoiser = ScheduledDenoiser(network, schedule)
     told = json.dumps([settings, described], sort_keys=True).encode()
     denoiser.register_buffer("settings", torch.tensor(list(told), dtype=torch.uint8))  # so that a digest of weights knows them

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from padis_lightning import hub
 from padis_lightning.errors import InputError, one_line
-from padis_lightning.networks.diffusers import WEIGHTS, build_scheduled, find_model, is_model
+from padis_lightning.networks.diffusers import FILES, WEIGHTS, build_scheduled, find_model, is_model
 from padis_lightning.networks.drunet import DRUNet
 from padis_lightning.networks.ffdnet import HIGHEST, build_ffdnet
 from padis_lightning.networks.weights import WANTED, fill, read_weights
@@ -52,10 +53,10 @@ def load_denoiser(name: str | Path) -> tuple[nn.Module, float]:
     Raises:
         InputError: there is no such file, or it holds something else.
     """
-    file = find_model(Path(name)) or find_weights(name)
+    file = (_fetch_model(str(name)) if hub.is_address(name) else find_model(Path(name))) or find_weights(name)
     state = {key.removeprefix("module."): value for key, value in read_weights(file).items()}
     try:
-        if is_model(file):
+        if is_model(file, state):
             denoiser = build_scheduled(file, state)
             return denoiser, denoiser.highest
         if "m_head.weight" in state:
@@ -66,6 +67,12 @@ def load_denoiser(name: str | Path) -> tuple[nn.Module, float]:
         raise InputError(f"{file}: {error}{wanted}") from error
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise InputError(f"{file} does not fit together ({one_line(error)[:160]}); wanted {WANTED}") from error
+
+
+def _fetch_model(address: str) -> Path | None:
+    """Return the file of weights of a repository of the Hub; others that may lie beside it in the cache were not checked."""
+    folder = hub.fetch_folder(address, FILES)
+    return next((folder / file for file in FILES if file.endswith(WEIGHTS[0]) and (folder / file).is_file()), None)
 
 
 def _build_drunet(state: dict[str, Tensor]) -> nn.Module:

