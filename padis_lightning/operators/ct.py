@@ -34,6 +34,7 @@ class Scan(LinearOperator):
     """
 
     noise_orders = (5,)  # along bins
+    geometry: Geometry | ConeGeometry
 
     def __init__(self, geometry: Geometry, backend: Backend = "auto", filter: Filter = "ram-lak", channels: int = 1) -> None:  # noqa: A002
         super().__init__()
@@ -43,10 +44,10 @@ class Scan(LinearOperator):
         self.geometry, self.backend, self.filter = geometry, backend, filter
         self.projector = choose(geometry, backend)
         self.exact_adjoint = self.projector.exact_adjoint
-        cone = isinstance(geometry, ConeGeometry)
-        self.fbp_obstacle = (fdk if cone else fbp).obstacle(geometry)
+        cone = geometry if isinstance(geometry, ConeGeometry) else None
+        self.fbp_obstacle = fdk.obstacle(cone) if cone else fbp.obstacle(geometry)
         if not self.fbp_obstacle:
-            self.fbp_module = FDK(geometry, filter) if cone else FilteredBackProjection(self.projector, filter)
+            self.fbp_module = FDK(cone, filter) if cone else FilteredBackProjection(self.projector, filter)
         self.image_shape = (channels, *geometry.size)
         self.measurement_shape = (channels, *geometry.shape)
 
@@ -90,7 +91,8 @@ class FinerScan(LinearOperator):
     def __init__(self, scan: Scan, factor: int) -> None:
         super().__init__()
         self.factor = factor
-        self.fine = Scan(scan.geometry.finer(factor), scan.backend, channels=scan.image_shape[0])
+        fine = scan.geometry.finer(factor)
+        self.fine = Scan(fine, scan.backend, channels=scan.image_shape[0])  # type: ignore[arg-type]  # of volumes, too
         self.exact_adjoint = self.fine.exact_adjoint
         self.image_shape, self.measurement_shape = scan.image_shape, scan.measurement_shape
         self.image_axes, self.detector_axes = len(scan.geometry.size), len(scan.geometry.shape) - 1
@@ -116,7 +118,13 @@ class FinerScan(LinearOperator):
         return self._pool(self.fine.adjoint(spread), self.image_axes)
 
 
-def sides_of(size: int | Sequence[int], axes: Sequence[str] = ("a height", "a width")) -> tuple[int, ...]:
+def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
+    """Return height and width, at least 1; one number stands for both."""
+    height, width = sides_along(size, ("a height", "a width"))
+    return height, width
+
+
+def sides_along(size: int | Sequence[int], axes: Sequence[str]) -> tuple[int, ...]:
     """Return the sides, at least 1, along each of the ``axes``; one number stands for all of them."""
     sides = (size,) * len(axes) if isinstance(size, int) else tuple(size)
     if len(sides) != len(axes) or min(sides) < 1:
