@@ -34,6 +34,7 @@ numerical: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # The site, site/index.html, out of pages that docs/conf.py writes into build/docs; a warning is an error.
 docs: setup

@@ -40,7 +40,7 @@ from padis_lightning.random import Generators
 from padis_lightning.registry import subclasses
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.base import MEASURE
-from padis_lightning.types import Batch, Normalisation
+from padis_lightning.types import Batch, Normalisation, pair_of
 
 Values = TypeVar("Values", NDArray[Any], Tensor)
 Pair = tuple[float, float]
@@ -126,8 +126,9 @@ def reconstruct(
         raise InputError(f"noise_std is None and the noise of {kind} cannot be estimated; wanted it, 0 for exact data")
     fitting = Problem(problem.operator.for_measurement(tuple(found.y.shape[1:])).calibrated(found.y), noise)
     cls = _solver(solver)
-    given = {"prior": denoiser} if "prior" in inspect.signature(cls).parameters else {}
-    return _solve(cls(problem=fitting, **given, **options), found)
+    if "prior" in inspect.signature(cls).parameters:
+        options["prior"] = denoiser
+    return _solve(cls(problem=fitting, **options), found)
 
 
 def denoise(
@@ -187,7 +188,7 @@ def load_prior(prior: nn.Module | str | Path) -> Prior:
         InputError: there is no such prior.
     """
     if isinstance(prior, nn.Module) or _is_model(prior):
-        return DenoiserPrior(prior)
+        return DenoiserPrior(prior if isinstance(prior, nn.Module) else str(prior))
     config = CONFIGS / "prior" / f"{prior}.yaml"
     return _build(read_config(config)) if config.is_file() else PatchPrior.from_pretrained(prior)
 
@@ -258,10 +259,11 @@ class _Layout(NamedTuple):
 
 def _lay_out(values: Values, shape: Sequence[int], what: str, any_size: bool) -> tuple[Tensor, _Layout]:
     """Return values as ``(B, *shape)``, of any size and one or three channels where ``any_size``, and how they were given."""
-    array = not isinstance(values, Tensor)
-    if np.iscomplexobj(values) if array else values.is_complex():
+    if values.is_complex() if isinstance(values, Tensor) else np.iscomplexobj(values):
         raise InputError(f"the {what} is complex; wanted its real and imaginary parts as channels, {tuple(shape)}")
-    given = torch.from_numpy(np.asarray(values).astype(np.float32)) if array else values.detach().float()
+    array = not isinstance(values, Tensor)
+    given = values.detach().float() if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values).astype(np.float32))
+    layout: Literal["first", "last", "none"]
     channels, axes = shape[0], len(shape) - 1
     if any_size and channels == 1 and given.ndim > 2 and given.shape[-1] == 3:
         channels = 3
@@ -308,20 +310,20 @@ def _measured(values: Values, given: Measured, operator: LinearOperator, bounds:
     pictures = isinstance(operator, PixelOperator)
     y, layout = _lay_out(values, operator.measurement_shape, "measurement", pictures)
     if isinstance(given, Geometry):
-        seen = np.asarray(values) if layout.array else values.detach().cpu().double().numpy()
-        arrays = {"y": seen.reshape(-1, *given.shape)}
+        numbers = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        arrays = {"y": numbers.reshape(-1, *given.shape)}
         found = corrected_integrals(arrays, HERE, Named())
         scale = decide_measured(HERE, "y", arrays, named=bounds or calibrate(HERE, found.y, given))
         integrals, weights = (torch.from_numpy(part)[:, None].to(y.device) for part in (found.y, found.weights))
         return _Found(integrals / scale.upper, layout, scale, weights)
-    kind = np.asarray(values).dtype if layout.array else _kind(values)
+    kind = _kind(values) if isinstance(values, Tensor) else np.asarray(values).dtype
     pair = bounds or (implied_range(kind, picture=True) if pictures else None)
     low, high = float(y.min()), float(y.max())
     if pair is None and pictures and (kind.kind in "ui" or low < NOISY[0] or high > NOISY[1]):
         raise InputError(
             f"the measurement has values from {low:g} to {high:g}; wanted range=(LOWER, UPPER), which become 0 and 1"
         )
-    scale = Normalisation(*map(float, pair or (0.0, 1.0)))
+    scale = Normalisation(*pair_of(pair or (0.0, 1.0)))
     if scale.lower and not pictures:
         raise InputError(f"range is {scale.lower:g} to {scale.upper:g}; wanted one from 0, as what is measured are sums")
     seen = pictures or operator.geometry is not None  # else neighbours in y, by which noise is seen, are none in the image
@@ -337,8 +339,9 @@ def _solve(solver: Solver, found: _Found) -> Result:
     batch = Batch(index, names, names, measurement=found.y, weights=found.weights)
     with torch.no_grad():
         done = solver.reconstruct(batch)
-    if failed := next(filter(None, done.failures), None):
+    if failed := next(filter(None, done.failures or []), None):
         raise RunError(failed)
+    assert done.measurement is not None and done.residual is not None
     deviation = solver.for_batch(batch).problem.data_term(done.measurement)[0].sqrt() * found.width
     layout, restore = found.layout, found.scale.restore
     return Result(

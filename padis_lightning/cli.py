@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from padis_lightning.callbacks import EMA, Checkpoints, PriorExport, Results, Samples, Throughput, Tracking
 from padis_lightning.callbacks.resuming import find_checkpoint, run_of, take_over
@@ -78,12 +78,13 @@ class PadisCLI(LightningCLI):
                 args=list(args),
             )
 
-    def subcommands(self) -> dict[str, set[str]]:
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # a static method there
         """Return the command and what of the trainer's arguments the command line fills in."""
         return {self.command: LightningCLI.subcommands()[self.command]}
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse what was given, whatever the interpreter was started with, and hold it against what is allowed."""
+        assert isinstance(args, list)
         types = {a.dest: getattr(a, "_typehint", a.type) for a in self._subcommand_parsers[self.command]._actions}
         with parsing(types):
             self.config = parser.parse_args(args)

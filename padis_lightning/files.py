@@ -64,7 +64,7 @@ def safe_names(names: Sequence[str]) -> list[str]:
 
     Names that are so already stay as they are; others that would be alike get a number.
     """
-    out, owners, numbers = [_safe(name) for name in names], {}, Counter()
+    out, owners, numbers = [_safe(name) for name in names], dict[str, int](), Counter[str]()
     for k, name in enumerate(names):
         if name == out[k]:
             owners.setdefault(_key(name), k)

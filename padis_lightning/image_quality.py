@@ -124,8 +124,7 @@ def edge_spread(image: Tensor, centre: tuple[float, float], radius: float, spaci
     if half < 2 or float(at.diff().max()) > spacing:
         raise InputError(f"radius is {radius:g} with pixels of {spacing:g}; wanted a larger disc: few pixels lie at its edge")
     places = WIDTH * spacing * np.arange(-half, half + 1)
-    at, value = at.cpu().numpy(), value.cpu().numpy()
-    even = PchipInterpolator(at, value)(places.clip(at[0], at[-1]))
+    even = PchipInterpolator(at.cpu().numpy(), value.cpu().numpy())(places.clip(float(at[0]), float(at[-1])))
     return Curve(*(torch.from_numpy(part).to(image.device) for part in (places, even)))
 
 

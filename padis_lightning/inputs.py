@@ -7,20 +7,20 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from padis_lightning.errors import InputError, one_line, require_above
 from padis_lightning.memory import free_memory
 
 LIMIT = "PADIS_LIGHTNING_UNPACKED_GIB"  #: environment variable: what one file may unpack to, in GiB; 4 by default
 DEFLATE = 1100  # times that deflate shortens zeros, at most 1032, and a little
-MOST_PIXELS = Image.MAX_IMAGE_PIXELS  # of a picture, 2**30 bytes / 4 / 3
+MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**30 // 12  # of a picture, 2**30 bytes / 4 / 3
 BLOCK = 2**20
 
 
@@ -69,13 +69,13 @@ def require_inflated(path: object, stream: BinaryIO, most: int, wbits: int = zli
             raise InputError(f"{path} unpacks to more than the {most} bytes that it names; wanted a file that is whole")
 
 
-def open_picture(source: str | Path | BinaryIO, formats: Sequence[str] | None = None) -> Image.Image:
+def open_picture(source: str | Path | BinaryIO, formats: tuple[str, ...] | None = None) -> ImageFile.ImageFile:
     """Open a picture of at most :data:`MOST_PIXELS` by PIL, which raises an error for one of more."""
     with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
         return Image.open(source, formats=formats)
 
 
-def open_array(path: Path, name: str = "") -> tuple[BinaryIO, int]:
+def open_array(path: Path, name: str = "") -> tuple[IO[bytes], int]:
     """Open the bytes of the array ``name`` of a ``.npz``, or of a ``.npy``; return them and how many there are."""
     held = path.stat().st_size
     if path.suffix == ".npy":
@@ -87,7 +87,7 @@ def open_array(path: Path, name: str = "") -> tuple[BinaryIO, int]:
     return archive.open(info), info.file_size
 
 
-def read_header(handle: BinaryIO, length: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+def read_header(handle: IO[bytes], length: int) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Read shape, whether the first index runs fastest, and type of the ``.npy`` array that begins there.
 
     Raises:

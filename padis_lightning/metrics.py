@@ -115,12 +115,12 @@ def haarpsi(estimate: Tensor, truth: Tensor) -> Tensor:
     if min(truth.shape[2:]) < 16:
         return torch.full((len(truth),), math.nan, device=truth.device)
     halves = [functional.avg_pool2d(255 * image.double().clamp(0, 1), 2) for image in (estimate, truth)]
-    weighted, total = 0.0, 0.0
+    weighted = total = halves[0].new_zeros(())
     for across in (False, True):
         scales = [[_haar(half, 2**j, across) for half in halves] for j in (1, 2, 3)]
-        similar = sum((2 * a * b + 30.0) / (a.square() + b.square() + 30.0) for a, b in scales[:2]) / 2
+        first, second = ((2 * a * b + 30.0) / (a.square() + b.square() + 30.0) for a, b in scales[:2])
         weight = torch.maximum(*scales[2])
-        weighted = weighted + (weight * torch.sigmoid(4.2 * similar)).flatten(1).sum(1)
+        weighted = weighted + (weight * torch.sigmoid(2.1 * (first + second))).flatten(1).sum(1)
         total = total + weight.flatten(1).sum(1)
     alike = torch.where(total > 0, weighted / total, torch.sigmoid(torch.full_like(total, 4.2)))  # flat images are alike
     return (torch.logit(alike) / 4.2).square()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class Opcodes(dict):
         Raises:
             Refused: with its name.
         """
-        raise Refused(f"the pickle opcode {pickletools.code2op[chr(code)].name}")
+        raise Refused(f"the pickle opcode {next(op.name for op in pickletools.opcodes if op.code == chr(code))}")
 
 
 def _checking_keys(opcode: bytes, keys: slice) -> Callable[[Reader], None]:
@@ -62,7 +62,7 @@ def _checking_keys(opcode: bytes, keys: slice) -> Callable[[Reader], None]:
 
     Hashing a tuple visits all that is in it, and large numbers can share a hash.
     """
-    load = pickle._Unpickler.dispatch[opcode[0]]
+    load: Any = pickle._Unpickler.dispatch[opcode[0]]
 
     def load_checked(reader: Reader) -> None:
         for key in reader.stack[keys]:
@@ -84,7 +84,9 @@ class Reader(pickle._Unpickler):  # the one in C takes all opcodes
         Refused: the file holds any other.
     """
 
-    known: ClassVar[dict[str, Any]] = {}
+    known: dict[str, Any] = {}
+    stack: list[Any]
+    append: Callable[[object], None]
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - whatever is on the list
         """Return what a name stands for."""
@@ -175,7 +177,7 @@ class CheckpointReader(Reader):
         return pid
 
     dispatch = Opcodes({
-        **Reader.dispatch, pickle.BUILD[0]: load_state, pickle.BINPERSID[0]: pickle._Unpickler.load_binpersid,
+        **Reader.dispatch, pickle.BUILD[0]: load_state, pickle.BINPERSID[0]: pickle._Unpickler.dispatch[pickle.BINPERSID[0]],
     })  # fmt: skip
 
 

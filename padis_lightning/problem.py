@@ -49,7 +49,7 @@ class Problem(nn.Module):
         key = shapes, None if batch.weights is None else tuple(batch.index.tolist())
         if key != self._fitted[0]:
             problem = self._for_shapes(*shapes)
-            if batch.weights is not None:
+            if batch.weights is not None and batch.measurement is not None:
                 problem = problem._with(problem.operator.calibrated(batch.measurement))
             self._fitted = key, problem._for_weights(batch.weights, batch.measurement)
         return self._fitted[1]
@@ -65,7 +65,7 @@ class Problem(nn.Module):
 
     def _for_weights(self, weights: Tensor | None, y: Tensor | None) -> Problem:
         """Weigh what was measured; its noise is estimated where nobody names it, and held against what is named."""
-        if weights is None:
+        if weights is None or y is None:
             return self
         comparable = isinstance(self.noise, GaussianNoise) and not self.noise.relative
         if not self.noise_is_named or comparable:
@@ -78,6 +78,7 @@ class Problem(nn.Module):
 
     def _say_noise(self, y: Tensor, deviation: Tensor) -> None:
         """Say how much noise was estimated, or that the deviation that is named is far from it."""
+        named = self.noise.std if isinstance(self.noise, GaussianNoise) else 0.0
         pictured = self.operator.noise_orders == LinearOperator.noise_orders
         unit = "" if not pictured else " (of pictures: in stored values from 0 to 1, sRGB, not linear light)"
         for found, one in zip(deviation.flatten().tolist(), y, strict=True):
@@ -88,9 +89,9 @@ class Problem(nn.Module):
             elif not self.noise_is_named:
                 said = "padis_lightning: noise of %.3g estimated, %.2g %% of the measurement%s; --model.noise_std names another"
                 log.warning(said, found, share, unit)
-            elif max(self.noise.std, found) > FAR_OFF * min(self.noise.std, found) and share > NOTICED:
+            elif max(named, found) > FAR_OFF * min(named, found) and share > NOTICED:
                 said = "padis_lightning: noise of %.3g is named and %.3g seen%s; --model.noise_std null has it estimated"
-                log.warning(said, self.noise.std, found, unit)
+                log.warning(said, named, found, unit)
 
     def _replaced(self, operator: LinearOperator, noise: Noise) -> Problem:
         """Return a problem of the same kind, which simulates by the same grid."""

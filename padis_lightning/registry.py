@@ -19,7 +19,7 @@ def import_submodules(package: str, path: Iterable[str]) -> None:
         importlib.import_module(f"{package}.{module.name}")
 
 
-def subclasses(cls: type) -> Iterator[type]:
+def subclasses(cls: type[Any]) -> Iterator[type[Any]]:
     """Yield all classes below ``cls`` that are imported."""
     for sub in cls.__subclasses__():
         yield sub

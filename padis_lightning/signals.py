@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from types import FrameType
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -93,7 +94,7 @@ def stopping() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _end_workers(others: Collection[multiprocessing.Process]) -> None:
+def _end_workers(others: Collection[BaseProcess]) -> None:
     """End the processes that load data, which hold nothing and else outlive their run by seconds, but no ``others``."""
     workers = [child for child in multiprocessing.active_children() if child.daemon and child not in others]
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes their end for a fault

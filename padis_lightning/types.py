@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,6 +12,12 @@ from padis_lightning.errors import InputError, require_between
 
 MOST = 1e15  # size of a stored value
 LEAST, FINEST = 1e-15, 1e-6  # width of a range: in stored units, and as a part of its larger end, which float32 can resolve
+
+
+def pair_of(values: Iterable[float]) -> tuple[float, float]:
+    """Return two numbers, such as the ends of a range, as what they are."""
+    first, second = map(float, values)
+    return first, second
 
 
 class Batch(NamedTuple):
@@ -26,7 +33,7 @@ class Batch(NamedTuple):
             it was simulated.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides a method of tuples that nobody needs here
     name: list[str]
     group: list[str]
     image: Tensor | None = None
@@ -102,4 +109,4 @@ class Normalisation:
     def read(cls, described: dict) -> Normalisation:
         """Build what :meth:`describe` described, through JSON."""
         window = described.get("window")
-        return cls(described["lower"], described["upper"], tuple(window) if window else None)
+        return cls(described["lower"], described["upper"], pair_of(window) if window else None)

@@ -7,6 +7,8 @@ import importlib
 import inspect
 import subprocess
 import sys
+import types
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ import padis_lightning as pl
 from padis_lightning import api
 from padis_lightning.cli import main
 from padis_lightning.registry import subclasses
+from tests import typed_use
 from tests.conftest import small_model
 
 ROOT = Path(pl.__file__).parent
@@ -48,6 +51,23 @@ def test_every_class_that_a_config_names_is_shown_and_nothing_is_imported_before
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         pl.nothing  # noqa: B018
+
+
+def test_what_type_checkers_are_told_is_what_comes_out(monkeypatch):
+    """Here an assert_type holds the value against the type that a checker finds."""
+    said = []
+
+    def held(value, kind):
+        said.append(kind)
+        origin, parts = typing.get_origin(kind) or kind, typing.get_args(kind)
+        kinds = [typing.get_origin(part) or part for part in parts] if origin is types.UnionType else [origin]
+        assert isinstance(value, tuple(kinds)), f"{value!r} is no {kind}"
+        return value
+
+    monkeypatch.setattr(typed_use, "assert_type", held)
+    typed_use.functions(np.zeros((64, 64)), torch.zeros(64, 64))
+    typed_use.parts(torch.ones(1, 1, 16, 16))
+    assert len(said) > 20
 
 
 WITH_EXAMPLES = [path for path in sorted(ROOT.rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]

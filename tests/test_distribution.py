@@ -84,17 +84,24 @@ def test_the_wheel_and_the_source_archive_hold_the_package(archives, settings):
     assert {*told.get_all("License-File")} == {"LICENSE", "NOTICE"}
 
 
-@pytest.mark.slow
-def test_the_wheel_works_alone(archives, tmp_path):
-    """In an environment that has this one's libraries and nothing of the checkout, with the same bits."""
-    venv, here = tmp_path / "venv", tmp_path / "here"
-    here.mkdir()
+@pytest.fixture(scope="module")
+def installed(archives, tmp_path_factory):
+    """An environment with the wheel, this one's libraries, and nothing of the checkout."""
+    venv = tmp_path_factory.mktemp("installed") / "venv"
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     python, paths = venv / "bin" / "python", sysconfig.get_paths(vars={"base": str(venv), "platbase": str(venv)})
     install = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", archives[0]]
-    subprocess.run(install, cwd=here, check=True)
+    subprocess.run(install, cwd=venv, check=True)
     libraries = {sysconfig.get_paths()[key] for key in ("purelib", "platlib")}
     (Path(paths["purelib"]) / "libraries.pth").write_text("\n".join(libraries))  # whose own .pth files are not read
+    return venv
+
+
+@pytest.mark.slow
+def test_the_wheel_works_alone(installed, tmp_path):
+    """In an environment that has this one's libraries and nothing of the checkout, with the same bits."""
+    venv, here, python = installed, tmp_path / "here", installed / "bin" / "python"
+    here.mkdir()
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
     def run(*words: str | Path) -> str:
@@ -114,6 +121,17 @@ def test_the_wheel_works_alone(archives, tmp_path):
     del env["PYTHONPATH"]
     run(python, ROOT / "notebooks" / "run.py", ROOT / "notebooks" / "photograph.ipynb", "--output", here)
     assert (here / "photograph.ipynb").is_file()
+
+
+@pytest.mark.slow
+def test_the_wheel_tells_type_checkers_all_that_the_checkout_does(installed, tmp_path):
+    """A file that says what types come out of the package, and what is wrong, passes with every check of the checker."""
+    pytest.importorskip("mypy")
+    shutil.copy(ROOT / "tests" / "typed_use.py", tmp_path / "mine.py")
+    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MYPYPATH")}
+    words = [sys.executable, "-m", "mypy", "--strict", "--python-executable", installed / "bin" / "python", "mine.py"]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_citation_is_of_this_version_and_of_the_paper(settings):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from padis_lightning.signals import GRACE, STOPPING, Stopped, stop
 
@@ -78,7 +79,7 @@ class Checkpoints(ModelCheckpoint):
         self._step = trainer.global_step
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
     ) -> None:
         """Save at intervals and where training stops, which it does only between two steps."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

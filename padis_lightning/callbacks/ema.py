@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from padis_lightning.errors import require_above
+from padis_lightning.training.optimisation import OptimisedModule
 
 
 class EMA(WeightAveraging):
@@ -37,13 +39,15 @@ class EMA(WeightAveraging):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring the average into the precision of the weights, which is known by now."""
+        assert self._average_model is not None
         self._average_model.to(pl_module.dtype)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
     ) -> None:
         """Set the decay by the patches since the last update, then update."""
         if trainer.global_step > self._latest_update_step:
+            assert isinstance(pl_module, OptimisedModule)
             seen = pl_module.patches_seen
             half_life = min(self.half_life, self.ramp_up * seen)
             self._decay, self._seen = 0.5 ** ((seen - self._seen) / half_life), seen

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.datamodule import ImageData, data_of
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import require_at_least
 from padis_lightning.priors import PatchPrior
 from padis_lightning.priors.distance import Reference, denoising_errors
 from padis_lightning.random import Generators
+from padis_lightning.training import PatchDiffusion
 
 
 class PriorExport(Callback):
@@ -31,8 +32,9 @@ class PriorExport(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the prior; by now the weights are the averaged ones."""
-        if trainer.is_global_zero and not trainer.fast_dev_run:
-            self.write(pl_module.patch_model(), trainer.datamodule, pl_module.device, Path(trainer.default_root_dir))
+        assert isinstance(pl_module, PatchDiffusion)
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by Lightning
+            self.write(pl_module.patch_model(), data_of(trainer), pl_module.device, Path(trainer.default_root_dir))
 
     def _refer(self, model: PatchModel, data: ImageData, device: torch.device | str) -> None:
         """Note in a model how well images that it knows are denoised; each has a stream of its own."""
@@ -43,7 +45,7 @@ class PriorExport(Callback):
             errors = [
                 denoising_errors(prior, item.image[None].to(device), Generators.keyed(0, [k])).cpu()
                 for k, item in enumerate(data.known_items(self.reference))
-                if tuple(item.image.shape) == tuple(prior.image_shape)
+                if item.image is not None and tuple(item.image.shape) == tuple(prior.image_shape)
             ]
         if errors and (reference := Reference.of(torch.cat(errors))) is not None:
             model.training["reference"] = reference.describe()

@@ -9,11 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from scipy.stats import binom
 
 from padis_lightning.callbacks.progress import show
 from padis_lightning.ct.picture import draw_scan
+from padis_lightning.data.batches import SharedItems
+from padis_lightning.data.datamodule import data_of
 from padis_lightning.errors import InputError, first_few, require_above, require_at_least
 from padis_lightning.files import sweep_up
 from padis_lightning.locks import WriteLock
@@ -32,7 +34,7 @@ from padis_lightning.results.writer import ResultWriter
 from padis_lightning.signals import Signals
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.kept_state import KeptState
-from padis_lightning.types import Batch, Reconstruction
+from padis_lightning.types import Batch, Normalisation, Reconstruction
 
 
 class Results(Callback):
@@ -76,7 +78,8 @@ class Results(Callback):
     ) -> None:
         require_at_least(0, report_images=report_images, keep_every=keep_every)
         require_above(0, risk=1 if risk is None else risk)
-        self.baselines, self.window, self.error_scale = baselines or {}, window, error_scale
+        self.baselines: dict[str, Callable[..., Solver]] = baselines or {}
+        self.window, self.error_scale = window, error_scale
         self.measurements, self.geometry, self.formats = measurements, geometry, formats or []
         self.report_images, self.overwrite, self.keep_every, self.lpips = report_images, overwrite, keep_every, lpips
         self.calibrate, self.calibration, self.risk, self.distance = calibrate, calibration, risk, distance
@@ -88,7 +91,7 @@ class Results(Callback):
         self._lpips: LPIPS | None = None
         self._calibration: Calibration | None = None
 
-    def check(self, folder: Path, solver: Solver, data: LightningDataModule) -> None:
+    def check(self, folder: Path, solver: Solver, data: SharedItems) -> None:
         """Refuse formats that this data cannot be written in, and a folder with results of other settings.
 
         Raises:
@@ -99,7 +102,7 @@ class Results(Callback):
             name = type(solver.operator).__name__
             raise InputError(f"images of 2 channels are complex and {name} is for values from 0 to 1; wanted an operator of MRI")
         if self.lpips:
-            if len(data.image_shape) != 3 or data.image_shape[0] not in (1, 3):
+            if data.image_shape is None or len(data.image_shape) != 3 or data.image_shape[0] not in (1, 3):
                 raise InputError(f"results.lpips is set for images of {data.image_shape}; wanted pictures of 1 or 3 channels")
             self._lpips = read_lpips(Path(self.lpips))
         self._records, self._settings = Records(folder), settings_of(solver, self.config)
@@ -112,12 +115,12 @@ class Results(Callback):
         if not self.overwrite:
             self._records.refuse_other(self._settings, data.item_labels)
 
-    def forget_other(self, data: LightningDataModule, require_alone: Callable[[], None]) -> None:
+    def forget_other(self, data: SharedItems, require_alone: Callable[[], None]) -> None:
         """Forget results of other settings where they may be overwritten and ``require_alone`` does not raise."""
-        if self.overwrite:
+        if self.overwrite and self._settings is not None:
             self._records.forget_other(self._settings, data.item_labels, require_alone)
 
-    def claim(self, folder: Path, solver: Solver, data: LightningDataModule, held: ExitStack) -> None:
+    def claim(self, folder: Path, solver: Solver, data: SharedItems, held: ExitStack) -> None:
         """Lock the folder for as long as ``held`` lasts, and forget the results in it that may be overwritten.
 
         Raises:
@@ -128,21 +131,22 @@ class Results(Callback):
         self.forget_other(data, lock.require_alone)
         lock.admit()
 
-    def setup(self, trainer: Trainer, pl_module: Solver, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find what of the run is done already, and say what the folder is of."""
         if stage != "predict":
             return
-        folder, data = Path(trainer.default_root_dir), trainer.datamodule
+        assert isinstance(pl_module, Solver)
+        folder, data = Path(trainer.default_root_dir), data_of(trainer)
         if self._settings is None:  # the command line has checked before anything was written
             self.check(folder, pl_module, data)
-        labels = data.item_labels
+        labels, prior = data.item_labels, pl_module.prior
         self._names = {item.index: item.name for item in labels}
         pictured = [item.name for item in evenly_spread(labels, self.report_images)]
         self._writer = ResultWriter(
             folder,
             pl_module.operator,
-            data.normalisation or pl_module.prior.normalisation,
-            origin(pl_module, self._settings),
+            data.normalisation or (prior and prior.normalisation) or Normalisation(0.0, 1.0),
+            origin(pl_module, self._settings or {}),
             source=data.whole,
             window=self.window,
             error_scale=self.error_scale,
@@ -162,11 +166,12 @@ class Results(Callback):
         data.done = trainer.strategy.broadcast(done)
         self._done = {labels[place].index for place in data.done}
 
-    def on_predict_start(self, trainer: Trainer, pl_module: Solver) -> None:
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Build the baselines around the solver's problem; make every loop show progress, keep its state and obey signals.
 
         Lightning brings back the handlers of signals that were there before.
         """
+        assert isinstance(pl_module, Solver)
         self._solvers = {name: build(pl_module.problem, seed=pl_module.seed) for name, build in self.baselines.items()}
         if self._lpips is not None:
             self._lpips.to(pl_module.device)
@@ -178,21 +183,22 @@ class Results(Callback):
             solver.loop.attach(visible, kept, self._signals)
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: Solver, outputs: Reconstruction, batch: Batch, batch_idx: int, *rest: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Reconstruction, batch: Batch, batch_idx: int, *rest: int
     ) -> None:
         """Solve with the baselines, score, and write each image that is not done."""
+        assert isinstance(pl_module, Solver)
         measured = batch._replace(measurement=outputs.measurement)
         others = {}
         for name, solver in self._solvers.items():
             show(trainer, f"baseline {name}")
             others[name] = solver.predict_step(measured, batch_idx)
         show(trainer, "")
-        scanned = trainer.datamodule.normalisation if pl_module.operator.geometry else None
-        rows, *compared = (score(r, batch.image, self._lpips, scanned) for r in (outputs, *others.values()))
-        compared = dict(zip(others, compared, strict=True))
+        scanned = data_of(trainer).normalisation if pl_module.operator.geometry else None
+        rows, *theirs = (score(r, batch.image, self._lpips, scanned) for r in (outputs, *others.values()))
+        compared = dict(zip(others, theirs, strict=True))
         distances = pl_module.distance(outputs.estimate, batch) if self.distance else None
         for i, index in enumerate(batch.index.tolist()):
-            row = {"index": index, "name": self._names[index], "group": batch.group[i]}
+            row: dict[str, Any] = {"index": index, "name": self._names[index], "group": batch.group[i]}
             reason = (outputs.failures and outputs.failures[i]) or failure(outputs.estimate[i])
             if index in self._done:
                 continue
@@ -211,10 +217,11 @@ class Results(Callback):
             solver.loop.end()
         self._signals.obey()
 
-    def teardown(self, trainer: Trainer, pl_module: Solver, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """When all devices are done, also where nothing was left to do: the scores, the summary and the page; print the table."""
         if stage != "predict":
             return
+        assert isinstance(pl_module, Solver)
         trainer.strategy.barrier("results")
         self._settings = None
         if not trainer.is_global_zero:
@@ -225,7 +232,7 @@ class Results(Callback):
             if self.geometry:
                 save_picture(folder / "geometry.png", draw_scan(scan))
         gathered = read_results(folder)
-        if trainer.datamodule.shards > 1 and gathered.missing:
+        if data_of(trainer).shards > 1 and gathered.missing:
             count = len(gathered.run["images"])
             print(f"{count - len(gathered.missing)} of {count} images are in {folder}; when all shards are done: gather {folder}")
             return
@@ -234,7 +241,7 @@ class Results(Callback):
             return
         write_summary(folder, gathered)
         if "nifti" in self.formats and not pl_module.operator.volumetric:  # volumes have been written already
-            write_volumes(folder, gathered.rows, trainer.datamodule.whole, self._writer.origin)
+            write_volumes(folder, gathered.rows, data_of(trainer).whole, self._writer.origin)
         print(table(gathered.summary))
         if pl_module.reference is not None and (said := far_sentence(gathered.rows, pl_module.reference)):
             print(f"padis_lightning: {said}", file=sys.stderr)

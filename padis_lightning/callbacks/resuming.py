@@ -127,7 +127,8 @@ def find_checkpoint(
     Raises:
         InputError: the checkpoint is missing or of another model.
     """
-    path, finished = asked, False
+    path: str | Path | None = asked
+    finished = False
     if asked == "auto":
         path, steps = newest([*kept.glob("*.ckpt"), *output.glob("hpc_ckpt_*.ckpt")], tell, run) or (None, 0)
         finished = path is not None and steps >= max_steps

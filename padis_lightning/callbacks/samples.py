@@ -14,6 +14,7 @@ from padis_lightning.priors import PatchPrior
 from padis_lightning.random import Generators
 from padis_lightning.results.pictures import planes, save_picture, sheet
 from padis_lightning.solvers.ancestral import Ancestral
+from padis_lightning.training import PatchDiffusion
 
 
 class Samples(Callback):
@@ -46,6 +47,7 @@ class Samples(Callback):
         self._validations += 1
         if self.count == 0 or self._validations % self.every or not trainer.is_global_zero:
             return
+        assert isinstance(pl_module, PatchDiffusion)
         model = copy.deepcopy(pl_module.patch_model())  # a prior needs no gradients, training does
         prior = PatchPrior(model).to(pl_module.device)
         nothing = torch.empty(self.count, 0, device=pl_module.device)

@@ -44,7 +44,7 @@ def in_folder(output: str, trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except (OSError, InputError) as error:
-        begun = any(isinstance(callback, SaveConfig) and callback.already_saved for callback in trainer.callbacks)
+        begun = any(isinstance(callback, SaveConfig) and callback.already_saved for callback in trainer.callbacks)  # type: ignore[attr-defined]
         if begun and not (Path(output) / "config.yaml").exists():
             raise RunError(f"{output} was removed while the run went on; wanted a folder that stays") from error
         raise
@@ -59,7 +59,7 @@ def trainer_parts(wanted: dict[str, Any], output: str, fits: bool, volumetric: b
         fits: whether it trains.
         volumetric: whether the network is one of volumes.
     """
-    plugins, callbacks, filled = as_list(wanted["plugins"]), as_list(wanted["callbacks"]), {}
+    plugins, callbacks, filled = as_list(wanted["plugins"]), as_list(wanted["callbacks"]), dict[str, Any]()
     if wanted["logger"] in (None, True):
         filled["logger"] = Log(output, name="log") if fits else False
     if wanted["precision"] is None and fits and wanted["accelerator"] in ("auto", "cpu", "gpu"):

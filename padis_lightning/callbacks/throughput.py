@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.benchmark import Timer
 
 from padis_lightning.canvas import patch_shape
+from padis_lightning.training import PatchDiffusion
 
 BACKWARD = 3  # a step costs about three forward passes
 
@@ -35,6 +36,7 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the operations of a patch of each size; measure the device."""
+        assert isinstance(pl_module, PatchDiffusion)
         network, sizes = pl_module.denoiser.network, pl_module.patch_sizes
         shape = pl_module.image_shape[1:]
         self._operations = {size: BACKWARD * network.operations(*patch_shape(shape, size)) for size in sizes}
@@ -42,7 +44,7 @@ class Throughput(Callback):
         self._rate = matrix_rate(pl_module.device, dtype) if self.peak else None
         self._begin(pl_module)
 
-    def _begin(self, pl_module: LightningModule) -> None:
+    def _begin(self, pl_module: PatchDiffusion) -> None:
         self._since, self._paused, self._done = time.perf_counter(), 0.0, 0.0
         self._patches = pl_module.patches_seen
 
@@ -50,9 +52,10 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Add a step; log and begin again where the trainer logs."""
+        assert isinstance(pl_module, PatchDiffusion)
         size = pl_module.last[0]
         self._done += self._operations[size] * pl_module.patch_count(size)  # of this device
-        if (batch_idx + 1) % trainer.log_every_n_steps:
+        if (batch_idx + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]  # set by Lightning
             return
         seconds = time.perf_counter() - self._since - self._paused
         speed = {"train/patches_per_second": (pl_module.patches_seen - self._patches) / seconds}

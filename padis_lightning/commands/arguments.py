@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from padis_lightning.errors import InputError
 from padis_lightning.messages.paths import is_address
@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=f"python -m padis_lightning {command}", description=description, allow_abbrev=False, **options)
         self.register("type", Path, _path)
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         """Raise one sentence instead of printing the usage and exiting.
 
         Raises:

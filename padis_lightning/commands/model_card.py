@@ -87,8 +87,8 @@ def read_measured(folder: Path, model: PatchModel) -> Measured:
         InputError: the folder is not one of results, or they were made with other weights.
     """
     summary, made = read_run(folder).summary, Records(folder).run()
-    ours: list[Prior] = [PatchPrior(model)]
-    ours += [SlicePrior(ours[0])] if model.denoiser.network.axes == 2 else []
+    prior = PatchPrior(model)
+    ours: list[Prior] = [prior, SlicePrior(prior)] if model.denoiser.network.axes == 2 else [prior]
     if made is None or made["settings"].get("weights") not in map(weights_digest, ours):
         raise InputError(f"{folder} has the results of other weights; wanted those of the prior that is published")
     return Measured(summary, read_config(folder / "config.yaml"))

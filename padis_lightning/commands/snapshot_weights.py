@@ -65,7 +65,7 @@ def walk(network: Record) -> list[tuple[str, Record]]:
     Raises:
         InputError: one is met twice, so that there may be no end to them.
     """
-    found, seen = [("", network)], set()
+    found, seen = [("", network)], set[int]()
     for prefix, module in found:  # which grows
         parts = {id(module), *(id(module.state.get(key)) for key in ("_modules", "_parameters", "_buffers"))} - {id(None)}
         if seen & parts or prefix.count(".") > DEEPEST:
@@ -86,7 +86,7 @@ def read_state(network: Record) -> dict[str, Tensor]:
         skipped = module.state.get("_non_persistent_buffers_set") or ()
         skipped = skipped.arguments[0] if isinstance(skipped, Record) else skipped  # a set of an old protocol
         kept = children(module, "_parameters") | children(module, "_buffers")
-        state |= {prefix + name: value.tensor for name, value in kept.items() if name not in skipped}
+        state |= {prefix + k: v.tensor for k, v in kept.items() if k not in skipped and v.tensor is not None}
         for key, wanted in CONSTANTS.items():
             value = read_number(module.state, key, wanted[0])
             if not any(math.isclose(value, each, rel_tol=1e-4) for each in wanted):

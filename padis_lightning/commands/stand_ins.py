@@ -37,7 +37,7 @@ class StorageReader(Reader):
     """The reader of the pickles in a storage's bytes: element types and the persistent id that describes the storage."""
 
     known = {f"torch.{name}": dtype for name, dtype in STORAGES.items()}
-    dispatch = Opcodes({**Reader.dispatch, pickle.BINPERSID[0]: pickle._Unpickler.load_binpersid})
+    dispatch = Opcodes({**Reader.dispatch, pickle.BINPERSID[0]: pickle._Unpickler.dispatch[pickle.BINPERSID[0]]})
 
     def persistent_load(self, pid: object) -> object:
         """Return the description itself."""
@@ -59,9 +59,10 @@ def _storage(data: bytes) -> Tensor:
 
 def _tensor(storage: Record, offset: int, size: Sequence[int], stride: Sequence[int], *_rest: object) -> Record:
     """Return a tensor no larger than its storage; torch checks that it lies within."""
-    if len(size) > 8 or not all(type(n) is int for n in size) or math.prod(size) > storage.tensor.numel():
+    values = storage.tensor
+    if values is None or len(size) > 8 or not all(type(n) is int for n in size) or math.prod(size) > values.numel():
         raise pickle.UnpicklingError("a tensor is larger than its storage")
-    return Record("Tensor", tensor=storage.tensor.as_strided(tuple(size), tuple(stride), offset))
+    return Record("Tensor", tensor=values.as_strided(tuple(size), tuple(stride), offset))
 
 
 def _scalar(dtype: Record, data: bytes) -> int | float | bool:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padis_lightning.ct.astra import Astra
+from padis_lightning.ct.astra import AstraProjector
 from padis_lightning.ct.cone import ConeGeometry
 from padis_lightning.ct.geometry import Array
 from padis_lightning.ct.joseph import Joseph
@@ -29,7 +29,7 @@ def vectors(g: ConeGeometry) -> Array:
     return np.concatenate([heights - g.source_distance * d, middle, g.bin_spacing * e, g.row_spacing * z], 1)
 
 
-class AstraCone(Astra):
+class AstraCone(AstraProjector[ConeGeometry]):
     """ASTRA projects volumes by CUDA, in single precision; its adjoint is approximate and scaled to match.
 
     Volumes that lie on a GPU are copied to the host and back. Two views of a volume are held against :class:`Joseph`'s, since

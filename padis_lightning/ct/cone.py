@@ -95,7 +95,7 @@ class ConeGeometry(ScanGeometry):
     @property
     def detector_rows(self) -> Array:
         """Return the places v of the rows, ``(rows,)``."""
-        return (np.arange(self.rows) - (self.rows - 1) / 2) * self.row_spacing + self.row_offset
+        return (np.arange(self.rows, dtype=float) - (self.rows - 1) / 2) * self.row_spacing + self.row_offset
 
     @property
     def gamma(self) -> Array:

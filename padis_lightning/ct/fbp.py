@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from padis_lightning.ct.projectors import Projector
 
 Filter = Literal["ram-lak", "shepp-logan", "cosine", "hamming", "hann"]
 
-WINDOWS = {  # of the frequency as a share of the highest
+WINDOWS: dict[str, Callable[[Array], Array]] = {  # of the frequency as a share of the highest
     "ram-lak": np.ones_like,
     "shepp-logan": lambda f: np.sinc(f / 2),
     "cosine": lambda f: np.cos(np.pi * f / 2),
@@ -84,10 +85,10 @@ def margins(geometry: Geometry | ConeGeometry) -> tuple[int, int]:
     """
     g = geometry.fan if isinstance(geometry, ConeGeometry) else geometry
     low, high = g.edges
-    seen = math.asin(g.radius / g.source_distance) if g.fan else 0
+    seen = math.asin(g.radius / g.source_distance) if g.source_distance else 0
     reach = g.reach * (seen if g.curved else math.tan(seen)) if g.fan else g.radius
-    lacks = (math.ceil(lack / g.bin_spacing - 1e-6) for lack in (low + reach, reach - high))
-    return tuple(min(max(0, lack), g.bins) for lack in lacks)
+    before, after = (math.ceil(lack / g.bin_spacing - 1e-6) for lack in (low + reach, reach - high))
+    return min(max(0, before), g.bins), min(max(0, after), g.bins)
 
 
 def towards_longer_side(geometry: Geometry | ConeGeometry) -> Array:
@@ -174,11 +175,14 @@ class FilteredBackProjection(nn.Module):
         InputError: there is no such window.
     """
 
-    def __init__(self, projector: Projector, window: Filter = "ram-lak") -> None:
+    response: Tensor
+    weights: Tensor
+
+    def __init__(self, projector: Projector[Geometry], window: Filter = "ram-lak") -> None:
         super().__init__()
         g = self.geometry = projector.geometry
         self.projector = projector
-        if g.fan:
+        if g.source_distance:
             rays = redundancy(g) * np.cos(g.gamma) * (g.source_distance if g.curved else 1)
             weights = full_turn_weights(g)[:, None] * rays
             self.spacing = g.bin_spacing / g.reach * (1 if g.curved else g.source_distance)
@@ -207,16 +211,17 @@ class FilteredBackProjection(nn.Module):
     def _spread(self, filtered: Tensor) -> Tensor:
         """Sum over views what the detector has at a pixel's place; of a fan over the square of its distance to the source."""
         g = self.geometry
-        like = {"dtype": filtered.dtype, "device": filtered.device}
-        down, across = ((torch.arange(n, **like) - axis) * g.pixel_spacing for n, axis in zip(g.size, g.axis_pixel, strict=True))
+        pixels = (torch.arange(n, dtype=filtered.dtype, device=filtered.device) for n in g.size)
+        down, across = ((line - axis) * g.pixel_spacing for line, axis in zip(pixels, g.axis_pixel, strict=True))
         x, up = across[None, :], -down[:, None]
         bins, axis_bins = filtered.shape[-1], np.broadcast_to(g.axis_bin + self.margins[0] + 1, len(g.angles))
         padded = nn.functional.pad(filtered, (1, 1))
         out = filtered.new_zeros(len(filtered), *g.size)
+        shrink: Tensor | float
         for view, angle in enumerate(g.angles):
             cos, sin = math.cos(angle), math.sin(angle)
             across, depth = x * cos + up * sin, (g.source_distance or 0) + up * cos - x * sin
-            if not g.fan:
+            if not g.source_distance:
                 place, shrink = across, 1.0
             elif g.curved:
                 place, shrink = torch.atan2(across, depth), 1 / (across.square() + depth.square())

@@ -41,6 +41,10 @@ class FDK(nn.Module):
         InputError: the scan is not a circle, or there is no such window.
     """
 
+    response: Tensor
+    columns: Tensor
+    cosine: Tensor
+
     def __init__(self, geometry: ConeGeometry, window: Filter = "ram-lak") -> None:
         super().__init__()
         g = self.geometry = geometry
@@ -69,9 +73,8 @@ class FDK(nn.Module):
     def _spread(self, tables: Tensor, angle: float, axis_bin: float, pillars: Tensor) -> None:
         """Add what the detector of a view, ``(B, bins + 3, rows + 3)``, has at all voxels."""
         g, (depth, height, width) = self.geometry, self.geometry.size
-        like = {"dtype": self.cosine.dtype, "device": tables.device}
-        x = (torch.arange(width, **like) - (width - 1) / 2) * g.pixel_spacing
-        up = ((height - 1) / 2 - torch.arange(height, **like))[:, None] * g.pixel_spacing
+        across, down = (torch.arange(n, dtype=self.cosine.dtype, device=tables.device) for n in (width, height))
+        x, up = (across - (width - 1) / 2) * g.pixel_spacing, ((height - 1) / 2 - down)[:, None] * g.pixel_spacing
         cos, sin = math.cos(angle), math.sin(angle)
         away = (g.source_distance + up * cos - x * sin).flatten()  # from the source, along the central ray
         larger = g.reach / away

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,24 @@ def require_lengths(**lengths: float) -> None:
 class ScanGeometry(Serialisable):
     """Scans of slices and of volumes share their detector's columns, how rays are seen along the axis, and finer grids."""
 
+    if TYPE_CHECKING:  # fields of the subclasses
+        size: tuple[int, ...]
+        angles: tuple[float, ...]
+        bins: int
+        bin_spacing: float
+        source_distance: Any  # None for parallel rays
+        detector_distance: Any
     bin_offset: Offset = 0.0
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Return the numbers of views and of bins; of a cone beam with those of rows between."""
+
+    @property
+    @abstractmethod
+    def gamma(self) -> Array:
+        """Return the angle of each bin's ray to the central one, of the shape of :attr:`detector`."""
 
     @property
     def reach(self) -> float:
@@ -61,8 +79,9 @@ class ScanGeometry(Serialisable):
 
     def rays(self) -> tuple[Array, Array]:
         """Return angle and offset of the rays to every bin of a row, seen along the axis, as parallel ones: ``(views, bins)``."""
-        offsets = self.source_distance * np.sin(self.gamma) if self.fan else self.detector
-        return np.broadcast_arrays(np.asarray(self.angles)[:, None] - self.gamma, offsets)
+        offsets = self.detector if self.source_distance is None else self.source_distance * np.sin(self.gamma)
+        theta, s = np.broadcast_arrays(np.asarray(self.angles)[:, None] - self.gamma, offsets)
+        return theta, s
 
     def views(self, kept: Sequence[int]) -> Self:
         """Return the scan of the views ``kept`` alone."""
@@ -76,6 +95,9 @@ class ScanGeometry(Serialisable):
         counts = {name: factor * getattr(self, name) for name in names & {"rows", "bins"}}
         spacings = {name: getattr(self, name) / factor for name in names if name.endswith("_spacing")}
         return replace(self, size=tuple(factor * n for n in self.size), **counts, **spacings)
+
+
+G = TypeVar("G", bound=ScanGeometry)  #: of slices or of volumes
 
 
 @dataclass(frozen=True)
@@ -131,7 +153,7 @@ class Geometry(ScanGeometry):
         if not np.isfinite(self.angles).all():
             raise InputError("the scan has angles that are not finite; wanted radians")
         if np.shape(self.bin_offset) not in ((), (len(self.angles),)):
-            raise InputError(f"bin_offset has {len(self.bin_offset)} numbers; wanted one, or {len(self.angles)}, one a view")
+            raise InputError(f"bin_offset has {np.size(self.bin_offset)} numbers; wanted one, or {len(self.angles)}, one a view")
         if not np.isfinite(self.bin_offset).all():
             raise InputError(f"bin_offset is {self.bin_offset!r:.40}; wanted a finite length")
         if isinstance(self.centre, str) and self.centre not in ("middle", "pixel"):
@@ -141,10 +163,10 @@ class Geometry(ScanGeometry):
                 f"source_distance is {self.source_distance} and detector_distance {self.detector_distance}; "
                 "wanted both for a fan, neither for parallel rays"
             )
-        if self.fan and not self.source_distance > self.radius:
+        if self.source_distance is not None and not self.source_distance > self.radius:
             what = "half the image's diagonal" if self.centre == "middle" else "from the axis to the image's farthest corner"
             raise InputError(f"source_distance is {self.source_distance:g}; wanted above {self.radius:g}, {what}")
-        if self.fan:
+        if self.source_distance is not None and self.detector_distance is not None:
             require_lengths(source_distance=self.source_distance)
             require_between(0, LENGTHS[1], detector_distance=self.detector_distance)
         if self.curved and not self.fan:
@@ -186,7 +208,8 @@ class Geometry(ScanGeometry):
         finer = super().finer(factor)
         if self.centre == "middle":
             return finer
-        return replace(finer, centre=tuple(factor * (place + 0.5) - 0.5 for place in self.axis_pixel))
+        row, column = (factor * (place + 0.5) - 0.5 for place in self.axis_pixel)
+        return replace(finer, centre=(row, column))
 
     @property
     def radius(self) -> float:

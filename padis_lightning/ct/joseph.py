@@ -51,7 +51,7 @@ def _lines(g: ConeGeometry, theta: Array, s: Array, steep: bool) -> tuple[Array,
     return start, slope, first + np.sqrt(g.source_distance**2 - s**2), step
 
 
-class Joseph(Projector):
+class Joseph(Projector[ConeGeometry]):
     r"""Joseph's method takes line integrals through the centres of the bins of a cone beam, with their exact transpose.
 
     A ray is sampled in each row of pixels (or column, whichever it crosses more steeply), with linear interpolation between
@@ -63,6 +63,8 @@ class Joseph(Projector):
     """
 
     name = "joseph"
+    steep: Tensor
+    table: Tensor
 
     def __init__(self, geometry: ConeGeometry) -> None:
         super().__init__(geometry)
@@ -97,7 +99,7 @@ class Joseph(Projector):
         g = self.geometry
         for steep in (True, False):
             lines = g.size[1] if steep else g.size[2]
-            columns = torch.nonzero(self.steep == steep)[:, 0]
+            columns = torch.nonzero(self.steep if steep else ~self.steep)[:, 0]
             count = max(1, (CHUNK_GPU if columns.is_cuda else CHUNK) // (lines * g.rows))
             for start in range(0, len(columns), count):
                 yield self._ray_weights_of(columns[start : start + count], steep, lines, dtype)
@@ -117,8 +119,8 @@ class Joseph(Projector):
         lowest = z / g.slice_spacing + (depth - 1) / 2 + ratio * rows[0]
         at = positions(lowest.flatten(), ratio.flatten() * g.row_spacing, g.rows, depth, dtype)
         length = g.pixel_spacing * (1 + slope.square()).sqrt() * (1 + (rows / flat).square()).sqrt()
-        cells, shares = (torch.stack(part, 2).flatten(0, 1) for part in (cells, shares))
-        return RayWeights(columns, cells, shares.to(dtype), at, length.to(dtype))
+        around, weights = (torch.stack(part, 2).flatten(0, 1) for part in (cells, shares))
+        return RayWeights(columns, around, weights.to(dtype), at, length.to(dtype))
 
     def project(self, x: Tensor) -> Tensor:
         """Project, ``(B, D, H, W) -> (B, views, rows, bins)``."""

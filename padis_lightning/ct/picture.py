@@ -17,7 +17,8 @@ def draw_scan(geometry: Geometry | ConeGeometry, side: int = 640) -> Image.Image
     """Draw the plane of the slice seen from the feet, y pointing up; the first view in blue, the last in orange."""
     g = geometry.fan if isinstance(geometry, ConeGeometry) else geometry
     widest = np.abs(g.detector).max()
-    far = max(g.radius, g.source_distance, math.hypot(g.detector_distance, widest)) if g.fan else max(g.radius, widest)
+    source, behind = g.source_distance or 0.0, g.detector_distance or 0.0
+    far = max(g.radius, source, math.hypot(behind, widest))
     picture = Image.new("RGB", (side, side + 40), "white")
     draw = ImageDraw.Draw(picture)
 
@@ -36,8 +37,8 @@ def draw_scan(geometry: Geometry | ConeGeometry, side: int = 640) -> Image.Image
             bins = _bins(g.views([view]), e, d)
             draw.line(at(*bins), fill=colour, width=3)
             for end in (bins[0], bins[-1]):
-                draw.line(at(-g.source_distance * d if g.fan else end - 2 * g.radius * d, end), fill=colour)
-        (x, y), r = at(-g.source_distance * d if g.fan else 0.97 * far * d)[0], 2 if colour == PALE else 4
+                draw.line(at(-source * d if g.fan else end - 2 * g.radius * d, end), fill=colour)
+        (x, y), r = at(-source * d if g.fan else 0.97 * far * d)[0], 2 if colour == PALE else 4
         draw.ellipse((x - r, y - r, x + r, y + r), fill="#888888" if colour == PALE else colour)
     for row, line in enumerate(_captions(geometry, g)):
         draw.text((8, side + 4 + 16 * row), line, fill=INK)
@@ -62,7 +63,7 @@ def _captions(geometry: Geometry | ConeGeometry, g: Geometry) -> tuple[str, str]
 
 def _bins(g: Geometry, e: Array, d: Array) -> Array:
     """Return the places of the bins of the only view of a scan, ``(bins, 2)``; parallel ones behind the image."""
-    if g.curved:
+    if g.curved and g.source_distance:
         gamma = g.gamma.reshape(-1, 1)
         return g.reach * (np.cos(gamma) * d + np.sin(gamma) * e) - g.source_distance * d
-    return (g.detector_distance if g.fan else g.radius) * d + g.detector.reshape(-1, 1) * e
+    return (g.radius if g.detector_distance is None else g.detector_distance) * d + g.detector.reshape(-1, 1) * e

@@ -6,12 +6,12 @@ import importlib.util
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import ClassVar
+from typing import Any, ClassVar, Generic
 
 import torch
 from torch import Tensor, nn
 
-from padis_lightning.ct.geometry import Geometry
+from padis_lightning.ct.geometry import G
 from padis_lightning.linalg import at_least_single
 
 
@@ -30,7 +30,7 @@ def installed(module: str, *distributions: str) -> str | None:
     return "of an unknown version"  # from a build of one's own
 
 
-class Projector(nn.Module, ABC):
+class Projector(nn.Module, ABC, Generic[G]):
     """A projector computes line integrals of images and their transpose, by one backend.
 
     Args:
@@ -43,7 +43,7 @@ class Projector(nn.Module, ABC):
     name: ClassVar[str]
     exact_adjoint: bool = True
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: G) -> None:
         super().__init__()
         self.geometry = geometry
 
@@ -53,12 +53,12 @@ class Projector(nn.Module, ABC):
         """Return the version of the library behind it, or None where it is not installed."""
 
     @classmethod
-    def obstacle(cls, geometry: Geometry) -> str | None:
+    def obstacle(cls, geometry: G) -> str | None:
         """Say why it cannot compute this scan here; None where it can."""
         return None
 
     @classmethod
-    def comfortable(cls, geometry: Geometry) -> bool:
+    def comfortable(cls, geometry: G) -> bool:
         """Tell whether it is a good choice for a scan of this size, where there are others."""
         return True
 
@@ -88,12 +88,12 @@ class _Product(torch.autograd.Function):
     """This product is a projection or a back-projection; the derivative of the one is the other."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, projector: Projector, forward: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, projector: Projector, forward: bool) -> Tensor:  # noqa: ANN401 - keeps what is set on it
         ctx.projector, ctx.forward = projector, forward
         with torch.autocast(x.device.type, enabled=False):  # data terms keep their precision
             compute = projector.project if forward else projector.backproject
             return compute(at_least_single(x)).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         return _Product.apply(grad, ctx.projector, not ctx.forward), None, None

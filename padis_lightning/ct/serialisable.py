@@ -6,10 +6,10 @@ import json
 import math
 from abc import ABC
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, Field, asdict, fields
 from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from padis_lightning.errors import InputError
 from padis_lightning.files import write_text
@@ -18,9 +18,10 @@ from padis_lightning.files import write_text
 def _number(value: object, name: str) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
         raise InputError(f"the geometry has {name} {value!r:.40}; wanted a number")
-    if math.isfinite(value) and abs(value) > 1e15:
-        raise InputError(f"the geometry has {name} {float(value):g}; wanted at most 1e15")
-    return float(value)
+    number = float(value)
+    if math.isfinite(number) and abs(number) > 1e15:
+        raise InputError(f"the geometry has {name} {number:g}; wanted at most 1e15")
+    return number
 
 
 def _whole(value: object, name: str) -> int:
@@ -77,6 +78,8 @@ class Serialisable(ABC):
     """A serialisable dataclass is kept as plain values: numbers, and tuples of them."""
 
     FORMAT: ClassVar[str]
+    if TYPE_CHECKING:  # hidden from jsonargparse, which evaluates annotations where a subclass is defined
+        __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     def describe(self) -> dict[str, Any]:
         """Return plain values for a file."""
@@ -92,7 +95,7 @@ class Serialisable(ABC):
             seen = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)}"
             raise InputError(f"the geometry {seen}; wanted the keys {', '.join(known)}")
         try:
-            return cls(**{name: READERS[known[name].type](value, name) for name, value in described.items()})
+            return cls(**{name: READERS[str(known[name].type)](value, name) for name, value in described.items()})
         except InputError:
             raise
         except (TypeError, ValueError, ArithmeticError) as error:

@@ -85,7 +85,7 @@ def _block(geometry: Geometry, theta: Array, s: Array) -> sparse.csr_array:
     return sparse.csr_array((values, (rows, columns)), shape=(len(theta), math.prod(geometry.size)))
 
 
-class SparseMatrix(Projector):
+class SparseMatrix(Projector[Geometry]):
     """The sparse matrix holds Joseph's weights and is stored with its transpose."""
 
     name = "sparse"

@@ -21,7 +21,8 @@ def _import() -> Any:  # noqa: ANN401 - the module
     """Import the library. It imports a name from ``turtle`` that it never uses: without tkinter a stand-in gives it."""
     stand_in = importlib.util.find_spec("tkinter") is None and "turtle" not in sys.modules
     if stand_in:
-        sys.modules["turtle"] = types.SimpleNamespace(width=None)
+        sys.modules["turtle"] = types.ModuleType("turtle")
+        sys.modules["turtle"].__dict__["width"] = None
     try:
         import torch_radon
     finally:
@@ -30,7 +31,7 @@ def _import() -> Any:  # noqa: ANN401 - the module
     return torch_radon
 
 
-class TorchRadon(Projector):
+class TorchRadon(Projector[Geometry]):
     """torch-radon, version 2, follows rays forwards and pixels backwards, so that the adjoint is approximate (1e-3).
 
     It computes on unit pixels in single precision: lengths are divided by the pixel spacing, results multiplied by it, and
@@ -48,7 +49,7 @@ class TorchRadon(Projector):
         volume = library.Volume2D()
         volume.set_size(*geometry.size)
         options = {"det_spacing": geometry.bin_spacing / h, "volume": volume}
-        if geometry.fan:
+        if geometry.source_distance and geometry.detector_distance is not None:
             options |= {"src_dist": geometry.source_distance / h, "det_dist": geometry.detector_distance / h}
         beam = library.FanBeam if geometry.fan else library.ParallelBeam
         self.scan = beam(geometry.bins, np.asarray(geometry.angles, dtype=np.float32), **options)

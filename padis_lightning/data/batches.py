@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+from abc import abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
 
 from padis_lightning.data.sources.base import Item, Source, collate
 from padis_lightning.errors import InputError, require_at_least
@@ -23,7 +24,7 @@ SHUFFLE = 5  # purpose of the streams keyed by (seed, pass)
 class ItemLabel(NamedTuple):
     """Says what an item is called without reading it: its place in the source, a name for files that no two share, its group."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides a method of tuples that nobody needs here
     name: str
     group: str
 
@@ -56,7 +57,7 @@ def leave_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class Batches(Dataset):
+class Batches(Dataset[Batch]):
     """Yields items in batches.
 
     Args:
@@ -64,7 +65,7 @@ class Batches(Dataset):
         places: those of each batch.
     """
 
-    def __init__(self, items: Sequence[Item], places: Sequence[Sequence[int]]) -> None:
+    def __init__(self, items: Sequence[Item] | Source | Subset[Item], places: Sequence[Sequence[int]]) -> None:
         self.items, self.places = items, places
 
     def __len__(self) -> int:
@@ -75,7 +76,7 @@ class Batches(Dataset):
 
     def loader(self, num_workers: int = 0) -> DataLoader:
         """Return one batch after the other; the sampler's kind keeps a trainer from sharing them out once more."""
-        sampler = DistributedSampler(self, num_replicas=1, rank=0, shuffle=False)
+        sampler: Sampler[int] = DistributedSampler(self, num_replicas=1, rank=0, shuffle=False)
         return DataLoader(self, batch_size=None, sampler=sampler, num_workers=num_workers, worker_init_fn=leave_signals)
 
 
@@ -87,17 +88,28 @@ class SharedItems:
         done: places of what :attr:`item_labels` has and need not be solved.
         shard: solve every ``shards``-th batch from this one on.
         shards: parts that the work is divided into.
-        image_shape: of the items, or None where whatever solves them says it.
-        normalisation: what stored values became 0 and 1, or None where the prior says it.
         whole: the source that items are numbered in, or None where there is none.
-        item_labels: of the items of all shards.
+        reference: where the truth of measurements is, or None where nobody says.
     """
 
     trainer: Any
-    image_shape: tuple[int, ...] | None = None
-    normalisation: Normalisation | None = None
     whole: Source | None = None
-    item_labels: list[ItemLabel]
+    reference: str | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """Return the shape of the items, or None where whatever solves them says it."""
+        return None
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """Return what stored values became 0 and 1, or None where the prior says it."""
+        return None
+
+    @property
+    @abstractmethod
+    def item_labels(self) -> list[ItemLabel]:
+        """Return the items of all shards."""
 
     def share_out(self, batch_size: int, shard: int, shards: int) -> None:
         """Set how items are shared out, where there are such shares."""
@@ -108,7 +120,7 @@ class SharedItems:
         self.done: set[int] = set()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of what is left there may be less than devices
 
-    def left_loader(self, items: Sequence[Item], num_workers: int = 0) -> DataLoader:
+    def left_loader(self, items: Sequence[Item] | Source | Subset[Item], num_workers: int = 0) -> DataLoader:
         """Return the batches that are left for this device."""
         device = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         places = share(len(items), self.batch_size, self.done, self.shard, self.shards, *device)

@@ -6,6 +6,8 @@ textures bend. Contrast, bias field and smooth phase are drawn anew for each sli
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -61,7 +63,7 @@ class _Head:
         radius = np.abs(angle) + np.float32(1e-6)
         self.outline: Array = (radius / contour(angle / radius, shape) - 1) * np.float32(axes.mean())
 
-    def ellipse(self, at: Array, axes: Array, tilt: float) -> Array:
+    def ellipse(self, at: Sequence[float] | Array, axes: Sequence[float] | Array, tilt: float) -> Array:
         """Return the distance to a tilted ellipse, to first order."""
         du, dv = self.u - at[0], self.v - at[1]
         p, q = (du * np.cos(tilt) + dv * np.sin(tilt)) / axes[0], (dv * np.cos(tilt) - du * np.sin(tilt)) / axes[1]

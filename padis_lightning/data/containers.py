@@ -12,6 +12,7 @@ import numpy as np
 
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import array_names, load_array, open_array, read_header, reading, require_size
+from padis_lightning.types import pair_of
 
 if TYPE_CHECKING:
     import h5py
@@ -143,7 +144,7 @@ def numbers(arrays: dict[str, np.ndarray], key: str, shape: tuple[int | None, ..
 
 def read_pair(arrays: dict[str, np.ndarray], key: str, path: Path) -> tuple[float, float] | None:
     """Return two finite numbers, or None where the file does not have them."""
-    return tuple(map(float, numbers(arrays, key, (2,), path))) if key in arrays else None
+    return pair_of(numbers(arrays, key, (2,), path)) if key in arrays else None
 
 
 def require_images(key: str, shape: Sequence[int], dtype: np.dtype, path: Path) -> None:

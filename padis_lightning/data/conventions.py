@@ -116,9 +116,9 @@ def complete(arrays: Arrays, key: str, named: Named, path: Path) -> Arrays:
     arrays.setdefault("pixel_spacing", np.asarray(width / np.max(arrays["size"])))
     if assumed:
         chosen = " (data.size)" if named.size is not None and "size" in assumed else ""
-        side, pixel = np.max(arrays["size"]), float(arrays["pixel_spacing"])
+        side, spacing = np.max(arrays["size"]), float(arrays["pixel_spacing"])
         note(
-            f"{path} names no image: {side}x{side} pixels{chosen} of {pixel:.6g} for {width:.6g} that its detector sees; "
+            f"{path} names no image: {side}x{side} pixels{chosen} of {spacing:.6g} for {width:.6g} that its detector sees; "
             "--data.size and --data.pixel_spacing set others"
         )
     return arrays

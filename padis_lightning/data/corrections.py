@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 ONE_COUNT = 50.0  # flats above this are taken as counts of photons, of which the least is one
 LEAST = 1e-4  # least transmission where counts are not those of photons
@@ -52,7 +52,7 @@ def from_counts(counts: NDArray[np.number], flat: NDArray[np.number], dark: NDAr
         notes.append(f"{int(low.sum())} of {low.size} bins have no count above the dark field and are taken as {worth}")
     full = np.zeros(counts.shape, bool)
     if counts.dtype.kind == "u":
-        full = counts == np.iinfo(counts.dtype).max
+        full = np.asarray(counts == np.iinfo(counts.dtype.name).max)
     for which, why in ((unlit, "see no beam"), (full, "are saturated")):
         if which.any():
             notes.append(f"{int(which.sum())} of {which.size} bins {why} and do not count")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from padis_lightning.data.batches import (
@@ -31,6 +31,11 @@ log = logging.getLogger(__name__)
 TRAIN, VALIDATE, PREDICT, PURPOSES = 0, 1, 2, 3  # generated images of any two seeds and purposes differ
 VALIDATION_CROPS = 16  # of each picture
 GENERATORS = {"phantoms": PhantomSource, "objects": ObjectSource, "leaves": LeavesSource, "brains": BrainSource}
+
+
+def data_of(trainer: Trainer) -> Any:  # noqa: ANN401 - of whatever kind it is
+    """Return the data module that a trainer works on."""
+    return trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
 
 
 class ImageData(SharedItems, LightningDataModule):
@@ -71,6 +76,8 @@ class ImageData(SharedItems, LightningDataModule):
         skip_bad: leave out files and series that cannot be used, each in a word (default: refuse all of them by name).
         axis: the bin, from 0, that sees a scan's axis of rotation; middle; auto to find it (default: the file's, else auto).
     """
+
+    whole: Source
 
     def __init__(
         self,
@@ -160,11 +167,21 @@ class ImageData(SharedItems, LightningDataModule):
         self._parts["predict"] = part
 
     def _open(self) -> Source:
-        how = {"hu": self.hu, "skip_bad": self.skip_bad, "volumes": self.volumes}
-        options = {"channels": self.channels, "crop": self.crop}
+        assert self.path is not None
+        options: dict[str, Any] = {"channels": self.channels, "crop": self.crop}
         bounds = None if self.range == "auto" else self.range
         size = self.size if self.crops is None else None
-        source = open_source(self.path, size, bounds, self.scan, measured=self.measured, **how, **options)
+        source = open_source(
+            self.path,
+            size,
+            bounds,
+            self.scan,
+            measured=self.measured,
+            hu=self.hu,
+            skip_bad=self.skip_bad,
+            volumes=self.volumes,
+            **options,
+        )
         if self.reference is not None:
             source = compared(source, self.reference, options)
         return VolumeSource(source, self.depth) if self.volumes and not source.volumetric else source
@@ -186,10 +203,10 @@ class ImageData(SharedItems, LightningDataModule):
         if not self.whole.has_images:
             raise InputError(f"{self.path} has only measurements; wanted 'images' to train on")
         if self.crops is not None:
-            train, held = (self._part(name).indices for name in ("train", "validation"))
-            pictures, how = self.whole, (self.size or 128, self.seed)
-            self.whole = CropSource(pictures, train, self.crops, *how)
-            return self.whole, CropSource(pictures, held, VALIDATION_CROPS, *how)
+            used, kept = (list(self._part(name).indices) for name in ("train", "validation"))
+            pictures, size = self.whole, self.size or 128
+            self.whole = CropSource(pictures, used, self.crops, size, self.seed)
+            return self.whole, CropSource(pictures, kept, VALIDATION_CROPS, size, self.seed)
         require_one_size(self.whole)
         return self._part("train"), self._part("validation")
 
@@ -244,7 +261,7 @@ class ImageData(SharedItems, LightningDataModule):
         """Return so many items of validation, evenly from all groups; where it has fewer, items of training, too."""
         items: list[Item] = []
         for part in (self._parts["validation"], self._parts["fit"]):
-            groups = [part.dataset.groups[k] for k in part.indices] if isinstance(part, Subset) else part.groups
+            groups = [self.whole.groups[k] for k in part.indices] if isinstance(part, Subset) else part.groups
             items += [part[k] for k in spread_over_groups(groups, min(count - len(items), len(part)))]
         return items
 
@@ -263,7 +280,9 @@ class ImageData(SharedItems, LightningDataModule):
     @property
     def item_labels(self) -> list[ItemLabel]:
         """Return the items to reconstruct, of all shards; sources and batches have the names that files were made of."""
-        places = self._parts["predict"].indices
+        part = self._parts["predict"]
+        assert isinstance(part, Subset)
+        places = part.indices
         names = safe_names([self.whole.name(k) for k in places])
         return [ItemLabel(k, name, self.whole.groups[k]) for k, name in zip(places, names, strict=True)]
 
@@ -272,5 +291,4 @@ class ImageData(SharedItems, LightningDataModule):
         return self.left_loader(self._parts["predict"], self.num_workers)
 
     def _loader(self, data: Dataset, **batches: Any) -> DataLoader:  # noqa: ANN401 - how the items make batches
-        workers = {"num_workers": self.num_workers, "worker_init_fn": leave_signals}
-        return DataLoader(data, collate_fn=collate, **workers, **batches)
+        return DataLoader(data, collate_fn=collate, num_workers=self.num_workers, worker_init_fn=leave_signals, **batches)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 COLOUR, GREY_ALPHA, COLOUR_ALPHA = 2, 4, 6  # types of PNG
 
@@ -19,7 +19,7 @@ def deep_type(stream: BinaryIO) -> int | None:
     return start[25] if deep and start[25] in (COLOUR, GREY_ALPHA, COLOUR_ALPHA) else None
 
 
-def read_deep(opened: Callable[[], Image.Image], upright: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+def read_deep(opened: Callable[[], ImageFile.ImageFile], upright: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     """Return the numbers of such a PNG, ``(H, W, 2)``, ``(H, W, 3)`` or ``(H, W, 4)``, uint16; alpha is last.
 
     PIL keeps one byte of two. It keeps the other one where it is told that the bytes are in the other order, so that two
@@ -30,7 +30,7 @@ def read_deep(opened: Callable[[], Image.Image], upright: Callable[[Image.Image]
         upright: reads a picture and turns it.
     """
     image = opened()
-    layout = image.tile[0][3]
+    layout = str(image.tile[0][3])
     if layout == "LA;16B":
         return np.ascontiguousarray(upright(_laid_out(image, "RGBA"))).view(">u2").astype(np.uint16)
     high = np.asarray(upright(image))
@@ -38,8 +38,9 @@ def read_deep(opened: Callable[[], Image.Image], upright: Callable[[Image.Image]
     return (high.astype(np.uint16) << 8) | low
 
 
-def _laid_out(image: Image.Image, layout: str) -> Image.Image:
+def _laid_out(image: ImageFile.ImageFile, layout: str) -> Image.Image:
     """Return a picture that is not read yet, whose bytes will be taken for those of another layout."""
     (one,) = image.tile
-    image.tile = [type(one)(*one[:3], layout) if hasattr(one, "_fields") else (*one[:3], layout)]
+    changed: Any = (*one[:3], layout)
+    image.tile = [type(one)(*changed) if hasattr(one, "_fields") else changed]
     return image

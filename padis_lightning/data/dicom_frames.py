@@ -13,6 +13,7 @@ from padis_lightning.data.dicom_checks import with_syntax
 from padis_lightning.data.ranges import implied_range
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import reading
+from padis_lightning.types import pair_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -91,7 +92,7 @@ def _frame(path: Path, header: Dataset, index: int, place: Dataset | dict[str, A
     turned = header.get("PhotometricInterpretation") == "MONOCHROME1" and modality not in MEASURING
     if turned and table is not None:
         raise InputError(f"{path} is MONOCHROME1 and has a table of values, whose ends are not known; wanted MONOCHROME2")
-    syntax = header.file_meta.TransferSyntaxUID
+    syntax, spacing = header.file_meta.TransferSyntaxUID, _numbers(place.get("PixelSpacing"), 2)
     return Frame(
         path=path,
         index=index,
@@ -100,7 +101,7 @@ def _frame(path: Path, header: Dataset, index: int, place: Dataset | dict[str, A
         shape=(int(header.Rows), int(header.Columns)),
         position=_numbers(place.get("ImagePositionPatient"), 3),
         orientation=_numbers(place.get("ImageOrientationPatient"), 6),
-        spacing=_numbers(place.get("PixelSpacing"), 2),
+        spacing=None if spacing is None else pair_of(spacing),
         thickness=abs(float(gap)),
         rescale=rescale,
         hounsfield=modality == "CT" and scaled and kind == "HU",
@@ -122,7 +123,7 @@ def frame_values(frames: Sequence[Frame], k: int) -> np.ndarray:
     with reading(frame.path, WHOLE):
         data = with_syntax(pydicom.dcmread(frame.path, force=True)) if frame.whole else frame.path
         stored = pixel_array(data, index=frame.index)
-        mapped = apply_modality_lut(stored, data) if frame.mapped else stored
+        mapped = stored if isinstance(data, Path) or not frame.mapped else apply_modality_lut(stored, data)
     values = mapped.astype(np.float64)
     if frame.turned is not None:
         values = frame.turned - values

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 Harmonics = NDArray[np.complex64]
 Point = tuple[float, float]
 Region = tuple[tuple[slice, slice], Array]  # a window and the signed distance in it, negative inside
@@ -101,7 +101,7 @@ class Slice:
         lo, hi = ([max(0, int((v + 1 + r) / self.px) + 1) for v in at] for r in (-reach - 2 * self.px, reach))
         window = (slice(lo[1], hi[1]), slice(lo[0], hi[0]))
         dx, dy = self.x[:, window[1]] - np.float32(at[0]), self.y[window[0]] - np.float32(at[1])
-        (cos, sin), (wide, high) = np.float32([np.cos(tilt), np.sin(tilt)]), np.float32(axes)
+        (cos, sin), (wide, high) = np.array([np.cos(tilt), np.sin(tilt)], np.float32), np.array(axes, np.float32)
         u, v = (cos * dx + sin * dy) / wide, (cos * dy - sin * dx) / high
         radius = np.sqrt(u * u + v * v) + np.float32(1e-6)
         # Distance to first order: the level function over the length of its gradient.

@@ -61,7 +61,7 @@ class PhantomSource(GeneratedSource):
     def generate(self, index: int) -> Tensor:
         """Generate Hounsfield units over their window."""
         _, *depth, _, size = self.image_shape
-        values = chest_volume(size, *depth, self.seed, index) if depth else chest_phantom(size, self.seed, index)
+        values = chest_volume(size, depth[0], self.seed, index) if depth else chest_phantom(size, self.seed, index)
         return self.normalisation.normalise(torch.from_numpy(values)[None])
 
 

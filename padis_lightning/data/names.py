@@ -9,12 +9,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from padis_lightning.errors import InputError
 from padis_lightning.files import safe_names
 
-Named = TypeVar("Named")
+
+class HasName(Protocol):
+    """Data with a name."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """Return the name."""
+
+
+Named = TypeVar("Named", bound=HasName)
 
 
 def needed(module: str, kind: str, extra: str) -> ModuleType:
@@ -38,7 +49,7 @@ def files_below(folder: Path) -> list[Path]:
     A linked folder is followed once, unless it is elsewhere in the folder anyway or holds it.
     """
     root, files, seen = folder.resolve(), [], set()
-    folders, links = [folder], []
+    folders, links = [folder], list[Path]()
     while folders or links:
         here = folders.pop() if folders else links.pop(0)
         place = here.resolve()

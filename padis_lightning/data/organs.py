@@ -39,8 +39,8 @@ def _lung_details(s: Slice) -> tuple[Array, Array]:
         y = root[1] + 0.95 * s.cage[1] * far * np.sin(turn)
         size = (0.016 - 0.009 * far) * s.rng.uniform(0.6, 1.25, count)
         dots = np.stack([x, y, size], -1).astype(np.float32)
-        bronchi = dots[2 : 2 + tubes] * np.float32([1, 1, 0]) + np.float32([side * 0.03, 0, 0])
-        wide = s.rng.uniform(0.010, 0.018, (tubes, 1)).astype(np.float32) * np.float32([0, 0, 1])
+        bronchi = dots[2 : 2 + tubes] * np.array([1, 1, 0], np.float32) + np.array([side * 0.03, 0, 0], np.float32)
+        wide = s.rng.uniform(0.010, 0.018, (tubes, 1)).astype(np.float32) * np.array([0, 0, 1], np.float32)
         solid += [*_vessel_tree(s, root, side), dots, bronchi + 1.6 * wide]
         holes.append(bronchi + wide)
         if s.rng.random() < 0.2:

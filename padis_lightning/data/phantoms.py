@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ GRAIN = 6.0  # slices from knot to knot of what is drawn
 
 def _paint_table(s: Slice) -> None:
     """Paint a thin curved couch under the patient in about half of the slices."""
-    gap, bend, thick, hu = np.float32(s.rng.uniform((0.03, 0.08, 0.08, -250.0), (0.09, 0.3, 0.2, 150.0)))
+    gap, bend, thick, hu = s.rng.uniform((0.03, 0.08, 0.08, -250.0), (0.09, 0.3, 0.2, 150.0)).astype(np.float32)
     if s.rng.random() < 0.5:
         top = np.float32(s.at[1] + s.b) + gap - bend * s.x**2
         bottom = top + thick * np.clip(1.2 - s.x**2, 0.2, 1.0)
@@ -171,7 +171,7 @@ class SmoothStream:
 
     def standard_normal(self, size: Size, dtype: type = np.float64) -> NDArray[Any]:
         """Return normal numbers of mean 0 and deviation 1."""
-        return self._curves(np.empty(size).shape).astype(dtype)
+        return self._curves(np.empty(() if size is None else size).shape).astype(dtype)
 
     def normal(self, loc: Any = 0.0, scale: float = 1.0, size: Size = None) -> Any:  # noqa: ANN401 - a number or an array
         """Return normal numbers; one alone stays as it is."""
@@ -201,4 +201,6 @@ def chest_volume(size: int, depth: int, seed: int, index: int) -> Array:
     step = min(STEP, 1 / depth)
     first = float(np.random.default_rng((seed, index)).random()) * (1 - step * depth)
     streams = [SmoothStream((seed, index), float(k)) for k in range(depth)]
-    return np.stack([paint(Slice(size, one, first + step * k), one.begin) for k, one in enumerate(streams)])
+    return np.stack(
+        [paint(Slice(size, cast(np.random.Generator, one), first + step * k), one.begin) for k, one in enumerate(streams)]
+    )

@@ -18,7 +18,7 @@ from padis_lightning.ct.sparse import SparseMatrix
 from padis_lightning.data.containers import read_pair
 from padis_lightning.data.notes import note
 from padis_lightning.errors import InputError
-from padis_lightning.types import Normalisation
+from padis_lightning.types import Normalisation, pair_of
 
 Pair = tuple[float, float]
 
@@ -100,16 +100,16 @@ def decide(
     Raises:
         InputError: nothing says it; the sentence says what to name.
     """
-    pair = tuple(map(float, named)) if named is not None else stored
+    pair = pair_of(named) if named is not None else stored
     if pair is None and window is not None:
         pair = 0.0, window[1] - window[0]
     if pair is None and hounsfield:
         pair = HU_WINDOW
     if pair is None and dtype is not None:
         pair = implied_range(dtype)
-    if pair is None and extremes is None:
-        raise InputError(f"{subject} have no range of values; wanted {NAME_IT}")
     if pair is None:
+        if extremes is None:
+            raise InputError(f"{subject} have no range of values; wanted {NAME_IT}")
         low, high = extremes
         if low < 0 or high > 1 or (dtype is not None and dtype.kind in "ui"):
             raise InputError(
@@ -130,7 +130,7 @@ def decide_measured(
         InputError: neither the user nor the file names a range, or it does not begin at 0: a line integral cannot be shifted.
     """
     window, stored = read_pair(arrays, "hu_window", path), read_pair(arrays, "range", path)
-    pair = tuple(map(float, named)) if named is not None else stored
+    pair = pair_of(named) if named is not None else stored
     if pair is None or pair[0] != 0:
         seen = "no 'range'" if pair is None else f"a range from {pair[0]:g}"
         raise InputError(f"{path} has {key} and {seen}; wanted the range (0, value that becomes 1) in the units of y per length")
@@ -155,7 +155,7 @@ def calibrate(path: Path, y: np.ndarray, geometry: Geometry) -> Pair | None:
     if len(scan.angles) < FEW_VIEWS:
         images = gaussian_filter(images, (0, 1, 1))
     row, column = (np.arange(n) - (n - 1) / 2 for n in scan.size)
-    seen = scan.bins * scan.bin_spacing * (scan.source_distance / scan.reach if scan.fan else 1) / scan.pixel_spacing
+    seen = scan.bins * scan.bin_spacing * (scan.source_distance / scan.reach if scan.source_distance else 1) / scan.pixel_spacing
     inside = images[:, np.hypot(row[:, None], column) < max(1, min(*scan.size, seen) / 2)]
     highest = float(f"{np.percentile(inside, HIGHEST):.2g}")
     if not highest > 0:

@@ -51,7 +51,7 @@ def _means(parts: Tensor, corners: Tensor, size: Sequence[int], sides: Sequence[
     for axis, (length, side) in enumerate(zip(size, sides, strict=True), 2):
         shape = [-1 if k == 0 else side if k == axis else 1 for k in range(parts.ndim)]
         first, count = _boxes(length, side, parts.device)
-        total = 0
+        total = parts.new_zeros(())
         for step in range(-(-length // side)):
             place = first + step - corners[:, axis - 2, None]
             there = (step < count) & (place >= 0) & (place < parts.shape[axis])

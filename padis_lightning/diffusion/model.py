@@ -46,9 +46,9 @@ class PatchModel:
     """
 
     denoiser: Denoiser
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     patch_sizes: Sequence[int]
-    pad: tuple[int, int]
+    pad: tuple[int, ...]
     normalisation: Normalisation
     training: dict[str, Any] = field(default_factory=dict)
 

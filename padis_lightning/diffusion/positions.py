@@ -66,6 +66,8 @@ class FourierFeatures(Positions):
         axes: coordinates.
     """
 
+    frequencies: Tensor
+
     def __init__(self, octaves: int = 4, axes: int = 2) -> None:
         super().__init__()
         require_at_least(1, octaves=octaves)

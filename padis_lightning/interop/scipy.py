@@ -89,12 +89,12 @@ class _Product(torch.autograd.Function):
     """This product is with the matrix or with its transpose; the derivative of the one is the other."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, operator: MatrixOperator, forward: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, operator: MatrixOperator, forward: bool) -> Tensor:  # noqa: ANN401 - keeps what is set on it
         ctx.operator, ctx.forward = operator, forward
         compute = operator.matrix.matmat if forward else operator.matrix.rmatmat
         found = np.ascontiguousarray(compute(at_least_single(x).flatten(1).cpu().numpy().T).T)
         return torch.from_numpy(found).to(x).unflatten(1, operator.measurement_shape if forward else operator.image_shape)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         return _Product.apply(grad, ctx.operator, not ctx.forward), None, None

@@ -183,10 +183,8 @@ def check_classes(value: Any, modules: Sequence[str], key: str = "") -> None:  #
     if "class_path" in entries:
         path = entries["class_path"]
         cls = find_class(path)
-        permitted = cls is not None and (
-            path in allowed_names() or any(f"{path}.".startswith(f"{module}.") for module in modules)
-        )
-        if not permitted:
+        permitted = path in allowed_names() or any(f"{path}.".startswith(f"{module}.") for module in modules)
+        if cls is None or not permitted:
             raise InputError(f"{key} names {path}; wanted a class of the kind that {key} takes, see --help")
         if path in allowed_names() and cls.__module__.startswith("lightning."):
             _check_arguments(cls, entries, key)

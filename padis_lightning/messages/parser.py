@@ -109,7 +109,7 @@ def keys_of(cls: type) -> list[str]:
 
 def hints(cls: type) -> dict[str, Any]:
     """Return the annotations of what a class takes, those of its bases included."""
-    found = {}
+    found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         with suppress(NameError):  # some of Lightning's annotations are for type checkers only
             found |= typing.get_type_hints(vars(base).get("__init__", object.__init__))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from padis_lightning.errors import InputError, RunError, one_line
 
@@ -56,7 +57,7 @@ def _memory(error: BaseException) -> tuple[str, int] | None:
 def _disk(error: BaseException) -> tuple[str, int] | None:
     if not isinstance(error, (OSError, RuntimeError)) and type(error).__name__ != "SafetensorError":
         return None
-    number = getattr(error, "errno", None)
+    number: Any = getattr(error, "errno", None)
     if number == errno.EIO:
         return f"{_path(error)} cannot be read or written (input/output error); wanted a disk that works, {AGAIN}", FAILED
     if number in ROOM or (number is None and FULL.search(str(error))):

@@ -39,7 +39,7 @@ def calibration_sides(mask: np.ndarray, most: int) -> tuple[int, int]:
     """Return height and width, at most ``most``, of the largest fully sampled rectangle around the middle of ``(H, W)``."""
     found = 0, 0
     for height in range(1, min(most, len(mask)) + 1):
-        full = mask[middle(len(mask), height)].all(0)
+        full = np.asarray(mask[middle(len(mask), height)].all(0))
         fitting = (n for n in range(min(most, len(full)), 0, -1) if full[middle(len(full), n)].all())
         found = max(found, (height, next(fitting, 0)), key=math.prod)
     return found

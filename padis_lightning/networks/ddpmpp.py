@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,14 @@ from padis_lightning.networks.base import PatchNetwork, require_levels
 
 HALF = math.sqrt(0.5)  # keeps the variance of a sum of two
 QUIET = 1e-5  # initial gain of layers that should begin near zero
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
-def _initialise(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Conv2d | nn.Linear:
+def _initialise(layer: Layer, gain: float = 1.0) -> Layer:
     nn.init.xavier_uniform_(layer.weight)
     layer.weight.data.mul_(gain)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -96,6 +99,8 @@ class DDPMpp(PatchNetwork):
         dropout: share of activations that training sets to zero in each block.
     """
 
+    frequencies: Tensor
+
     def __init__(
         self,
         channels: int = 1,
@@ -165,7 +170,7 @@ class DDPMpp(PatchNetwork):
             kept.append(self.run(block, kept[-1], embedding))
         h = kept[-1]
         for block in decoder:
-            if block.norm0.num_channels != h.shape[1]:
+            if isinstance(block, ResidualBlock) and block.norm0.num_channels != h.shape[1]:
                 h = torch.cat([h, kept.pop()], 1)
             h = self.run(block, h, embedding)
         return last(functional.silu(norm(h)))

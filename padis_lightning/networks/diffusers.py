@@ -102,7 +102,8 @@ def _betas(settings: dict[str, Any]) -> NDArray[np.float64]:
     ends = {name: settings.get(name, default) for name, default in {"beta_start": 1e-4, "beta_end": 0.02}.items()}
     require_between(1e-9, 0.999, **ends)
     power = 2 if kind == "scaled_linear" else 1
-    return np.linspace(*(end ** (1 / power) for end in ends.values()), count) ** power
+    first, last = (end ** (1 / power) for end in ends.values())
+    return np.linspace(first, last, count) ** power
 
 
 class ScheduledDenoiser(nn.Module):
@@ -177,9 +178,9 @@ def build_scheduled(file: Path, state: dict[str, Tensor]) -> ScheduledDenoiser:
         names = rf"(attentions\.\d+\.)({'|'.join(OLD_NAMES)})\."
         state = {re.sub(names, lambda match: f"{match[1]}{OLD_NAMES[match[2]]}.", name): v for name, v in state.items()}
     schedule, network = Schedule.read(described), fill(partial(cls, **settings), state)
-    channels = network.channels
     if isinstance(network, UNet2DModel):
-        require_among((channels, 2 * channels), out_channels=network.conv_out.out_channels)  # with variances or without
+        with_variances = 2 * network.channels
+        require_among((network.channels, with_variances), out_channels=len(network.conv_out.weight))
     denoiser = ScheduledDenoiser(network, schedule)
     told = json.dumps([settings, described], sort_keys=True).encode()
     denoiser.register_buffer("settings", torch.tensor(list(told), dtype=torch.uint8))  # so that a digest of weights knows them

@@ -84,8 +84,8 @@ class DRUNet(PatchNetwork):
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """Map ``(B, channels + positions, P, P)`` with noise of the standard deviations ``(B,)`` to ``(B, channels, P, P)``."""
-        level = noise.to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[2:])
-        h = functional.pixel_unshuffle(torch.cat([x, level], 1), self.fold)
+        noise = noise.to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+        h = functional.pixel_unshuffle(torch.cat([x, noise], 1), self.fold)
         skips = [self.m_head(h.contiguous(memory_format=torch.channels_last))]
         for level in range(1, self.levels):
             skips.append(self._through(f"m_down{level}", skips[-1]))

@@ -87,7 +87,7 @@ def _without_normalisation(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if (match := re.match(NORMALISED, name)) and not name.endswith("num_batches_tracked"):
             parts.setdefault(int(match[1]), {})[name[match.end() :]] = value.double()
     convolutions = [place for place in sorted(parts) if "running_var" not in parts[place]]
-    out = {}
+    out: dict[str, Tensor] = {}
     for layer, place in enumerate(convolutions):
         kernel, after = parts[place]["weight"], parts.get(place + 1, {})
         if layer == 0:

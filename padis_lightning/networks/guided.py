@@ -11,7 +11,7 @@ from padis_lightning.errors import require_among, require_at_least, require_betw
 from padis_lightning.networks.unet2d import DOWN, UP
 
 FACTORS = {256: "1,1,2,2,4,4", 128: "1,1,2,3,4", 64: "1,2,3,4"}  # of channels, by the side of images, where none are named
-FLAGS = {  # with their values where none are named
+FLAGS: dict[str, Any] = {  # with their values where none are named
     "image_size": 64, "num_channels": 128, "num_res_blocks": 2, "num_head_channels": -1, "attention_resolutions": "16,8",
     "channel_mult": "", "use_scale_shift_norm": True, "resblock_updown": False, "use_new_attention_order": False,
     "learn_sigma": False, "diffusion_steps": 1000, "noise_schedule": "linear", "class_cond": False, "predict_xstart": False,
@@ -62,7 +62,7 @@ def convert(flags: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict[str, 
     kind = "squaredcos_cap_v2" if flags["noise_schedule"] == "cosine" else "linear"
     schedule = {"beta_schedule": kind, "num_train_timesteps": steps, "beta_start": 0.1 / steps, "beta_end": 20 / steps}
     renamed = {_rename(name, flags["num_res_blocks"]): value for name, value in state.items()}
-    split = {}
+    split: dict[str, Tensor] = {}
     for name, value in renamed.items():
         split |= _split(name, value, flags) if ".attentions." in name else {name: value}
     return network, schedule, split

@@ -81,5 +81,4 @@ def _build_drunet(state: dict[str, Tensor]) -> nn.Module:
         len({match[1] for name in state if (match := re.match(rf"{part}(\d+)\.", name))}) for part in (r"m_body\.", "m_down")
     )
     widths = [state["m_head.weight"].shape[0], *(state[f"m_down{k + 1}.{blocks}.weight"].shape[0] for k in range(levels))]
-    config = {"channels": state["m_tail.weight"].shape[0], "widths": widths, "blocks": blocks}
-    return fill(partial(DRUNet, **config), state)
+    return fill(partial(DRUNet, channels=state["m_tail.weight"].shape[0], widths=widths, blocks=blocks), state)

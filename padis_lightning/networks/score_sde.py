@@ -11,7 +11,8 @@ from torch import Tensor
 from padis_lightning.errors import require_among
 from padis_lightning.networks.ddpmpp import DDPMpp
 
-KNOWN = {  # of NCSN++ without its filters, pyramids and Fourier features, which is DDPM++, on images from -1 to 1
+#: of NCSN++ without its filters, pyramids and Fourier features, which is DDPM++, on images from -1 to 1
+KNOWN: dict[str, dict[str, Any]] = {
     "model": {"name": "ncsnpp", "fir": False, "resblock_type": "biggan", "progressive": "none", "progressive_input": "none",
               "embedding_type": "positional", "skip_rescale": True, "conditional": True, "scale_by_sigma": False,
               "nonlinearity": "swish"},
@@ -66,7 +67,7 @@ def _places(arguments: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
     """Return what each of ``all_modules`` is called here, and its parts; attention is part of the block before it."""
     with torch.device("meta"):
         network = DDPMpp(**arguments)
-    places = [("map_layer0", {}), ("map_layer1", {})]
+    places: list[tuple[str, dict[str, str]]] = [("map_layer0", {}), ("map_layer1", {})]
     for side in ("enc", "dec"):
         for name, part in getattr(network, side).items():
             is_block = hasattr(part, "attention")
@@ -77,7 +78,7 @@ def _places(arguments: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
 
 def _rename(places: list[tuple[str, dict[str, str]]], state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return weights by the names that they have here; layers of attention become convolutions, queries, keys and values one."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, value in state.items():
         match = re.fullmatch(r"all_modules\.(\d{1,4})\.(?:(\w+)\.)?(weight|bias|W|b)", name)
         if match is None or int(match[1]) >= len(places):

@@ -35,8 +35,15 @@ def _unfold(x: Tensor, side: int) -> Tensor:
     return rearrange(x, f"{CUBES[1]} -> {CUBES[0]}", i=side, j=side, k=side)
 
 
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 class NoiseEmbedding(nn.Module):
     """An embedding of the noise label and its sines and cosines at octaves by a small network, ``(B,) -> (B, width)``."""
+
+    frequencies: Tensor
 
     def __init__(self, width: int, octaves: int = 4) -> None:
         super().__init__()
@@ -59,8 +66,7 @@ class ModulatedBlock(nn.Module):
         self.modulate = nn.Linear(embedding, 2 * channels)
         self.norm_out = _norm(channels)
         self.conv_out = conv(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        _zero(self.conv_out)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv_in(functional.silu(self.norm_in(x)))
@@ -114,8 +120,7 @@ class UNet(PatchNetwork):
                 self.grow.append(transposed(widths[level + 1], width, 2, stride=2))
                 self.up.append(nn.ModuleList(ModulatedBlock(width, base, axes) for _ in range(blocks)))
         self.tail = nn.Sequential(_norm(widths[0]), nn.SiLU(), conv(widths[0], channels * fold**axes, 3, padding=1))
-        nn.init.zeros_(self.tail[-1].weight)
-        nn.init.zeros_(self.tail[-1].bias)
+        _zero(self.tail[-1])
 
     @property
     def divisor(self) -> int:
@@ -128,13 +133,13 @@ class UNet(PatchNetwork):
         h = self.head(_fold(x, self.fold))
         skips = []
         for level, blocks in enumerate(self.down):
-            for block in blocks:
+            for block in blocks.children():
                 h = self.run(block, h, embedding)
             if level < len(self.shrink):
                 skips.append(h)
                 h = self.shrink[level](h)
         for level in reversed(range(len(self.grow))):
             h = skips.pop() + self.grow[level](h)
-            for block in self.up[level]:
+            for block in self.up[level].children():
                 h = self.run(block, h, embedding)
         return _unfold(self.tail(h), self.fold)

@@ -184,8 +184,8 @@ class UNet2DModel(nn.Module):
         for level, (kind, width) in enumerate(zip(down_block_types, widths, strict=True)):
             require_among(DOWN, down_block_types=kind)
             resnets = [block(before, width) for before in [skips[-1], *[width] * (blocks - 1)][:blocks]]
-            smaller = block(width, width, resample=HALVE) if resampled(kind, "downsample_type") else None
-            smaller = [smaller or Downsampling(width, downsample_padding)] if level + 1 < len(widths) else []
+            halved = block(width, width, resample=HALVE) if resampled(kind, "downsample_type") else None
+            smaller = [halved or Downsampling(width, downsample_padding)] if level + 1 < len(widths) else []
             self.down_blocks.append(Stage(resnets, attentions(kind, width, blocks), downsamplers=smaller))
             skips += [width] * (blocks + len(smaller))
         deepest = partial(block, widths[-1], widths[-1], divisor=mid_block_scale_factor)
@@ -196,8 +196,8 @@ class UNet2DModel(nn.Module):
         for level, (kind, width) in enumerate(zip(up_block_types, reversed(widths), strict=True)):
             require_among(UP, up_block_types=kind)
             resnets = [block(inputs + skips.pop(), width) for inputs in [before, *[width] * blocks]]
-            larger = block(width, width, resample=DOUBLE) if resampled(kind, "upsample_type") else None
-            larger = [larger or Upsampling(width)] if level + 1 < len(widths) else []
+            doubled = block(width, width, resample=DOUBLE) if resampled(kind, "upsample_type") else None
+            larger = [doubled or Upsampling(width)] if level + 1 < len(widths) else []
             self.up_blocks.append(Stage(resnets, attentions(kind, width, blocks + 1), upsamplers=larger))
             before = width
         self.conv_norm_out = nn.GroupNorm(groups, widths[0], eps)
@@ -209,6 +209,7 @@ class UNet2DModel(nn.Module):
         h = self.conv_in(x)
         skips = [h]
         for stage in self.down_blocks:
+            assert isinstance(stage, Stage)
             for k in range(len(stage.resnets)):
                 h = stage.step(k, h, embedding)
                 skips.append(h)
@@ -218,6 +219,7 @@ class UNet2DModel(nn.Module):
         for k in range(2):
             h = self.mid_block.step(k, h, embedding)
         for stage in self.up_blocks:
+            assert isinstance(stage, Stage)
             for k in range(len(stage.resnets)):
                 h = stage.step(k, torch.cat([h, skips.pop()], 1), embedding)
             for layer in stage.upsamplers:

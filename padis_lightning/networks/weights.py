@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -14,6 +14,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.networks.score_sde import averaged
 from padis_lightning.pickles import CheckpointReader, Record, Refused, require_few, require_plain_checkpoint
 
+Network = TypeVar("Network", bound=nn.Module)
 WANTED = "published weights of FFDNet or DRUNet, or a folder of diffusers' UNet2DModel"
 
 
@@ -66,7 +67,7 @@ def _require_plain_old(file: Path) -> None:
         raise InputError(f"{file} cannot be read ({type(error).__name__}); wanted {WANTED}") from error
 
 
-def fill(build: Callable[[], nn.Module], state: dict[str, Tensor]) -> nn.Module:
+def fill(build: Callable[[], Network], state: dict[str, Tensor]) -> Network:
     """Return the network that ``build`` makes with these weights; nothing takes memory before all shapes are the same.
 
     Raises:

@@ -139,15 +139,18 @@ class LinearOperator(nn.Module, ABC):
         """
         self.check(y, self.measurement_shape, "measurement")
         start = v.double() if double else at_least_single(v)
-        weight, precision = (part.to(start) if isinstance(part, Tensor) else part for part in (weight, precision))
+        weight = weight.to(start) if isinstance(weight, Tensor) else weight
+        precision = None if precision is None else precision.to(start)
         return self._prox(start, y.to(start), weight, precision, iterations, tolerance).to(v.dtype)
 
-    def _pinv(self, y: Tensor, *limits: float) -> Tensor:
+    def _pinv(self, y: Tensor, *limits: *tuple[int, float]) -> Tensor:
         """Compute :meth:`pinv` by conjugate gradients on the normal equations, up to ``limits``: iterations and tolerance."""
         b = self.adjoint(y)
         return conjugate_gradient(self.normal, b, torch.zeros_like(b), *limits)
 
-    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: float) -> Tensor:
+    def _prox(
+        self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: *tuple[int, float]
+    ) -> Tensor:
         """Compute :meth:`prox` by conjugate gradients, all tensors in the precision of ``v``."""
 
         def weighted(r: Tensor) -> Tensor:
@@ -224,10 +227,12 @@ class Composition(LinearOperator):
         """Return ``R' L' y``."""
         return self.right.adjoint(self.left.adjoint(y))
 
-    def _pinv(self, y: Tensor, *limits: float) -> Tensor:
+    def _pinv(self, y: Tensor, *limits: *tuple[int, float]) -> Tensor:
         return self.right.adjoint(self.left._pinv(y, *limits)) if self.right.orthonormal else super()._pinv(y, *limits)
 
-    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: float) -> Tensor:
+    def _prox(
+        self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: *tuple[int, float]
+    ) -> Tensor:
         if not self.right.orthonormal:
             return super()._prox(v, y, weight, precision, *limits)
         taken = self.right(v)

@@ -47,6 +47,8 @@ class Blur(PixelOperator):
     """
 
     pixelwise = False
+    kernel: Tensor
+    spectrum: Tensor
 
     def __init__(self, image_shape: Sequence[int] = (3, 256, 256), *, kernel: Matrix | str, border: Border = "circular") -> None:
         super().__init__()
@@ -110,7 +112,9 @@ class Blur(PixelOperator):
             spread = spread[..., :width] + spread[..., width:].flip(-1)
         return spread.to(y.dtype)
 
-    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: float) -> Tensor:
+    def _prox(
+        self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: *tuple[int, float]
+    ) -> Tensor:
         if precision is not None or not self.closed_form or len(v[0]) == 1 or math.prod(self.grid) < LARGE:
             return super()._prox(v, y, weight, precision, *limits)
         single = copy.copy(self)  # which shares the kernel's transform

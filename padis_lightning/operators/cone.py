@@ -11,7 +11,7 @@ import numpy as np
 
 from padis_lightning.ct import ConeGeometry
 from padis_lightning.ct.fbp import Filter
-from padis_lightning.operators.ct import SIDE, Scan, sides_of, view_angles
+from padis_lightning.operators.ct import SIDE, Scan, sides_along, view_angles
 
 Backend = Literal["auto", "joseph", "astra"]
 
@@ -35,7 +35,7 @@ class ConeScan(Scan):
         filter: Filter = "ram-lak",  # noqa: A002 - the word that users type
         channels: int = 1,
     ) -> None:
-        super().__init__(geometry, backend, filter, channels)
+        super().__init__(geometry, backend, filter, channels)  # type: ignore[arg-type]  # those of volumes
 
 
 class ConeBeam(ConeScan):
@@ -85,8 +85,8 @@ class ConeBeam(ConeScan):
         arc: float = 2 * math.pi,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        sides = sides_of(size, ("a depth", "a height", "a width"))
-        side = max(sides[1:])
+        depth, *across = sides_along(size, ("a depth", "a height", "a width"))
+        side = max(across)
         pixel = SIDE / side if pixel_spacing is None else pixel_spacing
         thick = pixel if slice_spacing is None else slice_spacing
         source = 4 * side * pixel if source_distance is None else source_distance
@@ -97,7 +97,7 @@ class ConeBeam(ConeScan):
         turns = np.asarray(view_angles(angles, views, arc))
         heights = pitch * (turns - (turns.min() + turns.max()) / 2) / (2 * math.pi)
         geometry = ConeGeometry(
-            size=sides,
+            size=(depth, across[0], across[1]),
             angles=tuple(turns.tolist()),
             heights=tuple(heights.tolist()),
             rows=1 if rows is None else rows,
@@ -111,7 +111,7 @@ class ConeBeam(ConeScan):
             row_offset=row_offset,
             bin_offset=bin_offset,
         )
-        radius, top = geometry.fan.radius, sides[0] * thick / 2
+        radius, top = geometry.fan.radius, depth * thick / 2
         if rows is None:
             geometry = replace(geometry, rows=_shadow(top, source - radius, geometry.reach, height))
         if bins is None:

@@ -35,6 +35,7 @@ class Scan(LinearOperator):
     """
 
     noise_orders = (5,)  # along bins
+    geometry: Geometry | ConeGeometry
 
     def __init__(self, geometry: Geometry, backend: Backend = "auto", filter: Filter = "ram-lak", channels: int = 1) -> None:  # noqa: A002
         super().__init__()
@@ -44,10 +45,10 @@ class Scan(LinearOperator):
         self.geometry, self.backend, self.filter = geometry, backend, filter
         self.projector = choose(geometry, backend)
         self.exact_adjoint = self.projector.exact_adjoint
-        cone = isinstance(geometry, ConeGeometry)
-        self.fbp_obstacle = (fdk if cone else fbp).obstacle(geometry)
+        cone = geometry if isinstance(geometry, ConeGeometry) else None
+        self.fbp_obstacle = fdk.obstacle(cone) if cone else fbp.obstacle(geometry)
         if not self.fbp_obstacle:
-            self.fbp_module = FDK(geometry, filter) if cone else FilteredBackProjection(self.projector, filter)
+            self.fbp_module = FDK(cone, filter) if cone else FilteredBackProjection(self.projector, filter)
         self.image_shape = (channels, *geometry.size)
         self.measurement_shape = (channels, *geometry.shape)
 
@@ -102,11 +103,14 @@ class FinerScan(LinearOperator):
         self.image_shape = scan.image_shape if coarse else (scan.image_shape[0], *self._made_of[0].size)
         self.image_axes, self.detector_axes = len(scan.geometry.size), len(scan.geometry.shape) - 1
 
+    _place: Tensor
+
     @property
     def fine(self) -> Scan:
         """Return the scan of the finer grid."""
         if self._fine is None:
-            self._fine = Scan(*self._made_of).to(self._place.device)
+            geometry, backend, window, channels = self._made_of
+            self._fine = Scan(geometry, backend, window, channels).to(self._place.device)  # type: ignore[arg-type]  # volumes, too
         return self._fine
 
     def _repeat(self, x: Tensor, axes: int) -> Tensor:
@@ -132,7 +136,13 @@ class FinerScan(LinearOperator):
         return self._pool(x, self.image_axes) if self.coarse else x
 
 
-def sides_of(size: int | Sequence[int], axes: Sequence[str] = ("a height", "a width")) -> tuple[int, ...]:
+def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
+    """Return height and width, at least 1; one number stands for both."""
+    height, width = sides_along(size, ("a height", "a width"))
+    return height, width
+
+
+def sides_along(size: int | Sequence[int], axes: Sequence[str]) -> tuple[int, ...]:
     """Return the sides, at least 1, along each of the ``axes``; one number stands for all of them."""
     sides = (size,) * len(axes) if isinstance(size, int) else tuple(size)
     if len(sides) != len(axes) or min(sides) < 1:

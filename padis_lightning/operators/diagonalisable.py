@@ -40,12 +40,14 @@ class Diagonalisable(LinearOperator):
         """Return the image :math:`V c` of coefficients c."""
         return self.adjoint(coefficients) / self.singular_values(coefficients)
 
-    def _pinv(self, y: Tensor, *limits: float) -> Tensor:
+    def _pinv(self, y: Tensor, *limits: *tuple[int, float]) -> Tensor:
         if not self.closed_form:
             return super()._pinv(y, *limits)
         return self.from_spectrum(damped_inverse(self.singular_values(y)) * self.to_spectrum(y))
 
-    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: float) -> Tensor:
+    def _prox(
+        self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: *tuple[int, float]
+    ) -> Tensor:
         if not self.closed_form or (precision is not None and not self.pixelwise):
             return super()._prox(v, y, weight, precision, *limits)
         inverse = damped_inverse(self.singular_values(v), weight, 1.0 if precision is None else precision)

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import load_array, open_picture, reading
 
-Matrix = Sequence[Sequence[float]]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Matrix = Sequence[Sequence[float]] | NDArray[Any]
+    Numbers = Sequence[Any] | NDArray[Any]
+else:  # as a config has them
+    Matrix, Numbers = Sequence[Sequence[float]], Sequence[Any]
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 OPAQUE = 127  # of 255; a mask is white above it
 
 
-def is_picture(source: object) -> bool:
+def is_picture(source: object) -> TypeGuard[str | Path]:
     """Return whether a source is named like a picture."""
     return isinstance(source, (str, Path)) and Path(source).suffix.lower() in PICTURES
 
 
 def read_matrix(source: Matrix | str, name: str) -> np.ndarray:
     """Read rows of finite numbers, ``(m, n)`` in float64, as given or out of a .npy file; raise an InputError for others."""
-    from_file = isinstance(source, (str, Path))
-    if from_file and not (Path(source).is_file() and Path(source).suffix == ".npy"):
+    file = Path(source) if isinstance(source, (str, Path)) else None
+    if file and not (file.is_file() and file.suffix == ".npy"):
         raise InputError(f"{name} is {str(source)!r}; wanted rows of numbers or an existing .npy file or picture")
     with reading(name, "rows of numbers, all of one length"):
-        content = load_array(Path(source)) if from_file else source
+        content = load_array(file) if file else source
         values = np.array(content, np.float64, order="C")
     if values.ndim != 2 or values.size == 0:
         raise InputError(f"{name} has the shape {values.shape}; wanted rows and columns")
@@ -73,6 +80,6 @@ def read_mask(source: Matrix | str, missing: Sequence[int] | None = None) -> np.
         return alpha > OPAQUE if alpha.min() < 255 else np.asarray(picture.convert("L")) > OPAQUE
 
 
-def _require_file(name: str, source: Matrix | str) -> None:
+def _require_file(name: str, source: str | Path) -> None:
     if not Path(source).is_file():
         raise InputError(f"{name} is {str(source)!r}; wanted an existing file")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -28,6 +27,9 @@ class Inpainting(PixelOperator):
     Raises:
         InputError: the mask cannot be read, has another shape or keeps nothing.
     """
+
+    mask: Tensor
+    nearest: Tensor
 
     def __init__(
         self, image_shape: Sequence[int] | None = None, *, mask: Matrix | str, missing_colour: Sequence[int] | None = None
@@ -87,7 +89,11 @@ class BoxInpainting(Inpainting):
         known = np.ones((height, width))
         known[top : top + box[0], left : left + box[1]] = 0
         super().__init__(image_shape, mask=known)
-        self.resized = partial(BoxInpainting, box=box, at=at)
+        self.box, self.at = box, at
+
+    def resized(self, image_shape: Sequence[int]) -> Inpainting:
+        """Return the same of images of another shape, with the box in its place."""
+        return BoxInpainting(image_shape, self.box, self.at)
 
 
 class RandomInpainting(Inpainting):
@@ -105,7 +111,11 @@ class RandomInpainting(Inpainting):
         known = np.ones(height * width)
         known[rng.permutation(height * width)[: round(share * height * width)]] = 0
         super().__init__(image_shape, mask=known.reshape(height, width))
-        self.resized = partial(RandomInpainting, share=share, seed=seed)
+        self.share, self.seed = share, seed
+
+    def resized(self, image_shape: Sequence[int]) -> Inpainting:
+        """Draw the mask of images of another shape."""
+        return RandomInpainting(image_shape, self.share, self.seed)
 
 
 class IrregularInpainting(Inpainting):
@@ -132,7 +142,11 @@ class IrregularInpainting(Inpainting):
             place = place + step
             pieces = pieces - 1 if (0 <= place).all() and (place < size).all() else 0
         super().__init__(image_shape, mask=known)
-        self.resized = partial(IrregularInpainting, share=share, width=width, seed=seed)
+        self.share, self.width, self.seed = share, width, seed
+
+    def resized(self, image_shape: Sequence[int]) -> Inpainting:
+        """Draw the mask of images of another shape."""
+        return IrregularInpainting(image_shape, self.share, self.width, self.seed)
 
 
 def _generator(share: float, seed: int) -> np.random.Generator:

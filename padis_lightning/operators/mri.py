@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from padis_lightning.mri.coils import calibration_sides, espirit, normalised, ri
 from padis_lightning.mri.masks import equispaced, poisson_disc, random_columns
 from padis_lightning.operators.ct import sides_of
 from padis_lightning.operators.diagonalisable import Diagonalisable
+from padis_lightning.operators.files import Numbers
 
 OUTER = 0.8  # of the half sides of k-space
 PATTERNS = {"equispaced": equispaced, "random": random_columns, "poisson": poisson_disc}
@@ -45,8 +45,10 @@ class CartesianMRI(Diagonalisable):
 
     signed = True
     noise_orders = ()
+    mask: Tensor
+    maps: Tensor
 
-    def __init__(self, mask: Sequence[Any] | str, maps: Sequence[Any] | str | None = None) -> None:
+    def __init__(self, mask: Numbers | str, maps: Numbers | str | None = None) -> None:
         super().__init__()
         known, seen = _load(mask, "mask") != 0, None if maps is None else _load(maps, "maps").astype(np.complex128)
         if known.ndim == 1 and seen is not None:
@@ -57,10 +59,10 @@ class CartesianMRI(Diagonalisable):
         if not known.any():
             raise InputError("the mask keeps 0 points of k-space; wanted at least 1")
         self.image_shape, self.measurement_shape = (2, *known.shape), (2 * len(seen), *known.shape)
-        maps = normalised(torch.from_numpy(seen))
-        self.closed_form = len(maps) == 1 and bool((maps != 0).all())
+        brought = normalised(torch.from_numpy(seen))
+        self.closed_form = len(brought) == 1 and bool((brought != 0).all())
         self.register_buffer("mask", torch.from_numpy(known.copy()), persistent=False)
-        self.register_buffer("maps", torch.view_as_real(maps), persistent=False)
+        self.register_buffer("maps", torch.view_as_real(brought), persistent=False)
 
     def _maps(self, like: Tensor) -> Tensor:
         return torch.view_as_complex(self.maps.to(like))
@@ -165,13 +167,13 @@ class MeasuredMRI(CartesianMRI):
         return found.to(device_of(self) or y.device)
 
 
-def _load(source: Sequence[Any] | str, name: str) -> np.ndarray:
+def _load(source: Numbers | str, name: str) -> np.ndarray:
     """Return finite numbers as they are given, or out of a .npy file."""
-    from_file = isinstance(source, (str, Path))
-    if from_file and not (Path(source).is_file() and Path(source).suffix == ".npy"):
+    file = Path(source) if isinstance(source, (str, Path)) else None
+    if file and not (file.is_file() and file.suffix == ".npy"):
         raise InputError(f"{name} is {str(source)!r}; wanted numbers or an existing .npy file")
     with reading(name, "numbers"):
-        values = np.asarray(load_array(Path(source)) if from_file else source)
+        values = np.asarray(load_array(file) if file else source)
     if values.dtype.kind not in "biufc" or not np.isfinite(values).all():
         raise InputError(f"{name} has {values.dtype} or values that are not finite; wanted finite numbers")
     return values

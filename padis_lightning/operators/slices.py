@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.linalg import concatenated, per_image
 from padis_lightning.memory import on_device_of
@@ -44,16 +43,11 @@ class Slices(LinearOperator):
         require_at_least(1, depth=depth)
         if operator.volumetric:
             raise InputError(f"the operator takes {tuple(operator.image_shape)}; wanted channels, height, width of slices")
-        self.operator, self.depth = operator, depth
+        self.operator, self.depth, self.geometry = operator, depth, operator.geometry
         channels, *size = operator.image_shape
         self.image_shape, self.measurement_shape = (channels, depth, *size), (depth, *operator.measurement_shape)
         self.exact_adjoint, self.closed_form = operator.exact_adjoint, operator.closed_form
         self.orthonormal, self.signed, self.noise_orders = operator.orthonormal, operator.signed, operator.noise_orders
-
-    @property
-    def geometry(self) -> Geometry | ConeGeometry | None:
-        """Return the geometry of the scan of a slice, or None."""
-        return self.operator.geometry
 
     def forward(self, x: Tensor) -> Tensor:
         """Measure each slice, ``(B, C, D, H, W) -> (B, D, ...)``."""
@@ -69,7 +63,7 @@ class Slices(LinearOperator):
         self.check(y, self.measurement_shape, "measurement")
         return self._to_volumes(self.operator.approximate_inverse, y.flatten(0, 1))
 
-    def _pinv(self, y: Tensor, *limits: float) -> Tensor:
+    def _pinv(self, y: Tensor, *limits: *tuple[int, float]) -> Tensor:
         return self._to_volumes(lambda part: self.operator._pinv(part, *limits), y.flatten(0, 1))
 
     def prox(
@@ -84,7 +78,9 @@ class Slices(LinearOperator):
         self.check(y, self.measurement_shape, "measurement")
         return self._proximal(lambda *part: self.operator.prox(*part, **options), v, y, weight, precision)
 
-    def _prox(self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: float) -> Tensor:
+    def _prox(
+        self, v: Tensor, y: Tensor, weight: float | Tensor, precision: Tensor | None, *limits: *tuple[int, float]
+    ) -> Tensor:
         def step(v: Tensor, y: Tensor, weight: Tensor, precision: Tensor | None = None) -> Tensor:
             return self.operator._prox(v, y, weight.to(v), precision, *limits)
 

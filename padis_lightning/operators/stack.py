@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -43,13 +44,16 @@ class Stack(LinearOperator):
     def split(self, y: Tensor) -> list[Tensor]:
         """Split ``(B, n)`` into each operator's own measurement."""
         parts = y.split(self.lengths, 1)
-        return [part.unflatten(1, o.measurement_shape) for part, o in zip(parts, self.operators, strict=True)]
+        return [part.unflatten(1, o.measurement_shape) for part, o in zip(parts, self._each(), strict=True)]
+
+    def _each(self) -> list[LinearOperator]:
+        return [operator for operator in self.operators if isinstance(operator, LinearOperator)]
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Sum the adjoints, ``(B, n) -> (B, C, H, W)``."""
         self.check(y, self.measurement_shape, "measurement")
-        return sum(o.adjoint(part) for o, part in zip(self.operators, self.split(y), strict=True))
+        return reduce(torch.add, (o.adjoint(part) for o, part in zip(self._each(), self.split(y), strict=True)))
 
     def zero_unmeasured(self, y: Tensor) -> Tensor:
         """Set to 0 what no operator measures."""
-        return torch.cat([o.zero_unmeasured(part).flatten(1) for o, part in zip(self.operators, self.split(y), strict=True)], 1)
+        return torch.cat([o.zero_unmeasured(part).flatten(1) for o, part in zip(self._each(), self.split(y), strict=True)], 1)

@@ -83,24 +83,28 @@ class BicubicDownsampling(Downsampling):
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter and sample, ``(B, C, H, W) -> (B, C, H / f, W / f)``."""
-        return self._between(x, self.rows_matrix, self.columns_matrix)
+        return self._between(x, *self._parts("matrix"))
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Multiply with the transposed matrices, ``(B, C, H / f, W / f) -> (B, C, H, W)``."""
         self.check(y, self.measurement_shape, "measurement")
-        return self._between(y, self.rows_matrix.t(), self.columns_matrix.t())
+        return self._between(y, *(part.t() for part in self._parts("matrix")))
 
     def singular_values(self, like: Tensor) -> Tensor:
         """Return the products of the values of both axes."""
-        return (self.rows_values[:, None] * self.columns_values).to(like)
+        rows, columns = self._parts("values")
+        return (rows[:, None] * columns).to(like)
 
     def to_spectrum(self, y: Tensor) -> Tensor:
         """Multiply with the left singular vectors of both axes."""
-        return self._between(y, self.rows_left.t(), self.columns_left.t())
+        return self._between(y, *(part.t() for part in self._parts("left")))
 
     def from_spectrum(self, coefficients: Tensor) -> Tensor:
         """Multiply with the right singular vectors of both axes."""
-        return self._between(coefficients, self.rows_right.t(), self.columns_right.t())
+        return self._between(coefficients, *(part.t() for part in self._parts("right")))
+
+    def _parts(self, name: str) -> tuple[Tensor, Tensor]:
+        return self.get_buffer(f"rows_{name}"), self.get_buffer(f"columns_{name}")
 
     @staticmethod
     def _between(x: Tensor, left: Tensor, right: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ class Prior(nn.Module, ABC):
         channels, *size = self.image_shape
         return channels, *(n + 2 * m for n, m in zip(size, self.pad, strict=True))
 
-    def for_shape(self, image_shape: tuple[int, ...]) -> Prior:
+    def for_shape(self, image_shape: tuple[int, ...]) -> Self:
         """Return a prior that serves images of this shape: this one where it does, else one with the same weights.
 
         Raises:
@@ -97,7 +97,7 @@ class Prior(nn.Module, ABC):
             )
         return self
 
-    def _twin(self) -> Prior:
+    def _twin(self) -> Self:
         """Return a copy with the same weights, whose own attributes can be changed."""
         twin = copy.copy(self)
         twin._modules, twin._buffers = self._modules.copy(), self._buffers.copy()

@@ -6,6 +6,7 @@ import logging
 import math
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -39,16 +40,15 @@ class DenoiserPrior(Prior):
 
     def __init__(self, checkpoint: str | nn.Module = "ffdnet", denoiser: nn.Module | None = None) -> None:
         super().__init__()
-        checkpoint = checkpoint if denoiser is None else denoiser
-        published = isinstance(checkpoint, (str, Path))
-        network, self.highest = load_denoiser(checkpoint) if published else (checkpoint, float("inf"))
+        given = checkpoint if denoiser is None else denoiser
+        network, self.highest = load_denoiser(given) if isinstance(given, (str, Path)) else (given, float("inf"))
         self.network = network.eval().requires_grad_(False)
         self.divisor = getattr(network, "divisor", 1)
         self.image_shape = (getattr(network, "channels", 3), 256, 256)
         self.pad = (0, 0)
         self._said = False
 
-    def for_shape(self, image_shape: tuple[int, ...]) -> Prior:
+    def for_shape(self, image_shape: tuple[int, ...]) -> Self:
         """Return the same for images of another size.
 
         Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -30,9 +31,9 @@ class GaussianPrior(Prior):
         self.mean, self.std = mean, std
         self.sigma_data = std
 
-    def for_shape(self, image_shape: tuple[int, ...]) -> Prior:
+    def for_shape(self, image_shape: tuple[int, ...]) -> Self:
         """Return the same of images of another shape."""
-        return self if tuple(image_shape) == self.image_shape else GaussianPrior(image_shape, self.mean, self.std)
+        return self if tuple(image_shape) == self.image_shape else type(self)(image_shape, self.mean, self.std)
 
     def forward(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
         """Return the posterior mean, ``(B, C, H, W) -> (B, C, H, W)``; nothing is random."""

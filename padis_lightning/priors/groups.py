@@ -34,7 +34,7 @@ def partition(depth: int, spacing: int, offset: int) -> tuple[list[list[int]], l
         spacing: from a slice to the next of its group.
         offset: 0, 1 or 2.
     """
-    groups, places = [], [(0, 0)] * depth
+    groups, places = list[list[int]](), [(0, 0)] * depth
     for chain in (range(first, depth, spacing) for first in range(spacing)):
         for start in range(offset - GROUP, len(chain), GROUP):
             inside = range(max(start, 0), min(start + GROUP, len(chain)))
@@ -97,7 +97,7 @@ class GroupPrior(SlicePrior):
         count, depth = len(x), x.shape[2]
         drawn = zip(generator.integers(len(self.spacings)), generator.integers(GROUP), strict=True)
         streams, every = generator.split(depth), torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(count)
-        groups, places, volume, used, spacing = [], [], [], [], []
+        groups, places, volume, used, spacing = list[list[int]](), [], [], [], []
         for b, (choice, offset) in enumerate(drawn):
             own, where = partition(depth, self.spacings[choice], offset)
             places += [GROUP * (len(groups) + g) + k for g, k in where]

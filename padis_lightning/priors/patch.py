@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from einops import repeat
@@ -58,6 +58,8 @@ class PatchPrior(Prior):
         compile_network: compile the network in place (needs a C++ compiler; minutes at first).
     """
 
+    positions: Tensor
+
     def __init__(
         self,
         checkpoint: str | PatchModel = "ct_phantoms",
@@ -75,13 +77,15 @@ class PatchPrior(Prior):
         self.image_shape, self.pad, self.patch = model.image_shape, model.pad, max(model.patch_sizes)
         whole = max(self.pad) == 0 and self.patch >= min(self.image_shape[-2:])
         self.any_size = isinstance(model.denoiser.positions, NoPositions) and not model.denoiser.context and not whole
+        self.least = self.patch
         larger = self.any_size and patch is not None
-        if larger and patch % model.denoiser.network.divisor:
+        if self.any_size and patch is not None:
+            self.least, self.patch = min(patch, self.patch), patch
+        if larger and self.patch % model.denoiser.network.divisor:
             raise InputError(f"patch is {patch}; wanted a multiple of {model.denoiser.network.divisor}")
-        self.least, self.patch = (min(patch, self.patch), patch) if larger else (self.patch, self.patch)
         self.sides: int | tuple[int, ...] = self.patch
         self.sigma_data, self.normalisation = model.denoiser.sigma_data / model.denoiser.gain, model.normalisation
-        self.reference = Reference.read(model.training.get("reference"))
+        self.reference: Reference | None = Reference.read(model.training.get("reference"))
         self.tiling = tiling or (OverlapTiling(FADED, blend=True) if larger else RandomTiling())
         self.chunk_size = chunk_size
         self._fitting: dict[torch.device, int] = {}  # patches that the memory of a device takes, where that was found out
@@ -101,7 +105,7 @@ class PatchPrior(Prior):
         >>> pl.PatchPrior.from_pretrained("ct_phantoms").image_shape
         (1, 128, 128)
         """
-        return cls(name, **options)
+        return cls(str(name), **options)
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Write what was trained to ``path``, or as :data:`padis_lightning.diffusion.model.NAME` into this folder.
@@ -125,7 +129,7 @@ class PatchPrior(Prior):
         condition = places.new_zeros(self.condition_channels, *places.shape[1:])  # of slices: that they are neighbours
         self.register_buffer("positions", torch.cat([places, condition])[None], persistent=False)
 
-    def for_shape(self, image_shape: tuple[int, ...]) -> Prior:
+    def for_shape(self, image_shape: tuple[int, ...]) -> Self:
         """Return a prior of another size, with the least padding that tiles it at any offset: without positions and context."""
         if not self.any_size or (image_shape[0], len(image_shape)) != (self.image_shape[0], len(self.image_shape)):
             return super().for_shape(image_shape)

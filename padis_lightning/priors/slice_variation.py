@@ -38,7 +38,7 @@ def slice_tv_step(v: Tensor, weight: float | Tensor, iterations: int = ITERATION
         weight: w, of each volume or of all, broadcast to ``v``.
         iterations: steps along the gradient.
     """
-    dual = torch.zeros_like(v[:, :, 1:])
+    dual, weight = torch.zeros_like(v[:, :, 1:]), torch.as_tensor(weight, dtype=v.dtype, device=v.device)
     ahead, momentum = dual, 1.0
     for _ in range(iterations):
         moved = ahead + differences(v - differences_adjoint(ahead)) / 4

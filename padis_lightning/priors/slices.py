@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class SlicePrior(Prior):
         self.image_shape = (self.prior.image_shape[0], depth, *self.prior.image_shape[1:])
         self.pad = (0, *self.prior.pad)
 
-    def for_shape(self, image_shape: tuple[int, ...]) -> Prior:
+    def for_shape(self, image_shape: tuple[int, ...]) -> Self:
         """Return a prior of volumes of this shape, where the slices' prior can serve their slices.
 
         Raises:
@@ -77,7 +77,7 @@ class SlicePrior(Prior):
         """Return the posterior mean of canvases ``(B, C, D, H, W)``, their border zero."""
         return self._bring_together(self.denoise(self.prior, x, sigma, generator), sigma)
 
-    def on_images(self, x: Tensor, sigma: float | Tensor, generator: Generators) -> Tensor:
+    def on_images(self, x: Tensor, sigma: float | Tensor, generator: Generators, *condition: Tensor) -> Tensor:
         """Denoise volumes ``(B, C, D, H, W)``; so many slices at a time have canvases."""
         return self._bring_together(self.denoise(self.prior.on_images, x, sigma, generator), sigma)
 

@@ -166,7 +166,7 @@ class Tiling(ABC):
 
     def padding(self, size: Sequence[int], patch: int | Sequence[int]) -> tuple[int, ...]:
         """Return the zeros that an image needs on every side; see :func:`padis_lightning.canvas.padding`."""
-        return padding(size, patch)
+        return padding(size, max(patch_shape(size, patch)))
 
 
 class RandomTiling(Tiling):
@@ -191,13 +191,14 @@ class RandomTiling(Tiling):
         offsets = [generator.integers(m + 1) for m in pad]
         shape = patch_shape(size, patch)
         if self.tiles is not None:
-            shape = *shape[:-2], *(self._side(n + m) for n, m in zip(size[-2:], pad[-2:], strict=True))
+            shape = *shape[:-2], *(_side(n + m, self.tiles) for n, m in zip(size[-2:], pad[-2:], strict=True))
         return GridTiles(tuple(size), tuple(pad), shape, tuple(zip(*offsets, strict=True)))
 
-    def _side(self, length: int) -> int:
-        if length % self.tiles:
-            raise InputError(f"tiles is {self.tiles}; wanted a divisor of {length}, image and padding")
-        return length // self.tiles
+
+def _side(length: int, tiles: int) -> int:
+    if length % tiles:
+        raise InputError(f"tiles is {tiles}; wanted a divisor of {length}, image and padding")
+    return length // tiles
 
 
 class FixedTiling(Tiling):

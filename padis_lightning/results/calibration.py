@@ -170,5 +170,5 @@ def gather_counts(folder: Path, names: Sequence[str], settings: dict[str, str]) 
     """Sum what images of a result folder left under ``calibration/``, where they did, into its ``calibration.npz``."""
     files = [path for name in names if (path := folder / "calibration" / f"{name}.npz").is_file()]
     if files:
-        counts = sum(Calibration.read(path).counts for path in files)
+        counts = np.sum([Calibration.read(path).counts for path in files], 0)
         Calibration(counts, settings).save(folder / "calibration.npz")

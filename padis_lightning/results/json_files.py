@@ -40,8 +40,12 @@ def read_json(path: Path, shape: Shape) -> Any:  # noqa: ANN401
     """
     try:
         text = path.read_text(encoding="utf-8")
-        short = {"parse_float": lambda s: finite(float(s)), "parse_int": lambda s: int(s) if len(s) < 19 else None}
-        value = json.loads(text, parse_constant=lambda _: None, **short)
+        value = json.loads(
+            text,
+            parse_constant=lambda _: None,
+            parse_float=lambda s: finite(float(s)),
+            parse_int=lambda s: int(s) if len(s) < 19 else None,
+        )
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({one_line(error)}); wanted what predict writes") from error
     difference = first_difference(value, shape)
@@ -53,8 +57,10 @@ def read_json(path: Path, shape: Shape) -> Any:  # noqa: ANN401
 def first_difference(value: Any, shape: Shape, place: str = "it") -> str | None:  # noqa: ANN401
     """Return where a value has another shape, in words; None where it has not."""
     if isinstance(shape, (dict, list)):
-        if not isinstance(value, type(shape)):
-            return f"{place} is {value!r:.40}; wanted a {type(shape).__name__}"
+        kind: type[Any] = type(shape)
+        if not isinstance(value, kind):
+            return f"{place} is {value!r:.40}; wanted a {kind.__name__}"
+        parts: list[tuple[Any, Any, Shape]]
         if isinstance(shape, list):
             parts = [(k, part, shape[0]) for k, part in enumerate(value)]
         elif str in shape:

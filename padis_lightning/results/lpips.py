@@ -44,6 +44,9 @@ class LPIPS(nn.Module):
         weights: one ``(1, C, 1, 1)`` for each ReLU.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, trunk: nn.Sequential, weights: list[Tensor]) -> None:
         super().__init__()
         self.trunk, self.weights = trunk.eval().requires_grad_(False), nn.ParameterList(weights).requires_grad_(False)

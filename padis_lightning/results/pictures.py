@@ -97,9 +97,9 @@ class ImageResult(NamedTuple):
     @property
     def held(self) -> float | None:
         """Return the share of the truth that is inside the calibrated intervals; None without them or a truth."""
-        if self.interval is None or self.truth is None:
-            return None
         seen = self.shown
+        if self.interval is None or seen.truth is None:
+            return None
         return float(((seen.truth - seen.estimate).abs() <= self.interval).float().mean())
 
     @classmethod

@@ -86,7 +86,7 @@ def score(
             if lpips is not None:
                 quality["lpips"] = lpips(estimate, truth)
                 quality |= {} if samples is None else {"sample_lpips": lpips(samples[:, 0].float(), truth)}
-    spent = {"seconds": reconstruction.seconds, "evaluations": reconstruction.evaluations}
+    spent: dict[str, float | None] = {"seconds": reconstruction.seconds, "evaluations": reconstruction.evaluations}
     rows = []
     for k, image in enumerate(estimate):
         unknown = failure(image) is not None
@@ -125,17 +125,17 @@ def optional(rows: list[dict[str, Any]]) -> list[str]:
 
 def mean_gain(psnr: Sequence[float | None], other: Sequence[float | None], groups: Sequence[str]) -> dict[str, Any] | None:
     """Return the mean paired difference ``psnr - other`` with its interval over groups; None where a value is."""
-    if None in psnr or None in other:
+    gains = [one - their for one, their in zip(psnr, other, strict=True) if one is not None and their is not None]
+    if len(gains) < len(psnr):
         return None
-    gains = np.subtract(psnr, other).tolist()
     return {"psnr": float(np.mean(gains)), "interval": metrics.interval(gains, groups)}
 
 
 def _means(rows: list[dict[str, Any]], groups: list[str]) -> dict[str, Any]:
     out: dict[str, Any] = {"intervals": {}}
     for key in [*MEANS, *optional(rows)]:
-        values = [row.get(key) for row in rows]
-        known = None not in values
+        values = [value for row in rows if (value := row.get(key)) is not None]
+        known = len(values) == len(rows)
         out["seconds_per_image" if key == "seconds" else key] = float(np.mean(values)) if known else None
         if known and key in (*MEANS[:3], *PERCEPTUAL, *SCANNED, "sample_psnr", "coverage", CALIBRATED, "consistency"):
             out["intervals"][key] = metrics.interval(values, groups)
@@ -163,8 +163,8 @@ def methods(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def with_interval(value: float | None, interval: Sequence[float | None] | None, digits: str) -> str:
     """Return a number, and its interval where there is one, as text; a dash for what is unknown."""
-    value, *ends = ("–" if x is None else format(x, digits) for x in (value, *(interval or ())))
-    return f"{value} [{', '.join(ends)}]" if ends and value != "–" else value
+    said, *ends = ("–" if x is None else format(x, digits) for x in (value, *(interval or ())))
+    return f"{said} [{', '.join(ends)}]" if ends and said != "–" else said
 
 
 def held_sentence(summary: dict[str, Any], of: str) -> str:

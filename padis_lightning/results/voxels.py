@@ -32,9 +32,9 @@ def spacing_of(source: Source | None, index: int, operator: LinearOperator | Non
 
 def average_to_fit(volume: Tensor, most: int = MOST) -> Tensor:
     """Average the longest axes of ``(C, D, H, W)`` to one length, the largest with which at most ``most`` voxels remain."""
-    sides = list(volume.shape[1:])
+    sides = tuple(volume.shape[1:])
     longest = max(sides)
     while math.prod(min(n, longest) for n in sides) > most:
         longest -= 1
-    shorter = [min(n, longest) for n in sides]
-    return volume if shorter == sides else F.adaptive_avg_pool3d(volume.float(), shorter)
+    depth, height, width = (min(n, longest) for n in sides)
+    return volume if (depth, height, width) == sides else F.adaptive_avg_pool3d(volume.float(), (depth, height, width))

@@ -104,15 +104,15 @@ class ResultWriter:
         rest = (self.normalisation, self.source, index, self.origin, self.operator.volumetric)
         files += write_image(self.formats, folder, name, np.abs(estimate) if np.iscomplexobj(estimate) else estimate, *rest)
         if self.source is not None and self.source.pictured and (place := self.source.place(index)):
-            how = {"filled": isinstance(self.operator, Inpainting), "crop": self.source.crop}
-            files.append(write_as_read(folder, name, estimate, *place, **how))
+            filled = isinstance(self.operator, Inpainting)
+            files.append(write_as_read(folder, name, estimate, *place, filled=filled, crop=self.source.crop))
         if self.measurements and result.measurement is not None:
             files.append(save_measurement(folder / "measurements" / f"{name}.npz", self.operator, result.measurement))
         if result.samples is not None:
             samples = restore(result.samples.float())
             files.append(save_array(folder / "samples" / f"{name}.npy", channels_last(samples, 1)))
             files.append(save_array(folder / "deviation" / f"{name}.npy", channels_last(samples.std(0))))
-        if result.interval is not None:
+        if result.interval is not None and result.risk is not None:
             width = self.normalisation.upper - self.normalisation.lower
             for kind, values in (("interval", width * result.interval), ("risk", result.risk)):
                 array = channels_last(values)

@@ -43,6 +43,6 @@ class Ancestral(DiffusionSolver):
 
     def reconstruct(self, batch: Batch) -> Reconstruction:
         """Draw an image for each index."""
-        nothing = torch.empty(len(batch.index), 0, dtype=self.dtype, device=batch.index.device)
+        nothing = torch.empty(len(batch.index), 0, device=batch.index.device).to(self.dtype)
         estimate, seconds = self.solve_in_time(nothing, batch.index.tolist())
         return Reconstruction(estimate, None, None, seconds, self.evaluations, None, self.failures(estimate[:, None]))

@@ -147,6 +147,7 @@ class Solver(LightningModule, ABC):
     def _reconstruct(self, batch: Batch) -> Reconstruction:
         indices, y = batch.index.tolist(), batch.measurement
         if y is None:
+            assert batch.image is not None
             y = self.problem.measure(batch.image, Generators.keyed(self.seed, indices, MEASURE))
         y = self.operator.zero_unmeasured(y)
         drawn, seconds = self.solve_in_time(y.repeat_interleave(self.samples, 0), indices)
@@ -184,7 +185,7 @@ class Solver(LightningModule, ABC):
         None of volumes, and where the prior does not say what it knows of images of this size.
         """
         fitted = self.for_batch(batch)
-        if fitted.reference is None or estimate.ndim == 5:
+        if fitted.prior is None or fitted.reference is None or estimate.ndim == 5:
             return None
         generator = Generators.keyed(self.seed, batch.index.tolist(), DISTANCE)
         with torch.no_grad():

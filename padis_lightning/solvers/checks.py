@@ -26,9 +26,9 @@ def check_run(solver: Solver, data: ImageData | Draws, inference_mode: bool) -> 
     if solver.needs_gradients and inference_mode:
         raise InputError(f"trainer.inference_mode is true; wanted false, since {name} takes gradients in its steps")
     data.setup("predict")
-    wanted = Draws if isinstance(solver, Ancestral) else ImageData
-    if not isinstance(data, wanted):
-        raise InputError(f"the data is {type(data).__name__}; wanted {wanted.__name__} for {name}")
+    fitting = Draws if isinstance(solver, Ancestral) else ImageData
+    if not isinstance(data, fitting):
+        raise InputError(f"the data is {type(data).__name__}; wanted {fitting.__name__} for {name}")
     if isinstance(data, Draws):
         return
     prior = solver.prior

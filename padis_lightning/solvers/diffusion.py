@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from padis_lightning.diffusion import geometric_sigmas, karras_sigmas
-from padis_lightning.operators import LinearOperator
+from padis_lightning.operators import Composition, LinearOperator
 from padis_lightning.priors import Prior
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
@@ -33,6 +33,8 @@ class DiffusionSolver(Solver):
         start: :math:`x_s`, 0 (``noise``) or the operator's approximate inverse (``direct``), from which fewer levels suffice.
         options: those of :class:`Solver`.
     """
+
+    prior: Prior
 
     def __init__(
         self,
@@ -80,13 +82,19 @@ class DiffusionSolver(Solver):
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
         """Take a canvas ``(B, C, H, W)`` at noise level ``sigma`` to one at ``sigma_next``, which is 0 at last."""
 
+    @property
+    def _margin(self) -> LinearOperator:
+        """Return the crop, which the operator of canvases begins with."""
+        assert isinstance(self.canvas.operator, Composition)
+        return self.canvas.operator.right
+
     def crop(self, x: Tensor) -> Tensor:
         """Cut the images out of canvases."""
-        return self.canvas.operator.right(x)
+        return self._margin(x)
 
     def zero_pad(self, x: Tensor) -> Tensor:
         """Put zeros around images."""
-        return self.canvas.operator.right.adjoint(x)
+        return self._margin.adjoint(x)
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Walk from ``sigma_max`` to 0 and crop."""

@@ -51,10 +51,9 @@ class DPIR(PlugAndPlay):
     ) -> None:
         noise = problem.noise if isinstance(problem, Problem) else GaussianNoise(options.get("noise_std") or 0)
         if sigma_min is None:
-            named = isinstance(noise, GaussianNoise) and not noise.relative
-            sigma_min = min(noise.std, sigma_max) if named and noise.std > 0 else NOISELESS
-        levels = {"steps": steps, "sigma_max": sigma_max, "sigma_min": sigma_min}
-        super().__init__(prior, problem, penalty=penalty, noise_weight=noise_weight, **levels, **options)
+            named = noise.std if isinstance(noise, GaussianNoise) and not noise.relative else 0
+            sigma_min = min(named, sigma_max) if named > 0 else NOISELESS
+        super().__init__(prior, problem, steps, sigma_max, sigma_min, penalty, noise_weight, **options)
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""

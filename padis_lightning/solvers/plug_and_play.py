@@ -68,6 +68,8 @@ class PlugAndPlay(Solver):
         options: those of :class:`Solver`.
     """
 
+    prior: Prior
+
     def __init__(
         self,
         prior: Prior,

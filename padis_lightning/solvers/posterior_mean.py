@@ -31,6 +31,8 @@ class PosteriorMean(DenoisingSolver):
         InputError: noise differs from pixel to pixel.
     """
 
+    prior: Prior
+
     def __init__(
         self,
         prior: Prior,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -45,7 +46,7 @@ class Muon(Optimizer):
             raise InputError("the network has biases or norms; wanted kernels alone for Muon, as DRUNet has them, or Adam")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch overloads it
         """Move every kernel that has a gradient."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
@@ -92,7 +93,7 @@ class OptimisedModule(LightningModule):
         """Return whether losses are scaled to keep half-precision gradients from vanishing."""
         return self.trainer.precision == "16-mixed"
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return the optimiser with a learning rate that rises with the patches seen and, if asked, falls with the steps done."""
         fused = not self.scaled and self.trainer.gradient_clip_algorithm != "value"
         if self.optimizer == "Muon":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from padis_lightning import __version__
 from padis_lightning.canvas import patch_shape
-from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.datamodule import ImageData, data_of
 from padis_lightning.data.notes import note
 from padis_lightning.diffusion import Denoiser, PatchModel, Positions, padding
 from padis_lightning.errors import InputError, first_few, require_above, require_at_least
@@ -122,14 +122,14 @@ class PatchDiffusion(OptimisedModule):
 
     def setup(self, stage: str) -> None:
         """Adapt to the trainer's data; bring the network into its fastest form."""
-        self.adapt(self.trainer.datamodule)
+        self.adapt(data_of(self.trainer))
         precision = str(self.trainer.precision)
         on_processor = self.trainer.strategy.root_device.type == "cpu"
         if self.denoiser.network.axes == 3 and precision.startswith("bf16") and on_processor:
             # oneDNN's gradients of such convolutions hold memory that nobody wrote (torch 2.13, two slices at the coarsest level)
             raise InputError(f"trainer.precision is {precision}; wanted 32-true to train on cubes on a processor")
         layout = torch.channels_last if self.denoiser.network.axes == 2 else torch.channels_last_3d
-        network = self.denoiser.network.to(memory_format=layout)
+        network = self.denoiser.network.to(memory_format=layout)  # type: ignore[call-overload]  # torch has no word of it
         if self.compile_network:
             network.compile(dynamic=False)
 
@@ -212,6 +212,7 @@ class PatchDiffusion(OptimisedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of many patches of one size."""
+        assert batch.image is not None
         step, parts = self.global_step, self.trainer.accumulate_grad_batches
         part = batch_idx % parts
         size = self.draw_size(step)
@@ -229,14 +230,15 @@ class PatchDiffusion(OptimisedModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss at the largest size on patches of the image's own: in training's mix of noise, and in bands of it."""
+        assert batch.image is not None
         size, bands = self.patch_sizes[-1], self.bands()
         drawn = [self.draw_validation(index, bands) for index in batch.index.tolist()]
         patches = Patches(*(torch.stack(values, 1).flatten(0, 1).to(self.device) for values in zip(*drawn, strict=True)))
         losses = self.losses(batch.image, size, patches).unflatten(0, (-1, len(drawn))).mean(1)
-        common = {"sync_dist": True, "batch_size": len(drawn)}
-        self.log("val/loss", losses[len(bands) :].mean(), prog_bar=True, **common)
+        count = len(drawn)
+        self.log("val/loss", losses[len(bands) :].mean(), prog_bar=True, sync_dist=True, batch_size=count)
         for (low, high), loss in zip(bands, losses[: len(bands)], strict=True):
-            self.log(f"val/sigma_{low:g}-{high:g}", loss, **common)
+            self.log(f"val/sigma_{low:g}-{high:g}", loss, sync_dist=True, batch_size=count)
 
     def bands(self) -> list[tuple[float, float]]:
         """Return the range of sigma by decades."""

@@ -120,8 +120,7 @@ def write(plan: Plan, path: Path, workers: int) -> None:
         raise InputError(f"{path.parent} has no space left; wanted room for {slice_bytes * len(plan) / 1e9:.2g} GB")
     manifest = plan.manifest()
     size = max(1, BATCH // slice_bytes)
-    processes = {"num_workers": workers if workers > 1 else 0}
-    loader = DataLoader(plan, size, collate_fn=np.stack, **processes)
+    loader = DataLoader(plan, size, collate_fn=np.stack, num_workers=workers if workers > 1 else 0)
     batches, digest = iter(loader), hashlib.sha256()  # processes start here, before HDF5 has a file open
     with (
         h5py.File(path, "w", libver="earliest") as file,
@@ -130,7 +129,7 @@ def write(plan: Plan, path: Path, workers: int) -> None:
         images = file.create_dataset("images", (len(plan), *plan.shape), plan.dtype, track_times=False)
         for start, batch in zip(range(0, len(plan), size), batches, strict=True):
             images[start : start + len(batch)] = batch
-            digest.update(np.ascontiguousarray(batch))
+            digest.update(np.ascontiguousarray(batch).data)
             bar.update(len(batch))
         for name, words in plan.labels().items():
             encoded = np.char.encode(words, "utf-8")

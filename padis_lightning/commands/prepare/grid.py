@@ -41,7 +41,7 @@ class Grid(NamedTuple):
         Raises:
             InputError: the spacing is unknown or larger than a slice, or slices to be stretched are not square.
         """
-        before = series.shape[:2]
+        before = series.shape[0], series.shape[1]
         if spacing is None:
             if size and before[0] != before[1]:
                 seen = f"{series.name} has slices of {before[0]}x{before[1]}"

@@ -72,10 +72,10 @@ class Plan(Dataset):
         (series, k, grid), (low, high), (slope, intercept) = self.slices[i], self.range, self.scale
         values = np.clip(series.read(k), low, high).reshape(*series.shape[:2], series.channels)
         image = grid.resample(torch.from_numpy(values).movedim(-1, 0), low)
-        image = image.movedim(0, -1).reshape(self.shape).numpy()
+        pixels = image.movedim(0, -1).reshape(self.shape).numpy()
         if self.dtype not in LEVELS:
-            return image
-        return np.rint((image.astype(float) - intercept) / slope).clip(0, LEVELS[self.dtype]).astype(self.dtype)
+            return pixels
+        return np.rint((pixels.astype(float) - intercept) / slope).clip(0, LEVELS[self.dtype]).astype(self.dtype)
 
     def __str__(self) -> str:
         shared = ", ".join(f"{part} {count['slices']}" for part, count in self.counts().items())

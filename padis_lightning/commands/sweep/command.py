@@ -118,9 +118,9 @@ def _table(sweep: Sweep, results: Sequence[Result]) -> str:
     metric, width = sweep.metric["name"], max(len(row.name) for row in sweep.rows)
     lines = [f"{'row':<{width}}  {'status':<7}  {'seconds':>8}  {metric}"]
     for result in sorted(results, key=lambda result: sweep.rank(result.values)):
-        value, *ends = (result.values.get(key) for key in (metric, f"{metric}_low", f"{metric}_high"))
+        value, low, high = (result.values.get(key) for key in (metric, f"{metric}_low", f"{metric}_high"))
         score = result.message or "-" if value is None else f"{value:.5g}"
-        spread = "" if None in ends else " [{:.5g}, {:.5g}]".format(*ends)
+        spread = "" if low is None or high is None else f" [{low:.5g}, {high:.5g}]"
         seconds = "-" if result.seconds is None else f"{result.seconds:.1f}"
         lines.append(f"{result.row.name:<{width}}  {result.status:<7}  {seconds:>8}  {score}{spread}")
     return "\n".join(lines)

@@ -221,7 +221,7 @@ def _repeated(words: Iterable[str]) -> str | None:
 
 def _written(row: Any, where: str) -> dict[str, Any]:
     """Return a row as it stands in the file, its name as text and its config as a list."""
-    own = {"name": word(row["name"]).strip()} if "name" in _mapping(row, where) else {}
+    own: dict[str, Any] = {"name": word(row["name"]).strip()} if "name" in _mapping(row, where) else {}
     if own == {"name": ""}:
         raise InputError(f"{where}.name is empty; wanted a word")
     own |= {"config": _configs(row, where)} if "config" in row else {}

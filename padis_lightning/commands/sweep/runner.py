@@ -120,10 +120,13 @@ def start(words: Sequence[str], log: Path, jobs: int) -> subprocess.Popen:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab", buffering=0) as out:
         out.write(f"{PROMPT}{shlex.join(command)}\n".encode())
-        streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}
-        # in a session of its own, else a signal to the group would reach it twice
         return subprocess.Popen(
-            command, env={**threads, **os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True, **streams
+            command,
+            env={**threads, **os.environ, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,  # else a signal to the group would reach it twice
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
         )
 
 

@@ -16,7 +16,7 @@ from padis_lightning.data.dicom_checks import check_header, is_capture, is_dicom
 from padis_lightning.data.dicom_frames import PHASES, WHOLE, Frame, frame_values, frames_of
 from padis_lightning.data.names import files_below, natural, needed
 from padis_lightning.data.sources.series import Reader, Series, odd_series
-from padis_lightning.data.stacks import doubled, stack
+from padis_lightning.data.stacks import Run, doubled, stack
 from padis_lightning.errors import InputError, first_few
 from padis_lightning.inputs import reading
 
@@ -173,7 +173,7 @@ def _series(name: str, frames: list[Frame]) -> list[Series]:
     placed = [f.position for f in frames if f.position is not None and f.orientation is not None]
     if len(placed) < len(frames) and len(frames) > 1:
         raise InputError(f"series {name} has {len(frames)} slices, {len(placed)} with a place in the patient; wanted it of all")
-    runs, gap = [([0], None)], ""
+    runs, gap = [Run([0], None)], ""
     if placed:
         apart = len({f.path for f in frames}) == len(frames)
         names = [f.path.name if apart else f"{f.path.name}[{f.index}]" for f in frames]

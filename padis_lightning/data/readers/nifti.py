@@ -6,7 +6,7 @@ import gzip
 import math
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from padis_lightning.data.ranges import implied_range
 from padis_lightning.data.sources.series import Reader, Series
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import reading, require_size
+from padis_lightning.types import pair_of
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Image
@@ -53,7 +54,7 @@ def read(path: Path) -> list[Series]:
             shape=(shape[1], shape[0], 3) if colours else (shape[1], shape[0]),
             load=partial(_values, path),
             range=implied_range(np.dtype("u1") if colours else dtype) if colours or scaled == (1, 0) else None,
-            spacing=None if affine is None else tuple(float(np.linalg.norm(affine[:3, axis])) for axis in (0, 1)),
+            spacing=None if affine is None else pair_of(float(np.linalg.norm(affine[:3, axis])) for axis in (0, 1)),
             affine=affine,
             files=(path,),
         )
@@ -65,10 +66,10 @@ def _open(path: Path, changed: int) -> Nifti1Image:
     """Open the file, in memory where it is compressed: going back in it would mean to begin again."""
     import nibabel
 
-    length, image = _length(path), nibabel.load(path)
+    length, image = _length(path), cast(Any, nibabel.load(path))  # of one of the two kinds that have such headers
     if _packed(path):
         with gzip.open(path) as stream:
-            return type(image).from_bytes(stream.read(length))
+            image = type(image).from_bytes(stream.read(length))
     return image
 
 

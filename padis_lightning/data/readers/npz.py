@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -28,7 +28,8 @@ class StoredImages:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._process, self._opened = path, 0, None
+        self.path, self._process = path, 0
+        self._opened: Any = None  # what _open returns
         with reading(path, ARRAYS):
             self.name = "" if path.suffix == ".npy" else images_name(path)
             stream, length = open_array(path, self.name)
@@ -42,7 +43,7 @@ class StoredImages:
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_process": 0, "_opened": None}
 
-    def _open(self) -> np.ndarray | BinaryIO:
+    def _open(self) -> np.ndarray | IO[bytes]:
         if not self.by_columns:
             return open_array(self.path, self.name)[0]
         return np.load(self.path, mmap_mode="r") if self.path.suffix == ".npy" else load_array(self.path, self.name)

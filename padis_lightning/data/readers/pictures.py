@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from padis_lightning.data.archives import fetch, members
 from padis_lightning.data.carried import Carried, carried_by, without_alpha
@@ -134,7 +134,8 @@ def _header(picture: Picture) -> tuple[tuple[int, ...], tuple[float, float] | No
         if picture.page is not None or _needs_tifffile(stream):
             values, _ = _tiff(stream, picture)
             return values.shape, implied_range(values.dtype, picture=True)
-        deep, image = deep_type(stream), _image(stream, picture)
+        deep = deep_type(stream)
+        image: Image.Image = _image(stream, picture)
         described = image.format != "PNG" or "exif" in image.info  # else PIL reads the whole file for it
         if described and image.getexif().get(ORIENTATION, 1) > 4:  # on its side
             image = _upright(image)
@@ -152,7 +153,7 @@ def _needs_tifffile(stream: BinaryIO) -> bool:
         return False
     try:
         image = open_picture(stream, ("TIFF",))
-        bits = max(image.tag_v2.get(BITS, (1,)))
+        bits = max(getattr(image, "tag_v2", {}).get(BITS, (1,)))
         return image.mode == "I" or (bits > 8 and image.mode not in (*GREY16, "F"))
     except (OSError, SyntaxError, ValueError):
         return True
@@ -182,13 +183,13 @@ def _tiff(stream: BinaryIO, picture: Picture) -> tuple[np.ndarray, np.ndarray | 
     return values, alpha
 
 
-def _image(stream: BinaryIO, picture: Picture) -> Image.Image:
+def _image(stream: BinaryIO, picture: Picture) -> ImageFile.ImageFile:
     """Return the picture of a stream, if it is of a kind that PIL reads unharmed."""
     stream.seek(0)
     image = open_picture(stream, FORMATS)
-    if image.format in ("PNG", "TIFF", "WEBP") and getattr(image, "n_frames", 1) > 1:
+    if image.format in ("PNG", "TIFF", "WEBP") and (pages := getattr(image, "n_frames", 1)) > 1:
         wish = ", or --data.volumes true for a volume of them" if image.format == "TIFF" else ""
-        raise InputError(f"{picture} has {image.n_frames} pages; wanted one picture a file{wish}")
+        raise InputError(f"{picture} has {pages} pages; wanted one picture a file{wish}")
     if image.mode not in (*GREY8, *COLOUR8, *GREY16, "I", "F"):
         raise InputError(f"{picture} is in the mode {image.mode}; wanted grey or RGB")
     return image

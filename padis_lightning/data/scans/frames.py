@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def frame_shape(path: Path) -> tuple[int, int]:
     import tifffile
 
     with reading(path, "a TIFF that is whole"), tifffile.TiffFile(path) as file:
-        page = file.pages[0]
+        page = file.pages.first
         return page.imagelength, page.imagewidth
 
 
@@ -34,7 +35,7 @@ def load_frames(files: Sequence[Path], rows: Sequence[int], shape: tuple[int, in
             for page in file.pages:
                 if page.shape != shape or page.dtype is None or page.dtype.kind not in "uif":
                     raise InputError(f"{path} has a page of {page.dtype} and shape {page.shape}; wanted grey ones of {shape}")
-                require_pixels(path, page.imagelength * page.imagewidth)
+                require_pixels(path, math.prod(page.shape))
                 require_size(path, page.nbytes, path.stat().st_size)
                 require_size(path, 4 * (len(frames) + 1) * len(rows) * shape[1], 4 * (len(frames) + 1) * len(rows) * shape[1])
                 frames.append(np.asarray(page.asarray()[list(rows)], dtype=np.float32))

@@ -43,7 +43,7 @@ def _found(path: Path) -> dict[str, Any] | None:
 
 def read(path: Path, named: Named) -> dict[str, np.ndarray]:
     """Read sinogram, angles in degrees, and distances in the file's unit, millimetres."""
-    scan = _found(path)
+    scan = _found(path) or {}
     told, y = scan["parameters"], scan["sinogram"]
     spacing = next((key for key in ("pixelSizePost", "pixelSize") if key in told), "pixelSizePost")
     missing = [key for key in (*NEEDED, spacing) if key not in told]

@@ -32,7 +32,7 @@ TILTS = ("ObjectRoll", "ObjectTilt")
 def _settings(path: Path) -> tuple[str, dict[str, float]]:
     """Return the name of a scan and its numbers."""
     parser = ConfigParser(interpolation=None, strict=False)
-    parser.optionxform = str
+    parser.optionxform = str  # type: ignore[method-assign, assignment]  # as the documentation of configparser has it
     with reading(path, "an .xtekct of Nikon's"):
         parser.read_string(path.read_text(encoding="utf-8-sig", errors="replace"))
         told = dict(parser["XTekCT"])

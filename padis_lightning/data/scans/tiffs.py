@@ -79,7 +79,7 @@ def _number(value: object, key: str, origin: Path) -> Any:  # noqa: ANN401 - a n
 
 def read(path: Path, named: Named) -> dict[str, np.ndarray]:
     """Read the projections that ``projections``, ``flats`` and ``darks`` name, and the other keys as those of a ``.npz``."""
-    origin = _described(path)
+    origin = _described(path) or path
     told = _load(origin)
     files = {key: _files(path, told.get(key, usual), key, origin) for key, usual in FILES.items()}
     if not files["projections"]:

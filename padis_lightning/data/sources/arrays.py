@@ -97,7 +97,7 @@ def read_arrays(
     if hounsfield and geometry:
         raise InputError(f"hu is true and {path} has measurements; wanted images, or 'hu_window' in the file")
     integrals = corrected_integrals(arrays, path, named) if geometry else None
-    if geometry and data_range is None and not {"range", "hu_window"} & arrays.keys():
+    if geometry and integrals and data_range is None and not {"range", "hu_window"} & arrays.keys():
         data_range = calibrate(path, integrals.y, geometry)
     normalisation = _normalisation(arrays, data_range, hounsfield, path)
     images = measurements = None
@@ -107,17 +107,17 @@ def read_arrays(
             images = resize(images, geometry.size[0])
         elif size and not geometry:
             images = resize(images, size)
-    if geometry:
+        count, shape = len(images), tuple(images.shape[1:])
+    if geometry and integrals:
         measurements = torch.from_numpy(integrals.y)[:, None] / normalisation.upper
-    count = len(measurements if images is None else images)
+        count, shape = (len(measurements), (1, *geometry.size)) if images is None else (count, shape)
     for key in ("y", "counts", "patient"):
         if key in arrays and np.shape(arrays[key])[:1] != (count,):
             raise InputError(f"{path} has {key} of shape {arrays[key].shape}; wanted {count} entries, one an image")
     groups = [str(p) for p in arrays["patient"]] if "patient" in arrays else [str(i) for i in range(count)]
-    shape = (1, *geometry.size) if images is None else tuple(images.shape[1:])
     source = ArraySource(images, measurements, shape, normalisation, groups, f"{count} items of {path.name}")
     source.weights = None if integrals is None else torch.from_numpy(integrals.weights)[:, None]
-    if "patient" in arrays and np.shape(arrays.get("z")) == (count,):
+    if "patient" in arrays and "z" in arrays and arrays["z"].shape == (count,):
         source.heights = numbers(arrays, "z", (None,), path)
     return source
 
@@ -134,9 +134,11 @@ def _normalisation(
     if measured:
         return decide_measured(path, measured, arrays, named=data_range)
     window, stored = read_pair(arrays, "hu_window", path), read_pair(arrays, "range", path)
-    extremes = float(images.min()), float(images.max())
-    known = {"hounsfield": hounsfield and window is None, "dtype": images.dtype, "extremes": extremes}
-    return decide(path, named=data_range, stored=stored, window=window, **known)
+    images = arrays["images"]
+    hounsfield, extremes = hounsfield and window is None, (float(images.min()), float(images.max()))
+    return decide(
+        path, named=data_range, stored=stored, window=window, hounsfield=hounsfield, dtype=images.dtype, extremes=extremes
+    )
 
 
 def _channels_first(images: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.ct.axis import find_axis
+from padis_lightning.ct.geometry import G
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.ranges import calibrate
 from padis_lightning.data.sources.measurements import corrected_integrals, geometry_of, load_measured
@@ -68,7 +69,7 @@ def describe_scan(
     y = corrected_integrals(arrays, path, named).y
     if axis is None and says_axis(arrays, path):
         words = f"rotation axis at bin {np.mean(geometry.axis_bin):g} of {geometry.bins}, as the file says"
-    elif axis in (None, "auto"):
+    elif axis is None or axis == "auto":
         geometry, words = _found(geometry, y, "centre" in arrays)
     else:
         geometry, words = _named(geometry, axis)
@@ -85,7 +86,7 @@ def says_axis(arrays: dict[str, np.ndarray], path: Path) -> bool:
     return "angles" not in arrays and beside.is_file() and '"bin_offset"' in beside.read_text(encoding="utf-8")
 
 
-def _named(geometry: Geometry | ConeGeometry, axis: float | Literal["middle"]) -> tuple[Geometry | ConeGeometry, str]:
+def _named(geometry: G, axis: float | Literal["middle"]) -> tuple[G, str]:
     """Put the axis where the user says."""
     place = (geometry.bins - 1) / 2 if axis == "middle" else float(axis)
     return geometry.with_axis_at(place), f"rotation axis at bin {place:g} of {geometry.bins}, as named"

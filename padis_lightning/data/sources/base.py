@@ -25,7 +25,7 @@ LUMA = torch.tensor([0.299, 0.587, 0.114])  # weights of red, green and blue
 class Item(NamedTuple):
     """Holds one image or measurement of a data set; see :class:`padis_lightning.types.Batch`."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides a method of tuples that nobody needs here
     name: str
     group: str
     image: Tensor | None = None
@@ -107,7 +107,7 @@ class Source(Dataset, ABC):
     normalisation: Normalisation
     groups: list[str]
     description: str
-    heights: Sequence[float] | None = None
+    heights: Sequence[float] | np.ndarray | None = None
     labels: list[str] | None = None
     has_images: bool = True
     singly: bool = False

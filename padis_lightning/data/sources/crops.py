@@ -34,7 +34,7 @@ class CropSource(Source):
             height, width = source.shape(small[0])[-2:]
             seen = f"{source.name(small[0])} has {height}x{width} pixels"
             raise InputError(f"{seen}; wanted at least {size}x{size} to cut squares of")
-        self.source, self.indices, self.size, self.seed = source, indices, size, seed
+        self.source, self.indices, self.side, self.seed = source, indices, size, seed
         self.groups = [source.groups[k] for k in indices] * count
         self.image_shape, self.normalisation = (source.image_shape[0], size, size), source.normalisation
         self.description = f"{count} squares of {size}x{size} of each of {len(indices)} of {source.description}, seed {seed}"
@@ -43,7 +43,9 @@ class CropSource(Source):
     def _image(self, index: int) -> Tensor:
         if index in self._images:
             return self._images[index]
-        image = self.source[index].image.half()
+        whole = self.source[index].image
+        assert whole is not None
+        image = whole.half()
         if sum(kept.nbytes for kept in self._images.values()) + image.nbytes <= KEPT:
             self._images[index] = image
         return image
@@ -52,9 +54,9 @@ class CropSource(Source):
         image = self._image(self.indices[index % len(self.indices)])
         generator = seeded(self.seed, index, CROP)
         turns, mirrored, halved, *shares = torch.rand(5, generator=generator).tolist()
-        side = 2 * self.size if halved < 0.5 and 2 * self.size <= min(image.shape[-2:]) else self.size
+        side = 2 * self.side if halved < 0.5 and 2 * self.side <= min(image.shape[-2:]) else self.side
         corner = [int(share * (length - side + 1)) for share, length in zip(shares, image.shape[-2:], strict=True)]
         square = image[box(corner, (side, side))].float()
-        square = square if side == self.size else functional.avg_pool2d(square, 2)
+        square = square if side == self.side else functional.avg_pool2d(square, 2)
         square = torch.rot90(square, int(4 * turns), (-2, -1))
         return Item(index, self.name(index), self.groups[index], square.flip(-1) if mirrored < 0.5 else square)

@@ -83,17 +83,18 @@ def find_kspace(path: Path) -> KSpace | None:
         with reading(path, "an array of numbers"):
             stream, length = open_array(path)
             with stream:
-                shape, _, dtype = read_header(stream, length)
-        shape = shape if dtype.kind == "c" else None
+                found, _, dtype = read_header(stream, length)
+        shape = found if dtype.kind == "c" else None
     else:
         shape = shapes_of(path, (KEY,)).get(KEY)
     if shape is None:
         return None
     if len(shape) not in (3, 4) or 0 in shape:
         raise InputError(f"{path} has k-space of shape {tuple(shape)}; wanted {AXES}")
-    if len(shape) == 3:
-        shape = (shape[0], 1, *shape[1:]) if path.suffix in HDF5 else (1, *shape)
-    return KSpace(path, tuple(shape))
+    first, *coils, height, width = shape
+    if coils:
+        return KSpace(path, (first, coils[0], height, width))
+    return KSpace(path, (first, 1, height, width) if path.suffix in HDF5 else (1, first, height, width))
 
 
 def _read_bart(path: Path) -> np.ndarray:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 
 from padis_lightning.ct import ConeGeometry, Geometry
+from padis_lightning.ct.geometry import G, ScanGeometry
 from padis_lightning.data.containers import hdf5, load_keys, names_of, numbers
 from padis_lightning.data.conventions import MOST, THEIRS, Named, complete, to_radians, translate
 from padis_lightning.data.corrections import LineIntegrals, corrected, from_counts
@@ -24,10 +25,10 @@ FIELDS = ("flat", "dark")
 LEAST_TURNS = 36  # turns in which a helix rises by what the detector sees, from which on its angles are doubted
 
 
-class Form(NamedTuple):
+class Form(NamedTuple, Generic[G]):
     """Says how a file describes a kind of scan: by the fields of its geometry, but for the ``axes`` of its projections."""
 
-    kind: type[Geometry | ConeGeometry]
+    kind: type[G]
     axes: tuple[str, ...]
 
     @property
@@ -50,7 +51,7 @@ KNOWN = {*KEYS, *ITEMS, *ORIGIN, *CONE.keys, "unit", "convention", "scan", "bins
 LODOPAB_SHAPE = (1000, 513)  # views and bins
 
 
-def read_scan(form: Form, arrays: dict[str, np.ndarray], key: str, shape: tuple[int, ...], path: Path) -> Geometry | ConeGeometry:
+def read_scan(form: Form[G], arrays: dict[str, np.ndarray], key: str, shape: tuple[int, ...], path: Path) -> G:
     """Read the scan of the projections ``key``, of ``shape``: the axes of the form, perhaps after one of items.
 
     Raises:
@@ -106,7 +107,7 @@ def _check_order(form: Form, key: str, shape: tuple[int, ...], views: int, path:
         raise InputError(f"{path} has {key} of shape {shape} and {views} angles, so it looks transposed; wanted ({axes})")
 
 
-def _check_radians(geometry: Geometry | ConeGeometry, path: Path) -> None:
+def _check_radians(geometry: ScanGeometry, path: Path) -> None:
     """Refuse angles of many turns, but for helices that rise in each turn by a part of what the detector sees.
 
     A geometry in .json is of this program, which writes radians: only even steps are doubted there.
@@ -189,8 +190,8 @@ def _views(arrays: dict[str, np.ndarray], named: Named, path: Path) -> dict[str,
     if named.views is None or not count:
         return arrays
     kept = named.spread(count, path)
-    along = {k: arrays[k] for k in ("angles", "bin_offset") if np.shape(arrays.get(k)) == (count,)}
-    seen = {k: arrays[k] for k in (*MEASURED, *FIELDS) if np.shape(arrays.get(k))[-2:-1] == (count,)}
+    along = {k: arrays[k] for k in ("angles", "bin_offset") if k in arrays and arrays[k].shape == (count,)}
+    seen = {k: arrays[k] for k in (*MEASURED, *FIELDS) if k in arrays and arrays[k].shape[-2:-1] == (count,)}
     return {**arrays, **{k: v[kept] for k, v in along.items()}, **{k: v[..., kept, :] for k, v in seen.items()}}
 
 

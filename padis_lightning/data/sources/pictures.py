@@ -15,7 +15,7 @@ from padis_lightning.data.sources.arrays import ArraySource
 from padis_lightning.data.sources.base import Item, Source
 from padis_lightning.data.sources.measurements import CONE, FLAT, MEASURED, is_measured
 from padis_lightning.errors import InputError, first_few
-from padis_lightning.types import Normalisation
+from padis_lightning.types import Normalisation, pair_of
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def _normalisation(values: np.ndarray, named: Sequence[float] | None, path: Path
             raise InputError(f"{path} has values from {low:g} to {high:g} and no 'range'; wanted the range named: {NAME_IT}")
         log.warning("padis_lightning: %s does not say what its values mean; 0 is taken as black and 1 as white", path)
         pair = 0.0, 1.0
-    return Normalisation(*map(float, pair))
+    return Normalisation(*pair_of(pair))
 
 
 class ReferenceSource(Source):

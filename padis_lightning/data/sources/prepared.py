@@ -65,8 +65,9 @@ class PreparedSource(Source):
         self.slope, self.intercept = (float(numbers(arrays, key, (), path)) for key in ("slope", "intercept"))
         self.names, self.groups, self.parts = (arrays[label].tolist() for label in LABELS)
         self.affines = [one if np.isfinite(one).all() else None for one in arrays["affine"].astype(float)]
-        numbered = [re.fullmatch(r"(.+)_(\d+)", name) for name in self.names]  # as 'prepare' names a slice of a series
-        if all(numbered):
+        matches = (re.fullmatch(r"(.+)_(\d+)", name) for name in self.names)  # as 'prepare' names a slice of a series
+        numbered = [match for match in matches if match]
+        if len(numbered) == len(self.names):
             self.labels, self.heights = [one[1] for one in numbered], [int(one[2]) for one in numbered]
         unknown = sorted({*self.parts} - {*PARTS})
         if unknown:

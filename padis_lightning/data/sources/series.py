@@ -159,7 +159,7 @@ class Reader(NamedTuple):
     volumes: Callable[[Path], list[Series]] | None = None
 
 
-def resized_affine(affine: np.ndarray, before: Sequence[int], after: Sequence[int]) -> np.ndarray:
+def resized_affine(affine: np.ndarray, before: Sequence[int], after: Sequence[float]) -> np.ndarray:
     """Return the affine of an image of ``after`` (H, W) that covers the same field of view as one of ``before``; slices stay."""
     out = np.array(affine, dtype=float)
     for axis, (old, new) in enumerate(zip(before, after, strict=True)):
@@ -197,8 +197,9 @@ class SeriesSource(Source):
     ) -> None:
         self.series, self.size, self.description = list(series), size, description
         self.channels, self.crop, self.pictured, self.has_images = channels, crop, pictured, not pictured
-        kinds = {"units": ({s.units for s in series}, ""), "channels": ({s.channels for s in series}, ", or --data.channels 3")}
-        for kind, (values, option) in kinds.items():
+        more = ", or --data.channels 3"
+        for kind, option in (("units", ""), ("channels", more)):
+            values = {getattr(one, kind) for one in series}
             if len(values) > 1 and not (channels and option):
                 seen = " and ".join(sorted(map(str, values)))
                 raise InputError(f"{description} mix {kind} {seen}; wanted one kind{option}")

@@ -75,7 +75,7 @@ def write_image(
     if "tiff" in formats:
         files.append(folder / "pictures16" / f"{name}.tiff")
         pictures16.write_tiff(files[-1], values.astype(np.float32), _resized_spacing(series, values.shape))
-    if "dicom" in formats:
+    if "dicom" in formats and series is not None:
         (stem,) = safe_names([series.name])
         for k, part in enumerate(values if volumetric else [values], first):
             files.append(folder / "dicom" / stem / f"{k:04d}.dcm")

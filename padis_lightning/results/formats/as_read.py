@@ -40,7 +40,10 @@ def write_as_read(
     if values.ndim == 3 and series.channels == 1:
         values = values.mean(-1)
     bits = BITS.get(series.range[1]) if series.range else None
-    values = values.astype(np.float32) if bits is None else values.clip(*series.range).round().astype(bits)
+    if bits is None or series.range is None:
+        values = values.astype(np.float32)
+    else:
+        values = values.clip(*series.range).round().astype(bits)
     carried = series.carried(series.first + k) if series.carried else Carried()
     profile = carried.profile_for(3 if values.ndim == 3 else 1, name)
     if bits and carried.alpha is not None and not filled:

@@ -37,7 +37,7 @@ def write_codes(path: Path, codes: np.ndarray, about: dict[bytes, bytes]) -> Non
     lines = np.zeros((height, 1 + 2 * width * channels), np.uint8)  # every line begins with 0: it is stored as it is
     lines[:, 1:] = codes.astype(">u2").reshape(height, -1).view(np.uint8)
     header = struct.pack(">IIBBBBB", width, height, 16, TYPES[channels], 0, 0, 0)
-    chunks = {b"IHDR": header, **about, b"IDAT": zlib.compress(lines), b"IEND": b""}
+    chunks = {b"IHDR": header, **about, b"IDAT": zlib.compress(lines.data), b"IEND": b""}
     with whole(path) as temporary, open(temporary, "wb") as handle:
         handle.write(b"\x89PNG\r\n\x1a\n")
         for kind, data in chunks.items():

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -126,7 +127,7 @@ def image_panels(
     if result.deviation is not None:
         deviation = result.deviation.mean(0, keepdim=True) * (scale.upper - scale.lower)
         out.append(quantise("deviation", "deviation", deviation, (0.0, float(deviation.max())), spacing))
-    if result.interval is not None:
+    if result.interval is not None and result.risk is not None:
         interval = result.interval.mean(0, keepdim=True) * (scale.upper - scale.lower)
         out.append(quantise("half of the 90 % interval", "interval", interval, (0.0, float(interval.max())), spacing))
         title = f"risk of an error above {result.large * (scale.upper - scale.lower):.3g}"
@@ -137,8 +138,9 @@ def image_panels(
 def save_panels(path: Path, panels: Sequence[Panel]) -> None:
     """Write panels whole."""
     described = json.dumps([[p.title, p.kind, p.lower, p.upper, p.extent, p.voxels] for p in panels])
+    codes: dict[str, Any] = {f"codes{k}": p.codes for k, p in enumerate(panels)}
     with whole(path) as temporary, open(temporary, "wb") as handle:
-        np.savez_compressed(handle, described=described, **{f"codes{k}": p.codes for k, p in enumerate(panels)})
+        np.savez_compressed(handle, described=described, **codes)
 
 
 def read_panels(path: Path) -> list[Panel]:
