@@ -159,7 +159,7 @@ class Problem(nn.Module):
         Source: Papandreou and Yuille, Gaussian sampling by local perturbations, NeurIPS 2010.
         """
         v = v + math.sqrt(variance) * generator.normal(v)
-        y = y + self.noise.variance(y).sqrt() * generator.normal(y)
+        y = y + self.noise.variance(y).sqrt() * generator.correlated(0).normal(y)
         return self.posterior_mean(v, y, variance, iterations)
 
     def normal_equations(self, y: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:

@@ -6,7 +6,10 @@ the batch size, on the number of devices or on the order. Streams live on the CP
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -32,7 +35,12 @@ class Generators:
 
     Args:
         generators: one CPU generator an image.
+
+    Attributes:
+        slice_correlation: r of the normal numbers of volumes, see :meth:`correlated`.
     """
+
+    slice_correlation = 0.0
 
     def __init__(self, generators: Iterable[torch.Generator]) -> None:
         self.generators = list(generators)
@@ -53,12 +61,27 @@ class Generators:
     def __getitem__(self, part: slice) -> Generators:
         return Generators(self.generators[part])
 
+    def correlated(self, slice_correlation: float) -> Generators:
+        r"""Return the same streams, whose normal numbers of volumes are an autoregressive process from slice to slice.
+
+        .. math:: z_1 = n_1, \quad z_k = r z_{k - 1} + \sqrt{1 - r^2} \, n_k, \quad \mathrm{corr}(z_j, z_k) = r^{|j - k|}
+
+        Those of one slice stay independent standard normal; 0 leaves the bits of n, and with 1 all slices have the same.
+        """
+        twin = copy.copy(self)
+        twin.slice_correlation = slice_correlation
+        return twin
+
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape, dtype and device of ``like`` ``(B, ...)``, image by image."""
         if len(like) != len(self):
             raise ValueError(f"{len(self)} random streams for a batch of {len(like)}; wanted one an image")
         rows = [torch.randn(like.shape[1:], generator=g, dtype=like.dtype) for g in self.generators]
         drawn = torch.stack(rows)
+        if self.slice_correlation and drawn.ndim == 5:
+            fresh = math.sqrt(1 - self.slice_correlation**2)
+            for before, here in pairwise(drawn.unbind(2)):
+                here.mul_(fresh).add_(before, alpha=self.slice_correlation)
         return drawn.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else drawn.to(like.device)
 
     def poisson(self, rate: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,17 +16,22 @@ from padis_lightning.diffusion import Coordinates, Denoiser, PatchModel, coordin
 from padis_lightning.errors import InputError
 from padis_lightning.linalg import dot, norm
 from padis_lightning.networks.unet import UNet
+from padis_lightning.noise import GaussianNoise
 from padis_lightning.operators import slices as slicewise
 from padis_lightning.operators.blur import UniformBlur
 from padis_lightning.operators.cone import ConeBeam
 from padis_lightning.operators.ct import FanBeam, ParallelBeam
+from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.slices import Slices
+from padis_lightning.operators.super_resolution import AveragePooling
 from padis_lightning.priors import GaussianPrior, GroupPrior, OverlapTiling, PatchPrior, RandomTiling, SlicePrior
 from padis_lightning.priors.groups import partition, spacing_channel
 from padis_lightning.priors.slice_variation import differences, differences_adjoint, slice_tv_step
+from padis_lightning.problem import Problem
 from padis_lightning.random import Generators, seeded
 from padis_lightning.solvers.ancestral import Ancestral
 from padis_lightning.solvers.dds import DDS
+from padis_lightning.solvers.diffusion import DiffusionSolver
 from padis_lightning.solvers.dps import DPS
 from padis_lightning.solvers.langevin import Langevin
 from padis_lightning.solvers.plug_and_play import PnPADMM
@@ -36,7 +42,8 @@ from padis_lightning.types import Batch, Normalisation
 
 from . import test_cone, test_ct
 from .conftest import random_network
-from .test_solvers import Matrix
+from .test_solvers import MEAN, STD, Matrix, subclasses
+from .test_solvers import SOLVERS as EVERY_SOLVER
 
 
 def test_measurement_and_proximal_step_of_a_volume_are_those_of_its_slices(rng):
@@ -147,6 +154,7 @@ def test_slices_together_are_slices_alone_however_many_at_a_time(model, rng, mon
 
 SOLVERS = {
     "DDS": lambda p, a: DDS(p, a, noise_std=0.01, steps=4, sigma_max=1.0),
+    "DDS, correlated": lambda p, a: DDS(p, a, noise_std=0.01, steps=4, sigma_max=1.0, sample=True, slice_correlation=0.7),
     "PnPADMM": lambda p, a: PnPADMM(p, a, steps=4),
     "PnPSlices": lambda p, a: PnPSlices(p, a, steps=4, weight=1e-3),
     "DPS": lambda p, a: DPS(p, a, steps=2, inner=2, guidance="norm"),
@@ -167,6 +175,90 @@ def test_solvers_take_volumes_and_a_batch_is_a_set(model, name, rng):
             solver.predict_step(Batch(torch.tensor([k]), ["a"], ["a"], images[i : i + 1])).estimate for i, k in enumerate((4, 9))
         ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-6)
+
+
+def correlation(r, depth):
+    """The matrix of r^|j - k|."""
+    return torch.tensor([[float(r) ** abs(j - k) for k in range(depth)] for j in range(depth)], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("r", [0.3, 0.7, 0.99])
+def test_noise_of_slices_has_the_correlation_that_is_asked_for(r):
+    """The triangular root of r^|j - k|, times the numbers that r = 0 draws, for each volume of a batch."""
+    streams, like = partial(Generators.keyed, 3, [4, 9]), torch.empty(2, 2, 6, 3, 5, dtype=torch.float64)
+    fresh = torch.stack([torch.randn(like.shape[1:], generator=seeded(3, k, 0), dtype=like.dtype) for k in (4, 9)])
+    root = torch.linalg.cholesky(correlation(r, 6))
+    expected = torch.einsum("jk,bckhw->bcjhw", root, fresh)
+    torch.testing.assert_close(streams().correlated(r).normal(like), expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(streams().correlated(0).normal(like), fresh)
+    assert torch.equal(streams().correlated(1).normal(like), fresh[:, :, :1].expand_as(fresh))
+    images = torch.empty(2, 6, 3, 5, dtype=torch.float64)
+    assert torch.equal(streams().correlated(r).normal(images), streams().normal(images))  # images have no slices
+
+
+RENOISING = [name for name in EVERY_SOLVER if name.split()[0] in {cls.__name__ for cls in subclasses(DiffusionSolver)}]
+
+
+@pytest.mark.parametrize("name", RENOISING)
+def test_with_one_noise_for_all_slices_those_that_are_alike_stay_so(name):
+    """For a prior that draws nothing, and measurements without noise, which is no slice's business but its own."""
+    operator = Slices(ParallelBeam(20, views=5), 3)
+    solver = EVERY_SOLVER[name](GaussianPrior(operator.image_shape, 0.5, 0.2), operator).double()
+    solver.problem.noise = solver.canvas.noise = GaussianNoise(0.0)
+    y = operator(torch.rand(1, 1, 1, 20, 20, generator=seeded(2), dtype=torch.float64).expand(1, 1, 3, 20, 20))
+    gaps = []
+    for solver.slice_correlation in (0.0, 1.0):
+        found = solver.solve(y, Generators.keyed(0, [0]))
+        gaps.append(float((found - found[:, :, :1]).abs().max()))
+    assert gaps[0] > 1e-3 and gaps[1] < 1e-9, gaps
+
+
+@pytest.mark.parametrize("sample", [False, True], ids=["estimate", "draw"])
+def test_results_of_slices_that_are_alike_have_the_correlation_of_their_noise(sample):
+    """A solver of a Gaussian problem is affine in its noise; the law of each slice does not depend on r."""
+    operator, depth = AveragePooling((1, 4, 4), 2), 5
+    solver = DDS(GaussianPrior((1, depth, 4, 4), MEAN, STD), Slices(operator, depth), steps=5, clip=False, sample=sample)
+    y = torch.rand(1, 1, 1, 2, 2, generator=seeded(1), dtype=torch.float64).expand(1, depth, 1, 2, 2)
+
+    class Silent(Generators):
+        def normal(self, like):
+            return torch.zeros_like(like)
+
+    mean = solver.solve(y, Silent(Generators.keyed(0, [0]).generators))
+    alone = solver.solve(y, Generators.keyed(0, [0])) - mean
+    solver.slice_correlation = 0.6
+    found = solver.solve(y, Generators.keyed(0, [0])) - mean
+    expected = torch.einsum("jk,bckhw->bcjhw", torch.linalg.cholesky(correlation(0.6, depth)), alone)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_draw_perturbs_the_measurement_of_each_slice_on_its_own():
+    """The weighted mean of both, the image's noise correlated, the measurement's not."""
+    problem = Problem(Identity((1, 3, 4, 4)), GaussianNoise(0.2))
+    v, y = (torch.rand(1, 1, 3, 4, 4, generator=seeded(k), dtype=torch.float64) for k in range(2))
+    found = problem.posterior_sample(v, y, 0.09, 1, Generators.keyed(0, [0]).correlated(1))
+    stream = seeded(0, 0, 0)
+    of_image, of_measurement = (torch.randn(1, 3, 4, 4, generator=stream, dtype=torch.float64) for _ in range(2))
+    near, seen = v + 0.3 * of_image[:, :1], y + 0.2 * of_measurement
+    torch.testing.assert_close(found, (near / 0.09 + seen / 0.04) / (1 / 0.09 + 1 / 0.04), rtol=1e-9, atol=1e-9)
+
+
+def test_correlated_noise_does_not_depend_on_how_many_slices_are_computed_at_once(model, monkeypatch):
+    solver = SOLVERS["DDS, correlated"](SlicePrior(PatchPrior(model)), Slices(ParallelBeam(20, views=5), 5)).double()
+    y = solver.operator(torch.rand(1, 1, 5, 20, 20, generator=seeded(0), dtype=torch.float64))
+    together = solver.solve(y, Generators.keyed(0, [7]))
+    for module in ("operators", "priors"):
+        monkeypatch.setattr(f"padis_lightning.{module}.slices.SLICES_AT_ONCE", 2)
+    torch.testing.assert_close(solver.solve(y, Generators.keyed(0, [7])), together, rtol=1e-9, atol=1e-9)
+
+
+def test_correlations_that_cannot_be_are_refused():
+    prior, operator = GaussianPrior((1, 3, 20, 20)), Slices(ParallelBeam(20, views=5), 3)
+    for value in (-0.1, 1.1, math.nan):
+        with pytest.raises(InputError, match=f"slice_correlation is {value:g}; wanted a value between 0 and 1"):
+            DDS(prior, operator, slice_correlation=value)
+    with pytest.raises(InputError, match=r"slice_correlation is 0.5 and images are \(1, 20, 20\); wanted volumes, or 0"):
+        DDS(GaussianPrior((1, 20, 20)), operator.operator, slice_correlation=0.5)
 
 
 def test_without_chance_a_volume_is_solved_as_its_slices():

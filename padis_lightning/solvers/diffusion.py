@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from padis_lightning.diffusion import geometric_sigmas, karras_sigmas
+from padis_lightning.errors import InputError, require_between
 from padis_lightning.operators import Composition, LinearOperator
 from padis_lightning.priors import Prior
 from padis_lightning.problem import Problem
@@ -31,6 +32,8 @@ class DiffusionSolver(Solver):
         sigma_min: last level before 0.
         schedule: spacing of the levels.
         start: :math:`x_s`, 0 (``noise``) or the operator's approximate inverse (``direct``), from which fewer levels suffice.
+        slice_correlation: r of the noise that is drawn for volumes: that of slices j and k has the correlation
+            :math:`r^{|j - k|}`. For priors of slices; others were trained on noise that is independent from slice to slice.
         options: those of :class:`Solver`.
     """
 
@@ -45,9 +48,15 @@ class DiffusionSolver(Solver):
         sigma_min: float = 0.002,
         schedule: Literal["geometric", "karras"] = "geometric",
         start: Literal["noise", "direct"] = "noise",
+        slice_correlation: float = 0.0,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         super().__init__(problem, **options)
+        require_between(0, 1, slice_correlation=slice_correlation)
+        if slice_correlation > 0 and not self.operator.volumetric:
+            shape = tuple(self.operator.image_shape)
+            raise InputError(f"slice_correlation is {slice_correlation:g} and images are {shape}; wanted volumes, or 0")
+        self.slice_correlation = slice_correlation
         self.prior = prior
         self.lay_out()
         levels = {"geometric": geometric_sigmas, "karras": karras_sigmas}[schedule](sigma_max, sigma_min, steps)
@@ -98,6 +107,7 @@ class DiffusionSolver(Solver):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Walk from ``sigma_max`` to 0 and crop."""
+        generator = generator.correlated(self.slice_correlation)
         x = self.sigmas[0] * generator.normal(y.new_empty(len(y), *self.prior.canvas_shape))
         if self.start == "direct":
             x = x + self.zero_pad(self.operator.clip(self.operator.approximate_inverse(y)))

@@ -49,6 +49,7 @@ class REDDiff(DiffusionSolver):
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Make one update a level, from the approximate inverse."""
+        generator = generator.correlated(self.slice_correlation)
         mean = self.zero_pad(self.operator.clip(self.operator.approximate_inverse(y)))
         state = {"mean": mean, "first": torch.zeros_like(mean), "second": torch.zeros_like(mean)}
         steps = [(sigma, count) for count, sigma in enumerate(self.sigmas[:-1], 1)]
