@@ -110,7 +110,9 @@ def test_conda_installs_what_pip_does():
     found = re.findall(r"- ([\w-]+)(>=\S+)$", (ROOT.parent / "environment.yml").read_text(), re.MULTILINE)
     theirs = {name.replace("pytorch-gpu", "torch"): bound for name, bound in found}
     own = {"python", "carterbox-torch-radon"}  # which pip does not install
-    assert {name: bound for name, bound in theirs.items() if name not in own} == {name: bounds[name] for name in theirs.keys() - own}
+    assert {name: bound for name, bound in theirs.items() if name not in own} == {
+        name: bounds[name] for name in theirs.keys() - own
+    }
     assert {*re.findall(r"^([\w-]+)", lines[0], re.MULTILINE)} - {"packaging"} <= theirs.keys()  # which lightning brings
 
 
