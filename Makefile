@@ -5,7 +5,10 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m padis_lightning
 NUMERICAL := operators image_operators ct cone noise networks diffusion context training priors tiling solvers volumes
 
-.PHONY: setup demo test slow numerical lint docs benchmark prior clean
+#: what makes a lower bound of setup.cfg the one version that is installed
+BOUND := s/^ *\([A-Za-z0-9_-]*\)\(\[.*\]\)*>=\([0-9.]*\).*/\1==\3/p
+
+.PHONY: setup demo test slow numerical lowest newest lint docs benchmark prior clean
 
 setup: .venv/ready
 
@@ -30,6 +33,14 @@ slow: setup
 # What computes, with the kernels of older processors and two threads: verdicts have to be the same.
 numerical: setup
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(NUMERICAL:%=tests/test_%.py)
+
+# The tests with the lowest versions that setup.cfg admits, and with the newest, in environments of their own. PyPI's torch for Linux
+# brings gigabytes of CUDA: TORCH names a version of which pip finds a build for processors. TESTS names files.
+lowest newest:
+	$(PYTHON) -m venv --clear build/$@
+	sed -n '$(if $(filter lowest,$@),$(BOUND))' setup.cfg | sed '$(if $(TORCH),/^torch==/d)' > build/$@/bounds.txt
+	build/$@/bin/pip install --quiet --only-binary :all: --constraint build/$@/bounds.txt $(TORCH:%=torch==%) --editable ".[test]"
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} build/$@/bin/python -m pytest $(TESTS)
 
 lint: setup
 	$(BIN)/ruff check .

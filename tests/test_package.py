@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,18 @@ def test_the_wheel_carries_every_package():
     listed = set(config["options"]["packages"].split())
     found = {".".join(("padis_lightning", *p.parent.relative_to(ROOT).parts)) for p in ROOT.rglob("*.py")}
     assert found | {"padis_lightning.assets", "padis_lightning.configs"} == listed
+
+
+def test_conda_installs_what_pip_does():
+    config = configparser.ConfigParser()
+    config.read(ROOT.parent / "setup.cfg")
+    lines = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    bounds = dict(re.findall(r"^([\w-]+)(?:\[\w+\])?(>=\S+)$", "\n".join(lines), re.MULTILINE))
+    found = re.findall(r"- ([\w-]+)(>=\S+)$", (ROOT.parent / "environment.yml").read_text(), re.MULTILINE)
+    own = ("python", "carterbox-torch-radon")  # which pip does not install
+    theirs = {name.replace("pytorch-gpu", "torch"): bound for name, bound in found if name not in own}
+    assert theirs == {name: bounds[name] for name in theirs}
+    assert {*re.findall(r"^([\w-]+)", lines[0], re.MULTILINE)} - {"packaging"} <= theirs.keys()  # which lightning brings
 
 
 def test_the_wheel_carries_every_asset():
