@@ -30,8 +30,7 @@ def exif():
     """EXIF of a camera on its side, with a place and a time."""
     made = Image.Exif()
     made[Base.Orientation], made[Base.Artist] = 6, "Ann"
-    made.get_ifd(IFD.Exif)[Base.ISOSpeedRatings] = 400
-    made.get_ifd(IFD.GPSInfo).update({1: "N", 2: (52.0, 30.0, 1.0)})
+    made[IFD.Exif], made[IFD.GPSInfo] = {Base.ISOSpeedRatings: 400}, {1: "N", 2: (52.0, 30.0, 1.0)}
     return made
 
 

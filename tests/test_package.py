@@ -108,11 +108,9 @@ def test_conda_installs_what_pip_does():
     lines = [config["options"]["install_requires"], *config["options.extras_require"].values()]
     bounds = dict(re.findall(r"^([\w-]+)(?:\[\w+\])?(>=\S+)$", "\n".join(lines), re.MULTILINE))
     found = re.findall(r"- ([\w-]+)(>=\S+)$", (ROOT.parent / "environment.yml").read_text(), re.MULTILINE)
-    theirs = {name.replace("pytorch-gpu", "torch"): bound for name, bound in found}
-    own = {"python", "carterbox-torch-radon"}  # which pip does not install
-    assert {name: bound for name, bound in theirs.items() if name not in own} == {
-        name: bounds[name] for name in theirs.keys() - own
-    }
+    own = ("python", "carterbox-torch-radon")  # which pip does not install
+    theirs = {name.replace("pytorch-gpu", "torch"): bound for name, bound in found if name not in own}
+    assert theirs == {name: bounds[name] for name in theirs}
     assert {*re.findall(r"^([\w-]+)", lines[0], re.MULTILINE)} - {"packaging"} <= theirs.keys()  # which lightning brings
 
 
