@@ -220,7 +220,7 @@ def bad_inputs(images, prior, tmp):
     fit_file, predict_file = ["fit", "--config", "ct.yaml"], ["predict", "--config", "ct20.yaml"]
     with_prior = [*predict_file, "--prior.checkpoint", str(prior), "--operator.size", "16"]
     return {
-        "solver key": ([*predict_file, "--model.speed", "3"], "'speed' is not a key of PnPADMM; wanted one of relaxation.*steps.*iter.*seed"),
+        "solver key": ([*predict_file, "--model.speed", "3"], "'speed' is not a key of PnPADMM; wanted one of .*steps.*seed"),
         "patch": ([*fit_file, "--model.patch_sizes", "[24,256]"], "patch size 256 is larger than the image of 128x128"),
         "window": (
             [*with_prior, "--data.path", str(wide), "--data.size", "16"],
