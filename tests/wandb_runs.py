@@ -80,7 +80,7 @@ def _finished(folder: Path, seconds: float = 60) -> list[Record]:
     while True:
         try:
             found = list(records(file))
-            if found and found[-1].WhichOneof("record_type") in ("exit", "footer"):  # the latter of wandb before 0.19
+            if found and found[-1].WhichOneof("record_type") == "exit":
                 return found
         except (AssertionError, struct.error):
             if time.monotonic() > end:
