@@ -211,7 +211,7 @@ def test_contributings_solver_passes_the_contract_as_it_is_printed(tmp_path):
     solver, line = blocks(ROOT / "CONTRIBUTING.md")
     for name in ("padis_lightning", "configs", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.cfg", "pyproject.toml", "NOTICE"):
+    for name in ("setup.cfg", "pyproject.toml", "environment.yml", "NOTICE"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "padis_lightning" / "solvers" / "mine.py").write_text(solver)
     config = re.sub(
