@@ -37,6 +37,7 @@ from padis_lightning.priors import slices as of_slices
 from padis_lightning.problem import Problem
 from padis_lightning.random import seeded
 from padis_lightning.solvers import Solver
+from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.plug_and_play import PnPADMM
 from padis_lightning.solvers.plug_and_play_slices import PnPSlices
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
@@ -50,7 +51,11 @@ TV = {20: 2e-5, 8: 8e-5}
 IN_DATA = 2e-5
 #: the same in the prior, over sigma; chosen on patients that the prior was not trained on, see docs/volumes.md
 IN_PRIOR = 0.1
-Make = Callable[[dict[str, str], Problem, dict[str, float]], Solver]
+#: of the noise that ``DDS`` draws for neighbouring slices, see docs/volumes.md
+CORRELATION = 0.9
+#: first and last level of ``DDS`` from filtered back-projection, as in benchmarks.solvers
+LEVELS = {20: {"sigma_max": 0.1, "sigma_min": 0.003}, 8: {"sigma_max": 0.2, "sigma_min": 0.004}}
+Make = Callable[[dict[str, PatchPrior], Problem, dict[str, Any]], Solver]
 
 
 def _views(problem: Problem) -> int:
@@ -58,21 +63,30 @@ def _views(problem: Problem) -> int:
     return 8 if problem.operator.measurement_shape[2] < 14 else 20
 
 
-def _prior(priors: dict[str, str], kind: str, slice_tv: float) -> Prior:
-    model = PatchPrior(priors[kind])
+def _prior(priors: dict[str, PatchPrior], kind: str, slice_tv: float) -> Prior:
+    model = priors[kind]
     return model if kind == "cubes" else {"slices": SlicePrior, "groups": GroupPrior}[kind](model, slice_tv=slice_tv)
 
 
 def plain(kind: str, slice_tv: float = 0.0) -> Make:
     """Return ``PnPADMM`` with a prior of one kind."""
-    return lambda priors, problem, given: PnPADMM(_prior(priors, kind, slice_tv), problem, steps=EVALUATIONS, **given)
+    return lambda priors, problem, given: PnPADMM(_prior(priors, kind, slice_tv), problem, **{"steps": EVALUATIONS} | given)
 
 
 def in_data(kind: str) -> Make:
     """Return the same with total variation across slices in the data step."""
-    return lambda priors, problem, given: PnPSlices(
-        _prior(priors, kind, 0.0), problem, steps=EVALUATIONS, **{"weight": IN_DATA} | given
-    )
+    options = {"steps": EVALUATIONS, "weight": IN_DATA}
+    return lambda priors, problem, given: PnPSlices(_prior(priors, kind, 0.0), problem, **options | given)
+
+
+def fresh_noise(slice_correlation: float) -> Make:
+    """Return ``DDS`` with a prior of slices and fresh noise of so much correlation between neighbouring slices."""
+
+    def make(priors: dict[str, PatchPrior], problem: Problem, given: dict[str, Any]) -> Solver:
+        options = {"steps": EVALUATIONS, "start": "direct", "iterations": 20, "eta": 0.5, "slice_correlation": slice_correlation}
+        return DDS(_prior(priors, "slices", 0.0), problem, **options | LEVELS[_views(problem)] | given)
+
+    return make
 
 
 #: the kind of prior that a method needs, and how it is made
@@ -82,6 +96,8 @@ METHODS: dict[str, tuple[str | None, Make]] = {
     "slice by slice": ("slices", plain("slices")),
     "slices, TV in the data step": ("slices", in_data("slices")),
     "slices, TV in the prior": ("slices", plain("slices", IN_PRIOR)),
+    "slices, DDS": ("slices", fresh_noise(0.0)),
+    "slices, DDS, correlated": ("slices", fresh_noise(CORRELATION)),
     "groups of three": ("groups", plain("groups")),
     "groups, TV in the prior": ("groups", plain("groups", IN_PRIOR)),
     "cubes": ("cubes", plain("cubes")),
@@ -106,7 +122,7 @@ def measure(solver: Solver, items: Sequence) -> dict[str, Any]:
 def peak(args: argparse.Namespace, depth: int, steps: int = 2) -> int:
     """Return the bytes that a volume of so many slices took at most, on the device, and of a processor the whole process."""
     operator = Slices(ParallelBeam(args.size, args.views[0]), depth)
-    solver = plain("slices", IN_PRIOR)({"slices": args.slices}, Problem(operator), {}).to(args.device)
+    solver = plain("slices", IN_PRIOR)({"slices": PatchPrior(args.slices)}, Problem(operator), {}).to(args.device)
     if args.at_once:
         slicewise.SLICES_AT_ONCE = of_slices.SLICES_AT_ONCE = depth
         solver.prior.prior.chunk_size = sys.maxsize
@@ -166,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     simulation.add_arguments(parser)
     parser.add_argument("--only", nargs="+", choices=list(METHODS), help="these methods (default: all)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the solvers with priors, to tune")
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of the network")
     parser.add_argument("--depths", type=int, nargs="*", default=[8, 16, 32, 64, 128], help="to measure memory with")
     parser.add_argument("--peak", type=int, help="only print the peak memory of a volume of so many slices")
     parser.add_argument("--large", type=int, nargs=2, metavar=("DEPTH", "SIZE"), help="only one step on a volume so large")
@@ -179,17 +196,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.large:
         large(args, *args.large)
         return
-    priors = {kind: path for kind in ("slices", "groups", "cubes") if (path := getattr(args, kind))}
-    given = {key: float(value) for key, _, value in (word.partition("=") for word in args.set)}
+    paths = {kind: path for kind in ("slices", "groups", "cubes") if (path := getattr(args, kind))}
+    given = {key: json.loads(value) for key, _, value in (word.partition("=") for word in args.set)}
     crime, noise = args.inverse_crime, simulation.noise_of(args)
-    settings = {key: str(getattr(args, key)) for key in ("data", "subset", "size", "depth", "count", "set", "inverse_crime")}
-    settings |= {"noise": str(noise.std)}
+    keys = "data", "subset", "size", "depth", "count", "set", "precision", "inverse_crime"
+    settings = {key: str(getattr(args, key)) for key in keys} | {"noise": str(noise.std)}
     path = args.output / "volumes.json"
     figures = json.loads(path.read_text()) if path.exists() else {"settings": settings, "priors": {}, "scores": {}, "memory": {}}
-    if figures["settings"] != settings or priors | figures["priors"] != figures["priors"] | priors:
+    if figures["settings"] != settings or paths | figures["priors"] != figures["priors"] | paths:
         known = figures["settings"] | figures["priors"]
-        parser.error(f"{path} was measured with {known}; wanted {settings | priors}, or another --output")
-    figures["priors"] |= priors
+        parser.error(f"{path} was measured with {known}; wanted {settings | paths}, or another --output")
+    figures["priors"] |= paths
+    priors = {kind: PatchPrior(prior, precision=args.precision) for kind, prior in paths.items()}
     how = {"volumes": True, "depth": args.depth}
     images = simulation.images(args.data, args.subset, args.size, args.count, args.device, crime, **how)
     for views in args.views:

@@ -67,6 +67,9 @@ class Generators:
         .. math:: z_1 = n_1, \quad z_k = r z_{k - 1} + \sqrt{1 - r^2} \, n_k, \quad \mathrm{corr}(z_j, z_k) = r^{|j - k|}
 
         Those of one slice stay independent standard normal; 0 leaves the bits of n, and with 1 all slices have the same.
+
+        Source: Du et al., Improving 2D diffusion models for 3D medical imaging with inter-slice consistent stochasticity, ICLR
+        2026, for noise that slices share; they interpolate on the sphere.
         """
         twin = copy.copy(self)
         twin.slice_correlation = slice_correlation
