@@ -102,10 +102,12 @@ class PlugAndPlay(Solver):
         """Return the level of every step, each a number, or of each image ``(B,)`` where they follow from x, the first one."""
         if self.sigma_max is not None and self.sigma_min is not None:
             return geometric_sigmas(self.sigma_max, self.sigma_min, self.steps).tolist()
-        plain, error = (self._inversion_error(turned(x, turns)) for turns in (0, 1))
-        most, gain = min(HIGHEST, self.prior.highest), error / plain.clamp_min(torch.finfo(plain.dtype).tiny)
-        high = (error * gain.clamp(1, MOST_TURNED).where(gain < EXACT, 1)).clamp(min(LEAST_HIGH, most), most)
-        high = high if self.sigma_max is None else torch.full_like(error, self.sigma_max)
+        error = self._inversion_error(turned(x, 1))
+        if self.sigma_max is None:
+            gain, most = error / self._inversion_error(turned(x, 0)), min(HIGHEST, self.prior.highest)
+            high = (error * gain.clamp(1, MOST_TURNED).where(gain < EXACT, 1)).clamp(min(LEAST_HIGH, most), most)
+        else:
+            high = torch.full_like(error, self.sigma_max)
         low = (FALL * error).clamp_min(LOWEST) if self.sigma_min is None else torch.full_like(error, self.sigma_min)
         shares = torch.linspace(0, 1, self.steps, dtype=error.dtype, device=error.device)
         return list(high * (low.minimum(high) / high) ** shares[:, None])
