@@ -182,10 +182,8 @@ class PnPADMM(PlugAndPlay):
 
     def noise(self, y: Tensor, v: Tensor | None = None) -> Tensor:
         """Return what the base class does and, where that is not 0, what the operator gets wrong."""
-        noise = super().noise(y, v)
-        return torch.where(
-            noise > 0, noise + self.model_error**2 * per_image(y.double().square().flatten(1).mean(1), noise), noise
-        )
+        noise, square = super().noise(y, v), y.double().square().flatten(1).mean(1)
+        return torch.where(noise > 0, noise + self.model_error**2 * per_image(square, noise), noise)
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
