@@ -50,7 +50,7 @@ def few_views(operator: LinearOperator) -> bool:
     return operator.measurement_shape[-2] < 14
 
 
-def total_variation(operator: ParallelBeam, options: dict[str, Any]) -> TotalVariation:
+def total_variation(_: PatchPrior, operator: ParallelBeam, options: dict[str, Any]) -> TotalVariation:
     """Return total variation with the best weight on validation slices: a larger one with few views, or with noise."""
     noisy = "noise" in options and options["noise"].std > 0
     return TotalVariation(operator, weight=8e-5 if noisy or few_views(operator) else 2e-5, **options)
@@ -75,7 +75,7 @@ def from_fbp(steps: int, tiles: int | None = None) -> Make:
 METHODS: dict[str, Make] = {
     "FBP": lambda p, a, o: PseudoInverse(a, **o),
     "least squares": lambda p, a, o: PseudoInverse(a, exact=True, **o),
-    "TV": lambda p, a, o: total_variation(a, o),
+    "TV": total_variation,
     **{f"PnP-ADMM {steps}": lambda p, a, o, steps=steps: PnPADMM(p, a, steps=steps, **o) for steps in (10, 20, 50, 200)},
     "PnP-ADMM, one level": lambda p, a, o: PnPADMM(
         p, a, sigma_max=0.05, sigma_min=0.05, penalty=0.05, relaxation=1, noise_weight=0.25, **o
