@@ -137,6 +137,13 @@ def drawing() -> ModuleType | None:
     return pyplot
 
 
+def save(pyplot: ModuleType, path: Path, dpi: int) -> None:
+    """Write the figure that was made last as PNG, and free it."""
+    with whole(path) as temporary:
+        pyplot.savefig(temporary, format="png", dpi=dpi)
+    pyplot.close()
+
+
 def plot(memory: dict[str, Any], path: Path) -> None:
     """Plot memory and time of a step against the side of what it trains on."""
     if (pyplot := drawing()) is None:
@@ -162,9 +169,7 @@ def plot(memory: dict[str, Any], path: Path) -> None:
         panel.grid(alpha=0.3)
     panels[0].legend()
     figure.suptitle(f"{setup['network']}, base {setup['base']}, {setup['device']}", fontsize=10)
-    with whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    pyplot.close(figure)
+    save(pyplot, path, 150)
 
 
 def memory_of_slices(memory: dict[str, dict[str, int]], size: int, path: Path) -> None:
@@ -172,16 +177,14 @@ def memory_of_slices(memory: dict[str, dict[str, int]], size: int, path: Path) -
     if (pyplot := drawing()) is None:
         return
 
-    figure, axis = pyplot.subplots(figsize=(5.5, 4), layout="constrained")
+    _, axis = pyplot.subplots(figsize=(5.5, 4), layout="constrained")
     for (way, found), style in zip(memory.items(), ("o-", "s--"), strict=True):
         depths, peaks = zip(*sorted((int(depth), value / 2**30) for depth, value in found.items()), strict=True)
         axis.plot(depths, peaks, style, label=f"slices {way}")
     axis.set(xlabel=f"slices of {size}x{size}", ylabel="peak memory of the process, GiB", ylim=(0, None))
     axis.grid(alpha=0.3)
     axis.legend()
-    with whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    pyplot.close(figure)
+    save(pyplot, path, 150)
 
 
 def labels(points: Sequence[tuple[str, float, float]], gap: float) -> list[tuple[str, float, float, float]]:
@@ -224,9 +227,7 @@ def quality_against_evaluations(figures: dict[str, Any], path: Path) -> None:
         axis.set(title=f"{views} views", xlabel="network evaluations", ylabel="PSNR (dB)", xlim=(15, 4000))
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    with whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    pyplot.close(figure)
+    save(pyplot, path, 110)
 
 
 def noise_and_resolution(methods: dict[str, dict[str, Any]], path: Path) -> None:
@@ -235,7 +236,7 @@ def noise_and_resolution(methods: dict[str, dict[str, Any]], path: Path) -> None
         return
 
     contrasts = list(next(iter(methods.values()))["edges"])
-    figure, axes = pyplot.subplots(1, 1 + len(contrasts), figsize=(3.6 * (1 + len(contrasts)), 3.6), layout="constrained")
+    _, axes = pyplot.subplots(1, 1 + len(contrasts), figsize=(3.6 * (1 + len(contrasts)), 3.6), layout="constrained")
     for (name, row), style in zip(methods.items(), cycle(("-", "--", "-.", ":")), strict=False):
         axes[0].semilogy(*row["spectrum"], style, label=name)
         for axis, contrast in zip(axes[1:], contrasts, strict=True):
@@ -252,6 +253,4 @@ def noise_and_resolution(methods: dict[str, dict[str, Any]], path: Path) -> None
     for axis in axes:
         axis.set_xlabel("frequency, 1/mm")
         axis.grid(alpha=0.3)
-    with whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    pyplot.close(figure)
+    save(pyplot, path, 110)

@@ -23,6 +23,7 @@ from benchmarks import simulation
 from benchmarks.plots import quality_against_evaluations
 from padis_lightning import metrics
 from padis_lightning.files import write_text
+from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.priors import OverlapTiling, PatchPrior, RandomTiling, Tiling
 from padis_lightning.solvers import Solver
@@ -44,24 +45,29 @@ LEVELS = {"sigma_max": 1.0, "sigma_min": 0.002}
 Make = Callable[[PatchPrior, ParallelBeam, dict[str, Any]], Solver]
 
 
-def _few_views(operator: ParallelBeam) -> bool:
-    """Say whether what was chosen at 8 views serves better than what was chosen at 20."""
-    return operator.measurement_shape[1] < 14
+def few_views(operator: LinearOperator) -> bool:
+    """Say whether what was chosen at 8 views serves better than what was chosen at 20, of slices or volumes."""
+    return operator.measurement_shape[-2] < 14
 
 
-def total_variation(operator: ParallelBeam, options: dict[str, Any]) -> TotalVariation:
+def total_variation(_: PatchPrior, operator: ParallelBeam, options: dict[str, Any]) -> TotalVariation:
     """Return total variation with the best weight on validation slices: a larger one with few views, or with noise."""
     noisy = "noise" in options and options["noise"].std > 0
-    return TotalVariation(operator, weight=8e-5 if noisy or _few_views(operator) else 2e-5, **options)
+    return TotalVariation(operator, weight=8e-5 if noisy or few_views(operator) else 2e-5, **options)
+
+
+def direct(operator: LinearOperator, steps: int) -> dict[str, Any]:
+    """Return the options of ``DDS`` from filtered back-projection with little noise put back."""
+    levels = {"sigma_max": 0.2, "sigma_min": 0.004} if few_views(operator) else {"sigma_max": 0.1, "sigma_min": 0.003}
+    return {"steps": steps, "start": "direct", "iterations": 20, "eta": 0.5} | levels
 
 
 def from_fbp(steps: int, tiles: int | None = None) -> Make:
-    """Return ``DDS`` from filtered back-projection with little noise put back, with patches as trained or ``tiles`` a side."""
+    """Return ``DDS`` from filtered back-projection, with patches as trained or ``tiles`` a side."""
 
     def make(prior: PatchPrior, operator: ParallelBeam, options: dict[str, Any]) -> Solver:
-        levels = {"sigma_max": 0.2, "sigma_min": 0.004} if _few_views(operator) else {"sigma_max": 0.1, "sigma_min": 0.003}
         prior = _tiled(prior, RandomTiling(tiles)) if tiles else prior
-        return DDS(prior, operator, steps=steps, start="direct", iterations=20, eta=0.5, **levels, **options)
+        return DDS(prior, operator, **direct(operator, steps), **options)
 
     return make
 
@@ -69,7 +75,7 @@ def from_fbp(steps: int, tiles: int | None = None) -> Make:
 METHODS: dict[str, Make] = {
     "FBP": lambda p, a, o: PseudoInverse(a, **o),
     "least squares": lambda p, a, o: PseudoInverse(a, exact=True, **o),
-    "TV": lambda p, a, o: total_variation(a, o),
+    "TV": total_variation,
     **{f"PnP-ADMM {steps}": lambda p, a, o, steps=steps: PnPADMM(p, a, steps=steps, **o) for steps in (10, 20, 50, 200)},
     "PnP-ADMM, one level": lambda p, a, o: PnPADMM(
         p, a, sigma_max=0.05, sigma_min=0.05, penalty=0.05, relaxation=1, noise_weight=0.25, **o

@@ -25,6 +25,7 @@ import torch
 
 from benchmarks import simulation
 from benchmarks.plots import memory_of_slices
+from benchmarks.solvers import direct, few_views
 from benchmarks.training import resident
 from padis_lightning import metrics
 from padis_lightning.diffusion import PatchModel, padding
@@ -44,8 +45,8 @@ from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 from padis_lightning.solvers.tv import TotalVariation
 
 EVALUATIONS = 50
-#: weights at 20 and at 8 views
-TV = {20: 2e-5, 8: 8e-5}
+#: weights with many and with few views
+TV = {False: 2e-5, True: 8e-5}
 #: of total variation across slices in the data step; on a patient that the prior was not trained on, with 8 views, 2e-5, 5e-5
 #: and 1e-4 gave 26.05, 26.23, 26.35 dB at a consistency of 0.97, 0.88, 0.79
 IN_DATA = 2e-5
@@ -53,14 +54,7 @@ IN_DATA = 2e-5
 IN_PRIOR = 0.1
 #: of the noise that ``DDS`` draws for neighbouring slices, see docs/volumes.md
 CORRELATION = 0.9
-#: first and last level of ``DDS`` from filtered back-projection, as in benchmarks.solvers
-LEVELS = {20: {"sigma_max": 0.1, "sigma_min": 0.003}, 8: {"sigma_max": 0.2, "sigma_min": 0.004}}
 Make = Callable[[dict[str, PatchPrior], Problem, dict[str, Any]], Solver]
-
-
-def _views(problem: Problem) -> int:
-    """Return the number of views whose settings serve."""
-    return 8 if problem.operator.measurement_shape[2] < 14 else 20
 
 
 def _prior(priors: dict[str, PatchPrior], kind: str, slice_tv: float) -> Prior:
@@ -81,18 +75,16 @@ def in_data(kind: str) -> Make:
 
 def fresh_noise(slice_correlation: float) -> Make:
     """Return ``DDS`` with a prior of slices and fresh noise of so much correlation between neighbouring slices."""
-
-    def make(priors: dict[str, PatchPrior], problem: Problem, given: dict[str, Any]) -> Solver:
-        options = {"steps": EVALUATIONS, "start": "direct", "iterations": 20, "eta": 0.5, "slice_correlation": slice_correlation}
-        return DDS(_prior(priors, "slices", 0.0), problem, **options | LEVELS[_views(problem)] | given)
-
-    return make
+    own = {"slice_correlation": slice_correlation}
+    return lambda priors, problem, given: DDS(
+        _prior(priors, "slices", 0.0), problem, **direct(problem.operator, EVALUATIONS) | own | given
+    )
 
 
 #: the kind of prior that a method needs, and how it is made
 METHODS: dict[str, tuple[str | None, Make]] = {
     "FBP": (None, lambda priors, problem, given: PseudoInverse(problem)),
-    "TV along three axes": (None, lambda priors, problem, given: TotalVariation(problem, weight=TV[_views(problem)])),
+    "TV along three axes": (None, lambda priors, problem, given: TotalVariation(problem, weight=TV[few_views(problem.operator)])),
     "slice by slice": ("slices", plain("slices")),
     "slices, TV in the data step": ("slices", in_data("slices")),
     "slices, TV in the prior": ("slices", plain("slices", IN_PRIOR)),

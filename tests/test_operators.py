@@ -268,9 +268,23 @@ def test_conjugate_gradient_leaves_a_solved_image_alone(rng):
     assert torch.equal(found[0], torch.zeros(6)) and torch.allclose(found[1], b[1] / 2)
 
 
-def test_largest_eigenvalue():
-    values = torch.tensor([3.0, 1.0, 0.5])
-    assert largest_eigenvalue(lambda x: x * values, torch.zeros(1, 3)) == pytest.approx(3.0, rel=1e-4)
+BULK = torch.linspace(0, 0.5, 500, dtype=torch.float64)
+CLOSE = {
+    "apart": torch.tensor([1.0, 1 / 3, 1 / 6]),
+    "a pair": torch.cat([torch.tensor([1.0, 1 - 1e-4]), BULK]),
+    "a ladder": torch.cat([1 - 3e-4 * torch.arange(20), BULK]),
+    "two clusters": torch.cat([torch.ones(50), torch.full((50,), 1 - 1e-4), BULK]),
+    "without gaps": torch.linspace(0, 1, 1000, dtype=torch.float64),
+    "one": torch.ones(1),
+    "none but 0": torch.zeros(5),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("values", CLOSE.values(), ids=CLOSE)
+def test_the_largest_eigenvalue_is_found_where_others_are_close(values, dtype):
+    found = largest_eigenvalue(lambda x: (3 * values * x.double()).to(x), torch.zeros(1, len(values), dtype=dtype))
+    assert found == pytest.approx(3 * float(values.max()), rel=1e-5)
 
 
 RESIZED = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.paper.records import mean, read_scores
 from benchmarks.paper.tables import METHODS, level_scores, task_scores
-from padis_lightning.files import whole
+from benchmarks.plots import save
 
 COLOURS = {"default": "#005ab5", "padis": "#dc5a00", "patches": "#005ab5", "whole": "#dc5a00"}
 
@@ -22,11 +22,9 @@ def figure(path: Path, columns: int, width: float = 3.4, height: float = 3.2) ->
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    drawn, panels = pyplot.subplots(1, columns, figsize=(width * columns, height), layout="constrained", squeeze=False)
+    _, panels = pyplot.subplots(1, columns, figsize=(width * columns, height), layout="constrained", squeeze=False)
     yield panels[0]
-    with whole(path) as temporary:
-        drawn.savefig(temporary, format="png", dpi=80)
-    pyplot.close(drawn)
+    save(pyplot, path, 80)
 
 
 def methods(folders: dict[str, Path], path: Path) -> None:

@@ -146,15 +146,8 @@ def _faces(name: str, values: Mapping[str, str]) -> dict[str, str]:
         side = values["HEAVY" if name == "deblur_heavy" else "BLUR"]
         operator, lowest = _class("UniformBlur", image_shape=shape, size=side), "BLUR_MIN"
         weight = 7e-4 if name == "deblur_heavy" else 1e-3
-    own = {
-        "CONFIG": f"{name}.yaml",
-        "OPERATOR": operator,
-        "PRIOR": "faces",
-        "BUILTIN": "leaves",
-        "NOISE": "0.01",
-        "OVERSAMPLING": "1",
-    }
-    own |= {"SIGMA_MAX": values["FACES_MAX"], "SIGMA_MIN": values[lowest]}
+    own = {"CONFIG": f"{name}.yaml", "OPERATOR": operator, "PRIOR": "faces", "BUILTIN": "leaves", "NOISE": "0.01"}
+    own |= {"OVERSAMPLING": "1", "SIGMA_MAX": values["FACES_MAX"], "SIGMA_MIN": values[lowest]}
     return own | {"TRAIN": values["FACES_TRAIN"], "TEST": values["FACES_TEST"]} | _weights(weight)
 
 

@@ -102,10 +102,12 @@ class PlugAndPlay(Solver):
         """Return the level of every step, each a number, or of each image ``(B,)`` where they follow from x, the first one."""
         if self.sigma_max is not None and self.sigma_min is not None:
             return geometric_sigmas(self.sigma_max, self.sigma_min, self.steps).tolist()
-        plain, error = (self._inversion_error(turned(x, turns)) for turns in (0, 1))
-        most, gain = min(HIGHEST, self.prior.highest), error / plain.clamp_min(torch.finfo(plain.dtype).tiny)
-        high = (error * gain.clamp(1, MOST_TURNED).where(gain < EXACT, 1)).clamp(min(LEAST_HIGH, most), most)
-        high = high if self.sigma_max is None else torch.full_like(error, self.sigma_max)
+        error = self._inversion_error(turned(x, 1))
+        if self.sigma_max is None:
+            gain, most = error / self._inversion_error(turned(x, 0)), min(HIGHEST, self.prior.highest)
+            high = (error * gain.clamp(1, MOST_TURNED).where(gain < EXACT, 1)).clamp(min(LEAST_HIGH, most), most)
+        else:
+            high = torch.full_like(error, self.sigma_max)
         low = (FALL * error).clamp_min(LOWEST) if self.sigma_min is None else torch.full_like(error, self.sigma_min)
         shares = torch.linspace(0, 1, self.steps, dtype=error.dtype, device=error.device)
         return list(high * (low.minimum(high) / high) ** shares[:, None])
@@ -180,10 +182,8 @@ class PnPADMM(PlugAndPlay):
 
     def noise(self, y: Tensor, v: Tensor | None = None) -> Tensor:
         """Return what the base class does and, where that is not 0, what the operator gets wrong."""
-        noise = super().noise(y, v)
-        return torch.where(
-            noise > 0, noise + self.model_error**2 * per_image(y.double().square().flatten(1).mean(1), noise), noise
-        )
+        noise, square = super().noise(y, v), y.double().square().flatten(1).mean(1)
+        return torch.where(noise > 0, noise + self.model_error**2 * per_image(square, noise), noise)
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
