@@ -254,3 +254,19 @@ def noise_and_resolution(methods: dict[str, dict[str, Any]], path: Path) -> None
         axis.set_xlabel("frequency, 1/mm")
         axis.grid(alpha=0.3)
     save(pyplot, path, 110)
+
+
+def reconstructions(pictures: dict[str, Any], path: Path) -> None:
+    """Draw images ``(H, W)`` beside each other under their names, on one scale of grey."""
+    from matplotlib import pyplot
+
+    columns = min(len(pictures), 4)
+    rows = -(-len(pictures) // columns)
+    highest = max(float(picture.quantile(0.999)) for picture in pictures.values())
+    figure, axes = pyplot.subplots(rows, columns, figsize=(3 * columns, 3.2 * rows), squeeze=False, layout="constrained")
+    for place, (name, picture) in zip(axes.flat, pictures.items(), strict=False):
+        place.imshow(picture, cmap="gray", vmin=0, vmax=highest)
+        place.set_title(name, fontsize=9)
+    for place in axes.flat:
+        place.axis("off")
+    save(pyplot, path, 150)

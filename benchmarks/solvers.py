@@ -23,6 +23,7 @@ from benchmarks import simulation
 from benchmarks.plots import quality_against_evaluations
 from padis_lightning import metrics
 from padis_lightning.files import write_text
+from padis_lightning.mri import magnitude
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.priors import OverlapTiling, PatchPrior, RandomTiling, Tiling
@@ -110,13 +111,14 @@ def _tiled(prior: PatchPrior, tiling: Tiling) -> PatchPrior:
 
 @torch.no_grad()
 def measure(solver: Solver, data: list, batch: int) -> dict[str, Any]:
-    """Return the scores of one solver."""
+    """Return the scores of one solver, of complex images those of their magnitudes."""
     rows: dict[str, list[float]] = {"psnr": [], "ssim": [], "residual": []}
     groups, seconds, evaluations = [], 0.0, 0
     for items in simulation.batches(data, batch):
         found = solver.predict_step(items)
-        rows["psnr"] += metrics.psnr(found.estimate, items.image).tolist()
-        rows["ssim"] += metrics.ssim(found.estimate, items.image).tolist()
+        seen, truth = magnitude(found.estimate), magnitude(items.image)
+        rows["psnr"] += metrics.psnr(seen, truth).tolist()
+        rows["ssim"] += metrics.ssim(seen, truth).tolist()
         rows["residual"] += found.residual.tolist()
         groups += items.group
         seconds += found.seconds * len(items.group)

@@ -69,5 +69,6 @@ from padis_lightning.solvers.predictor_corrector import PredictorCorrector as Pr
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse as PseudoInverse
 from padis_lightning.solvers.red_diff import REDDiff as REDDiff
 from padis_lightning.solvers.tv import TotalVariation as TotalVariation
+from padis_lightning.solvers.wavelet import WaveletL1 as WaveletL1
 
 __version__: str

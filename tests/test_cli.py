@@ -274,7 +274,7 @@ RUNS = {  # what keeps a run of a solver short where three steps do not, and its
     "DPS": (["--model.steps", "2", "--model.inner", "2"], 4), "DAPS": (["--model.steps", "2"], 4),
     "MMPS": (["--model.steps", "2"], 2), "PnPDM": (["--model.steps", "2", "--model.prior_steps", "2"], 4),
     "Langevin": (["--model.steps", "2", "--model.inner", "2"], 4), "PredictorCorrector": (["--model.steps", "3"], 5),
-    "TotalVariation": (["--model.iterations", "5"], 0), "PseudoInverse": ([], 0),
+    "TotalVariation": (["--model.iterations", "5"], 0), "WaveletL1": (["--model.iterations", "5"], 0), "PseudoInverse": ([], 0),
 }  # fmt: skip
 
 

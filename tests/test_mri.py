@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import pywt
 import torch
 from scipy import ndimage
 from skimage.metrics import structural_similarity
@@ -22,6 +23,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.mri import fourier, inverse_fourier, to_channels, to_complex
 from padis_lightning.mri.coils import calibration_sides, compression, espirit, normalised, whitening
 from padis_lightning.mri.masks import equispaced, middle, poisson_disc, random_columns, throw
+from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.mri import CartesianMRI, MeasuredMRI, SimulatedMRI
 from padis_lightning.priors import GaussianPrior
 from padis_lightning.problem import Problem
@@ -31,6 +33,7 @@ from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.dpir import DPIR
 from padis_lightning.solvers.plug_and_play import RED, PnPADMM
 from padis_lightning.solvers.tv import TotalVariation
+from padis_lightning.solvers.wavelet import WaveletL1
 from padis_lightning.types import Batch, Reconstruction
 
 SHAPE = (96, 368)
@@ -415,3 +418,56 @@ def test_a_head_lies_in_air_with_a_smooth_phase():
         both = (size[:, 1:] > 0) & (size[:, :-1] > 0)
         steps = np.angle(head[:, 1:] * head[:, :-1].conj())[both]
         assert np.abs(steps).max() < 0.5 and np.abs(np.angle(head[size > 0])).std() > 0.02
+
+
+WEIGHT = 0.05
+
+
+def shrunk(x, weight, levels=2):
+    """Return what minimises half the squared distance to complex images (B, 2, H, W) and the weighted moduli of coefficients."""
+    axes = {"mode": "periodization", "axes": (-2, -1)}
+    coarse, *fine = pywt.wavedec2(x[:, 0].numpy() + 1j * x[:, 1].numpy(), "db4", level=levels, **axes)
+    fine = [tuple(c * np.maximum(0, 1 - weight / np.abs(c)) for c in level) for level in fine]
+    return to_channels(torch.from_numpy(pywt.waverec2([coarse, *fine], "db4", **axes))[:, None])
+
+
+def test_sparse_wavelets_of_a_noisy_image_are_its_shrunk_coefficients(rng):
+    y = 0.2 * torch.randn(2, 2, 32, 48, generator=rng, dtype=torch.float64)
+    solver = WaveletL1(Identity((2, 32, 48)), weight=WEIGHT, iterations=300, levels=2, shifts=False)
+    solver.operator.signed = True
+    expected = shrunk(y, WEIGHT)
+    assert expected.abs().max() < 1 and (expected - y).abs().max() > WEIGHT / 4
+    torch.testing.assert_close(solver.solve(y, Generators.keyed(0, [0, 1])), expected, rtol=0, atol=1e-6)
+
+
+def test_sparse_wavelets_of_odd_sides_are_a_minimum(rng):
+    """No small step from it lowers the sum of both terms, which is convex; of the image with zeros around."""
+    mask = [1, 0, 1, 1, 0, 1, 1]
+    operator, side = CartesianMRI(mask, coil_maps(3, (9, 7))), 16
+    y = operator(0.3 * torch.randn(1, 2, 9, 7, generator=rng, dtype=torch.float64))
+    x = WaveletL1(operator, weight=0.02, wavelet="haar", iterations=2000, levels=2, shifts=False).solve(
+        y, Generators.keyed(0, [0])
+    )
+
+    def cost(x):
+        around = np.zeros((side, side), complex)
+        around[:9, :7] = to_complex(x)[0, 0].numpy()
+        _, *fine = pywt.wavedec2(around, "haar", "periodization", level=2)
+        data = (operator(x) - y).square().sum() / (2 * operator.norm_squared)
+        return float(data) + 0.02 * sum(np.abs(c).sum() for level in fine for c in level)
+
+    least = cost(x)
+    for _ in range(200):
+        step = torch.randn(x.shape, generator=rng, dtype=x.dtype)
+        assert cost(x + 1e-3 * step) > least - 1e-9
+    assert cost(operator.pinv(y)) > least + 1e-3
+
+
+def test_sparse_wavelets_keep_the_phase(rng):
+    """An object whose phase is turned everywhere is reconstructed alike, turned; with shifts, too."""
+    operator = SimulatedMRI(32, 4, acceleration=2)
+    solver = WaveletL1(operator, weight=1e-3, iterations=20, levels=2)
+    x = 0.1 * torch.randn(1, 2, 32, 32, generator=rng, dtype=torch.float64)
+    turned = to_channels(to_complex(x) * np.exp(0.7j))
+    plain, other = (solver.solve(operator(image), Generators.keyed(0, [0])) for image in (x, turned))
+    torch.testing.assert_close(to_channels(to_complex(plain) * np.exp(0.7j)), other, rtol=0, atol=1e-8)

@@ -11,9 +11,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch.nn import functional
 
 from padis_lightning.cli import main
-from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.datamodule import TRAIN, VALIDATE, ImageData
+from padis_lightning.data.generators import BrainSource
 from padis_lightning.data.sources.arrays import ArraySource
 from padis_lightning.data.sources.crops import CropSource
 from padis_lightning.data.sources.open import open_source
@@ -220,6 +222,25 @@ def test_training_and_validation_cut_squares_of_other_pictures(tmp_path):
     colours = [{round(255 * float(part[k].image.mean())) for k in range(len(part))} for part in (train, held)]
     assert len(train) == 8 and data.image_shape == (3, 8, 8)
     assert [len(c) for c in colours] == [2, 1] and set.union(*colours) == set(map(ord, "abc"))
+
+
+def test_squares_of_generated_images_are_of_twice_the_sides():
+    """Turned back, they are parts of a head, or all of it at half the scale; validation has other heads."""
+    data = ImageData(builtin="brains", size=16, crops=8, generated=2, validation=0.5)
+    data.setup("fit")
+    seen = []
+    for purpose, part, heads in ((TRAIN, data._parts["fit"], 2), (VALIDATE, data._parts["validation"], 1)):
+        assert len(part) == 8 * heads and data.image_shape == (2, 16, 16)
+        made = BrainSource(heads, 32, purpose)
+        for k in range(len(part)):
+            head = made.image(k % heads).half().float()
+            half = functional.avg_pool2d(head, 2)
+            parts = [half, *head.unfold(1, 16, 1).unfold(2, 16, 1).flatten(1, 2).unbind(1)]
+            ways = [
+                s for turns in range(4) for s in (part[k].image.rot90(turns, (1, 2)), part[k].image.rot90(turns, (1, 2)).flip(2))
+            ]
+            seen.append(next(n > 0 for n, one in enumerate(parts) for way in ways if torch.equal(one, way)))
+    assert any(seen) and not all(seen)
 
 
 def test_pictures_too_small_for_squares_are_refused(tmp_path):

@@ -39,6 +39,7 @@ from padis_lightning.solvers.predictor_corrector import PredictorCorrector
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 from padis_lightning.solvers.red_diff import REDDiff
 from padis_lightning.solvers.tv import TotalVariation, gradient, gradient_adjoint
+from padis_lightning.solvers.wavelet import WaveletL1
 from padis_lightning.types import Batch
 
 from .conftest import random_network
@@ -363,15 +364,20 @@ SOLVERS = {
     "PredictorCorrector": lambda prior, operator: PredictorCorrector(prior, operator, steps=5, corrections=2, sigma_max=2.0),
     "REDDiff": lambda prior, operator: REDDiff(prior, operator, steps=6, sigma_max=2.0),
     "PnPADMM": lambda prior, operator: PnPADMM(prior, operator, noise_std=0.01, steps=4, iterations=10),
-    "PnPADMM with named levels": lambda prior, operator: PnPADMM(prior, operator, steps=4, sigma_max=0.08, sigma_min=0.015),
+    "PnPADMM with named levels": lambda prior, operator: PnPADMM(
+        prior, operator, steps=4, sigma_max=0.08, sigma_min=0.015, iterations=10
+    ),
     "PnPSlices": lambda prior, operator: PnPSlices(prior, operator, noise_std=0.01, steps=4, iterations=10),
     "DPIR": lambda prior, operator: DPIR(prior, operator, noise_std=0.01, steps=4, iterations=10),
     "PublishedDenoiser": lambda prior, operator: PublishedDenoiser(operator, prior, noise_std=0.01, steps=4, iterations=10),
     "RED": lambda prior, operator: RED(prior, operator, noise=PoissonNoise(), steps=4),
     "TotalVariation": lambda prior, operator: TotalVariation(operator, weight=1e-3, iterations=5),
+    "WaveletL1": lambda prior, operator: WaveletL1(operator, weight=1e-3, iterations=5, levels=2),
     "PseudoInverse": lambda prior, operator: PseudoInverse(operator),
     "PseudoInverse exact": lambda prior, operator: PseudoInverse(operator, exact=True),
 }
+
+RECONSTRUCTING = [n for n in SOLVERS if n.split()[0] not in ("Ancestral", "TotalVariation", "WaveletL1", "PseudoInverse")]
 
 
 def subclasses(cls):
@@ -435,9 +441,7 @@ def test_the_measurement_stays_as_it_was(model, name, rng):
     assert torch.equal(y, kept)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in SOLVERS if name.split()[0] not in ("Ancestral", "TotalVariation", "PseudoInverse")]
-)
+@pytest.mark.parametrize("name", RECONSTRUCTING)
 def test_divergence_names_the_solver_the_step_and_the_level(model, name):
     class Broken(GaussianPrior):
         def forward(self, x, sigma, generator):
@@ -463,9 +467,7 @@ class HostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in SOLVERS if name.split()[0] not in ("Ancestral", "TotalVariation", "PseudoInverse")]
-)
+@pytest.mark.parametrize("name", RECONSTRUCTING)
 def test_the_host_waits_for_no_step(name):
     """One look at whether all was finite, at the end of so few steps, and whatever the number of evaluations."""
     solver = SOLVERS[name](GaussianPrior((1, 20, 20), 0.5, 0.2), ParallelBeam(20, views=5))

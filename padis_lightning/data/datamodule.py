@@ -54,7 +54,8 @@ class ImageData(SharedItems, LightningDataModule):
         range: stored values that become 0 and 1; auto finds the second from measured slices (default: the file's, else auto).
         generated: images to train on, where there is no path.
         validation: share of groups (patients) kept from training, where the file does not name its parts.
-        crops: train on so many random squares of ``size`` of each picture, of whatever sizes (default: on whole pictures).
+        crops: train on so many random squares of ``size`` of each picture, of whatever sizes, or of generated images of twice the
+            sides (default: on whole pictures).
         training_groups: train on so many of the other groups (default: all), fewer a part of more.
         seed: key of phantoms, of the split and of the order.
         num_workers: processes that load.
@@ -117,8 +118,8 @@ class ImageData(SharedItems, LightningDataModule):
         require_at_least(0, seed=seed, num_workers=num_workers)
         if validation is None or not 0 < validation < 1:
             raise InputError(f"validation is {validation}; wanted a share between 0 and 1")
-        if crops is not None and (path is None or volumes):
-            raise InputError(f"crops is {crops} {'with volumes' if volumes else 'without a path'}; wanted a path of pictures")
+        if crops is not None and volumes:
+            raise InputError(f"crops is {crops} with volumes; wanted pictures to cut them of")
         if depth is not None and not volumes:
             raise InputError(f"depth is {depth} and volumes false; wanted at least 1 slice, and --data.volumes true")
         if volumes and path is None and builtin != "phantoms":
@@ -186,8 +187,8 @@ class ImageData(SharedItems, LightningDataModule):
             source = compared(source, self.reference, options)
         return VolumeSource(source, self.depth) if self.volumes and not source.volumetric else source
 
-    def _generate(self, count: int, purpose: int, keep: bool = True) -> Source:
-        seed, size = PURPOSES * self.seed + purpose, self.size or 128
+    def _generate(self, count: int, purpose: int, keep: bool = True, finer: int = 1) -> Source:
+        seed, size = PURPOSES * self.seed + purpose, finer * (self.size or 128)
         depth = {"depth": self.depth or 32} if self.volumes else {}
         self.whole = GENERATORS[self.builtin](count, size, seed, keep, **depth)
         return self.whole
@@ -197,18 +198,28 @@ class ImageData(SharedItems, LightningDataModule):
         if self.path is None:
             if self.builtin not in GENERATORS:
                 raise InputError(f"builtin is {self.builtin!r}; wanted one of {', '.join(GENERATORS)} to train on")
-            held = self._generate(max(1, round(self.generated * self.validation)), VALIDATE)
-            return self._generate(self.generated, TRAIN), held
+            counts = {VALIDATE: max(1, round(self.generated * self.validation)), TRAIN: self.generated}
+            if self.crops is None:
+                held, used = (self._generate(count, purpose) for purpose, count in counts.items())
+                return used, held
+            whole = (self._generate(count, purpose, keep=False, finer=2) for purpose, count in counts.items())
+            held, used = (self._squares(images, self.crops) for images in whole)
+            return used, held
         self.whole = self._open()
         if not self.whole.has_images:
             raise InputError(f"{self.path} has only measurements; wanted 'images' to train on")
         if self.crops is not None:
-            used, kept = (list(self._part(name).indices) for name in ("train", "validation"))
-            pictures, size = self.whole, self.size or 128
-            self.whole = CropSource(pictures, used, self.crops, size, self.seed)
-            return self.whole, CropSource(pictures, kept, VALIDATION_CROPS, size, self.seed)
+            pictures, (train, kept) = self.whole, (list(self._part(name).indices) for name in ("train", "validation"))
+            checked = self._squares(pictures, VALIDATION_CROPS, kept)
+            return self._squares(pictures, self.crops, train), checked
         require_one_size(self.whole)
         return self._part("train"), self._part("validation")
+
+    def _squares(self, images: Source, count: int, indices: list[int] | None = None) -> Source:
+        """Return so many squares of each of these images."""
+        indices = list(range(len(images))) if indices is None else indices
+        self.whole = CropSource(images, indices, count, self.size or 128, self.seed)
+        return self.whole
 
     def _part(self, name: str) -> Subset:
         """Return the items of one part, as the file names them or else as they are split."""
