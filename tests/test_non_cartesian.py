@@ -7,11 +7,14 @@ import json
 import pickle
 import sys
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from padis_lightning.cli import main
+from padis_lightning.data.brains import brain
+from padis_lightning.data.sources.open import open_source
 from padis_lightning.errors import InputError
 from padis_lightning.linalg import norm
 from padis_lightning.mri import to_channels, to_complex
@@ -19,7 +22,7 @@ from padis_lightning.mri.coils import ring_of_coils
 from padis_lightning.mri.nufft import compensation
 from padis_lightning.mri.trajectories import radial, spiral
 from padis_lightning.operators.mri import CartesianMRI
-from padis_lightning.operators.non_cartesian import NonCartesianMRI, RadialMRI, SpiralMRI
+from padis_lightning.operators.non_cartesian import MeasuredNonCartesianMRI, NonCartesianMRI, RadialMRI, SpiralMRI
 from padis_lightning.problem import Problem
 from padis_lightning.types import Batch
 
@@ -205,6 +208,81 @@ def test_operators_refuse_what_does_not_fit(tmp_path):
     ):
         with pytest.raises(InputError, match=said):
             wrong()
+
+
+def soft_maps(coils, side):
+    """Return maps of soft discs around the image, with a sum of squares of 1, complex ``(coils, H, W)``."""
+    y, x = np.indices((side, side)) * 2 / side - 1
+    turn = 2 * np.pi * np.arange(coils)[:, None, None] / coils
+    maps = np.exp(-((x - 1.1 * np.cos(turn)) ** 2 + (y - 1.1 * np.sin(turn)) ** 2) / 1.5 + 1j * (turn + x * np.sin(turn)))
+    return maps / np.linalg.norm(maps, axis=0)
+
+
+def heads(side, count):
+    return torch.stack([torch.view_as_real(torch.from_numpy(brain(side, 5, k))).movedim(-1, 0) for k in range(count)]).double()
+
+
+def test_maps_follow_from_the_middle_of_k_space(rng):
+    side, image = 64, heads(64, 1)
+    known = NonCartesianMRI(radial(side, 48), maps=soft_maps(5, side))
+    y = known(image)
+    operator = MeasuredNonCartesianMRI(known.points, side, 5)
+    found = operator.calibrated(y + 0.003 * torch.randn(y.shape, dtype=y.dtype, generator=rng))
+    inside = torch.linalg.vector_norm(image[0], dim=0) > 0.1
+    maps, theirs = (torch.view_as_complex(one.maps)[:, inside] for one in (found, known))
+    phase = torch.sgn((maps.conj() * theirs).sum(0))
+    assert torch.linalg.vector_norm(maps * phase - theirs, dim=0).quantile(0.95) < 0.03
+    assert not MeasuredNonCartesianMRI(known.points, side, 1).calibrated(y[:, :2]).maps[..., 1].any()  # one sees all alike
+    with pytest.raises(InputError, match="2 measurements are given and MeasuredNonCartesianMRI takes its maps from one"):
+        operator.calibrated(torch.cat([y, y]))
+    few = MeasuredNonCartesianMRI(radial(side, 6), side, 5)
+    with pytest.raises(InputError, match=r"covers \d+% of the 24 points around the middle of k-space; wanted at least 80%"):
+        few.calibrated(torch.ones(1, *few.measurement_shape))
+
+
+def test_samples_are_read_with_their_trajectory_and_written_again(tmp_path, rng):
+    """Each slice with maps of its own: up to their phase it is the truth, in the units of the file."""
+    side, scale, truth = 48, 7.0, heads(48, 2)
+    known = [NonCartesianMRI(radial(side, 40), maps=np.roll(soft_maps(4, side), k, 0)) for k in range(2)]
+    kspace = scale * torch.cat([to_complex(a(x[None])) for a, x in zip(known, truth, strict=True)]).numpy()
+    rest = {"trajectory": known[0].points, "size": [side, side]}
+    np.savez(tmp_path / "scan.npz", kspace=kspace, **rest)
+    source = open_source(tmp_path / "scan.npz", data_range=(0, scale))
+    assert source.image_shape == (2, side, side) and len(source) == 2
+    np.testing.assert_allclose(to_complex(source[1].measurement[None])[0], kspace[1] / scale, rtol=1e-5, atol=1e-6)
+    assert scale * 0.7 < open_source(tmp_path / "scan.npz").normalisation.upper < scale * 1.6
+    words = ["--data.path", str(tmp_path / "scan.npz"), "--model.weight", "1e-5", "--model.iterations", "40"]
+    main(["predict", "--config", "mri.yaml", *words, "--results.measurements", "true", "--output", str(tmp_path / "out"), *QUIET])
+    for k in range(2):
+        found = np.abs(np.load(tmp_path / "out" / "arrays" / f"scan_000{k}.npy"))
+        expected = scale * torch.linalg.vector_norm(truth[k], dim=0).numpy()
+        assert np.linalg.norm(found - expected) < 0.05 * np.linalg.norm(expected)
+    again = open_source(tmp_path / "out" / "measurements" / "scan_0001.npz")
+    upper = open_source(tmp_path / "scan.npz").normalisation.upper
+    assert again.normalisation.upper == 1
+    np.testing.assert_allclose(to_complex(again[0].measurement[None])[0] * upper, kspace[1], rtol=1e-4, atol=1e-4)
+    np.savez(tmp_path / "one.npz", kspace=kspace[0], **rest)
+    assert len(open_source(tmp_path / "one.npz", data_range=(0, 1))) == 1
+
+
+def test_samples_that_cannot_be_used_are_refused_in_a_sentence(tmp_path):
+    kspace, rest = np.ones((3, 32), complex), {"trajectory": radial(8, 2), "size": [8, 8]}
+    for arrays, said in (
+        ({"trajectory": radial(8, 3)}, r"k-space of shape \(3, 32\) and a trajectory of \(48, 2\); wanted \(coils, samples\)"),
+        ({"size": [8, 8, 8]}, r"of shape \(3,\) in size; wanted height and width"),
+        ({"size": [8.0, 8.0]}, "has float64 of shape"),
+        ({"kspace": kspace.real}, "wanted complex numbers"),
+        ({"kspace": 0 * kspace}, "k-space of 0 around its middle"),
+        ({"size": None}, "off the grid and no size"),
+    ):
+        held = {key: value for key, value in {"kspace": kspace, **rest, **arrays}.items() if value is not None}
+        np.savez(tmp_path / "scan.npz", **held)
+        with pytest.raises(InputError, match=said):
+            open_source(tmp_path / "scan.npz")[0]
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["kspace"], file["trajectory"] = kspace, rest["trajectory"]
+    with pytest.raises(InputError, match="off the grid in HDF5; wanted kspace, trajectory and size in .npz"):
+        open_source(tmp_path / "scan.h5")
 
 
 @pytest.mark.parametrize("name", ["radial", "spiral"])

@@ -24,7 +24,7 @@ from padis_lightning.operators.ct import FanBeam, FinerScan, ParallelBeam, Scan
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.inpainting import BoxInpainting, Inpainting, IrregularInpainting, RandomInpainting
 from padis_lightning.operators.mri import CartesianMRI, MeasuredMRI, SimulatedMRI
-from padis_lightning.operators.non_cartesian import NonCartesianMRI, RadialMRI, SpiralMRI
+from padis_lightning.operators.non_cartesian import MeasuredNonCartesianMRI, NonCartesianMRI, RadialMRI, SpiralMRI
 from padis_lightning.operators.pixels import PixelOperator
 from padis_lightning.operators.slices import Slices
 from padis_lightning.operators.super_resolution import AveragePooling, BicubicDownsampling
@@ -98,6 +98,7 @@ EXAMPLES = {
         lambda: NonCartesianMRI(points(9), (3, 5)),
         lambda: NonCartesianMRI(points(30), maps=maps(3, 4, 5), density=1 + np.arange(30) / 30),
     ],
+    "MeasuredNonCartesianMRI": [lambda: MeasuredNonCartesianMRI(points(30), (4, 5), 2)],
     "RadialMRI": [lambda: RadialMRI((5, 4), 1, 2, oversampling=1), lambda: RadialMRI((6, 5), 3, 5, golden=False)],
     "SpiralMRI": [lambda: SpiralMRI((6, 5), 3, 3, 1.0)],
     "Slices": [lambda: Slices(ParallelBeam((6, 5), views=4), 3), lambda: Slices(UniformBlur((2, 5, 7), 3), 2)],

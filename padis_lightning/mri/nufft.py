@@ -112,3 +112,20 @@ def compensation(points: Points, sides: tuple[int, int]) -> Tensor:
     for _ in range(COMPENSATIONS):
         weights = weights / transform(triangle * adjoint(weights, points, wide), points).real
     return weights.real
+
+
+def gridded_middle(kspace: Tensor, points: Points, sides: tuple[int, int], reach: float) -> tuple[Tensor, float]:
+    """Return images of low resolution, and the share of the middle of k-space that is covered.
+
+    Args:
+        kspace: complex ``(coils, samples)``.
+        points: ``(samples, 2)``.
+        sides: H and W of the images ``(coils, H, W)``.
+        reach: radius of the middle, points of the grid.
+    """
+    near = np.hypot(*(points * sides).T) <= reach
+    if not near.any():
+        return kspace.new_zeros(len(kspace), *sides), 0.0
+    shares = compensation(points[near], sides)
+    images = adjoint(shares.to(kspace.device) * kspace[:, torch.from_numpy(near)], points[near], sides)
+    return images, float(shares.sum()) / (math.pi * reach**2)

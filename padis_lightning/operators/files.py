@@ -28,12 +28,12 @@ def is_picture(source: object) -> TypeGuard[str | Path]:
 
 
 def read_numbers(source: Numbers | str, name: str) -> np.ndarray:
-    """Read finite numbers, real or complex, as given or out of a .npy file; raise an InputError for others."""
+    """Read finite numbers, real or complex: as given, of a .npy, or ``name`` of a .npz; raise an InputError for others."""
     file = Path(source) if isinstance(source, (str, Path)) else None
-    if file and not (file.is_file() and file.suffix == ".npy"):
-        raise InputError(f"{name} is {str(source)!r}; wanted numbers or an existing .npy file")
-    with reading(name, "numbers"):
-        values = np.asarray(load_array(file) if file else source)
+    if file and not (file.is_file() and file.suffix in (".npy", ".npz")):
+        raise InputError(f"{name} is {str(source)!r}; wanted numbers or an existing .npy file, or a .npz that has {name}")
+    with reading(name, f"numbers, or a .npz that has {name}"):
+        values = np.asarray(load_array(file, name) if file else source)
     if values.dtype.kind not in "biufc" or not np.isfinite(values).all():
         raise InputError(f"{name} has {values.dtype} or values that are not finite; wanted finite numbers")
     return values

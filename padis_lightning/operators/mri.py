@@ -50,6 +50,14 @@ class CoilOperator(LinearOperator):
         maps = torch.view_as_complex(self.maps.to(images.real))
         return to_channels((maps.conj() * images).sum(1, keepdim=True))
 
+    def only(self, y: Tensor) -> Tensor:
+        """Return k-space ``(coils, ...)`` of the only measurement ``(1, 2 coils, ...)``; raise an InputError for several."""
+        self.check(y, self.measurement_shape, "measurement")
+        if len(y) > 1:
+            name = type(self).__name__
+            raise InputError(f"{len(y)} measurements are given and {name} takes its maps from one; wanted one at a time")
+        return to_complex(y.detach().cpu().float())[0]
+
     @staticmethod
     def noisy_at(away: Tensor, weights: Tensor) -> Tensor:
         """Return the weights where it is far to the middle of k-space: there is hardly anything but noise.
@@ -182,10 +190,7 @@ class MeasuredMRI(CartesianMRI):
         Raises:
             InputError: there are several, or its centre is too small for :func:`padis_lightning.mri.coils.espirit`.
         """
-        self.check(y, self.measurement_shape, "measurement")
-        if len(y) > 1:
-            raise InputError(f"{len(y)} measurements are given and MeasuredMRI takes its maps from one; wanted one at a time")
-        kspace = to_complex(y.detach().cpu().float())[0]
+        kspace = self.only(y)
         mask = (kspace != 0).any(0).numpy()
         if len(kspace) == 1:
             found = CartesianMRI(mask)

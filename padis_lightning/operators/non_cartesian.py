@@ -11,15 +11,17 @@ from torch import Tensor
 
 from padis_lightning.errors import InputError
 from padis_lightning.linalg import at_least_single
-from padis_lightning.mri import to_channels, to_complex
-from padis_lightning.mri.coils import ring_of_coils
-from padis_lightning.mri.nufft import adjoint, compensation, convolved, library, normal_spectrum, transform
+from padis_lightning.memory import device_of
+from padis_lightning.mri import fourier, to_channels, to_complex
+from padis_lightning.mri.coils import espirit, ring_of_coils
+from padis_lightning.mri.nufft import adjoint, compensation, convolved, gridded_middle, library, normal_spectrum, transform
 from padis_lightning.mri.trajectories import radial, spiral
 from padis_lightning.operators.ct import sides_of
 from padis_lightning.operators.files import Numbers, read_numbers
 from padis_lightning.operators.mri import CoilOperator, read_maps
 
 COMPENSATION = "compensation"
+COVERED = 0.8  # of the middle of k-space, for maps
 
 
 class NonCartesianMRI(CoilOperator):
@@ -27,13 +29,14 @@ class NonCartesianMRI(CoilOperator):
 
     Real and imaginary parts are channels, in images ``(B, 2, H, W)`` and, coil by coil, in measurements
     ``(B, 2 coils, samples)``. Points on the grid have the values of :class:`padis_lightning.operators.mri.CartesianMRI`. F is
-    computed in float64 on the host, by FINUFFT; A'A is a convolution, computed where the image is.
+    computed in float64 on the host, by FINUFFT; A'A is a convolution, computed where the image is. Files are .npy, or .npz with
+    an array of the name of the argument.
 
     Args:
-        trajectory: points of k-space ``(samples, 2)`` along height and width, in cycles per pixel, -0.5 to 0.5; or a .npy file.
+        trajectory: points of k-space ``(samples, 2)`` along height and width, in cycles per pixel, -0.5 to 0.5; or a file.
         size: pixels along a side of the image, or height and width (default: those of the maps).
-        maps: S, complex ``(coils, H, W)``, or a .npy file of them (default: one coil that sees all alike).
-        density: d, weights of the samples ``(samples,)`` whose roots measurements carry; or a .npy file, or ``compensation``, the
+        maps: S, complex ``(coils, H, W)``, or a file (default: one coil that sees all alike).
+        density: d, weights of the samples ``(samples,)`` whose roots measurements carry; or a file, or ``compensation``, the
             share of k-space that each sample stands for, with which :math:`\|A\|` is about 1 and conjugate gradients take fewer
             steps (default: 1, so that noise is that of samples as they are).
 
@@ -163,6 +166,49 @@ class SpiralMRI(NonCartesianMRI):
     ) -> None:
         sides = sides_of(size)
         super().__init__(spiral(max(sides), interleaves, turns, oversampling), sides, _maps(coils, sides), density)
+
+
+class MeasuredNonCartesianMRI(NonCartesianMRI):
+    """Measured non-Cartesian MRI takes maps from each measurement: ESPIRiT of the gridded middle of k-space.
+
+    Until there is a measurement its coils see all alike.
+
+    Args:
+        trajectory: points of k-space, as :class:`NonCartesianMRI` has them.
+        size: pixels along a side of the image, or height and width.
+        coils: number of them.
+        calibration: side of the middle that maps are estimated from, points of the grid.
+        kernel: side of the windows of ESPIRiT, points.
+        crop: eigenvalue up to which a pixel is taken to be empty.
+    """
+
+    def __init__(
+        self,
+        trajectory: Numbers | str,
+        size: int | tuple[int, int],
+        coils: int,
+        calibration: int = 24,
+        kernel: int = 6,
+        crop: float = 0.9,
+    ) -> None:
+        super().__init__(trajectory, size, np.ones((coils, *sides_of(size))))
+        self.calibration, self.kernel, self.crop = calibration, kernel, crop
+
+    def calibrated(self, y: Tensor) -> NonCartesianMRI:
+        """Return the operator of one measurement ``(1, 2 coils, samples)``.
+
+        Raises:
+            InputError: there are several, or the middle of k-space is not covered or too small.
+        """
+        kspace, maps = self.only(y), None
+        if len(kspace) > 1:
+            images, covered = gridded_middle(kspace, self.points, self.sides, self.calibration / 2)
+            if covered < COVERED:
+                seen = f"the trajectory covers {covered:.0%} of the {self.calibration} points around the middle of k-space"
+                wanted = f"at least {COVERED:.0%}, another --operator.calibration, or --operator NonCartesianMRI with .maps"
+                raise InputError(f"{seen}; wanted {wanted}")
+            maps = espirit(fourier(images), (self.calibration,) * 2, self.kernel, crop=self.crop).numpy()
+        return NonCartesianMRI(self.points, self.sides, maps).to(device_of(self) or y.device)
 
 
 def _maps(coils: int, sides: tuple[int, int]) -> np.ndarray | None:
