@@ -33,6 +33,10 @@ from padis_lightning.operators.inpainting import RandomInpainting as RandomInpai
 from padis_lightning.operators.mri import CartesianMRI as CartesianMRI
 from padis_lightning.operators.mri import MeasuredMRI as MeasuredMRI
 from padis_lightning.operators.mri import SimulatedMRI as SimulatedMRI
+from padis_lightning.operators.non_cartesian import MeasuredNonCartesianMRI as MeasuredNonCartesianMRI
+from padis_lightning.operators.non_cartesian import NonCartesianMRI as NonCartesianMRI
+from padis_lightning.operators.non_cartesian import RadialMRI as RadialMRI
+from padis_lightning.operators.non_cartesian import SpiralMRI as SpiralMRI
 from padis_lightning.operators.slices import Slices as Slices
 from padis_lightning.operators.stack import Stack as Stack
 from padis_lightning.operators.super_resolution import AveragePooling as AveragePooling

@@ -166,7 +166,8 @@ class Problem(nn.Module):
         r"""Return the map :math:`u \mapsto A^T P A u / \|A\|^2` and the image :math:`A^T P y / \|A\|^2`."""
         _, precision = self.data_term(y)
 
-        def adjoint(r: Tensor) -> Tensor:
-            return self.operator.adjoint(r if precision is None else precision * r) / self.operator.norm_squared
+        def normal(u: Tensor) -> Tensor:
+            found = self.operator.normal(u) if precision is None else self.operator.adjoint(precision * self.operator(u))
+            return found / self.operator.norm_squared
 
-        return lambda u: adjoint(self.operator(u)), adjoint(y)
+        return normal, self.operator.adjoint(y if precision is None else precision * y) / self.operator.norm_squared

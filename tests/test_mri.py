@@ -174,8 +174,10 @@ def test_full_k_space_of_any_coils_gives_the_image_back(rng):
     assert alone.closed_form and torch.equal(alone.pinv(alone(image)), alone.adjoint(alone(image)))
 
 
+@pytest.mark.slow
 def test_operators_and_maps_are_those_of_sigpy(rng):
-    mri = pytest.importorskip("sigpy.mri")
+    from sigpy import mri
+
     maps, (image, support), mask = coil_maps(8, (64, 50)), object_of((64, 50)), poisson_disc((64, 50), 3)
     operator = CartesianMRI(mask, maps.numpy())
     sense = mri.linop.Sense(maps.numpy(), weights=mask.astype(float))

@@ -24,6 +24,7 @@ from padis_lightning.operators.ct import FanBeam, FinerScan, ParallelBeam, Scan
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.inpainting import BoxInpainting, Inpainting, IrregularInpainting, RandomInpainting
 from padis_lightning.operators.mri import CartesianMRI, MeasuredMRI, SimulatedMRI
+from padis_lightning.operators.non_cartesian import MeasuredNonCartesianMRI, NonCartesianMRI, RadialMRI, SpiralMRI
 from padis_lightning.operators.pixels import PixelOperator
 from padis_lightning.operators.slices import Slices
 from padis_lightning.operators.super_resolution import AveragePooling, BicubicDownsampling
@@ -39,6 +40,11 @@ HOLES = [[1, 0, 1, 1, 0], [0, 0, 1, 0, 1], [1, 1, 1, 1, 0]]
 def maps(*shape):
     """Return complex maps of coils that all see differently."""
     return np.exp(np.sin(np.arange(np.prod(shape)) ** 2).reshape(shape) * (1 + 2j))
+
+
+def points(count):
+    """Return points all over k-space, ``(count, 2)``."""
+    return np.sin(np.arange(2 * count) ** 2).reshape(count, 2) / 2
 
 
 # One small instance (or more) of each operator, odd where it can be.
@@ -88,6 +94,13 @@ EXAMPLES = {
     ],
     "SimulatedMRI": [lambda: SimulatedMRI((7, 9), 3, acceleration=4), lambda: SimulatedMRI(8, 1, "poisson", 3)],
     "MeasuredMRI": [lambda: MeasuredMRI((5, 4), 2)],
+    "NonCartesianMRI": [
+        lambda: NonCartesianMRI(points(9), (3, 5)),
+        lambda: NonCartesianMRI(points(30), maps=maps(3, 4, 5), density=1 + np.arange(30) / 30),
+    ],
+    "MeasuredNonCartesianMRI": [lambda: MeasuredNonCartesianMRI(points(30), (4, 5), 2)],
+    "RadialMRI": [lambda: RadialMRI((5, 4), 1, 2, oversampling=1), lambda: RadialMRI((6, 5), 3, 5, golden=False)],
+    "SpiralMRI": [lambda: SpiralMRI((6, 5), 3, 3, 1.0)],
     "Slices": [lambda: Slices(ParallelBeam((6, 5), views=4), 3), lambda: Slices(UniformBlur((2, 5, 7), 3), 2)],
     "MatrixOperator": [lambda: MatrixOperator(3 * np.eye(7, 12) + np.linspace(0, 1, 84).reshape(7, 12), (2, 3, 2), (1, 7))],
     "Stack": [lambda: Stack([ParallelBeam((6, 7), views=3), Crop((1, 2, 5), (2, 1))])],
@@ -149,6 +162,12 @@ def test_gradients(operator, rng):
     x = draw(operator.image_shape, rng, batch=1).requires_grad_()
     assert torch.autograd.gradcheck(operator, x, fast_mode=True)
     assert torch.autograd.gradgradcheck(operator, x, fast_mode=True)
+
+
+def test_normal_is_the_adjoint_of_the_measurement(operator, rng):
+    x = draw(operator.image_shape, rng)
+    expected = operator.adjoint(operator(x))
+    torch.testing.assert_close(operator.normal(x), expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
 
 
 def test_on_a_canvas_proximal_step_and_inverse_are_those_inside(operator, rng):

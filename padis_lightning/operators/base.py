@@ -153,10 +153,10 @@ class LinearOperator(nn.Module, ABC):
     ) -> Tensor:
         """Compute :meth:`prox` by conjugate gradients, all tensors in the precision of ``v``."""
 
-        def weighted(r: Tensor) -> Tensor:
-            return self.adjoint(r if precision is None else precision * r)
+        def hessian(u: Tensor) -> Tensor:
+            return (self.normal(u) if precision is None else self.adjoint(precision * self(u))) + weight * u
 
-        return conjugate_gradient(lambda u: weighted(self(u)) + weight * u, weighted(y) + weight * v, v, *limits)
+        return conjugate_gradient(hessian, self.adjoint(y if precision is None else precision * y) + weight * v, v, *limits)
 
     def approximate_inverse(self, y: Tensor) -> Tensor:
         """Return the field's plain baseline, such as filtered back-projection; the pseudo-inverse where there is no better."""
@@ -226,6 +226,10 @@ class Composition(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         """Return ``R' L' y``."""
         return self.right.adjoint(self.left.adjoint(y))
+
+    def normal(self, x: Tensor) -> Tensor:
+        """Return ``R' L' L R x``, the middle as the left operator has it."""
+        return self.right.adjoint(self.left.normal(self.right(x)))
 
     def _pinv(self, y: Tensor, *limits: *tuple[int, float]) -> Tensor:
         return self.right.adjoint(self.left._pinv(y, *limits)) if self.right.orthonormal else super()._pinv(y, *limits)

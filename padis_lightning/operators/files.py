@@ -1,4 +1,4 @@
-"""Kernels and masks from files: rows of numbers, ``.npy``, or pictures."""
+"""Kernels, masks and maps from files: numbers, ``.npy``, or pictures."""
 
 from __future__ import annotations
 
@@ -25,6 +25,18 @@ OPAQUE = 127  # of 255; a mask is white above it
 def is_picture(source: object) -> TypeGuard[str | Path]:
     """Return whether a source is named like a picture."""
     return isinstance(source, (str, Path)) and Path(source).suffix.lower() in PICTURES
+
+
+def read_numbers(source: Numbers | str, name: str) -> np.ndarray:
+    """Read finite numbers, real or complex: as given, of a .npy, or ``name`` of a .npz; raise an InputError for others."""
+    file = Path(source) if isinstance(source, (str, Path)) else None
+    if file and not (file.is_file() and file.suffix in (".npy", ".npz")):
+        raise InputError(f"{name} is {str(source)!r}; wanted numbers or an existing .npy file, or a .npz that has {name}")
+    with reading(name, f"numbers, or a .npz that has {name}"):
+        values = np.asarray(load_array(file, name) if file else source)
+    if values.dtype.kind not in "biufc" or not np.isfinite(values).all():
+        raise InputError(f"{name} has {values.dtype} or values that are not finite; wanted finite numbers")
+    return values
 
 
 def read_matrix(source: Matrix | str, name: str) -> np.ndarray:

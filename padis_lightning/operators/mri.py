@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,21 +9,67 @@ import torch
 from torch import Tensor
 
 from padis_lightning.errors import InputError
-from padis_lightning.inputs import load_array, reading
 from padis_lightning.linalg import at_least_single
 from padis_lightning.memory import device_of
 from padis_lightning.mri import fourier, inverse_fourier, to_channels, to_complex
 from padis_lightning.mri.coils import calibration_sides, espirit, normalised, ring_of_coils
 from padis_lightning.mri.masks import equispaced, poisson_disc, random_columns
+from padis_lightning.operators.base import LinearOperator
 from padis_lightning.operators.ct import sides_of
 from padis_lightning.operators.diagonalisable import Diagonalisable
-from padis_lightning.operators.files import Numbers
+from padis_lightning.operators.files import Numbers, read_numbers
 
 OUTER = 0.8  # of the half sides of k-space
 PATTERNS = {"equispaced": equispaced, "random": random_columns, "poisson": poisson_disc}
 
 
-class CartesianMRI(Diagonalisable):
+class CoilOperator(LinearOperator):
+    """Coils weigh a complex image before it is measured; real and imaginary parts are channels.
+
+    Args:
+        sides: height and width of the image.
+        maps: S, complex ``(coils, H, W)``, which are brought to a sum of squares of 1 (default: one coil that sees all alike).
+    """
+
+    signed = True
+    noise_orders = ()
+    maps: Tensor
+
+    def __init__(self, sides: tuple[int, int], maps: np.ndarray | None = None) -> None:
+        super().__init__()
+        brought = normalised(torch.from_numpy(np.ones((1, *sides), np.complex128) if maps is None else maps))
+        self.image_shape, self.coils = (2, *sides), len(brought)
+        self.register_buffer("maps", torch.view_as_real(brought), persistent=False)
+
+    def weighed(self, x: Tensor) -> Tensor:
+        """Return what each coil sees of an image, ``(B, 2, H, W)`` to complex ``(B, coils, H, W)``."""
+        return torch.view_as_complex(self.maps.to(x)) * to_complex(x)
+
+    def combined(self, images: Tensor) -> Tensor:
+        """Combine the coils' images, complex ``(B, coils, H, W)`` to ``(B, 2, H, W)``: the adjoint of :meth:`weighed`."""
+        maps = torch.view_as_complex(self.maps.to(images.real))
+        return to_channels((maps.conj() * images).sum(1, keepdim=True))
+
+    def only(self, y: Tensor) -> Tensor:
+        """Return k-space ``(coils, ...)`` of the only measurement ``(1, 2 coils, ...)``; raise an InputError for several."""
+        self.check(y, self.measurement_shape, "measurement")
+        if len(y) > 1:
+            name = type(self).__name__
+            raise InputError(f"{len(y)} measurements are given and {name} takes its maps from one; wanted one at a time")
+        return to_complex(y.detach().cpu().float())[0]
+
+    @staticmethod
+    def noisy_at(away: Tensor, weights: Tensor) -> Tensor:
+        """Return the weights where it is far to the middle of k-space: there is hardly anything but noise.
+
+        Args:
+            away: distance from the middle, in half sides of k-space.
+            weights: ``(B, ...)``, whose last axes are those of ``away``.
+        """
+        return weights * (away > OUTER).to(weights.device)
+
+
+class CartesianMRI(CoilOperator, Diagonalisable):
     r"""Cartesian MRI samples k-space of an image that coils weigh, :math:`A x = M F S x`: SENSE.
 
     Real and imaginary parts are channels, in images ``(B, 2, H, W)`` and, coil by coil, in k-space ``(B, 2 coils, H, W)``, which
@@ -43,29 +88,21 @@ class CartesianMRI(Diagonalisable):
         InputError: the files cannot be read, the shapes do not fit, or nothing is sampled.
     """
 
-    signed = True
-    noise_orders = ()
     mask: Tensor
-    maps: Tensor
 
     def __init__(self, mask: Numbers | str, maps: Numbers | str | None = None) -> None:
-        super().__init__()
-        known, seen = _load(mask, "mask") != 0, None if maps is None else _load(maps, "maps").astype(np.complex128)
+        known, seen = read_numbers(mask, "mask") != 0, read_maps(maps)
         if known.ndim == 1 and seen is not None:
             known = np.broadcast_to(known, (*seen.shape[1:-1], *known.shape))
-        seen = np.ones((1, *known.shape), np.complex128) if seen is None else seen
-        if known.ndim != 2 or seen.ndim != 3 or seen.shape[1:] != known.shape:
-            raise InputError(f"the mask is {known.shape} and the maps are {seen.shape}; wanted (H, W) and (coils, H, W)")
+        if known.ndim != 2 or (seen is not None and seen.shape[1:] != known.shape):
+            shape = known.shape if seen is None else seen.shape
+            raise InputError(f"the mask is {known.shape} and the maps are {shape}; wanted (H, W) and (coils, H, W)")
         if not known.any():
             raise InputError("the mask keeps 0 points of k-space; wanted at least 1")
-        self.image_shape, self.measurement_shape = (2, *known.shape), (2 * len(seen), *known.shape)
-        brought = normalised(torch.from_numpy(seen))
-        self.closed_form = len(brought) == 1 and bool((brought != 0).all())
+        super().__init__((known.shape[0], known.shape[1]), seen)
+        self.measurement_shape = (2 * self.coils, *known.shape)
+        self.closed_form = self.coils == 1 and bool(self.maps.any(-1).all())
         self.register_buffer("mask", torch.from_numpy(known.copy()), persistent=False)
-        self.register_buffer("maps", torch.view_as_real(brought), persistent=False)
-
-    def _maps(self, like: Tensor) -> Tensor:
-        return torch.view_as_complex(self.maps.to(like))
 
     def singular_values(self, like: Tensor) -> Tensor:
         """Return the mask, ``(H, W)``."""
@@ -73,13 +110,12 @@ class CartesianMRI(Diagonalisable):
 
     def from_spectrum(self, coefficients: Tensor) -> Tensor:
         """Return the image that coils with full k-space ``(B, 2 coils, H, W)`` have seen."""
-        images = self._maps(coefficients).conj() * inverse_fourier(to_complex(coefficients))
-        return to_channels(images.sum(1, keepdim=True))
+        return self.combined(inverse_fourier(to_complex(coefficients)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Measure, ``(B, 2, H, W) -> (B, 2 coils, H, W)``."""
         wide = at_least_single(x)
-        return self.zero_unmeasured(to_channels(fourier(self._maps(wide) * to_complex(wide)))).to(x.dtype)
+        return self.zero_unmeasured(to_channels(fourier(self.weighed(wide)))).to(x.dtype)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Combine the coils' images of zero-filled k-space, ``(B, 2 coils, H, W) -> (B, 2, H, W)``."""
@@ -89,7 +125,7 @@ class CartesianMRI(Diagonalisable):
     def noisy(self, weights: Tensor) -> Tensor:
         """Return the weights outside of an ellipse: far from the middle of k-space there is hardly anything but noise."""
         y, x = (torch.linspace(-1, 1, n, device=weights.device) for n in self.image_shape[1:])
-        return weights * (torch.hypot(y[:, None], x) > OUTER)
+        return self.noisy_at(torch.hypot(y[:, None], x), weights)
 
     def approximate_inverse(self, y: Tensor) -> Tensor:
         """Return the zero-filled reconstruction, which is the adjoint."""
@@ -154,10 +190,7 @@ class MeasuredMRI(CartesianMRI):
         Raises:
             InputError: there are several, or its centre is too small for :func:`padis_lightning.mri.coils.espirit`.
         """
-        self.check(y, self.measurement_shape, "measurement")
-        if len(y) > 1:
-            raise InputError(f"{len(y)} measurements are given and MeasuredMRI takes its maps from one; wanted one at a time")
-        kspace = to_complex(y.detach().cpu().float())[0]
+        kspace = self.only(y)
         mask = (kspace != 0).any(0).numpy()
         if len(kspace) == 1:
             found = CartesianMRI(mask)
@@ -167,13 +200,11 @@ class MeasuredMRI(CartesianMRI):
         return found.to(device_of(self) or y.device)
 
 
-def _load(source: Numbers | str, name: str) -> np.ndarray:
-    """Return finite numbers as they are given, or out of a .npy file."""
-    file = Path(source) if isinstance(source, (str, Path)) else None
-    if file and not (file.is_file() and file.suffix == ".npy"):
-        raise InputError(f"{name} is {str(source)!r}; wanted numbers or an existing .npy file")
-    with reading(name, "numbers"):
-        values = np.asarray(load_array(file) if file else source)
-    if values.dtype.kind not in "biufc" or not np.isfinite(values).all():
-        raise InputError(f"{name} has {values.dtype} or values that are not finite; wanted finite numbers")
-    return values
+def read_maps(source: Numbers | str | None) -> np.ndarray | None:
+    """Read complex maps of coils ``(coils, H, W)`` as they are given, or out of a .npy file; raise an InputError for others."""
+    if source is None:
+        return None
+    maps = read_numbers(source, "maps").astype(np.complex128)
+    if maps.ndim != 3:
+        raise InputError(f"the maps are {maps.shape}; wanted (coils, H, W)")
+    return maps

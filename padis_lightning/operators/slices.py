@@ -58,6 +58,11 @@ class Slices(LinearOperator):
         self.check(y, self.measurement_shape, "measurement")
         return self._to_volumes(self.operator.adjoint, y.flatten(0, 1))
 
+    def normal(self, x: Tensor) -> Tensor:
+        """Return ``A' A x`` of each slice."""
+        self.check(x, self.image_shape, "image")
+        return self._to_volumes(self.operator.normal, slices(x))
+
     def approximate_inverse(self, y: Tensor) -> Tensor:
         """Return the plain baseline of each slice, such as filtered back-projection."""
         self.check(y, self.measurement_shape, "measurement")

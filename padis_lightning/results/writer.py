@@ -16,7 +16,8 @@ from padis_lightning.files import whole
 from padis_lightning.mri import to_complex
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.inpainting import Inpainting
-from padis_lightning.operators.mri import CartesianMRI
+from padis_lightning.operators.mri import CoilOperator
+from padis_lightning.operators.non_cartesian import NonCartesianMRI
 from padis_lightning.operators.slices import Slices
 from padis_lightning.results.calibration import Calibration, count_errors
 from padis_lightning.results.formats import Format, write_image
@@ -50,15 +51,18 @@ def save_array(path: Path, values: np.ndarray) -> Path:
 def save_measurement(path: Path, operator: LinearOperator, measurement: Tensor) -> Path:
     """Write what was measured whole, with its scan, as a file that ``predict`` reads; return its path."""
     scan = {} if operator.geometry is None else {k: v for k, v in operator.geometry.describe().items() if v is not None}
-    kspace = isinstance(operator, CartesianMRI)
-    if scan and isinstance(operator, Slices):  # as slices of a patient, one above the other
+    kspace = isinstance(operator, CoilOperator)
+    if isinstance(operator, NonCartesianMRI):
+        measurement = measurement / operator.density.sqrt().to(measurement)
+        scan = {"trajectory": operator.points, "size": np.array(operator.sides)}
+    elif scan and isinstance(operator, Slices):  # as slices of a patient, one above the other
         scan |= {"patient": [path.stem] * len(measurement), "z": range(len(measurement))}
         measurement = measurement[:, 0]
     elif not scan and measurement.ndim == 3 and not kspace:  # a picture
         measurement = measurement.movedim(0, -1)[None]
     with whole(path) as temporary, open(temporary, "wb") as handle:
         if kspace:
-            np.savez(handle, kspace=to_complex(measurement[None].float())[0].cpu().numpy(), range=[0.0, 1.0])
+            np.savez(handle, kspace=to_complex(measurement[None].float())[0].cpu().numpy(), range=[0.0, 1.0], **scan)
         else:
             np.savez(handle, y=measurement.cpu().numpy(), range=[0.0, 1.0], **scan)
     return path

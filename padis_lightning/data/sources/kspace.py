@@ -1,4 +1,4 @@
-"""Measured k-space of Cartesian MRI: fastMRI's HDF5, arrays of complex numbers, and BART's files."""
+"""Measured k-space: fastMRI's HDF5, arrays of complex numbers, BART's files, and samples off the grid with their trajectory."""
 
 from __future__ import annotations
 
@@ -19,22 +19,32 @@ from padis_lightning.inputs import array_names, load_array, open_array, read_hea
 from padis_lightning.mri import inverse_fourier, to_channels
 from padis_lightning.mri.coils import compression, whitening
 from padis_lightning.mri.masks import middle
+from padis_lightning.mri.nufft import gridded_middle
+from padis_lightning.operators.files import read_numbers
 from padis_lightning.types import Normalisation
 
 KEY, NOISE, RANGE = "kspace", "noise", "range"
+TRAJECTORY, SIZE = "trajectory", "size"
 SLICES, LOW, EDGES = 8, 32, 1.5  # of quick images: slices, points along a side, and how much higher edges are in sharp ones
 READOUT, COILS, SLICE = 3, 3, 13  # of BART's axes: those of the image, of the coils, and of the slices
 AXES = "complex numbers (coils, H, W) or (slices, coils, H, W)"
 
 
 class KSpace(NamedTuple):
-    """Says where k-space is and how much there is: slices, coils, height and width."""
+    """Says where k-space is and how much there is: slices, coils, height and width; 1 and samples off the grid.
+
+    Attributes:
+        path: the file.
+        shape: of all there is.
+        sides: height and width of the image, of k-space off the grid.
+    """
 
     path: Path
     shape: tuple[int, int, int, int]
+    sides: tuple[int, int] | None = None
 
     def read(self, index: int) -> np.ndarray:
-        """Read one slice, ``(coils, H, W)`` complex, from where it lies in the file.
+        """Read one slice, complex ``(coils, H, W)``, or ``(coils, samples)`` off the grid, from where it lies in the file.
 
         Raises:
             InputError: it does not hold finite complex numbers.
@@ -50,7 +60,7 @@ class KSpace(NamedTuple):
             values = whole.reshape(self.shape)[index]
         if values.dtype.kind != "c" or not np.isfinite(values).all():
             raise InputError(f"{path} has {values.dtype} or values that are not finite in slice {index}; wanted {AXES}")
-        return values.reshape(self.shape[1:])
+        return values.reshape(self.shape[1:] if self.sides is None else self.shape[1::2])
 
     def about(self) -> dict[str, np.ndarray]:
         """Read what else the file may have: the samples of a noise scan, ``noise`` (coils, n), and ``range`` (2,)."""
@@ -70,7 +80,8 @@ def find_kspace(path: Path) -> KSpace | None:
     """Return the k-space of a file, of which only headers are read; None for other files.
 
     It is ``kspace`` of HDF5, as fastMRI has it with axes (slices, coils, H, W) or, of one coil, (slices, H, W); ``kspace`` of a
-    ``.npz`` or complex numbers in a ``.npy`` with the axes (slices, coils, H, W) or (coils, H, W); or BART's ``.cfl``.
+    ``.npz`` or complex numbers in a ``.npy`` with the axes (slices, coils, H, W) or (coils, H, W); or BART's ``.cfl``. Beside a
+    ``trajectory`` (samples, 2) and the ``size`` of the image, in a ``.npz``, it has (slices, coils, samples) or (coils, samples).
 
     Raises:
         InputError: it has other axes.
@@ -86,7 +97,10 @@ def find_kspace(path: Path) -> KSpace | None:
                 found, _, dtype = read_header(stream, length)
         shape = found if dtype.kind == "c" else None
     else:
-        shape = shapes_of(path, (KEY,)).get(KEY)
+        shapes = shapes_of(path, (KEY, TRAJECTORY, SIZE))
+        shape = shapes.get(KEY)
+        if shape is not None and TRAJECTORY in shapes:
+            return _off_grid(path, shape, shapes)
     if shape is None:
         return None
     if len(shape) not in (3, 4) or 0 in shape:
@@ -95,6 +109,24 @@ def find_kspace(path: Path) -> KSpace | None:
     if coils:
         return KSpace(path, (first, coils[0], height, width))
     return KSpace(path, (first, 1, height, width) if path.suffix in HDF5 else (1, first, height, width))
+
+
+def _off_grid(path: Path, shape: tuple[int, ...], shapes: dict[str, tuple[int, ...]]) -> KSpace:
+    """Return k-space of the ``shape`` that has a trajectory."""
+    if path.suffix in HDF5:
+        raise InputError(f"{path} has k-space off the grid in HDF5; wanted kspace, trajectory and size in .npz")
+    if len(shape) not in (2, 3) or 0 in shape or shapes[TRAJECTORY] != (shape[-1], 2):
+        seen = f"{path} has k-space of shape {tuple(shape)} and a trajectory of {shapes[TRAJECTORY]}"
+        raise InputError(f"{seen}; wanted (coils, samples) or (slices, coils, samples), and (samples, 2)")
+    if SIZE not in shapes:
+        raise InputError(f"{path} has k-space off the grid and no size; wanted size, height and width of the image in pixels")
+    sides = load_array(path, SIZE)
+    if sides.shape != (2,) or sides.dtype.kind not in "ui" or sides.min() < 1:
+        raise InputError(
+            f"{path} has {sides.dtype} of shape {sides.shape} in size; wanted height and width, whole numbers above 0"
+        )
+    *slices, coils, samples = shape
+    return KSpace(path, (slices[0] if slices else 1, coils, 1, samples), (int(sides[0]), int(sides[1])))
 
 
 def _read_bart(path: Path) -> np.ndarray:
@@ -145,7 +177,7 @@ class KSpaceSource(Source):
             note(f"{path}: its coils are whitened by {noise.shape[1]} samples of noise")
         if coils is not None:
             self.mix = compression(self._coils(count // 2), coils) @ self.mix
-        self.image_shape, self.groups = (2, height, width), [path.stem] * count
+        self.image_shape, self.groups = (2, *(found.sides or (height, width))), [path.stem] * count
         self.description = f"{count} slices of k-space of {path.name}"
         if data_range is not None and data_range[0] != 0:
             raise InputError(f"range is {list(data_range)}; wanted 0 first: k-space cannot be shifted")
@@ -153,18 +185,22 @@ class KSpaceSource(Source):
 
     def _coils(self, index: int) -> np.ndarray:
         """Read a slice and mix its coils."""
-        return np.einsum("ab,bhw->ahw", self.mix, self.found.read(index).astype(np.complex128))
+        return np.einsum("ab,b...->a...", self.mix, self.found.read(index).astype(np.complex128))
+
+    def _quick(self, index: int) -> torch.Tensor:
+        """Return the coils' images of a slice at low resolution, complex ``(coils, H, W)``."""
+        sides = self.image_shape[1:]
+        inner = [middle(n, min(n, LOW)) for n in sides]
+        window = np.outer(*(np.hanning(min(n, LOW) + 2)[1:-1] for n in sides))
+        low = torch.zeros(len(self.mix), *sides, dtype=torch.complex128)
+        low[:, inner[0], inner[1]] = torch.from_numpy(self._coils(index)[:, inner[0], inner[1]] * window)
+        return inverse_fourier(low)
 
     def _largest(self) -> float:
         """Return what magnitudes hardly exceed, to three digits: that of low-resolution images, and room for edges."""
-        count, _, *sides = self.found.shape
-        inner = [middle(n, min(n, LOW)) for n in sides]
-        window = np.outer(*(np.hanning(min(n, LOW) + 2)[1:-1] for n in sides))
-        largest = 0.0
+        count, largest = self.found.shape[0], 0.0
         for index in np.unique(np.linspace(0, count - 1, min(count, SLICES)).round().astype(int)):
-            low = torch.zeros(len(self.mix), *sides, dtype=torch.complex128)
-            low[:, inner[0], inner[1]] = torch.from_numpy(self._coils(index)[:, inner[0], inner[1]] * window)
-            largest = max(largest, float(torch.linalg.vector_norm(inverse_fourier(low), dim=0).max()))
+            largest = max(largest, float(torch.linalg.vector_norm(self._quick(index), dim=0).max()))
         if not largest > 0:
             raise InputError(f"{self.found.path} has a k-space of 0 around its middle; wanted what was measured")
         largest = float(f"{EDGES * largest:.3g}")
@@ -180,3 +216,14 @@ class KSpaceSource(Source):
     def __getitem__(self, index: int) -> Item:
         kspace = torch.from_numpy(self._coils(index))[None] / self.normalisation.upper
         return Item(index, self.name(index), self.groups[index], None, to_channels(kspace)[0].float())
+
+
+class SamplesSource(KSpaceSource):
+    """Yields k-space off the grid, ``(2 coils, samples)``, as NonCartesianMRI has it."""
+
+    def _quick(self, index: int) -> torch.Tensor:
+        """Return the coils' images of a slice at low resolution, complex ``(coils, H, W)``, by gridding."""
+        height, width = self.image_shape[1:]
+        points, reach = read_numbers(str(self.found.path), TRAJECTORY), min(height, width, LOW) / 2
+        window = 0.5 + 0.5 * np.cos(np.pi * np.minimum(np.hypot(*(points * (height, width)).T) / reach, 1))
+        return gridded_middle(torch.from_numpy(self._coils(index) * window), points, (height, width), reach)[0]

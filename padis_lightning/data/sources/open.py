@@ -14,7 +14,7 @@ from padis_lightning.data.scans import find_format
 from padis_lightning.data.sources.arrays import ArraySource, read_arrays
 from padis_lightning.data.sources.base import Source
 from padis_lightning.data.sources.cone_scans import ConeSource, cone_files, cone_geometry
-from padis_lightning.data.sources.kspace import KSpaceSource, find_kspace
+from padis_lightning.data.sources.kspace import KSpaceSource, SamplesSource, find_kspace
 from padis_lightning.data.sources.measurements import geometry_of, is_measured, load_measured
 from padis_lightning.data.sources.pictures import ReferenceSource, holds_measurement, holds_pictures, read_pictures
 from padis_lightning.data.sources.prepared import PreparedSource, is_prepared
@@ -60,7 +60,8 @@ def open_source(
     path = Path(path)
     bounds = None if data_range is None else (float(data_range[0]), float(data_range[1]))
     if kspace := find_kspace(path):
-        return _converted(KSpaceSource(kspace, bounds, named.coils), channels, crop)
+        kind = SamplesSource if kspace.sides else KSpaceSource
+        return _converted(kind(kspace, bounds, named.coils), channels, crop)
     foreign = find_format(path)
     if hu and (foreign or cone_files(path)):
         raise InputError(f"hu is true and {path} has measurements; wanted images, or 'hu_window' in the file")
