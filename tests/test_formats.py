@@ -22,6 +22,7 @@ from padis_lightning.callbacks import Results
 from padis_lightning.cli import main
 from padis_lightning.data.batches import Batches, ItemLabel, share
 from padis_lightning.data.generators import PhantomSource
+from padis_lightning.data.sources.phases import PhaseSource
 from padis_lightning.data.sources.series import Series, SeriesSource
 from padis_lightning.errors import InputError
 from padis_lightning.operators.identity import Identity
@@ -236,7 +237,9 @@ def test_complex_estimates_are_volumes_of_magnitude_and_of_phase(tmp_path):
 
 def test_dicom_and_pictures_of_complex_estimates_are_of_the_magnitude(tmp_path):
     values = 1000 * np.exp(1j * np.linspace(-3, 3, SIDE**2)).reshape(SIDE, SIDE) * np.linspace(0, 1, SIDE)
-    source = source_of(dicom_series(tmp_path / "in"))
+    magnitudes = replace(dicom_series(tmp_path / "in"), units="", range=(0.0, 1000.0))
+    source = PhaseSource(source_of(magnitudes), seed=0)
+    check_formats(["nifti", "dicom"], source, source.image_shape)
     *_, tiff, slice_file = write_image(["tiff", "dicom"], tmp_path, "x", values, UNIT, source, 1, ORIGIN, False)
     np.testing.assert_allclose(tifffile.imread(tiff), np.abs(values), rtol=1e-6)
     np.testing.assert_allclose(hounsfield(pydicom.dcmread(slice_file)), np.abs(values), atol=0.04)

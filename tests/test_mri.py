@@ -16,8 +16,12 @@ from padis_lightning import metrics
 from padis_lightning.cli import main
 from padis_lightning.data.brains import brain
 from padis_lightning.data.conventions import Named
+from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.drawing import smooth_phase
 from padis_lightning.data.sources.kspace import find_kspace
 from padis_lightning.data.sources.open import open_source
+from padis_lightning.data.sources.phases import PhaseSource
+from padis_lightning.diffusion.model import PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.mri import fourier, inverse_fourier, to_channels, to_complex
 from padis_lightning.mri.coils import calibration_sides, compression, espirit, normalised, whitening
@@ -415,3 +419,86 @@ def test_a_head_lies_in_air_with_a_smooth_phase():
         both = (size[:, 1:] > 0) & (size[:, :-1] > 0)
         steps = np.angle(head[:, 1:] * head[:, :-1].conj())[both]
         assert np.abs(steps).max() < 0.5 and np.abs(np.angle(head[size > 0])).std() > 0.02
+
+
+def magnitudes(tmp_path, shape=(6, 20, 26)):
+    """A file of magnitudes with two slices a patient, and their values as normalised."""
+    values = np.random.default_rng(0).uniform(1, 200, shape).astype(np.uint8)
+    np.savez(tmp_path / "sizes.npz", images=values, patient=np.repeat(list("abc"), 2))
+    return tmp_path / "sizes.npz", torch.from_numpy(values / 255).float()
+
+
+def test_simulated_phases_are_smooth_keep_magnitudes_and_belong_to_seed_and_image(tmp_path):
+    path, expected = magnitudes(tmp_path)
+    source = PhaseSource(open_source(path), 3)
+    images = torch.stack([source[k].image for k in range(6)])
+    assert source.image_shape == images.shape[1:] == (2, 20, 26) and source.groups == list("aabbcc")
+    torch.testing.assert_close(torch.linalg.vector_norm(images, dim=1), expected)
+    turns = to_complex(images)[:, 0] / expected
+    steps = [(turns[..., 1:] / turns[..., :-1]).angle(), (turns[:, 1:] / turns[:, :-1]).angle()]
+    assert all(step.abs().max() < 1 for step in steps)
+    offsets = turns[:, 10, 13].angle()
+    assert offsets.std() > 0.5 and turns.angle().std((1, 2)).min() > 0.05
+    assert torch.equal(PhaseSource(open_source(path), 3)[4].image, images[4])
+    assert not torch.equal(PhaseSource(open_source(path), 4)[4].image, images[4])
+
+
+def test_phases_are_anything_in_the_middle_and_slope_as_they_bend_and_rise():
+    across, down = np.meshgrid(*[np.linspace(-1, 1, 9, dtype=np.float32)] * 2)
+    drawn = np.stack([smooth_phase(np.random.default_rng(k), across, down) for k in range(4000)])
+    assert abs(np.exp(1j * drawn[:, 4, 4]).mean()) < 0.05
+    rise, bend = 0.8**2, 1.2**2 / 3 / 2  # variance of a slope, and of half the difference of two ends of a texture
+    for first, last in ((drawn[:, 4, 0], drawn[:, 4, 8]), (drawn[:, 0, 4], drawn[:, 8, 4])):
+        assert np.var((last - first) / 2) == pytest.approx(rise + bend, rel=0.1)
+
+
+def test_training_and_prediction_see_the_same_simulated_phases(tmp_path):
+    path, _ = magnitudes(tmp_path)
+    trained, predicted = (ImageData(str(path), random_phase=True, seed=5) for _ in range(2))
+    trained.setup("fit")
+    predicted.setup("predict")
+    assert trained.image_shape == (2, 20, 26) and "simulated phases, seed 5" in trained.source
+    whole = {item.index: item.image for item in predicted._parts["predict"]}
+    seen = [item for part in ("fit", "validation") for item in trained._parts[part]]
+    assert len(seen) == 6 and all(torch.equal(item.image, whole[item.index]) for item in seen)
+    crops = ImageData(str(path), random_phase=True, crops=3, size=8)
+    crops.setup("fit")
+    squares = torch.stack([item.image for item in crops._parts["fit"]])
+    assert squares.shape[1:] == (2, 8, 8) and len(squares) == 12
+    offsets = to_complex(squares)[:, 0, 4, 4].angle()
+    assert len(offsets.unique()) == 12
+
+
+def test_images_that_are_no_magnitudes_get_no_phase(tmp_path):
+    path, _ = magnitudes(tmp_path)
+    np.savez(tmp_path / "colours.npz", images=np.zeros((4, 8, 8, 3), np.uint8))
+    np.savez(tmp_path / "signed.npz", images=np.full((4, 8, 8), -0.1), range=[0, 1.0])
+    for options, said in (
+        ({"path": tmp_path / "colours.npz"}, "have 3 channels"),
+        ({"path": path, "hu": True}, "are in Hounsfield units"),
+        ({"path": path, "range": (-5, 5)}, "have the range -5 to 5"),
+        ({"path": path, "measured": True}, "are measurements"),
+        ({"path": tmp_path / "signed.npz"}, "has values below 0; wanted magnitudes"),
+    ):
+        data = ImageData(str(options.pop("path")), random_phase=True, **options)
+        with pytest.raises(InputError, match=said):
+            data.setup("predict")
+            data._parts["predict"][0]
+    with pytest.raises(InputError, match="random_phase is given and path null"):
+        ImageData(random_phase=True)
+
+
+def test_priors_of_magnitudes_say_that_phases_were_simulated(tmp_path):
+    sizes = np.abs(np.stack([brain(32, 5, k) for k in range(3)]))
+    np.savez(tmp_path / "heads.npz", images=sizes.astype(np.float32))
+    words = ["--data.path", str(tmp_path / "heads.npz"), "--data.random_phase", "true"]
+    network = ["--model.network.channels", "2", "--model.network.base", "8", "--model.network.blocks", "1"]
+    sides = ["--data.size", "null", "--data.batch_size", "2", "--model.patch_sizes", "[16,32]", "--export.reference", "0"]
+    steps = ["--trainer.max_steps", "1", "--trainer.val_check_interval", "1", "--samples.steps", "2"]
+    main(["fit", "--config", "demo.yaml", "--output", str(tmp_path / "fit"), *words, *network, *sides, *steps, *QUIET])
+    model = PatchModel.load(tmp_path / "fit" / "prior.safetensors")
+    assert model.image_shape == (2, 32, 32) and "with simulated phases, seed 0" in model.training["data"]
+    prior = ["--prior", "PatchPrior", "--prior.checkpoint", str(tmp_path / "fit" / "prior.safetensors")]
+    solver = ["--model", "PnPADMM", "--model.steps", "2", "--operator.size", "32", "--results.formats", "[nifti]"]
+    summary = run(tmp_path / "out", *words, "--data.size", "null", *solver, *prior)
+    assert summary["baselines"]["cg_sense"]["psnr"] > 15 and (tmp_path / "out/volumes/images_phase.nii.gz").is_file()
