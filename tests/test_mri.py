@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -14,10 +15,14 @@ from skimage.metrics import structural_similarity
 import padis_lightning as pl
 from padis_lightning import metrics
 from padis_lightning.cli import main
+from padis_lightning.commands.prepare import run as prepare
 from padis_lightning.data.brains import brain
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.drawing import smooth_phase
+from padis_lightning.data.readers import open_series
+from padis_lightning.data.readers.npz import open_arrays
+from padis_lightning.data.sources.combined import require_full
 from padis_lightning.data.sources.kspace import find_kspace
 from padis_lightning.data.sources.open import open_source
 from padis_lightning.data.sources.phases import PhaseSource
@@ -268,8 +273,6 @@ def kspace(rng):
 
 
 def write_hdf5(path, **arrays):
-    import h5py
-
     with h5py.File(path, "w") as file:
         for key, values in arrays.items():
             file[key] = values
@@ -502,3 +505,90 @@ def test_priors_of_magnitudes_say_that_phases_were_simulated(tmp_path):
     solver = ["--model", "PnPADMM", "--model.steps", "2", "--operator.size", "32", "--results.formats", "[nifti]"]
     summary = run(tmp_path / "out", *words, "--data.size", "null", *solver, *prior)
     assert summary["baselines"]["cg_sense"]["psnr"] > 15 and (tmp_path / "out/volumes/images_phase.nii.gz").is_file()
+
+
+def write_scans(folder, scales, shape=(40, 36), keep=slice(None)):
+    """Write scans of two slices of one object in noise, in files of their own units; return images of each as combined."""
+    folder.mkdir()
+    maps, (image, support) = coil_maps(5, shape), object_of(shape)
+    slices = torch.stack([image, image * torch.polar(torch.ones(()).double(), torch.tensor(1.0).double())])
+    mask = np.zeros(shape[1], bool)
+    mask[keep] = True
+    for k, scale in enumerate(scales):
+        kspace = scale * fourier(maps * slices[:, None]) * torch.from_numpy(mask)
+        write_hdf5(folder / f"s{k}.h5", kspace=kspace.to(torch.complex64).numpy())
+    return maps, slices, support
+
+
+def test_prepared_scans_are_images_as_coils_see_them_with_one_scale_a_scan(tmp_path):
+    """Magnitudes are those of the object, and the phase is off by that of a combination of the maps alone."""
+    scales = [1e-4, 3.0, 500.0]
+    maps, slices, support = write_scans(tmp_path / "scans", scales)
+    words = ["--output", str(tmp_path / "out.h5"), "--split", "0.34", "0.33", "0.33", "--workers", "1"]
+    prepare([str(tmp_path / "scans"), *words])
+    source = open_source(tmp_path / "out.h5")
+    assert source.image_shape == (2, 40, 36) and all(source.parts.count(part) == 2 for part in ("train", "validation", "test"))
+    with h5py.File(tmp_path / "out.h5") as file:
+        ones = file["scale"][()]
+    for k in range(6):
+        found = to_complex(source[k].image.double()[None])[0, 0]
+        scan, number = source.groups[k], int(source.name(k)[-1])
+        expected = slices[number] * scales[int(scan[1])] / ones[k]
+        assert (found.abs() - expected.abs())[support].abs().quantile(0.95) < 0.02 and found.abs().max() < 1
+        measured = open_source(tmp_path / "scans" / f"{scan}.h5")
+        assert measured.normalisation.upper == pytest.approx(ones[k])  # as predict takes it to be
+    images = to_complex(torch.stack([source[k].image for k in range(2)]))[:, 0]
+    turn = (images[1] / images[0])[support].angle()
+    assert abs(turn.median()) == pytest.approx(1.0, abs=0.01) and turn.std() < 0.01
+
+
+def test_folders_of_scans_are_trained_on_and_simulated_from(tmp_path):
+    maps, slices, support = write_scans(tmp_path / "scans", [2.0, 5.0, 7.0])
+    data = ImageData(str(tmp_path / "scans"))
+    data.setup("fit")
+    assert data.image_shape == (2, 40, 36) and len(data._parts["fit"]) == 4 and len(data._parts["validation"]) == 2
+    np.savez(tmp_path / "one.npz", kspace=h5py.File(tmp_path / "scans" / "s0.h5")["kspace"][()])
+    write_bart(tmp_path / "one.cfl", np.load(tmp_path / "one.npz")["kspace"])
+    first = open_source(tmp_path / "scans")[1].image
+    for name in ("one.npz", "one.cfl"):
+        read = open_arrays if name.endswith("npz") else open_series
+        np.testing.assert_allclose(read(tmp_path / name)[0].read(1), first.movedim(0, -1), atol=1e-6)
+    named = open_source(tmp_path / "scans", data_range=(0, 2.0))[1].image
+    torch.testing.assert_close(2 * named, first)  # and no part below 0 is clipped
+    with pytest.raises(InputError, match="real and imaginary part, and the range 1 to 2; wanted 0 first"):
+        open_source(tmp_path / "scans", data_range=(1.0, 2.0))
+
+
+@pytest.mark.parametrize("keep", [slice(None, None, 2), slice(0, 22), slice(15, 21)], ids=["gaps", "one side", "the middle"])
+def test_only_full_k_space_is_trained_on(tmp_path, keep):
+    write_scans(tmp_path / "scans", [1.0], keep=keep)
+    with pytest.raises(InputError, match=r"s0.h5 at slice 0 has \d+ of 1440 points of k-space, with gaps or to one side"):
+        open_source(tmp_path / "scans")[0]
+
+
+def test_zeros_around_k_space_are_no_gaps():
+    full = np.zeros((40, 36), bool)
+    full[:, 4:33] = True
+    require_full(full, "a")
+    away = np.hypot(*(np.indices((40, 36)) - np.array([20, 18])[:, None, None]) / np.array([20, 18])[:, None, None])
+    require_full(away <= 1, "an ellipse")
+    with pytest.raises(InputError, match="a has 0 of 1440 points"):
+        require_full(np.zeros((40, 36), bool), "a")
+
+
+def test_a_prepared_file_keeps_the_phase_of_what_it_clips_and_the_pixels_of_a_header(tmp_path):
+    write_scans(tmp_path / "scans", [1.0])
+    header = "<encodedSpace><matrixSize><x>40</x><y>36</y></matrixSize><fieldOfView_mm><x>80</x><y>36.0</y></fieldOfView_mm>"
+    with h5py.File(tmp_path / "scans" / "s0.h5", "a") as file:
+        file["ismrmrd_header"] = header
+    words = [str(tmp_path / "scans"), "--split", "1", "0", "0", "--workers", "1", "--output"]
+    prepare([*words, str(tmp_path / "a.h5"), "--dtype", "float32"])
+    prepare([*words, str(tmp_path / "b.h5"), "--range", "0", "0.3"])
+    prepare([*words, str(tmp_path / "c.h5"), "--spacing", "2", "--size", "40"])
+    whole, clipped, resampled = (to_complex(open_source(tmp_path / f"{name}.h5")[0].image[None])[0, 0] for name in "abc")
+    assert (whole.abs() > 0.35).any() and clipped.abs().max() < 1 + 1e-4
+    expected = whole * torch.clamp(1 / (whole.abs() / 0.3).clamp_min(1e-9), max=1) / 0.3
+    torch.testing.assert_close(clipped, expected, rtol=0, atol=3e-5)
+    means = whole.unflatten(1, (18, 2)).mean(2)  # rows have 2 mm already, columns 1
+    torch.testing.assert_close(resampled[:, 11:29], means, rtol=0, atol=3e-5)
+    assert resampled[:, :11].abs().max() < 3e-5

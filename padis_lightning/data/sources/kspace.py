@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from padis_lightning.data.containers import HDF5, hdf5, load_hdf5, read_pair, shapes_of
+from padis_lightning.data.containers import ARRAYS, HDF5, hdf5, load_hdf5, read_pair, shapes_of
 from padis_lightning.data.notes import note
 from padis_lightning.data.ranges import NAME_IT
 from padis_lightning.data.sources.base import Item, Source
@@ -19,9 +20,10 @@ from padis_lightning.inputs import array_names, load_array, open_array, read_hea
 from padis_lightning.mri import inverse_fourier, to_channels
 from padis_lightning.mri.coils import compression, whitening
 from padis_lightning.mri.masks import middle
-from padis_lightning.types import Normalisation
+from padis_lightning.types import Normalisation, pair_of
 
-KEY, NOISE, RANGE = "kspace", "noise", "range"
+KEY, NOISE, RANGE, HEADER = "kspace", "noise", "range", "ismrmrd_header"
+FIELD = r"<encodedSpace>.*?<fieldOfView_mm>\s*<x>(.*?)</x>\s*<y>(.*?)</y>"  # mm along readout and phase, of ISMRMRD's header
 SLICES, LOW, EDGES = 8, 32, 1.5  # of quick images: slices, points along a side, and how much higher edges are in sharp ones
 READOUT, COILS, SLICE = 3, 3, 13  # of BART's axes: those of the image, of the coils, and of the slices
 AXES = "complex numbers (coils, H, W) or (slices, coils, H, W)"
@@ -52,6 +54,14 @@ class KSpace(NamedTuple):
             raise InputError(f"{path} has {values.dtype} or values that are not finite in slice {index}; wanted {AXES}")
         return values.reshape(self.shape[1:])
 
+    def spacing(self) -> tuple[float, float] | None:
+        """Return mm from row to row and from column to column, where the file has the field of view in fastMRI's header."""
+        if self.path.suffix not in HDF5:
+            return None
+        with reading(self.path, "a field of view in millimetres"):
+            field = re.search(FIELD, str(load_hdf5(self.path, (HEADER,))[1].get(HEADER, "")), re.DOTALL)
+            return field and pair_of(float(length) / n for length, n in zip(field.groups(), self.shape[2:], strict=True))
+
     def about(self) -> dict[str, np.ndarray]:
         """Read what else the file may have: the samples of a noise scan, ``noise`` (coils, n), and ``range`` (2,)."""
         if self.path.suffix in HDF5:
@@ -80,7 +90,7 @@ def find_kspace(path: Path) -> KSpace | None:
     if path.suffix == ".cfl":
         return KSpace(path, _read_bart(path).shape)
     if path.suffix == ".npy":
-        with reading(path, "an array of numbers"):
+        with reading(path, ARRAYS):
             stream, length = open_array(path)
             with stream:
                 found, _, dtype = read_header(stream, length)
