@@ -41,6 +41,7 @@ from padis_lightning.solvers.dpir import DPIR
 from padis_lightning.solvers.plug_and_play import RED, PnPADMM
 from padis_lightning.solvers.tv import TotalVariation
 from padis_lightning.types import Batch, Reconstruction
+from tests import making
 
 SHAPE = (96, 368)
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -578,7 +579,7 @@ def test_zeros_around_k_space_are_no_gaps():
 
 def test_a_prepared_file_keeps_the_phase_of_what_it_clips_and_the_pixels_of_a_header(tmp_path):
     write_scans(tmp_path / "scans", [1.0])
-    header = "<encodedSpace><matrixSize><x>40</x><y>36</y></matrixSize><fieldOfView_mm><x>80</x><y>36.0</y></fieldOfView_mm>"
+    header = making.scan_xml((40, 36), (80, 36))
     with h5py.File(tmp_path / "scans" / "s0.h5", "a") as file:
         file["ismrmrd_header"] = header
     words = [str(tmp_path / "scans"), "--split", "1", "0", "0", "--workers", "1", "--output"]

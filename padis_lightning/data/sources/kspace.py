@@ -1,9 +1,8 @@
-"""Measured k-space of Cartesian MRI: fastMRI's HDF5, arrays of complex numbers, and BART's files."""
+"""Measured k-space of Cartesian MRI: HDF5 of fastMRI and ISMRMRD, arrays of complex numbers, and BART's files."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,16 +13,16 @@ import torch
 from padis_lightning.data.containers import ARRAYS, HDF5, hdf5, load_hdf5, read_pair, shapes_of
 from padis_lightning.data.notes import note
 from padis_lightning.data.ranges import NAME_IT
+from padis_lightning.data.sources.acquisitions import Acquisitions, Description, find_acquisitions
 from padis_lightning.data.sources.base import Item, Source
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import array_names, load_array, open_array, read_header, reading, require_size
 from padis_lightning.mri import inverse_fourier, to_channels
 from padis_lightning.mri.coils import compression, whitening
 from padis_lightning.mri.masks import middle
-from padis_lightning.types import Normalisation, pair_of
+from padis_lightning.types import Normalisation
 
 KEY, NOISE, RANGE, HEADER = "kspace", "noise", "range", "ismrmrd_header"
-FIELD = r"<encodedSpace>.*?<fieldOfView_mm>\s*<x>(.*?)</x>\s*<y>(.*?)</y>"  # mm along readout and phase, of ISMRMRD's header
 SLICES, LOW, EDGES = 8, 32, 1.5  # of quick images: slices, points along a side, and how much higher edges are in sharp ones
 READOUT, COILS, SLICE = 3, 3, 13  # of BART's axes: those of the image, of the coils, and of the slices
 AXES = "complex numbers (coils, H, W) or (slices, coils, H, W)"
@@ -34,6 +33,7 @@ class KSpace(NamedTuple):
 
     path: Path
     shape: tuple[int, int, int, int]
+    acquired: Acquisitions | None = None
 
     def read(self, index: int) -> np.ndarray:
         """Read one slice, ``(coils, H, W)`` complex, from where it lies in the file.
@@ -42,7 +42,10 @@ class KSpace(NamedTuple):
             InputError: it does not hold finite complex numbers.
         """
         path = self.path
-        if path.suffix in HDF5:
+        if self.acquired:
+            require_size(path, 16 * math.prod(self.shape[1:]), path.stat().st_size)
+            values = self.acquired.read(index)
+        elif path.suffix in HDF5:
             with hdf5(path) as file:
                 require_size(path, file[KEY].nbytes // self.shape[0], path.stat().st_size)
                 values = np.asarray(file[KEY][index])
@@ -55,16 +58,20 @@ class KSpace(NamedTuple):
         return values.reshape(self.shape[1:])
 
     def spacing(self) -> tuple[float, float] | None:
-        """Return mm from row to row and from column to column, where the file has the field of view in fastMRI's header."""
-        if self.path.suffix not in HDF5:
-            return None
-        with reading(self.path, "a field of view in millimetres"):
-            field = re.search(FIELD, str(load_hdf5(self.path, (HEADER,))[1].get(HEADER, "")), re.DOTALL)
-            return field and pair_of(float(length) / n for length, n in zip(field.groups(), self.shape[2:], strict=True))
+        """Return mm from row to row and from column to column, where ISMRMRD's header, which fastMRI has, tells the field."""
+        if self.acquired:
+            field = self.acquired.field
+        else:
+            text = load_hdf5(self.path, (HEADER,))[1].get(HEADER) if self.path.suffix in HDF5 else None
+            field = None if text is None else Description(str(text), self.path).field
+        return field and (field[0] / self.shape[2], field[1] / self.shape[3])
 
     def about(self) -> dict[str, np.ndarray]:
         """Read what else the file may have: the samples of a noise scan, ``noise`` (coils, n), and ``range`` (2,)."""
-        if self.path.suffix in HDF5:
+        if self.acquired:
+            noise = self.acquired.read_noise()
+            arrays = {} if noise is None else {NOISE: noise}
+        elif self.path.suffix in HDF5:
             arrays = load_hdf5(self.path, (NOISE, RANGE))[1]
         else:
             names = array_names(self.path) if self.path.suffix == ".npz" else []
@@ -80,7 +87,8 @@ def find_kspace(path: Path) -> KSpace | None:
     """Return the k-space of a file, of which only headers are read; None for other files.
 
     It is ``kspace`` of HDF5, as fastMRI has it with axes (slices, coils, H, W) or, of one coil, (slices, H, W); ``kspace`` of a
-    ``.npz`` or complex numbers in a ``.npy`` with the axes (slices, coils, H, W) or (coils, H, W); or BART's ``.cfl``.
+    ``.npz`` or complex numbers in a ``.npy`` with the axes (slices, coils, H, W) or (coils, H, W); BART's ``.cfl``; or the
+    acquisitions of ISMRMRD, whose slices, contrasts, phases, repetitions and sets are slices here.
 
     Raises:
         InputError: it has other axes.
@@ -89,6 +97,8 @@ def find_kspace(path: Path) -> KSpace | None:
         return None
     if path.suffix == ".cfl":
         return KSpace(path, _read_bart(path).shape)
+    if acquired := find_acquisitions(path):
+        return KSpace(path, acquired.shape, acquired)
     if path.suffix == ".npy":
         with reading(path, ARRAYS):
             stream, length = open_array(path)
@@ -150,6 +160,7 @@ class KSpaceSource(Source):
         self.found, (count, held, height, width), path = found, found.shape, found.path
         arrays = found.about()
         noise, data_range = arrays.get(NOISE), read_pair(arrays, RANGE, path) if data_range is None else data_range
+        require_size(path, 16 * held**2, path.stat().st_size)
         self.mix = np.eye(held) if noise is None else whitening(noise)
         if noise is not None:
             note(f"{path}: its coils are whitened by {noise.shape[1]} samples of noise")
