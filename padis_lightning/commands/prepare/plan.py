@@ -28,6 +28,7 @@ from padis_lightning.random import seeded
 from padis_lightning.results.records import digest
 from padis_lightning.types import Normalisation
 
+BEYOND = 2  # what 1 stands for is estimated for k-space: magnitudes are kept so far above it
 LEVELS = {"uint16": 65535, "uint8": 255}  # steps over the range
 SPLIT = 7  # purpose of the stream that patients are shuffled by
 SETTINGS = ("size", "spacing", "range", "split", "dtype", "every", "seed")  # options that the manifest names
@@ -61,27 +62,28 @@ class Plan(Dataset):
         return self.options.dtype
 
     @property
-    def floor(self) -> float:
-        """Return the lowest value that is stored: parts of complex images, which have two channels, reach as far below 0."""
-        return -self.range[1] if self.shape[2:] == (2,) else self.range[0]
+    def ends(self) -> tuple[float, float]:
+        """Return the lowest and the highest value that is stored, of complex images, which have two channels, of a part."""
+        most = BEYOND * self.range[1]
+        return (-most, most) if self.shape[2:] == (2,) else self.range
 
     @property
     def scale(self) -> tuple[float, float]:
         """Return slope and intercept: a value in units is ``stored * slope + intercept``."""
-        low, high = self.floor, self.range[1]
+        low, high = self.ends
         return ((high - low) / LEVELS[self.dtype], low) if self.dtype in LEVELS else (1.0, 0.0)
 
     def __len__(self) -> int:
         return len(self.slices)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        (series, k, grid), (low, high), (slope, intercept) = self.slices[i], self.range, self.scale
+        (series, k, grid), (low, high), (slope, intercept) = self.slices[i], self.ends, self.scale
         values = series.read(k).reshape(*series.shape[:2], series.channels)
-        if self.floor == low:
+        if self.ends == self.range:
             values = np.clip(values, low, high)
         else:  # the magnitude of complex ones, so that the phase stays
             values *= high / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), high)
-        image = grid.resample(torch.from_numpy(values).movedim(-1, 0), low)
+        image = grid.resample(torch.from_numpy(values).movedim(-1, 0), self.range[0])
         pixels = image.movedim(0, -1).reshape(self.shape).numpy()
         if self.dtype not in LEVELS:
             return pixels
