@@ -8,6 +8,15 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+INDEX = ["kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast", "phase", "repetition", "set", "segment"]
+HEAD = [  # of an acquisition of ISMRMRD, as the standard lists it
+    ("version", "<u2"), ("flags", "<u8"), ("measurement_uid", "<u4"), ("scan_counter", "<u4"), ("acquisition_time_stamp", "<u4"),
+    ("physiology_time_stamp", "<u4", 3), ("number_of_samples", "<u2"), ("available_channels", "<u2"), ("active_channels", "<u2"),
+    ("channel_mask", "<u8", 16), ("discard_pre", "<u2"), ("discard_post", "<u2"), ("center_sample", "<u2"),
+    ("encoding_space_ref", "<u2"), ("trajectory_dimensions", "<u2"), ("sample_time_us", "<f4"), ("position", "<f4", 3),
+    ("read_dir", "<f4", 3), ("phase_dir", "<f4", 3), ("slice_dir", "<f4", 3), ("patient_table_position", "<f4", 3),
+    ("idx", [*[(name, "<u2") for name in INDEX], ("user", "<u2", 8)]), ("user_int", "<i4", 8), ("user_float", "<f4", 8),
+]  # fmt: skip
 
 
 def rotation(a: float, b: float, c: float) -> np.ndarray:
@@ -127,3 +136,36 @@ def write(path, attributes=(), **arrays):
         for key, value in arrays.items():
             (file.attrs if key in attributes else file)[key] = value
     return path
+
+
+def scan_xml(matrix: tuple, field: tuple, centre: int | None = None, trajectory: str = "cartesian", more: str = "") -> str:
+    """What is read of ISMRMRD's description of a scan, in a name space as its writers have it."""
+    sizes, lengths = (f"<x>{x}</x><y>{y}</y><z>1</z>" for x, y in (matrix, field))
+    space = f"<matrixSize>{sizes}</matrixSize><fieldOfView_mm>{lengths}</fieldOfView_mm>"
+    line = f"<minimum>0</minimum><center>{matrix[1] // 2 if centre is None else centre}</center>"
+    limits = f"<encodingLimits><kspace_encoding_step_1>{line}</kspace_encoding_step_1></encodingLimits>"
+    encoding = f"<encodedSpace>{space}</encodedSpace>{limits}<trajectory>{trajectory}</trajectory>{more}"
+    return f'<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>{encoding}</encoding></ismrmrdHeader>'
+
+
+def acquisition(line: np.ndarray, flag: int = 0, index: dict | None = None, **head: int) -> tuple[np.void, np.ndarray]:
+    """One line ``(coils, samples)`` of ISMRMRD: the number of its flag, or 0; its indices, and what else its head has."""
+    made = np.zeros((), HEAD)
+    made["active_channels"], made["number_of_samples"] = line.shape
+    made["flags"], made["center_sample"] = flag and 1 << flag - 1, line.shape[1] // 2
+    for name, value in head.items():
+        made[name] = value
+    for name, value in (index or {}).items():
+        made["idx"][name] = value
+    return made[()], np.ascontiguousarray(line, np.complex64).view(np.float32).ravel()
+
+
+def write_acquisitions(path, acquired: list, text: str) -> None:
+    """A file of ISMRMRD with these lines and this description."""
+    numbers = h5py.vlen_dtype(np.dtype("<f4"))
+    table = np.empty(len(acquired), [("head", HEAD), ("traj", numbers), ("data", numbers)])
+    for i, (head, values) in enumerate(acquired):
+        table[i] = head, np.zeros(0, np.float32), values
+    with h5py.File(path, "w") as file:
+        file["dataset/data"] = table
+        file.create_dataset("dataset/xml", data=[text.encode()], dtype=h5py.string_dtype())

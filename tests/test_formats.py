@@ -22,18 +22,21 @@ from padis_lightning.callbacks import Results
 from padis_lightning.cli import main
 from padis_lightning.data.batches import Batches, ItemLabel, share
 from padis_lightning.data.generators import PhantomSource
+from padis_lightning.data.sources.phases import PhaseSource
 from padis_lightning.data.sources.series import Series, SeriesSource
 from padis_lightning.errors import InputError
 from padis_lightning.operators.identity import Identity
 from padis_lightning.priors import PatchPrior
-from padis_lightning.results.formats import check_formats, dicom, nifti, pictures16, write_volumes
+from padis_lightning.results.formats import check_formats, dicom, nifti, pictures16, write_image, write_volumes
 from padis_lightning.results.provenance import Origin, origin, settings_of
 from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
+from padis_lightning.types import Normalisation
 from tests import making
 
 ORIGIN = Origin("DDS", "1.2.3", "padis_lightning 1.2.3: solver DDS, operator ParallelBeam", "settings")
 COUNT, SIDE = 4, 16
+UNIT = Normalisation(0.0, 1000.0)
 ROW, COLUMN = np.array([0.1, 0.9, -0.42]), np.array([0.98, -0.06, 0.1])  # directions in which row and column numbers grow
 ROW, COLUMN = ROW / np.linalg.norm(ROW), COLUMN / np.linalg.norm(COLUMN)
 COLUMN = COLUMN - ROW * (ROW @ COLUMN)
@@ -219,6 +222,27 @@ def test_data_without_series_is_one_volume_with_the_identity(tmp_path):
     image = nibabel.load(tmp_path / "volumes" / "images.nii.gz")
     assert np.array_equal(image.affine, np.eye(4)) and image.header.get_xyzt_units()[0] == "unknown"
     np.testing.assert_array_equal(image.get_fdata(), values.transpose(2, 1, 0))
+
+
+def test_complex_estimates_are_volumes_of_magnitude_and_of_phase(tmp_path):
+    source, turns = PhantomSource(3, 8, seed=0), np.exp(1j * np.linspace(-3, 3, 64).reshape(8, 8))
+    values = np.abs(slices(3, 8)) * turns
+    write_volumes(tmp_path, write_arrays(tmp_path, source, range(3), values), source, ORIGIN)
+    write_image(["nifti"], tmp_path, "x", values, UNIT, None, 0, ORIGIN, True)
+    for stem in ("images", "x"):
+        size, phase = (nibabel.load(tmp_path / "volumes" / f"{stem}{kind}.nii.gz").get_fdata() for kind in ("", "_phase"))
+        np.testing.assert_allclose((size * np.exp(1j * phase)).transpose(2, 1, 0), values, atol=1e-3)
+        assert size.min() >= 0 and abs(phase).max() <= np.pi
+
+
+def test_dicom_and_pictures_of_complex_estimates_are_of_the_magnitude(tmp_path):
+    values = 1000 * np.exp(1j * np.linspace(-3, 3, SIDE**2)).reshape(SIDE, SIDE) * np.linspace(0, 1, SIDE)
+    magnitudes = replace(dicom_series(tmp_path / "in"), units="", range=(0.0, 1000.0))
+    source = PhaseSource(source_of(magnitudes), seed=0)
+    check_formats(["nifti", "dicom"], source, source.image_shape)
+    *_, tiff, slice_file = write_image(["tiff", "dicom"], tmp_path, "x", values, UNIT, source, 1, ORIGIN, False)
+    np.testing.assert_allclose(tifffile.imread(tiff), np.abs(values), rtol=1e-6)
+    np.testing.assert_allclose(hounsfield(pydicom.dcmread(slice_file)), np.abs(values), atol=0.04)
 
 
 # --- DICOM

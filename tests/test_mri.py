@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
+import h5py
 import numpy as np
 import pytest
 import pywt
@@ -15,10 +16,18 @@ from skimage.metrics import structural_similarity
 import padis_lightning as pl
 from padis_lightning import metrics
 from padis_lightning.cli import main
+from padis_lightning.commands.prepare import run as prepare
 from padis_lightning.data.brains import brain
 from padis_lightning.data.conventions import Named
+from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.drawing import smooth_phase
+from padis_lightning.data.readers import open_series
+from padis_lightning.data.readers.npz import open_arrays
+from padis_lightning.data.sources.combined import require_full
 from padis_lightning.data.sources.kspace import find_kspace
 from padis_lightning.data.sources.open import open_source
+from padis_lightning.data.sources.phases import PhaseSource
+from padis_lightning.diffusion.model import PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.mri import fourier, inverse_fourier, to_channels, to_complex
 from padis_lightning.mri.coils import calibration_sides, compression, espirit, normalised, whitening
@@ -35,6 +44,7 @@ from padis_lightning.solvers.plug_and_play import RED, PnPADMM
 from padis_lightning.solvers.tv import TotalVariation
 from padis_lightning.solvers.wavelet import WaveletL1
 from padis_lightning.types import Batch, Reconstruction
+from tests import making
 
 SHAPE = (96, 368)
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -269,8 +279,6 @@ def kspace(rng):
 
 
 def write_hdf5(path, **arrays):
-    import h5py
-
     with h5py.File(path, "w") as file:
         for key, values in arrays.items():
             file[key] = values
@@ -473,3 +481,173 @@ def test_sparse_wavelets_keep_the_phase(rng):
     turned = to_channels(to_complex(x) * np.exp(0.7j))
     plain, other = (solver.solve(operator(image), Generators.keyed(0, [0])) for image in (x, turned))
     torch.testing.assert_close(to_channels(to_complex(plain) * np.exp(0.7j)), other, rtol=0, atol=1e-8)
+
+
+def magnitudes(tmp_path, shape=(6, 20, 26)):
+    """A file of magnitudes with two slices a patient, and their values as normalised."""
+    values = np.random.default_rng(0).uniform(1, 200, shape).astype(np.uint8)
+    np.savez(tmp_path / "sizes.npz", images=values, patient=np.repeat(list("abc"), 2))
+    return tmp_path / "sizes.npz", torch.from_numpy(values / 255).float()
+
+
+def test_simulated_phases_are_smooth_keep_magnitudes_and_belong_to_seed_and_image(tmp_path):
+    path, expected = magnitudes(tmp_path)
+    source = PhaseSource(open_source(path), 3)
+    images = torch.stack([source[k].image for k in range(6)])
+    assert source.image_shape == images.shape[1:] == (2, 20, 26) and source.groups == list("aabbcc")
+    torch.testing.assert_close(torch.linalg.vector_norm(images, dim=1), expected)
+    turns = to_complex(images)[:, 0] / expected
+    steps = [(turns[..., 1:] / turns[..., :-1]).angle(), (turns[:, 1:] / turns[:, :-1]).angle()]
+    assert all(step.abs().max() < 1 for step in steps)
+    offsets = turns[:, 10, 13].angle()
+    assert offsets.std() > 0.5 and turns.angle().std((1, 2)).min() > 0.05
+    assert torch.equal(PhaseSource(open_source(path), 3)[4].image, images[4])
+    assert not torch.equal(PhaseSource(open_source(path), 4)[4].image, images[4])
+
+
+def test_phases_are_anything_in_the_middle_and_slope_as_they_bend_and_rise():
+    across, down = np.meshgrid(*[np.linspace(-1, 1, 9, dtype=np.float32)] * 2)
+    drawn = np.stack([smooth_phase(np.random.default_rng(k), across, down) for k in range(4000)])
+    assert abs(np.exp(1j * drawn[:, 4, 4]).mean()) < 0.05
+    rise, bend = 0.8**2, 1.2**2 / 3 / 2  # variance of a slope, and of half the difference of two ends of a texture
+    for first, last in ((drawn[:, 4, 0], drawn[:, 4, 8]), (drawn[:, 0, 4], drawn[:, 8, 4])):
+        assert np.var((last - first) / 2) == pytest.approx(rise + bend, rel=0.1)
+
+
+def test_training_and_prediction_see_the_same_simulated_phases(tmp_path):
+    path, _ = magnitudes(tmp_path)
+    trained, predicted = (ImageData(str(path), random_phase=True, seed=5) for _ in range(2))
+    trained.setup("fit")
+    predicted.setup("predict")
+    assert trained.image_shape == (2, 20, 26) and "simulated phases, seed 5" in trained.source
+    whole = {item.index: item.image for item in predicted._parts["predict"]}
+    seen = [item for part in ("fit", "validation") for item in trained._parts[part]]
+    assert len(seen) == 6 and all(torch.equal(item.image, whole[item.index]) for item in seen)
+    crops = ImageData(str(path), random_phase=True, crops=3, size=8)
+    crops.setup("fit")
+    squares = torch.stack([item.image for item in crops._parts["fit"]])
+    assert squares.shape[1:] == (2, 8, 8) and len(squares) == 12
+    offsets = to_complex(squares)[:, 0, 4, 4].angle()
+    assert len(offsets.unique()) == 12
+
+
+def test_images_that_are_no_magnitudes_get_no_phase(tmp_path):
+    path, _ = magnitudes(tmp_path)
+    np.savez(tmp_path / "colours.npz", images=np.zeros((4, 8, 8, 3), np.uint8))
+    np.savez(tmp_path / "signed.npz", images=np.full((4, 8, 8), -0.1), range=[0, 1.0])
+    for options, said in (
+        ({"path": tmp_path / "colours.npz"}, "have 3 channels"),
+        ({"path": path, "hu": True}, "are in Hounsfield units"),
+        ({"path": path, "range": (-5, 5)}, "have the range -5 to 5"),
+        ({"path": path, "measured": True}, "are measurements"),
+        ({"path": tmp_path / "signed.npz"}, "has values below 0; wanted magnitudes"),
+    ):
+        data = ImageData(str(options.pop("path")), random_phase=True, **options)
+        with pytest.raises(InputError, match=said):
+            data.setup("predict")
+            data._parts["predict"][0]
+    with pytest.raises(InputError, match="random_phase is given and path null"):
+        ImageData(random_phase=True)
+
+
+def test_priors_of_magnitudes_say_that_phases_were_simulated(tmp_path):
+    sizes = np.abs(np.stack([brain(32, 5, k) for k in range(3)]))
+    np.savez(tmp_path / "heads.npz", images=sizes.astype(np.float32))
+    words = ["--data.path", str(tmp_path / "heads.npz"), "--data.random_phase", "true"]
+    network = ["--model.network.channels", "2", "--model.network.base", "8", "--model.network.blocks", "1"]
+    sides = ["--data.size", "null", "--data.batch_size", "2", "--model.patch_sizes", "[16,32]", "--export.reference", "0"]
+    steps = ["--trainer.max_steps", "1", "--trainer.val_check_interval", "1", "--samples.steps", "2"]
+    main(["fit", "--config", "demo.yaml", "--output", str(tmp_path / "fit"), *words, *network, *sides, *steps, *QUIET])
+    model = PatchModel.load(tmp_path / "fit" / "prior.safetensors")
+    assert model.image_shape == (2, 32, 32) and "with simulated phases, seed 0" in model.training["data"]
+    prior = ["--prior", "PatchPrior", "--prior.checkpoint", str(tmp_path / "fit" / "prior.safetensors")]
+    solver = ["--model", "PnPADMM", "--model.steps", "2", "--operator.size", "32", "--results.formats", "[nifti]"]
+    summary = run(tmp_path / "out", *words, "--data.size", "null", *solver, *prior)
+    assert summary["baselines"]["cg_sense"]["psnr"] > 15 and (tmp_path / "out/volumes/images_phase.nii.gz").is_file()
+
+
+def write_scans(folder, scales, shape=(40, 36), keep=slice(None)):
+    """Write scans of two slices of one object in noise, in files of their own units; return images of each as combined."""
+    folder.mkdir()
+    maps, (image, support) = coil_maps(5, shape), object_of(shape)
+    slices = torch.stack([image, image * torch.polar(torch.ones(()).double(), torch.tensor(1.0).double())])
+    mask = np.zeros(shape[1], bool)
+    mask[keep] = True
+    for k, scale in enumerate(scales):
+        kspace = scale * fourier(maps * slices[:, None]) * torch.from_numpy(mask)
+        write_hdf5(folder / f"s{k}.h5", kspace=kspace.to(torch.complex64).numpy())
+    return maps, slices, support
+
+
+def test_prepared_scans_are_images_as_coils_see_them_with_one_scale_a_scan(tmp_path):
+    """Magnitudes are those of the object, and the phase is off by that of a combination of the maps alone."""
+    scales = [1e-4, 3.0, 500.0]
+    maps, slices, support = write_scans(tmp_path / "scans", scales)
+    words = ["--output", str(tmp_path / "out.h5"), "--split", "0.34", "0.33", "0.33", "--workers", "1"]
+    prepare([str(tmp_path / "scans"), *words])
+    source = open_source(tmp_path / "out.h5")
+    assert source.image_shape == (2, 40, 36) and all(source.parts.count(part) == 2 for part in ("train", "validation", "test"))
+    with h5py.File(tmp_path / "out.h5") as file:
+        ones = file["scale"][()]
+    for k in range(6):
+        found = to_complex(source[k].image.double()[None])[0, 0]
+        scan, number = source.groups[k], int(source.name(k)[-1])
+        expected = slices[number] * scales[int(scan[1])] / ones[k]
+        assert (found.abs() - expected.abs())[support].abs().quantile(0.95) < 0.02 and found.abs().max() < 1
+        measured = open_source(tmp_path / "scans" / f"{scan}.h5")
+        assert measured.normalisation.upper == pytest.approx(ones[k])  # as predict takes it to be
+    images = to_complex(torch.stack([source[k].image for k in range(2)]))[:, 0]
+    turn = (images[1] / images[0])[support].angle()
+    assert abs(turn.median()) == pytest.approx(1.0, abs=0.01) and turn.std() < 0.01
+
+
+def test_folders_of_scans_are_trained_on_and_simulated_from(tmp_path):
+    maps, slices, support = write_scans(tmp_path / "scans", [2.0, 5.0, 7.0])
+    data = ImageData(str(tmp_path / "scans"))
+    data.setup("fit")
+    assert data.image_shape == (2, 40, 36) and len(data._parts["fit"]) == 4 and len(data._parts["validation"]) == 2
+    np.savez(tmp_path / "one.npz", kspace=h5py.File(tmp_path / "scans" / "s0.h5")["kspace"][()])
+    write_bart(tmp_path / "one.cfl", np.load(tmp_path / "one.npz")["kspace"])
+    first = open_source(tmp_path / "scans")[1].image
+    for name in ("one.npz", "one.cfl"):
+        read = open_arrays if name.endswith("npz") else open_series
+        np.testing.assert_allclose(read(tmp_path / name)[0].read(1), first.movedim(0, -1), atol=1e-6)
+    named = open_source(tmp_path / "scans", data_range=(0, 2.0))[1].image
+    torch.testing.assert_close(2 * named, first)  # and no part below 0 is clipped
+    with pytest.raises(InputError, match="real and imaginary part, and the range 1 to 2; wanted 0 first"):
+        open_source(tmp_path / "scans", data_range=(1.0, 2.0))
+
+
+@pytest.mark.parametrize("keep", [slice(None, None, 2), slice(0, 22), slice(15, 21)], ids=["gaps", "one side", "the middle"])
+def test_only_full_k_space_is_trained_on(tmp_path, keep):
+    write_scans(tmp_path / "scans", [1.0], keep=keep)
+    with pytest.raises(InputError, match=r"s0.h5 at slice 0 has \d+ of 1440 points of k-space, with gaps or to one side"):
+        open_source(tmp_path / "scans")[0]
+
+
+def test_zeros_around_k_space_are_no_gaps():
+    full = np.zeros((40, 36), bool)
+    full[:, 4:33] = True
+    require_full(full, "a")
+    away = np.hypot(*(np.indices((40, 36)) - np.array([20, 18])[:, None, None]) / np.array([20, 18])[:, None, None])
+    require_full(away <= 1, "an ellipse")
+    with pytest.raises(InputError, match="a has 0 of 1440 points"):
+        require_full(np.zeros((40, 36), bool), "a")
+
+
+def test_a_prepared_file_keeps_the_phase_of_what_it_clips_and_the_pixels_of_a_header(tmp_path):
+    write_scans(tmp_path / "scans", [1.0])
+    header = making.scan_xml((40, 36), (80, 36))
+    with h5py.File(tmp_path / "scans" / "s0.h5", "a") as file:
+        file["ismrmrd_header"] = header
+    words = [str(tmp_path / "scans"), "--split", "1", "0", "0", "--workers", "1", "--output"]
+    prepare([*words, str(tmp_path / "a.h5"), "--dtype", "float32"])
+    prepare([*words, str(tmp_path / "b.h5"), "--range", "0", "0.15"])
+    prepare([*words, str(tmp_path / "c.h5"), "--spacing", "2", "--size", "40"])
+    whole, clipped, resampled = (to_complex(open_source(tmp_path / f"{name}.h5")[0].image[None])[0, 0] for name in "abc")
+    assert (whole.abs() > 0.35).any() and (whole.abs() < 0.25).any()  # twice the range is kept
+    expected = whole / 0.15 * torch.clamp(2 / (whole.abs() / 0.15).clamp_min(1e-9), max=1)
+    torch.testing.assert_close(clipped, expected, rtol=0, atol=5e-5)
+    means = whole.unflatten(1, (18, 2)).mean(2)  # rows have 2 mm already, columns 1
+    torch.testing.assert_close(resampled[:, 11:29], means, rtol=0, atol=5e-5)
+    assert resampled[:, :11].abs().max() < 5e-5

@@ -224,6 +224,36 @@ def test_bad_folders_get_one_sentence_and_nothing_is_written(pair, tmp_path, cap
     assert not list(tmp_path.rglob("*.html")) and not list(tmp_path.rglob("*.part"))
 
 
+def complex_images(count):
+    """Images with magnitudes in [0, 1] whose phase runs more than once around, ``(count, 2, 24, 24)``."""
+    turns = torch.linspace(-4, 4, 24) + torch.linspace(0, 3, 24)[:, None]
+    return torch.cat([smooth(count) * turns.cos(), smooth(count) * turns.sin()], 1)
+
+
+def test_complex_images_are_shown_by_magnitude_and_phase_with_errors_of_the_magnitude(tmp_path):
+    truth = complex_images(2)
+    estimate, scale = noisy(truth, 0.05, 1), Normalisation(0.0, 7.0)
+    write_run(tmp_path, truth, estimate, {"tv": truth}, ["a", "b"], scale=scale)
+    for k, image in enumerate(data(report_page([read_run(tmp_path)]))["images"]):
+        kinds = [panel["kind"] for panel in image["panels"]]
+        assert kinds == ["truth", "baseline", "estimate", "error", "phase", "phase"] and image["panels"][3]["of"] == 2
+        for place, phase, one in ((0, 4, truth[k]), (2, 5, estimate[k])):
+            size, panel = image["panels"][place], image["panels"][phase]
+            assert panel["of"] == place and panel["title"] == f"phase of {size['title']}" and "dark where" in panel["note"]
+            np.testing.assert_allclose(decoded(size), 7 * np.hypot(*one.numpy()), atol=1e-3)
+            back = decoded(size) * np.exp(1j * decoded(panel))
+            np.testing.assert_allclose(back, 7 * (one[0] + 1j * one[1]), atol=2e-3)
+    assert all("phase" not in p["kind"] for p in data(report_page([read_run(tmp_path)] * 2))["images"][0]["panels"])
+
+
+def test_phases_around_a_half_turn_are_averaged_around_it(monkeypatch):
+    monkeypatch.setattr("padis_lightning.results.report.panels.MOST_PIXELS", 24)
+    phase = torch.pi - 0.2 + 0.3 * torch.rand(8, 12, generator=torch.Generator().manual_seed(0))
+    found = quantise("a", "phase", torch.stack([phase.cos(), phase.sin()]), (-torch.pi, torch.pi)).values
+    means = phase.unflatten(1, (6, 2)).unflatten(0, (4, 2)).mean((1, 3))
+    np.testing.assert_allclose(np.exp(1j * found), np.exp(1j * means.numpy()), atol=0.01)
+
+
 def test_pictures_of_many_pixels_are_averaged_for_the_page(caplog, monkeypatch):
     monkeypatch.setattr("padis_lightning.results.report.panels.MOST_PIXELS", 24)
     values = torch.arange(3 * 8 * 12.0).reshape(3, 8, 12) / 287

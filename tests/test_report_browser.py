@@ -120,6 +120,18 @@ def test_colours_and_degraded_images(browser, tmp_path):
     assert browser.evaluate("[...document.querySelectorAll('#presets button')].map((b) => b.textContent)") == ["full"]
 
 
+def test_phases_have_colours_that_close_and_are_dark_where_there_is_nothing(browser, tmp_path):
+    turns = torch.linspace(-3.1, 3.1, 24)
+    truth = torch.linspace(0, 1, 24)[:, None] * torch.stack([turns.cos(), turns.sin()])[:, None]
+    write_run(tmp_path, truth[None], truth[None], {}, ["a"], scale=Normalisation(0.0, 1.0))
+    (tmp_path / "page.html").write_text(report_page(read_runs([tmp_path])))
+    show(browser, tmp_path / "page.html")
+    light = torch.linspace(0, 4, 24).clamp(0, 1)[:, None, None]
+    expected = 255 * light * (0.5 + 0.5 * torch.cos(turns[:, None] - torch.arange(3) * 2 * torch.pi / 3))
+    same(drawn(browser)["phase"], expected.round().numpy().astype(int))
+    assert browser.evaluate("document.querySelector('figure.phase .below').textContent") == "\u2212\u03c0\u03c0"
+
+
 def test_sliders_numbers_and_presets_set_the_window(browser, page, known):
     show(browser, page)
 

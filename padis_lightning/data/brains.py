@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from padis_lightning.data.drawing import Array, bump, contour, generator, harmonics, texture
+from padis_lightning.data.drawing import Array, bump, contour, generator, harmonics, smooth_phase, texture
 
 # Intensities of scalp, skull, fluid, grey and white matter, weighted by T1, T2 and with the fluid's signal inverted.
 CONTRASTS = np.array([[0.9, 0.08, 0.15, 0.5, 0.75], [0.65, 0.06, 1.0, 0.6, 0.42], [0.6, 0.06, 0.1, 0.75, 0.55]])
@@ -79,7 +79,6 @@ class _Head:
         """Return the image under a bias field and with a phase that rises, bends and is anything in the middle."""
         rng, size = self.rng, self.size
         shading = np.exp(rng.uniform(0, 0.3) * texture(rng, size, 2))
-        phase = rng.uniform(-np.pi, np.pi) + rng.uniform(0, 1.2) * texture(rng, size, 3)
-        phase = phase + rng.normal(0, 0.8) * self.u + rng.normal(0, 0.8) * self.v
+        phase = smooth_phase(rng, self.u, self.v)
         image = self.image.clip(0) * shading
         return (image / max(image.max(), 1e-6) * np.exp(1j * phase)).astype(np.complex64)

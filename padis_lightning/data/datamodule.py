@@ -21,6 +21,7 @@ from padis_lightning.data.generators import BrainSource, LeavesSource, ObjectSou
 from padis_lightning.data.sources.base import Item, Source, collate
 from padis_lightning.data.sources.crops import CropSource
 from padis_lightning.data.sources.open import compared, open_source
+from padis_lightning.data.sources.phases import PhaseSource
 from padis_lightning.data.sources.volumes import VolumeSource, require_one_size
 from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.files import safe_names
@@ -75,6 +76,7 @@ class ImageData(SharedItems, LightningDataModule):
         crop: cut the middle out of pictures that are not square.
         hu: values of files are Hounsfield units, where the files do not say so (NIfTI, TIFF, arrays).
         skip_bad: leave out files and series that cannot be used, each in a word (default: refuse all of them by name).
+        random_phase: make complex images of magnitudes: each has a smooth phase of its own, drawn from ``seed``.
         axis: the bin, from 0, that sees a scan's axis of rotation; middle; auto to find it (default: the file's, else auto).
     """
 
@@ -110,6 +112,7 @@ class ImageData(SharedItems, LightningDataModule):
         crop: bool = False,
         hu: bool = False,
         skip_bad: bool = False,
+        random_phase: bool = False,
         axis: Literal["auto", "middle"] | float | None = None,
     ) -> None:
         super().__init__()
@@ -132,10 +135,12 @@ class ImageData(SharedItems, LightningDataModule):
         self.crops = crops
         self.seed, self.num_workers, self.volumes, self.depth = seed, num_workers, volumes, depth
         self.scan = Named(rows, size, pixel_spacing, remove_stripes, views, coils)
-        if path is None and (measured or reference or crop or channels):
-            raise InputError("measured, reference, channels or crop is given and path null; wanted a file or a folder")
+        if path is None and (measured or reference or crop or channels or random_phase):
+            raise InputError(
+                "measured, reference, channels, crop or random_phase is given and path null; wanted a file or a folder"
+            )
         self.measured, self.reference, self.channels, self.crop = measured, reference, channels, crop
-        self.hu, self.skip_bad, self.axis = hu, skip_bad, axis
+        self.hu, self.skip_bad, self.random_phase, self.axis = hu, skip_bad, random_phase, axis
         self._parts: dict[str, Source | Subset] = {}
 
     def setup(self, stage: str) -> None:
@@ -147,7 +152,7 @@ class ImageData(SharedItems, LightningDataModule):
             self._parts["fit"], self._parts["validation"] = self._divided()
             return
         if self.path is not None:
-            self.whole = self._open()
+            self.whole = self._phased(self._open())
             part = self.whole if self.subset == "all" else self._part(self.subset)
         elif self.subset == "test":
             raise InputError("subset is 'test'; wanted all, train or validation of what is built in")
@@ -187,6 +192,9 @@ class ImageData(SharedItems, LightningDataModule):
             source = compared(source, self.reference, options)
         return VolumeSource(source, self.depth) if self.volumes and not source.volumetric else source
 
+    def _phased(self, source: Source) -> Source:
+        return PhaseSource(source, self.seed) if self.random_phase else source
+
     def _generate(self, count: int, purpose: int, keep: bool = True, finer: int = 1) -> Source:
         seed, size = PURPOSES * self.seed + purpose, finer * (self.size or 128)
         depth = {"depth": self.depth or 32} if self.volumes else {}
@@ -212,13 +220,14 @@ class ImageData(SharedItems, LightningDataModule):
             pictures, (train, kept) = self.whole, (list(self._part(name).indices) for name in ("train", "validation"))
             checked = self._squares(pictures, VALIDATION_CROPS, kept)
             return self._squares(pictures, self.crops, train), checked
+        self.whole = self._phased(self.whole)
         require_one_size(self.whole)
         return self._part("train"), self._part("validation")
 
     def _squares(self, images: Source, count: int, indices: list[int] | None = None) -> Source:
         """Return so many squares of each of these images."""
         indices = list(range(len(images))) if indices is None else indices
-        self.whole = CropSource(images, indices, count, self.size or 128, self.seed)
+        self.whole = self._phased(CropSource(images, indices, count, self.size or 128, self.seed))
         return self.whole
 
     def _part(self, name: str) -> Subset:

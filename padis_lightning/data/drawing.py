@@ -34,12 +34,19 @@ def spline_weights(size: int, cells: int) -> Array:
     return weights.astype(np.float32)
 
 
-def texture(rng: np.random.Generator, size: int, cells: int) -> Array:
-    """Return a smooth random field of unit deviation whose grain is one lattice cell, (size, size)."""
-    weights = spline_weights(size, cells)
+def texture(rng: np.random.Generator, size: int | tuple[int, int], cells: int) -> Array:
+    """Return a smooth random field of unit deviation whose grain is one lattice cell, (size, size) or of that shape."""
+    rows, columns = (size, size) if isinstance(size, int) else size
     nodes = rng.standard_normal((cells + 3, cells + 3), dtype=np.float32)
     # A cubic B-spline keeps 151/315 of the deviation of white coefficients over its two axes.
-    return (weights @ nodes @ weights.T) * np.float32(315 / 151)
+    return (spline_weights(rows, cells) @ nodes @ spline_weights(columns, cells).T) * np.float32(315 / 151)
+
+
+def smooth_phase(rng: np.random.Generator, across: Array, down: Array) -> Array:
+    """Draw a phase in radians that rises, bends and is anything in the middle, over coordinates in [-1, 1], (H, W) each."""
+    rows, columns = across.shape
+    phase = rng.uniform(-np.pi, np.pi) + rng.uniform(0, 1.2) * texture(rng, (rows, columns), 3)
+    return phase + rng.normal(0, 0.8) * across + rng.normal(0, 0.8) * down
 
 
 def harmonics(rng: np.random.Generator, amplitude: float, square: float = 0.0) -> Harmonics:

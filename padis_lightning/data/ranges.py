@@ -121,6 +121,20 @@ def decide(
     return Normalisation(*pair, window, clip=window is not None or named is not None)
 
 
+def for_channels(scale: Normalisation, channels: int, subject: object) -> Normalisation:
+    """Return the scale of images of so many channels: parts of complex ones, which are two, are neither shifted nor clipped.
+
+    Raises:
+        InputError: the range of complex images does not begin at 0.
+    """
+    if channels != 2:
+        return scale
+    if scale.lower != 0:
+        seen = f"{subject} have two channels, real and imaginary part, and the range {scale.lower:g} to {scale.upper:g}"
+        raise InputError(f"{seen}; wanted 0 first")
+    return replace(scale, clip=False)
+
+
 def decide_measured(
     path: Path, key: str, arrays: dict[str, np.ndarray], *, named: Sequence[float] | None = None
 ) -> Normalisation:

@@ -106,7 +106,7 @@ class ResultWriter:
         estimate = channels_last(restore(result.estimate.float()))
         files = [save_array(folder / "arrays" / f"{name}.npy", estimate)]
         rest = (self.normalisation, self.source, index, self.origin, self.operator.volumetric)
-        files += write_image(self.formats, folder, name, np.abs(estimate) if np.iscomplexobj(estimate) else estimate, *rest)
+        files += write_image(self.formats, folder, name, estimate, *rest)
         if self.source is not None and self.source.pictured and (place := self.source.place(index)):
             filled = isinstance(self.operator, Inpainting)
             files.append(write_as_read(folder, name, estimate, *place, filled=filled, crop=self.source.crop))
@@ -122,13 +122,13 @@ class ResultWriter:
                 array = channels_last(values)
                 files.append(save_array(folder / kind / f"{name}.npy", array))
                 files += write_image([f for f in self.formats if f == "nifti"], folder, f"{name}_{kind}", array, *rest)
-        result = result.shown
-        if self.calibrate and result.truth is not None:
+        seen = result.shown
+        if self.calibrate and seen.truth is not None:
             files.append(folder / "calibration" / f"{name}.npz")
-            Calibration(count_errors(result.estimate.float(), result.samples, result.truth), {}).save(files[-1])
+            Calibration(count_errors(seen.estimate.float(), seen.samples, seen.truth), {}).save(files[-1])
         spacing = spacing_of(self.source, index, self.operator)
         files.append(folder / "images" / f"{name}.png")
-        save_picture(files[-1], comparison(result, self.window, self.error_scale, spacing))
+        save_picture(files[-1], comparison(seen, self.window, self.error_scale, spacing))
         if name in self.pictured:
             files.append(folder / "panels" / f"{name}.npz")
             save_panels(files[-1], image_panels(result, self.origin.solver, self.operator, self.normalisation.shown, spacing))

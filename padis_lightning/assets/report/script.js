@@ -5,6 +5,7 @@
   const grid = find("panels"), list = find("list");
   const [BLUE, WHITE, ORANGE] = [[0, 90, 181], [255, 255, 255], [220, 90, 0]];
   const LARGEST = 32; // zoom
+  const DARK = 0.25; // share of the window below which phases are dimmed
   const VIEWS = { axial: [0, 1, 2], coronal: [1, 0, 2], sagittal: [2, 0, 1] }; // axes: of the plane's number, down, across
   const names = Object.keys(VIEWS);
   const isVolume = (panel) => "extent" in panel;
@@ -67,6 +68,7 @@
   // Cut what is drawn out of its volume: methods get their error where there is a truth.
   function refresh(tile) {
     Object.assign(tile, cut(tile, tile.view));
+    if (tile.magnitude) tile.sizes = cut(tile.magnitude, tile.view).grey;
     if (!tile.truth) return;
     const truth = cut(tile.truth, tile.view).grey;
     tile.error = tile.grey.map((x, i) => x - truth[i]);
@@ -82,7 +84,8 @@
       return views.map((view) => {
         const [, down, across] = VIEWS[view];
         const compared = truth && (isMethod(full) || full.kind === "error") ? { truth } : {};
-        return { ...full, ...compared, view, height: full.size[down], width: full.size[across] };
+        const dimmed = full.kind === "phase" ? { magnitude: panels[full.of] } : {};
+        return { ...full, ...compared, ...dimmed, view, height: full.size[down], width: full.size[across] };
       });
     });
   }
@@ -91,6 +94,7 @@
   const isPicture = (panel) => isMethod(panel) || panel.kind === "truth" || panel.kind === "degraded";
   const isError = (panel) => panel.kind === "error" || (state.all && isMethod(panel) && panel.error);
   const isLinked = (panel) => panel.kind !== "measurement";
+  const hue = (phase, c) => 0.5 + 0.5 * Math.cos(phase - (2 * Math.PI * c) / 3); // red, green or blue, the same a turn later
   const visible = (panel) => (isError(panel) ? panel.error : panel.grey);
 
   const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
@@ -110,6 +114,9 @@
       if (error) {
         const share = clamp(panel.error[i] / state.scale, -1, 1), end = share < 0 ? BLUE : ORANGE;
         for (let c = 0; c < 3; c++) out[k + c] = Math.round(WHITE[c] + Math.abs(share) * (end[c] - WHITE[c]));
+      } else if (panel.sizes) {
+        const light = clamp((panel.sizes[i] - low) / (high - low) / DARK, 0, 1);
+        for (let c = 0; c < 3; c++) out[k + c] = Math.round(255 * light * hue(panel.grey[i], c));
       } else {
         for (let c = 0; c < 3; c++) {
           const share = (panel.values[panel.values.length > 1 ? c : 0][i] - low) / (high - low);
@@ -122,9 +129,10 @@
     legend(panel, error);
   }
 
-  const said = (x, signed) => (signed && x > 0 ? "+" : "") + x.toFixed(digits).replace("-", "\u2212");
+  const said = (x, signed, places) => (signed && x > 0 ? "+" : "") + x.toFixed(places).replace("-", "\u2212");
   const short = (x) => String(Number(x.toPrecision(3))).replace("-", "\u2212");
-  const unit = (panel) => (panel.kind === "risk" ? " %" : panel.kind === "measurement" || !data.units ? "" : " " + data.units);
+  const unit = (panel) =>
+    ({ risk: " %", phase: " rad", measurement: "" })[panel.kind] ?? (data.units ? " " + data.units : "");
 
   const inputs = (key) => [find(key), find(key).nextElementSibling]; // a slider and its number
   function element(tag, name, ...children) {
@@ -138,6 +146,7 @@
     const scale = short(state.scale) + unit(panel), ramp = element("i", "ramp " + (error ? "diverging" : "plain"));
     if (error) panel.legend.replaceChildren("\u2212" + short(state.scale), ramp, "+" + scale);
     else if (panel.kind === "deviation" || panel.kind === "interval") panel.legend.replaceChildren("0", ramp, scale);
+    else if (panel.sizes) panel.legend.replaceChildren("\u2212\u03c0", element("i", "ramp cyclic"), "\u03c0");
     else if (panel.kind === "risk") panel.legend.replaceChildren("0", ramp, "100 %");
     else if (panel.kind === "measurement")
       panel.legend.replaceChildren(short(panel.lower), ramp, `${short(panel.upper)}, ${panel.height} \u00d7 ${panel.width}`);
@@ -384,7 +393,8 @@
     const pixel = (tile) => [Math.floor(y * tile.height), Math.floor(x * tile.width)];
     for (const tile of linked ? shown.filter((one) => isLinked(one) && one.view === over.view) : [over]) {
       const [row, column] = pixel(tile), value = visible(tile)[row * tile.width + column];
-      tile.read.textContent = isLinked(tile) ? said(value, isError(tile)) + unit(tile) : value.toPrecision(3);
+      const text = isLinked(tile) ? said(value, isError(tile), tile.sizes ? 2 : digits) : value.toPrecision(3);
+      tile.read.textContent = text + unit(tile);
       tile.frame.classList.toggle("pointed", linked);
     }
     const [row, column] = pixel(over), at = { [fixed]: state.planes[fixed], [down]: flipped(over.size, down, row), [across]: column };

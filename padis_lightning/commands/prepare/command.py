@@ -136,6 +136,8 @@ def write(plan: Plan, path: Path, workers: int) -> None:
             text = h5py.string_dtype("utf-8", encoded.itemsize)
             file.create_dataset(name, data=encoded.astype(text), track_times=False)
         file.create_dataset("affine", data=plan.affines(), track_times=False)
+        if (ones := plan.units_of_one()) is not None:
+            file.create_dataset("scale", data=ones, track_times=False)
         manifest["images"] = {"sha256": digest.hexdigest()}
         file.attrs.update(plan.attributes() | {"manifest": json.dumps(manifest, indent=1)})
 

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from padis_lightning import __version__
 from padis_lightning.commands.prepare.grid import Grid
 from padis_lightning.data.names import unique
-from padis_lightning.data.ranges import HU_WINDOW
+from padis_lightning.data.ranges import HU_WINDOW, for_channels
 from padis_lightning.data.readers import found_series
 from padis_lightning.data.readers.npz import open_arrays
 from padis_lightning.data.sources.prepared import FORMAT, PARTS, VERSION
@@ -26,7 +26,9 @@ from padis_lightning.data.sources.series import Series, in_hounsfield_units, set
 from padis_lightning.errors import InputError
 from padis_lightning.random import seeded
 from padis_lightning.results.records import digest
+from padis_lightning.types import Normalisation
 
+BEYOND = 2  # what 1 stands for is estimated for k-space: magnitudes are kept so far above it
 LEVELS = {"uint16": 65535, "uint8": 255}  # steps over the range
 SPLIT = 7  # purpose of the stream that patients are shuffled by
 SETTINGS = ("size", "spacing", "range", "split", "dtype", "every", "seed")  # options that the manifest names
@@ -60,18 +62,28 @@ class Plan(Dataset):
         return self.options.dtype
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """Return the lowest and the highest value that is stored, of complex images, which have two channels, of a part."""
+        most = BEYOND * self.range[1]
+        return (-most, most) if self.shape[2:] == (2,) else self.range
+
+    @property
     def scale(self) -> tuple[float, float]:
         """Return slope and intercept: a value in units is ``stored * slope + intercept``."""
-        low, high = self.range
+        low, high = self.ends
         return ((high - low) / LEVELS[self.dtype], low) if self.dtype in LEVELS else (1.0, 0.0)
 
     def __len__(self) -> int:
         return len(self.slices)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        (series, k, grid), (low, high), (slope, intercept) = self.slices[i], self.range, self.scale
-        values = np.clip(series.read(k), low, high).reshape(*series.shape[:2], series.channels)
-        image = grid.resample(torch.from_numpy(values).movedim(-1, 0), low)
+        (series, k, grid), (low, high), (slope, intercept) = self.slices[i], self.ends, self.scale
+        values = series.read(k).reshape(*series.shape[:2], series.channels)
+        if self.ends == self.range:
+            values = np.clip(values, low, high)
+        else:  # the magnitude of complex ones, so that the phase stays
+            values *= high / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), high)
+        image = grid.resample(torch.from_numpy(values).movedim(-1, 0), self.range[0])
         pixels = image.movedim(0, -1).reshape(self.shape).numpy()
         if self.dtype not in LEVELS:
             return pixels
@@ -93,6 +105,11 @@ class Plan(Dataset):
         """Return the affine of each slice, ``(n, 4, 4)``, NaN where it is unknown."""
         unknown = np.full((4, 4), np.nan)
         return np.stack([unknown if s.affine is None else grid.slice_affine(s.affine, k) for s, k, grid in self.slices])
+
+    def units_of_one(self) -> np.ndarray | None:
+        """Return the magnitude that became 1 in each slice, ``(n,)``, where every series has one of its own."""
+        found = [series.unit for series, _, _ in self.slices]
+        return None if None in found else np.array(found)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the numbers of slices and groups in each part."""
@@ -137,7 +154,8 @@ def make_plan(sources: Sequence[Path], options: Namespace) -> Plan:
         raise InputError(f"the slices have the sizes {seen}; wanted one, or --size")
     shape = (*sizes.pop(), channels) if channels > 1 else sizes.pop()
     slices = [(one, k, grid) for one, grid in zip(series, grids, strict=True) for k in range(0, one.count, options.every)]
-    value_range = _range(series, units, options.range)
+    low, high = value_range = _range(series, units, options.range)
+    for_channels(Normalisation(low, high), channels, "the sources")
     parts = split([one.group for one in series], options.split, options.seed)
     return Plan(options, slices, shape, value_range, units, parts, _files(opened))
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from padis_lightning.data.containers import HDF5, hdf5, load_hdf5, require_images
 from padis_lightning.data.ranges import Scale, file_scale
+from padis_lightning.data.sources.combined import combined_series
+from padis_lightning.data.sources.kspace import find_kspace
 from padis_lightning.data.sources.measurements import is_measured
 from padis_lightning.data.sources.prepared import PreparedSource, is_prepared
 from padis_lightning.data.sources.series import Reader, Series, single_series
@@ -21,8 +23,11 @@ def read(path: Path) -> list[Series]:
     """Return a series of one slice for each image, since nothing says which lie in a row.
 
     The images are in ``images``, in LoDoPaB's ``data`` (0 to 1), or in the only array of three or four axes: ``(n, H, W)`` or
-    ``(n, H, W, C)``. ``patient`` ``(n,)`` labels groups; ``range`` and ``hu_window`` are those of ``.npz``.
+    ``(n, H, W, C)``. ``patient`` ``(n,)`` labels groups; ``range`` and ``hu_window`` are those of ``.npz``. Fully sampled
+    ``kspace`` is one series of complex images.
     """
+    if found := find_kspace(path):
+        return combined_series(found)
     if is_prepared(path):
         return PreparedSource(path).series()
     if is_measured(path):

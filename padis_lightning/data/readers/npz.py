@@ -15,6 +15,8 @@ import numpy as np
 from padis_lightning.data.containers import ARRAYS, NUMPY, images_name, load_keys, names_of, require_images
 from padis_lightning.data.names import unique
 from padis_lightning.data.ranges import Scale, decide, file_scale
+from padis_lightning.data.sources.combined import combined_series
+from padis_lightning.data.sources.kspace import find_kspace
 from padis_lightning.data.sources.series import SERIES_BYTES, Reader, Series
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import load_array, open_array, read_header, reading, require_size
@@ -61,6 +63,7 @@ class StoredImages:
 def open_arrays(path: str | Path, data_range: Sequence[float] | None = None) -> list[Series]:
     """Return the images of a file, a series for each run of one patient, or for each image without ``patient``.
 
+    Fully sampled k-space is one series of complex images.
     Runs rather than patients: series after series, the file is then read forward, and a compressed one unpacked once.
 
     Args:
@@ -68,6 +71,8 @@ def open_arrays(path: str | Path, data_range: Sequence[float] | None = None) -> 
         data_range: what becomes 0 and 1, where the file does not say; values of any size are then taken.
     """
     path = Path(path)
+    if found := find_kspace(path):
+        return combined_series(found)
     described = {} if path.suffix == ".npy" else load_keys(path, ("patient", "range", "hu_window"))
     if path.suffix != ".npy" and images_name(path) not in names_of(path):
         raise InputError(f"{path} has no array 'images'; wanted images")

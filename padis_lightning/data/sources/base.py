@@ -162,3 +162,38 @@ class Source(Dataset, ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Item:
         """Return item ``index``, normalised."""
+
+
+class Wrapped(Source):
+    """Yields what another source does, changed as a subclass says; the rest is that of the other.
+
+    Args:
+        inner: the other source.
+    """
+
+    def __init__(self, inner: Source) -> None:
+        self.inner = inner
+        self.image_shape, self.normalisation, self.groups = inner.image_shape, inner.normalisation, inner.groups
+        self.heights, self.labels, self.parts, self.affine = inner.heights, inner.labels, inner.parts, inner.affine
+        self.has_images, self.pictured, self.crop = inner.has_images, inner.pictured, inner.crop
+
+    def name(self, index: int) -> str:
+        """Return the name of item ``index``."""
+        return self.inner.name(index)
+
+    def place(self, index: int) -> tuple[Series, int] | None:
+        """Return the place of item ``index``."""
+        return self.inner.place(index)
+
+    def slice_affine(self, index: int) -> np.ndarray | None:
+        """Return the affine of item ``index``."""
+        return self.inner.slice_affine(index)
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Return the shape of item ``index``."""
+        return self.inner.shape(index)
+
+    @property
+    def shapes(self) -> set[tuple[int, ...]]:
+        """Return the shapes of all items."""
+        return self.inner.shapes

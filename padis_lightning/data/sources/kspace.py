@@ -1,4 +1,4 @@
-"""Measured k-space: fastMRI's HDF5, arrays of complex numbers, BART's files, and samples off the grid with their trajectory."""
+"""Measured k-space: HDF5 of fastMRI and ISMRMRD, arrays, BART's files, and samples off the grid with their trajectory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from padis_lightning.data.containers import HDF5, hdf5, load_hdf5, read_pair, shapes_of
+from padis_lightning.data.containers import ARRAYS, HDF5, hdf5, load_hdf5, read_pair, shapes_of
 from padis_lightning.data.notes import note
 from padis_lightning.data.ranges import NAME_IT
+from padis_lightning.data.sources.acquisitions import Acquisitions, Description, find_acquisitions
 from padis_lightning.data.sources.base import Item, Source
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import array_names, load_array, open_array, read_header, reading, require_size
@@ -23,7 +24,7 @@ from padis_lightning.mri.nufft import gridded_middle
 from padis_lightning.operators.files import read_numbers
 from padis_lightning.types import Normalisation
 
-KEY, NOISE, RANGE = "kspace", "noise", "range"
+KEY, NOISE, RANGE, HEADER = "kspace", "noise", "range", "ismrmrd_header"
 TRAJECTORY, SIZE = "trajectory", "size"
 SLICES, LOW, EDGES = 8, 32, 1.5  # of quick images: slices, points along a side, and how much higher edges are in sharp ones
 READOUT, COILS, SLICE = 3, 3, 13  # of BART's axes: those of the image, of the coils, and of the slices
@@ -42,6 +43,7 @@ class KSpace(NamedTuple):
     path: Path
     shape: tuple[int, int, int, int]
     sides: tuple[int, int] | None = None
+    acquired: Acquisitions | None = None
 
     def read(self, index: int) -> np.ndarray:
         """Read one slice, complex ``(coils, H, W)``, or ``(coils, samples)`` off the grid, from where it lies in the file.
@@ -50,7 +52,10 @@ class KSpace(NamedTuple):
             InputError: it does not hold finite complex numbers.
         """
         path = self.path
-        if path.suffix in HDF5:
+        if self.acquired:
+            require_size(path, 16 * math.prod(self.shape[1:]), path.stat().st_size)
+            values = self.acquired.read(index)
+        elif path.suffix in HDF5:
             with hdf5(path) as file:
                 require_size(path, file[KEY].nbytes // self.shape[0], path.stat().st_size)
                 values = np.asarray(file[KEY][index])
@@ -62,9 +67,21 @@ class KSpace(NamedTuple):
             raise InputError(f"{path} has {values.dtype} or values that are not finite in slice {index}; wanted {AXES}")
         return values.reshape(self.shape[1:] if self.sides is None else self.shape[1::2])
 
+    def spacing(self) -> tuple[float, float] | None:
+        """Return mm from row to row and from column to column, where ISMRMRD's header, which fastMRI has, tells the field."""
+        if self.acquired:
+            field = self.acquired.field
+        else:
+            text = load_hdf5(self.path, (HEADER,))[1].get(HEADER) if self.path.suffix in HDF5 else None
+            field = None if text is None else Description(str(text), self.path).field
+        return field and (field[0] / self.shape[2], field[1] / self.shape[3])
+
     def about(self) -> dict[str, np.ndarray]:
         """Read what else the file may have: the samples of a noise scan, ``noise`` (coils, n), and ``range`` (2,)."""
-        if self.path.suffix in HDF5:
+        if self.acquired:
+            noise = self.acquired.read_noise()
+            arrays = {} if noise is None else {NOISE: noise}
+        elif self.path.suffix in HDF5:
             arrays = load_hdf5(self.path, (NOISE, RANGE))[1]
         else:
             names = array_names(self.path) if self.path.suffix == ".npz" else []
@@ -80,8 +97,9 @@ def find_kspace(path: Path) -> KSpace | None:
     """Return the k-space of a file, of which only headers are read; None for other files.
 
     It is ``kspace`` of HDF5, as fastMRI has it with axes (slices, coils, H, W) or, of one coil, (slices, H, W); ``kspace`` of a
-    ``.npz`` or complex numbers in a ``.npy`` with the axes (slices, coils, H, W) or (coils, H, W); or BART's ``.cfl``. Beside a
-    ``trajectory`` (samples, 2) and the ``size`` of the image, in a ``.npz``, it has (slices, coils, samples) or (coils, samples).
+    ``.npz`` or complex numbers in a ``.npy`` with the axes (slices, coils, H, W) or (coils, H, W); BART's ``.cfl``; or the
+    acquisitions of ISMRMRD, whose slices, contrasts, phases, repetitions and sets are slices here. Beside a ``trajectory``
+    (samples, 2) and the ``size`` of the image, in a ``.npz``, it has (slices, coils, samples) or (coils, samples).
 
     Raises:
         InputError: it has other axes.
@@ -90,8 +108,10 @@ def find_kspace(path: Path) -> KSpace | None:
         return None
     if path.suffix == ".cfl":
         return KSpace(path, _read_bart(path).shape)
+    if acquired := find_acquisitions(path):
+        return KSpace(path, acquired.shape, acquired=acquired)
     if path.suffix == ".npy":
-        with reading(path, "an array of numbers"):
+        with reading(path, ARRAYS):
             stream, length = open_array(path)
             with stream:
                 found, _, dtype = read_header(stream, length)
@@ -172,6 +192,7 @@ class KSpaceSource(Source):
         self.found, (count, held, height, width), path = found, found.shape, found.path
         arrays = found.about()
         noise, data_range = arrays.get(NOISE), read_pair(arrays, RANGE, path) if data_range is None else data_range
+        require_size(path, 16 * held**2, path.stat().st_size)
         self.mix = np.eye(held) if noise is None else whitening(noise)
         if noise is not None:
             note(f"{path}: its coils are whitened by {noise.shape[1]} samples of noise")

@@ -12,7 +12,7 @@ import torch
 from padis_lightning.data.containers import HDF5, load_keys, numbers, read_pair, shapes_of
 from padis_lightning.data.ranges import NAME_IT, implied_range
 from padis_lightning.data.sources.arrays import ArraySource
-from padis_lightning.data.sources.base import Item, Source
+from padis_lightning.data.sources.base import Item, Source, Wrapped
 from padis_lightning.data.sources.measurements import CONE, FLAT, MEASURED, is_measured
 from padis_lightning.errors import InputError, first_few
 from padis_lightning.types import Normalisation, pair_of
@@ -77,7 +77,7 @@ def _normalisation(values: np.ndarray, named: Sequence[float] | None, path: Path
     return Normalisation(*pair_of(pair))
 
 
-class ReferenceSource(Source):
+class ReferenceSource(Wrapped):
     """Yields the measurements of a source with the truth beside each, by its name, or the only one there is.
 
     Args:
@@ -89,10 +89,8 @@ class ReferenceSource(Source):
     """
 
     def __init__(self, measured: Source, truth: Source) -> None:
-        self.measured, self.truth = measured, truth
-        self.image_shape, self.normalisation, self.groups = measured.image_shape, measured.normalisation, measured.groups
-        self.heights, self.labels, self.parts, self.affine = measured.heights, measured.labels, measured.parts, measured.affine
-        self.has_images, self.pictured, self.crop = False, measured.pictured, measured.crop
+        super().__init__(measured)
+        self.truth, self.has_images = truth, False
         self.description = f"{measured.description}, compared with {truth.description}"
         places = {truth.name(k): k for k in range(len(truth))}
         names = [measured.name(k) for k in range(len(measured))]
@@ -104,31 +102,10 @@ class ReferenceSource(Source):
         else:
             self._truths = [places[name] for name in names]
 
-    def name(self, index: int) -> str:
-        """Return the name of the measurement."""
-        return self.measured.name(index)
-
-    def place(self, index: int) -> tuple | None:
-        """Return the place of the measurement."""
-        return self.measured.place(index)
-
-    def slice_affine(self, index: int) -> np.ndarray | None:
-        """Return the affine of the measurement."""
-        return self.measured.slice_affine(index)
-
-    def shape(self, index: int) -> tuple[int, ...]:
-        """Return the shape of the measurement where that is a picture, else that of the image."""
-        return self.measured.shape(index)
-
-    @property
-    def shapes(self) -> set[tuple[int, ...]]:
-        """Return those of the measurements."""
-        return self.measured.shapes
-
     def reference_shape(self, index: int) -> tuple[int, ...]:
         """Return the shape of the truth."""
         return self.truth.shape(self._truths[index])
 
     def __getitem__(self, index: int) -> Item:
         truth = self.truth[self._truths[index]]
-        return self.measured[index]._replace(image=truth.measurement if self.truth.pictured else truth.image)
+        return self.inner[index]._replace(image=truth.measurement if self.truth.pictured else truth.image)

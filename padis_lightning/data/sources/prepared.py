@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from padis_lightning.data.containers import hdf5, load_hdf5, numbers, read_pair
-from padis_lightning.data.ranges import decide
+from padis_lightning.data.ranges import decide, for_channels
 from padis_lightning.data.sources.base import Item, Source, check_square
 from padis_lightning.data.sources.series import Series, resized_affine, single_series
 from padis_lightning.errors import InputError
@@ -33,6 +33,7 @@ class PreparedSource(Source):
     (``HU`` or empty), ``range`` (2,) of the values that become 0 and 1, ``window`` (2,) the same in HU, ``manifest``. Arrays:
     ``images`` (n, H, W) or (n, H, W, C), contiguous, of uint8, uint16 or float32; ``name``, ``group`` and ``part`` (n,) of
     text; ``affine`` (n, 4, 4) from (row, column, 0, 1) to millimetres towards left, back and head, NaN where it is not known.
+    Two channels are real and imaginary part; ``scale`` (n,) is then the magnitude in the source that became 1.
 
     Args:
         path: the file.
@@ -74,7 +75,8 @@ class PreparedSource(Source):
             raise InputError(f"{path} has the part {unknown[0]!r}; wanted {', '.join(PARTS)}")
         self.units = "HU" if hounsfield else str(arrays.get("units", ""))
         stored = read_pair(arrays, "range", path)
-        self.normalisation = decide(path, named=data_range, stored=stored, hounsfield=self.units == "HU")
+        scale = decide(path, named=data_range, stored=stored, hounsfield=self.units == "HU")
+        self.normalisation = for_channels(scale, channels[0] if channels else 1, path)
         if size:
             check_square(height, width, size)
         self.image_shape = (*(channels or [1]), size or height, size or width)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from padis_lightning.data.carried import Carried
-from padis_lightning.data.ranges import decide_shared
+from padis_lightning.data.ranges import decide_shared, for_channels
 from padis_lightning.data.sources.base import Item, Source
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import require_pixels, require_size
@@ -45,6 +45,7 @@ class Series:
         carried: yields what a picture has besides its colours, by its number.
         odd: why the slices cannot be used, a sentence; then there are none.
         gap: why they are no volume, a sentence; the series is then one of several evenly spaced parts.
+        unit: of complex images, the magnitude in the file that became 1.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Series:
     carried: Callable[[int], Carried] | None = None
     odd: str = ""
     gap: str = ""
+    unit: float | None = None
 
     def __post_init__(self) -> None:
         require_pixels(self.name, self.shape[0] * self.shape[1])
@@ -102,7 +104,7 @@ def in_hounsfield_units(series: Series) -> Series:
     if series.units == "HU":
         return series
     if series.channels > 1:
-        raise InputError(f"hu is true and {series.name} is in colours; wanted grey values")
+        raise InputError(f"hu is true and {series.name} has {series.channels} channels; wanted grey values")
     return replace(series, units="HU", range=None if series.range in IMPLIED else series.range)
 
 
@@ -210,7 +212,8 @@ class SeriesSource(Source):
         if crop and any(s.spacing or s.affine is not None for s in series):
             raise InputError(f"crop is true and {description} say where they lie in the patient; wanted pictures")
         hounsfield = self.series[0].units == "HU"
-        self.normalisation = decide_shared(description, {s.range for s in self.series}, named=data_range, hounsfield=hounsfield)
+        scale = decide_shared(description, {s.range for s in self.series}, named=data_range, hounsfield=hounsfield)
+        self.normalisation = for_channels(scale, self.series[0].channels, description)
         self.places = [(s, k) for s in self.series for k in range(s.count)]
         self.groups = [s.group for s, _ in self.places]
         self.image_shape = self._shape(self.series[0])

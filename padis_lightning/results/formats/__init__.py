@@ -60,15 +60,18 @@ def write_image(
     """Write estimate ``index`` of a source in every format of single images, or of volumes, and return the files.
 
     ``values`` are ``(H, W)`` or ``(H, W, 3)`` in the units of the data, of a volume ``(D, H, W)``; the ends of ``scale`` are the
-    darkest and the brightest 16-bit grey.
+    darkest and the brightest 16-bit grey. Of complex ones the magnitude is written, and as NIfTI the phase as well.
     """
     files, (series, first) = [], _place(source, index) or (None, 0)
+    parts = parts_of(values)
     if volumetric and "nifti" in formats:
         affine = None if source is None else source.affine
         if series is not None:
             affine = nifti.volume_affine(series, values.shape[1:], range(first, first + len(values)))
-        files.append(folder / "volumes" / f"{name}.nii.gz")
-        nifti.write_volume(files[-1], np.moveaxis(values, 0, -1), affine, origin.solver)
+        for kind, part in parts.items():
+            files.append(folder / "volumes" / f"{name}{kind}.nii.gz")
+            nifti.write_volume(files[-1], np.moveaxis(part, 0, -1), affine, origin.solver)
+    values = parts[""]
     if "png16" in formats:
         files.append(folder / "pictures16" / f"{name}.png")
         pictures16.write_png(files[-1], values, (scale.lower, scale.upper))
@@ -81,6 +84,11 @@ def write_image(
             files.append(folder / "dicom" / stem / f"{k:04d}.dcm")
             dicom.write_slice(files[-1], series.files[k], part, (scale.lower, scale.upper), series.units, origin)
     return files
+
+
+def parts_of(values: np.ndarray) -> dict[str, np.ndarray]:
+    """Return complex values as their magnitude and, under ``_phase``, their phase in radians; others as they are."""
+    return {"": np.abs(values), "_phase": np.angle(values)} if np.iscomplexobj(values) else {"": values}
 
 
 def _place(source: Source | None, index: int) -> tuple[Series, int] | None:
@@ -96,7 +104,7 @@ def _resized_spacing(series: Series | None, shape: Sequence[int]) -> tuple[float
 
 
 def write_volumes(folder: Path, rows: Sequence[dict[str, Any]], source: Source | None, origin: Origin) -> None:
-    """Write the estimates of each series as a NIfTI volume, with intervals and risks beside it; data without series is one."""
+    """Write the estimates of each series as a NIfTI volume, phases, intervals and risks beside it; data without series is one."""
     volumes: dict[str, tuple[Series | None, list[tuple[int, str]]]] = {}
     for row in rows:
         series, k = _place(source, row["index"]) or (None, row["index"])
@@ -108,12 +116,12 @@ def write_volumes(folder: Path, rows: Sequence[dict[str, Any]], source: Source |
             print(f"no volume of {name} was written: its slices {seen} are not evenly spaced; wanted all, or every n-th")
             continue
         for kind in ("arrays", "interval", "risk"):
-            file = folder / "volumes" / f"{stem}{'' if kind == 'arrays' else '_' + kind}.nii.gz"
+            label = stem if kind == "arrays" else f"{stem}_{kind}"
             files = [folder / kind / f"{one}.npy" for one in names]
             if not all(one.is_file() for one in files):
-                file.unlink(missing_ok=True)  # of an earlier run
+                (folder / "volumes" / f"{label}.nii.gz").unlink(missing_ok=True)  # of an earlier run
                 continue
             volume = np.stack([np.load(one, allow_pickle=False) for one in files], -1)
-            volume = np.abs(volume) if np.iscomplexobj(volume) else volume
             affine = None if series is None else nifti.volume_affine(series, volume.shape[:2], numbers)
-            nifti.write_volume(file, volume, affine, origin.solver)
+            for part, values in parts_of(volume).items():
+                nifti.write_volume(folder / "volumes" / f"{label}{part}.nii.gz", values, affine, origin.solver)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from padis_lightning.data.readers.dicom import is_dicom
-from padis_lightning.data.sources.base import Source
+from padis_lightning.data.sources.base import Source, Wrapped
 from padis_lightning.data.sources.series import SeriesSource, resized_affine
 from padis_lightning.errors import InputError
 from padis_lightning.files import whole
@@ -31,6 +31,7 @@ STALE = (  # what was said of the pixels that are replaced, and signatures over 
 
 def check_series(source: Source | None) -> None:
     """Refuse data whose slices were not read from DICOM, one file each."""
+    source = source.inner if isinstance(source, Wrapped) else source
     if not isinstance(source, SeriesSource):
         seen = "drawn from the prior" if source is None else source.description
         raise InputError(f"the data is {seen}; wanted slices read from DICOM to write a series of theirs")

@@ -30,7 +30,7 @@ from padis_lightning.results.scores import (
 
 LARGEST = 64_000_000  # characters of pictures on a page
 PRESETS = {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800)}  # level and width in HU
-UNCERTAINTY = ("deviation", "interval", "risk")  # panels that follow those of errors
+LAST = ("phase", "deviation", "interval", "risk")  # panels that follow those of errors
 DERIVED = {"seconds_per_image", "baselines", "gain", "intervals", "n", "groups", "failed", "missing"}
 #: what a summary holds besides provenance
 SCORED = {*MEANS, *PERCEPTUAL, *SCANNED, *SAMPLED, CALIBRATED, DISTANCE, *VOLUMES, *DERIVED}
@@ -80,7 +80,7 @@ def _display(run: Run) -> dict[str, Any]:
 
 
 def _picture(runs: Sequence[Run], name: str) -> dict[str, Any]:
-    """Return the panels of one image; pixels as data URIs, errors as the number of the panel that they are of."""
+    """Return the panels of one image; pixels as data URIs, errors and phases with the number of the panel that they are of."""
     panels: list[dict[str, Any]] = []
     for run in runs:
         row = run.scores[name]
@@ -93,9 +93,12 @@ def _picture(runs: Sequence[Run], name: str) -> dict[str, Any]:
             elif p.kind == "estimate":
                 panels.append({**one, "title": run.name})
     kinds = [p["kind"] for p in panels]
+    sizes = [k for k, kind in enumerate(kinds) if kind in ("truth", "estimate")]  # which the phases are of, in this order
+    for k, phase in zip(sizes, [p for p in panels if p["kind"] == "phase"], strict=False):
+        phase |= {"of": k, "note": "dark where the magnitude is small"}
     if "truth" in kinds:
         estimates = [k for k, kind in enumerate(kinds) if kind == "estimate"]
-        place = next((k for k, kind in enumerate(kinds) if kind in UNCERTAINTY), len(kinds))
+        place = next((k for k, kind in enumerate(kinds) if kind in LAST), len(kinds))
         panels[place:place] = [{"title": f"error of {panels[k]['title']}", "kind": "error", "of": k} for k in estimates]
     return {"name": name, "panels": panels}
 

@@ -28,7 +28,7 @@ from padis_lightning.results.voxels import CUBES, Spacing, average_to_fit
 from padis_lightning.types import Normalisation
 
 MOST_PIXELS = 2**21  # of a picture on a page
-KINDS = ("truth", "measurement", "degraded", "baseline", "estimate", "sample", "deviation", "interval", "risk")
+KINDS = ("truth", "measurement", "degraded", "baseline", "estimate", "sample", "deviation", "interval", "risk", "phase")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Panel:
 
     Attributes:
         title: what it shows.
-        kind: one of :data:`KINDS`; a ``degraded`` image is a measurement that covers the field of the truth.
+        kind: one of :data:`KINDS`; a ``degraded`` image is a measurement that covers the field of the truth, a ``phase`` is in
+            radians.
         codes: uint16 ``(H, W)``, or uint8 ``(H, W, 3)`` for colours and ``(D, H, W, C)`` for volumes.
         lower: the value of code 0.
         upper: the value of the largest code.
@@ -72,10 +73,11 @@ def quantise(title: str, kind: str, values: Tensor, ends: tuple[float, float], s
     """Return ``(C, H, W)`` as a panel: grey between its least and its greatest value, three colours between ``ends``.
 
     A volume ``(C, D, H, W)`` is one between ``ends``, with voxels of sides ``spacing``. Of more than :data:`MOST_PIXELS` pixels
-    means are shown.
+    means are shown. Of a ``phase`` the values are real and imaginary part.
     """
     voxels = tuple(values.shape[1:]) if values.ndim == 4 else ()
     array = (average_to_fit(values) if voxels else _fitting(values)).detach().cpu().double().numpy()
+    array = np.arctan2(array[1:], array[:1]) if kind == "phase" else array
     fine = len(array) == 1 and not voxels
     lower, upper = (float(array.min()), float(array.max())) if fine else ends
     share = (array - lower) / (upper - lower) if upper > lower else np.zeros_like(array)
@@ -115,8 +117,12 @@ def measurement_panel(operator: LinearOperator, y: Tensor, shape: Sequence[int],
 def image_panels(
     result: ImageResult, solver: str, operator: LinearOperator, scale: Normalisation, spacing: Spacing = CUBES
 ) -> list[Panel]:
-    """Return truth, measurement, baselines, estimate, a sample and what is said of errors, in the units of ``scale``."""
-    ends = scale.lower, scale.upper
+    """Return truth, measurement, baselines, estimate, a sample and what is said of errors, in the units of ``scale``.
+
+    Complex images are there by their magnitude, truth and estimate by their phase as well.
+    """
+    ends, phases = (scale.lower, scale.upper), [one for one in result.images if one[0] in ("truth", "estimate")]
+    phases, result = phases if len(result.estimate) == 2 else [], result.shown
     titles = {"estimate": solver}
     out = [quantise(titles.get(k, name), k, scale.restore(image), ends, spacing) for k, name, image in result.images]
     measured = (
@@ -124,6 +130,7 @@ def image_panels(
     )
     if measured is not None:
         out.insert(result.truth is not None, measured)
+    out += [quantise(f"phase of {titles.get(k, k)}", "phase", image, (-math.pi, math.pi), spacing) for k, _, image in phases]
     if result.deviation is not None:
         deviation = result.deviation.mean(0, keepdim=True) * (scale.upper - scale.lower)
         out.append(quantise("deviation", "deviation", deviation, (0.0, float(deviation.max())), spacing))
