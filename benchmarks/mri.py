@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks.plots import reconstructions
 from benchmarks.solvers import measure
 from padis_lightning.data.datamodule import ImageData
-from padis_lightning.data.sources.base import collate
+from padis_lightning.data.sources.base import Item, collate
 from padis_lightning.files import write_text
 from padis_lightning.linalg import norm
 from padis_lightning.mri import magnitude
@@ -43,7 +43,7 @@ from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 from padis_lightning.solvers.tv import TotalVariation
 from padis_lightning.solvers.wavelet import WaveletL1
 
-COILS, NOISE = 8, 0.01
+COILS, NOISE = 8, GaussianNoise(0.01, "relative")
 Make = Callable[[PatchPrior, Problem], Solver]
 METHODS: dict[str, Make] = {
     "zero-filled": lambda p, a: PseudoInverse(a),
@@ -57,19 +57,29 @@ METHODS: dict[str, Make] = {
 LINE = "{:<20}{:>24}{:>9}{:>13}{:>9}"
 
 
+def heads(args: argparse.Namespace, size: int) -> list[Item]:
+    """Return complex slices of the options' number, part and device."""
+    data = ImageData(builtin="brains", size=size, count=args.count, subset=args.subset)
+    data.setup("predict")
+    part = data.predict_dataloader().dataset.items
+    return [part[k]._replace(image=part[k].image.to(args.device)) for k in range(len(part))]
+
+
+def operator(size: int, acceleration: float) -> SimulatedMRI:
+    """Return the scan that is simulated."""
+    return SimulatedMRI(size, COILS, acceleration=acceleration)
+
+
 def simulated(args: argparse.Namespace, prior: PatchPrior) -> dict[str, Any]:
     """Return the scores of each solver, by acceleration."""
-    data = ImageData(builtin="brains", size=args.size, count=args.count, subset=args.subset)
-    data.setup("predict")
-    items = [item._replace(image=item.image.to(args.device)) for item in data.predict_dataloader().dataset.items]
+    items = heads(args, args.size)
     figures: dict[str, Any] = {}
     for acceleration in args.accelerations:
-        operator = SimulatedMRI(args.size, COILS, acceleration=acceleration).to(args.device)
+        problem = Problem(operator(args.size, acceleration), NOISE).to(args.device)
         print(f"\nacceleration {acceleration:g}, {len(items)} slices")
         print(LINE.format("method", "PSNR (dB)", "SSIM", "evaluations", "s/slice"))
         rows = figures[f"{acceleration:g}"] = {}
         for name in args.only:
-            problem = Problem(operator, GaussianNoise(NOISE, "relative"))
             row = rows[name] = measure(METHODS[name](prior, problem).to(args.device), items, args.batch)
             quality = f"{row['psnr']:.2f} [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}]"
             print(LINE.format(name, quality, f"{row['ssim']:.4f}", row["evaluations"], f"{row['seconds']:.2f}"), flush=True)
@@ -91,14 +101,14 @@ def measured(args: argparse.Namespace, prior: PatchPrior) -> dict[str, Any]:
     data.setup("predict")
     item = data.predict_dataloader().dataset.items[0]
     y = item.measurement
-    operator = MeasuredMRI(tuple(y.shape[1:]), len(y) // 2)
+    scan = MeasuredMRI(tuple(y.shape[1:]), len(y) // 2)
     mask = (y != 0).any(0)
-    kept_back = held_out(mask, operator.calibration)
+    kept_back = held_out(mask, scan.calibration)
     print(f"\n{item.name}: {tuple(y.shape)}, {int(mask.sum())} points, of which {int(kept_back.sum())} are held out")
     print(f"{'method':<20}{'error held out':>16}{'evaluations':>13}{'seconds':>9}")
     figures, pictures = {}, {}
     for name in args.only:
-        solver = METHODS[name](prior, Problem(operator))
+        solver = METHODS[name](prior, Problem(scan))
         pictures[name] = magnitude(solver.predict_step(collate([item])).estimate)[0, 0]
         half = collate([item._replace(measurement=torch.where(kept_back, 0, y))])
         found = solver.predict_step(half)
