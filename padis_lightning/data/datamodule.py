@@ -209,7 +209,8 @@ class ImageData(SharedItems, LightningDataModule):
             return self._generate(self.generated, TRAIN), held
         self.whole = self._open()
         if not self.whole.has_images:
-            raise InputError(f"{self.path} has only measurements; wanted 'images' to train on")
+            wanted = "a folder of scans of full k-space, or what prepare makes of it," if self.whole.singly else "'images'"
+            raise InputError(f"{self.path} has only measurements; wanted {wanted} to train on")
         if self.crops is not None:
             used, kept = (list(self._part(name).indices) for name in ("train", "validation"))
             pictures, size = self.whole, self.size or 128
