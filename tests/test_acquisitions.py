@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -105,6 +106,13 @@ def test_a_file_of_the_package_is_read(kspace, tmp_path):
     found = find_kspace(tmp_path / "a.h5")
     np.testing.assert_array_equal(np.stack([found.read(k) for k in range(3)]), kspace)
     np.testing.assert_array_equal(found.about()["noise"], kspace[0, :, 0])
+
+
+def test_tables_of_other_programs_are_refused(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["dataset/data"], file["dataset/xml"] = np.zeros(3), np.array([b"<a/>"])
+    with pytest.raises(InputError, match="a.h5 cannot be read .*; wanted acquisitions of ISMRMRD"):
+        open_source(tmp_path / "a.h5")
 
 
 @pytest.mark.parametrize(

@@ -612,6 +612,8 @@ def test_folders_of_scans_are_trained_on_and_simulated_from(tmp_path):
     for name in ("one.npz", "one.cfl"):
         read = open_arrays if name.endswith("npz") else open_series
         np.testing.assert_allclose(read(tmp_path / name)[0].read(1), first.movedim(0, -1), atol=1e-6)
+    with pytest.raises(InputError, match="only measurements; wanted a folder of scans of full k-space, or what prepare makes"):
+        ImageData(str(tmp_path / "scans" / "s0.h5")).setup("fit")
     named = open_source(tmp_path / "scans", data_range=(0, 2.0))[1].image
     torch.testing.assert_close(2 * named, first)  # and no part below 0 is clipped
     with pytest.raises(InputError, match="real and imaginary part, and the range 1 to 2; wanted 0 first"):

@@ -215,7 +215,8 @@ class ImageData(SharedItems, LightningDataModule):
             return used, held
         self.whole = self._open()
         if not self.whole.has_images:
-            raise InputError(f"{self.path} has only measurements; wanted 'images' to train on")
+            wanted = "a folder of scans of full k-space, or what prepare makes of it," if self.whole.singly else "'images'"
+            raise InputError(f"{self.path} has only measurements; wanted {wanted} to train on")
         if self.crops is not None:
             pictures, (train, kept) = self.whole, (list(self._part(name).indices) for name in ("train", "validation"))
             checked = self._squares(pictures, VALIDATION_CROPS, kept)

@@ -117,11 +117,12 @@ def find_acquisitions(path: Path) -> Acquisitions | None:
     """
     if path.suffix not in HDF5:
         return None
-    with hdf5(path, WANTED) as file:
+    with hdf5(path) as file:
         if LINES not in file or XML not in file:
             return None
         require_size(path, file[LINES].nbytes, path.stat().st_size)
-        heads, text = file[LINES]["head"], file[XML][0]
+        with reading(path, WANTED):
+            heads, text = file[LINES]["head"], file[XML][0]
     about = Description(text.decode(errors="replace") if isinstance(text, bytes) else str(text), path)
     with reading(path, WANTED):
         return _arranged(path, heads, about)
