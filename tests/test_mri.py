@@ -376,7 +376,8 @@ def test_scores_are_those_of_the_magnitude(rng):
 
 
 def run(folder, *words):
-    main(["predict", "--config", "mri.yaml", "--output", str(folder), *words, *QUIET])
+    solver = [] if "--model" in words else ["--model", "TotalVariation", "--model.weight", "1e-3"]
+    main(["predict", "--config", "mri.yaml", "--output", str(folder), *solver, *words, *QUIET])
     return json.loads((folder / "summary.json").read_text())
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from padis_lightning.cli import main
+from padis_lightning.commands.prepare import run as prepare
 from padis_lightning.data.brains import brain
 from padis_lightning.data.sources.open import open_source
 from padis_lightning.errors import InputError
@@ -27,6 +28,7 @@ from padis_lightning.problem import Problem
 from padis_lightning.types import Batch
 
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+TV = ["--model", "TotalVariation"]
 SIDES = [(6, 8), (5, 7), (8, 5)]
 
 
@@ -251,7 +253,7 @@ def test_samples_are_read_with_their_trajectory_and_written_again(tmp_path, rng)
     assert source.image_shape == (2, side, side) and len(source) == 2
     np.testing.assert_allclose(to_complex(source[1].measurement[None])[0], kspace[1] / scale, rtol=1e-5, atol=1e-6)
     assert scale * 0.7 < open_source(tmp_path / "scan.npz").normalisation.upper < scale * 1.6
-    words = ["--data.path", str(tmp_path / "scan.npz"), "--model.weight", "1e-5", "--model.iterations", "40"]
+    words = ["--data.path", str(tmp_path / "scan.npz"), *TV, "--model.weight", "1e-5", "--model.iterations", "40"]
     main(["predict", "--config", "mri.yaml", *words, "--results.measurements", "true", "--output", str(tmp_path / "out"), *QUIET])
     for k in range(2):
         found = np.abs(np.load(tmp_path / "out" / "arrays" / f"scan_000{k}.npy"))
@@ -283,12 +285,15 @@ def test_samples_that_cannot_be_used_are_refused_in_a_sentence(tmp_path):
         file["kspace"], file["trajectory"] = kspace, rest["trajectory"]
     with pytest.raises(InputError, match="off the grid in HDF5; wanted kspace, trajectory and size in .npz"):
         open_source(tmp_path / "scan.h5")
+    np.savez(tmp_path / "scan.npz", kspace=kspace, **rest)
+    with pytest.raises(InputError, match=r"scan.npz has k-space off the grid; wanted k-space of whole columns and rows"):
+        prepare([str(tmp_path / "scan.npz"), "--output", str(tmp_path / "images.h5"), "--workers", "1"])
 
 
 @pytest.mark.parametrize("name", ["radial", "spiral"])
 def test_the_configs_reconstruct(name, tmp_path):
     words = ["--operator", f"operator/{name}.yaml", "--operator.size", "32", "--data.size", "32", "--data.count", "1"]
-    words += ["--model.iterations", "20", "--model.weight", "1e-4", "--results.measurements", "true"]
+    words += [*TV, "--model.iterations", "20", "--model.weight", "1e-4", "--results.measurements", "true"]
     main(["predict", "--config", "mri.yaml", *words, "--output", str(tmp_path), *QUIET])
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["psnr"] > summary["baselines"]["zero_filled"]["psnr"] > 15 and summary["residual"] < 0.05

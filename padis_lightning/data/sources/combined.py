@@ -21,6 +21,8 @@ def combined_series(found: KSpace) -> list[Series]:
     Coils are whitened and combined, and 1 stands for, what ``predict`` does and takes 1 for where it measures the same file, so
     that a prior sees the same images there.
     """
+    if found.sides is not None:
+        raise InputError(f"{found.path} has k-space off the grid; wanted k-space of whole columns and rows to make images of")
     source, path = KSpaceSource(found), found.path
     count, _, height, width = found.shape
     return [
