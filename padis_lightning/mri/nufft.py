@@ -84,8 +84,7 @@ def normal_spectrum(points: Points, sides: tuple[int, int], density: Tensor) -> 
     """
     height, width = sides
     kernel = adjoint(density.to(torch.complex128), points, (2 * height, 2 * width)) * 2 / math.sqrt(height * width)
-    kernel[0], kernel[:, 0] = 0, 0  # differences that no two pixels have
-    return torch.fft.fft2(torch.fft.ifftshift(kernel, PLANE)).real
+    return torch.fft.fft2(torch.fft.ifftshift(kernel, PLANE)).real  # the rest is of differences that no two pixels have
 
 
 def convolved(x: Tensor, spectrum: Tensor) -> Tensor:
