@@ -71,18 +71,18 @@ class Problem(nn.Module):
         if not self.noise_is_named or comparable:
             measured = self.operator.zero_unmeasured(weights.expand_as(y))
             deviation = estimate_deviation(y.double(), self.operator.noise_orders, self.operator.noisy(measured))
-            self._say_noise(y, deviation)
+            self._say_noise(y, deviation, measured > 0)
         if not self.noise_is_named:
             return self._replaced(self.operator, EstimatedNoise(deviation, measured))
         return self if bool((weights > 0).all()) else self._replaced(self.operator, CountedNoise(self.noise, weights > 0))
 
-    def _say_noise(self, y: Tensor, deviation: Tensor) -> None:
+    def _say_noise(self, y: Tensor, deviation: Tensor, measured: Tensor) -> None:
         """Say how much noise was estimated, or that the deviation that is named is far from it."""
         named = self.noise.std if isinstance(self.noise, GaussianNoise) else 0.0
         pictured = self.operator.noise_orders == LinearOperator.noise_orders
         unit = "" if not pictured else " (of pictures: in stored values from 0 to 1, sRGB, not linear light)"
-        for found, one in zip(deviation.flatten().tolist(), y, strict=True):
-            share = 100 * found / max(float(one.double().square().mean().sqrt()), torch.finfo(y.dtype).tiny)
+        for found, one, known in zip(deviation.flatten().tolist(), y, measured, strict=True):
+            share = 100 * found / max(float(one[known].double().square().mean().sqrt()), torch.finfo(y.dtype).tiny)
             if not self.noise_is_named and found == 0:
                 said = "padis_lightning: no noise is seen in the measurement, which is taken as exact; --model.noise_std names it"
                 log.warning(said)
