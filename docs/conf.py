@@ -48,7 +48,19 @@ html_copy_source = False
 NOTEBOOKS = [f"notebook_{name}" for name in ("ct", "photograph", "own_operator")]
 PAGES = {  # in the order of the menu
     "Begin": ["tutorial", *NOTEBOOKS, "coming_from", "gallery"],
-    "Use": ["data", "formats", "operators", "mri", "solvers", "running", "python", "training", "volumes", "results_folder", "cluster"],
+    "Use": [
+        "data",
+        "formats",
+        "operators",
+        "mri",
+        "solvers",
+        "running",
+        "python",
+        "training",
+        "volumes",
+        "results_folder",
+        "cluster",
+    ],
     "Look up": ["api", "benchmarks", "results"],
     "Project": ["CONTRIBUTING", "SECURITY", "CHANGELOG"],
 }

@@ -2,8 +2,8 @@
 
 Values are those of the caller: ``range`` names the two that stand for 0 and 1 of the prior, (0, 1) unless said otherwise.
 Images and measurements come as ``(C, H, W)``, ``(H, W, C)`` or, of one channel, ``(H, W)``, and with an axis of several in
-front. What is returned has the axes, the kind (array or tensor), the units and the device of what was given, and single
-precision.
+front. Those of MRI may be complex, with half as many channels: k-space ``(coils, H, W)`` and images ``(H, W)``. What is
+returned has the axes, the kind (array or tensor), the units and the device of what was given, and single precision.
 """
 
 from __future__ import annotations
@@ -104,13 +104,14 @@ def reconstruct(
         operator: A, or a problem, whose noise is that of images from 0 to 1. Or the geometry of a flat scan: then y are the line
             integrals of a detector, ``(views, bins)`` or ``(n, views, bins)``, whose bad bins and drift are corrected as those
             of a file are.
-        prior: a bundled one (``objects``, ``ct_phantoms``, ``photographs``, of volumes ``ct_slices``), a file of a prior, one in
-            memory, or a module that takes images and their noise, as :class:`padis_lightning.priors.DenoiserPrior` does.
+        prior: a bundled one (``objects``, ``ct_phantoms``, ``photographs``, ``brains``, of volumes ``ct_slices``), a file of a
+            prior, one in memory, or a module that takes images and their noise, as
+            :class:`padis_lightning.priors.DenoiserPrior` does.
         solver: a class or its name (default: ``PnPADMM``, with levels that follow from the measurement).
-        noise_std: deviation of the noise, in the units of y (default: of scans and pictures it is estimated).
+        noise_std: deviation of the noise, in the units of y (default: of scans, k-space and pictures it is estimated).
         range: values of the image that are 0 and 1 to the prior (default: of a geometry 0 and what a quick reconstruction
             hardly exceeds, of integers of 8 and 16 bits that are pictures all of theirs, else 0 and 1). Measurements other than
-            pictures take a range from 0.
+            pictures take a range from 0; the magnitudes of MRI shall reach from 0 to about 1 then.
         options: those of the solver, such as ``steps``, ``samples`` and ``seed``; its levels are of images from 0 to 1.
 
     Raises:
@@ -240,11 +241,14 @@ class _Layout(NamedTuple):
     batched: bool
     channels: Literal["first", "last", "none"]
     array: bool
+    complex_valued: bool = False
 
     def undo(self, values: Tensor, samples: bool = False) -> Any:  # noqa: ANN401 - an array or a tensor
-        """Return ``(B, C, ...)``, or samples ``(B, K, C, ...)``, as what was given."""
+        """Return ``(B, C, ...)``, or samples ``(B, K, C, ...)``, as what was given; a complex image has no axis of channels."""
         axis = 1 + samples
-        if self.channels == "last":
+        if self.complex_valued:
+            values = torch.view_as_complex(values.unflatten(axis, (-1, 2)).movedim(axis + 1, -1).contiguous()).squeeze(axis)
+        elif self.channels == "last":
             values = values.movedim(axis, -1)
         elif self.channels == "none":
             values = values.squeeze(axis)
@@ -260,7 +264,11 @@ class _Layout(NamedTuple):
 def _lay_out(values: Values, shape: Sequence[int], what: str, any_size: bool) -> tuple[Tensor, _Layout]:
     """Return values as ``(B, *shape)``, of any size and one or three channels where ``any_size``, and how they were given."""
     if values.is_complex() if isinstance(values, Tensor) else np.iscomplexobj(values):
-        raise InputError(f"the {what} is complex; wanted its real and imaginary parts as channels, {tuple(shape)}")
+        if shape[0] % 2:
+            raise InputError(f"the {what} is complex; wanted real numbers {tuple(shape)}")
+        half = shape[0] // 2, *shape[1:]
+        (real, given_as), (imaginary, _) = (_lay_out(part, half, what, any_size) for part in (values.real, values.imag))
+        return torch.stack([real, imaginary], 2).flatten(1, 2), given_as._replace(complex_valued=True)
     array = not isinstance(values, Tensor)
     given = values.detach().float() if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values).astype(np.float32))
     layout: Literal["first", "last", "none"]
@@ -326,7 +334,8 @@ def _measured(values: Values, given: Measured, operator: LinearOperator, bounds:
     scale = Normalisation(*pair_of(pair or (0.0, 1.0)))
     if scale.lower and not pictures:
         raise InputError(f"range is {scale.lower:g} to {scale.upper:g}; wanted one from 0, as what is measured are sums")
-    seen = pictures or operator.geometry is not None  # else neighbours in y, by which noise is seen, are none in the image
+    # elsewhere neighbours in y, by which noise is seen, are none in the image
+    seen = pictures or operator.signed or operator.geometry is not None
     return _Found(scale.normalise(y), layout, scale, y.new_ones(len(y), *[1] * (y.ndim - 1)) if seen else None)
 
 

@@ -32,6 +32,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.mri import fourier, inverse_fourier, to_channels, to_complex
 from padis_lightning.mri.coils import calibration_sides, compression, espirit, normalised, whitening
 from padis_lightning.mri.masks import equispaced, middle, poisson_disc, random_columns, throw
+from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.mri import CartesianMRI, MeasuredMRI, SimulatedMRI
 from padis_lightning.priors import GaussianPrior
@@ -251,7 +252,7 @@ def test_a_measurement_says_its_mask_its_maps_and_its_noise(rng):
 
 
 def test_python_takes_mask_and_maps_from_the_measurement_too(rng):
-    """As if the operator of the measurement had been given; several at once, and complex numbers, are refused."""
+    """As if the operator of the measurement had been given; several at once are refused."""
     shape = (40, 36)
     image = to_channels(object_of(shape)[0][None, None])
     y = CartesianMRI(equispaced(shape, 2.0, centre=0.3), coil_maps(4, shape).numpy())(image).float()
@@ -261,8 +262,26 @@ def test_python_takes_mask_and_maps_from_the_measurement_too(rng):
     assert torch.equal(found, same)
     with pytest.raises(InputError, match="2 measurements are given and MeasuredMRI takes its maps from one"):
         pl.reconstruct(torch.cat([y, y]), MeasuredMRI(shape, 4), **options)
-    with pytest.raises(InputError, match="the measurement is complex; wanted its real and imaginary parts as channels"):
-        pl.reconstruct(to_complex(y)[0], MeasuredMRI(shape, 4), **options)
+    pictured = pl.reconstruct(to_complex(y)[0], MeasuredMRI(shape, 4), **options).image
+    assert pictured.is_complex() and torch.equal(torch.view_as_real(pictured).movedim(-1, 0), found)
+
+
+def test_python_takes_and_gives_complex_arrays(rng):
+    """An image (H, W) becomes k-space (coils, H, W) and comes back, alone and as several; its noise is seen."""
+    head, scan = np.stack([brain(48, 3, k) for k in range(2)]), SimulatedMRI(48, 4, "poisson", 2.0)
+    kspace = pl.simulate(head, scan, noise_std=0.1)
+    assert kspace.shape == (2, 4, 48, 48) and kspace.dtype == np.complex64
+    clean = to_complex(scan(to_channels(torch.from_numpy(head)[:, None])))
+    off = kspace - clean.numpy()
+    assert off.real[kspace != 0].std() == pytest.approx(0.1, rel=0.05) == off.imag[kspace != 0].std()
+    found = pl.reconstruct(kspace, scan, solver="TotalVariation", weight=5e-2, iterations=20)
+    one = pl.reconstruct(kspace[0], scan, solver="TotalVariation", weight=5e-2, iterations=20)
+    np.testing.assert_allclose(one.image, found.image[0], atol=1e-5)
+    assert one.image.shape == (48, 48) and one.noise_std == pytest.approx(0.1, rel=0.15)
+    plain = pl.reconstruct(kspace[0], scan, solver="PseudoInverse").image
+    assert np.linalg.norm(one.image - head[0]) < 0.8 * np.linalg.norm(plain - head[0])
+    with pytest.raises(InputError, match=r"the measurement is complex; wanted real numbers \(1, 5, 96\)"):
+        pl.reconstruct(np.ones((5, 96), complex), ParallelBeam(48, 5))
 
 
 def write_bart(path, kspace):
