@@ -64,13 +64,15 @@ benchmark: setup
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.training
 
-# The bundled priors, from the built-in phantoms and objects, and from PHOTOS, a folder or .zip of the photographs that NOTICE names.
+# The bundled priors, from the built-in phantoms, objects and heads, and from PHOTOS, a folder or .zip of the photographs that NOTICE names.
 PHOTOS ?= photographs.zip
 prior: setup
 	$(RUN) fit --config ct.yaml --output results/ct_phantoms
 	cp results/ct_phantoms/prior.safetensors padis_lightning/assets/ct_phantoms.safetensors
 	$(RUN) fit --config objects.yaml --trainer.precision bf16-mixed --output results/objects
 	cp results/objects/prior.safetensors padis_lightning/assets/objects.safetensors
+	$(RUN) fit --config brains.yaml --trainer.precision bf16-mixed --output results/brains
+	cp results/brains/prior.safetensors padis_lightning/assets/brains.safetensors
 	$(RUN) fit --config photographs.yaml --data.path $(PHOTOS) --model.credit "$$(sed -n '/^The weights/,$$p' NOTICE)" --output results/photographs
 	cp results/photographs/prior.safetensors padis_lightning/assets/photographs.safetensors
 

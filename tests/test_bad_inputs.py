@@ -196,7 +196,7 @@ BAD = {  # what makes the arguments, in an empty folder; the sentence
     # priors and checkpoints
     "no prior": (
         lambda: [*SMALL, "--prior.checkpoint", "nope"],
-        "there is no prior 'nope'; wanted a file or a bundled prior (ct_phantoms, objects, photographs)",
+        "there is no prior 'nope'; wanted a file or a bundled prior (brains, ct_phantoms, objects, photographs)",
     ),
     "a prior of another size": (
         lambda: [*P, *prior()],
