@@ -48,9 +48,9 @@ Make = Callable[[PatchPrior, Problem], Solver]
 METHODS: dict[str, Make] = {
     "zero-filled": lambda p, a: PseudoInverse(a),
     **{f"CG-SENSE {n}": lambda p, a, n=n: PseudoInverse(a, exact=True, iterations=n) for n in (6, 12, 25)},
-    **{f"L1-wavelet {w:g}": lambda p, a, w=w: WaveletL1(a, weight=w) for w in (3e-4, 1e-3, 3e-3, 1e-2)},
-    **{f"TV {w:g}": lambda p, a, w=w: TotalVariation(a, weight=w) for w in (3e-4, 1e-3, 3e-3, 1e-2)},
-    **{f"PnP-ADMM {steps}": lambda p, a, steps=steps: PnPADMM(p, a, steps=steps) for steps in (10, 20, 50)},
+    **{f"L1-wavelet {w:g}": lambda p, a, w=w: WaveletL1(a, weight=w) for w in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)},
+    **{f"TV {w:g}": lambda p, a, w=w: TotalVariation(a, weight=w) for w in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)},
+    **{f"PnP-ADMM {steps}": lambda p, a, steps=steps: PnPADMM(p, a, steps=steps, sigma_max=0.5) for steps in (10, 20, 50)},
     "DDS 50": lambda p, a: DDS(p, a, steps=50, start="direct", sigma_max=0.5, sigma_min=0.004, eta=0.5),
     "DPS (PaDIS-MRI)": lambda p, a: DPS(p, a, steps=104, inner=1, zeta=1.8, sigma_max=10.0, sigma_min=0.002),
 }
