@@ -5,6 +5,10 @@ better than they are. So the slices of a benchmark have twice the pixels along a
 matrix, with two rays a bin, and with noise. The truth is the mean over the pixels that are reconstructed. Files without so many
 pixels have squares of equal ones. With ``--inverse-crime`` the operator that reconstructs also simulates, without noise.
 
+    python -m benchmarks.simulation --data ct_train.npz --subset train --count 72 --output measured.npz
+
+writes such measurements with the truth beside them: ``predict`` reads and scores them, ``fit`` trains on the truth.
+
 Source: Kaipio and Somersalo, Statistical inverse problems: discretization, model reduction and inverse crimes, Journal of
 Computational and Applied Mathematics 2007.
 """
@@ -13,14 +17,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.sources.base import Item, collate, resize
+from padis_lightning.files import whole
 from padis_lightning.noise import GaussianNoise
 from padis_lightning.operators import LinearOperator
-from padis_lightning.operators.ct import FinerScan
+from padis_lightning.operators.ct import FinerScan, ParallelBeam
 from padis_lightning.operators.slices import Slices
 from padis_lightning.random import Generators
 from padis_lightning.solvers.base import MEASURE
@@ -105,3 +112,29 @@ def batches(items: Sequence[Item], size: int) -> Iterator[Batch]:
     """Yield batches of so many items; what was simulated counts alike, and its noise is known."""
     for first in range(0, len(items), size):
         yield collate(items[first : first + size])._replace(weights=None)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write measured slices and their truth."""
+    parser = argparse.ArgumentParser(description="Write simulated measurements of slices, which predict reads.")
+    parser.add_argument("--data", help="images (default: phantoms)")
+    parser.add_argument("--subset", default="all", choices=["all", "train", "validation"])
+    parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--views", type=int, default=20)
+    parser.add_argument("--noise", type=float, default=NOISE, help="share of the measurement's root mean square")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args(arguments)
+    operator = ParallelBeam(args.size, args.views)
+    items = images(args.data, args.subset, args.size, args.count, "cpu", False)
+    found = collate(measured(items, operator, GaussianNoise(args.noise, "relative"), False))
+    assert found.image is not None and found.measurement is not None
+    arrays = {"images": found.image[:, 0].numpy(), "y": found.measurement[:, 0].numpy(), "patient": np.array(found.group)}
+    scan = {key: value for key, value in operator.geometry.describe().items() if value is not None}
+    with whole(args.output) as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, range=[0.0, 1.0], **arrays, **scan)
+    print(f"{len(items)} slices of {len({*found.group})} patients are in {args.output}")
+
+
+if __name__ == "__main__":
+    main()

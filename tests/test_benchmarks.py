@@ -14,6 +14,7 @@ from benchmarks.training import main
 from padis_lightning.ct import PROJECTORS
 from padis_lightning.data.generators import BrainSource
 from padis_lightning.data.phantoms import ChestPhantoms
+from padis_lightning.data.sources.open import open_source, read_geometry
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.mri import to_complex
 from padis_lightning.networks.ddpmpp import DDPMpp
@@ -222,6 +223,19 @@ def test_the_noise_of_a_benchmark_is_the_share_that_it_names(rng):
     for one, other in zip(clean, noisy, strict=True):
         share = (other.measurement - one.measurement).std() / one.measurement.square().mean().sqrt()
         assert float(share) == pytest.approx(0.02, rel=0.05)
+
+
+def test_simulated_measurements_and_their_truth_are_read_as_they_are(rng, tmp_path):
+    np.savez(tmp_path / "slices.npz", images=torch.rand(5, 32, 32, generator=rng).numpy(), patient=["a", "a", "b", "b", "c"])
+    asked = ["--data", str(tmp_path / "slices.npz"), "--count", "4", "--size", "16", "--views", "7", "--noise", "0.02"]
+    simulation.main([*asked, "--output", str(tmp_path / "measured.npz")])
+    items = simulation.images(str(tmp_path / "slices.npz"), "all", 16, 4, "cpu", False)
+    expected = simulation.measured(items, ParallelBeam(16, 7), GaussianNoise(0.02, "relative"), False)
+    source = open_source(tmp_path / "measured.npz")
+    assert len(source) == 4 and read_geometry(tmp_path / "measured.npz") == ParallelBeam(16, 7).geometry
+    for item, wanted in zip((source[k] for k in range(4)), expected, strict=True):
+        assert item.group == wanted.group and torch.equal(item.image, wanted.image)
+        assert torch.equal(item.measurement, wanted.measurement)
 
 
 def test_with_the_inverse_crime_the_operator_that_reconstructs_simulates():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 import struct
@@ -156,6 +157,17 @@ def counted(folder, counts=1000.0, **changes):
     return measured(folder, **{"y": None, "counts": np.broadcast_to(counts, (2, 3, 40)), "flat": 5000.0, **changes})
 
 
+def results(folder, array=(4, 4), dtype=np.float32, **changes):
+    """A results folder of two images, the second of which is ``array``."""
+    run = {"range": [0, 1], "shown": {"units": "", "lower": 0, "upper": 1}, "images": [[0, "a", "p"], [1, "b", "q"]], **changes}
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "arrays").mkdir()
+    for name, shape in (("a", (4, 4)), ("b", array)):
+        if shape:
+            np.save(folder / "arrays" / f"{name}.npy", np.zeros(shape, dtype))
+    return folder
+
+
 def a_transposed_sinogram_with_its_scan_beside_it(folder):
     Geometry((16, 16), (0.0, 0.5, 1.0), 40, 0.5, 0.25).save(folder / "y.json")
     return write(folder / "y.h5", y=np.ones((2, 40, 3)), range=[0, 1])
@@ -302,6 +314,12 @@ CASES = [  # a sentence, what makes the input in an empty folder, options
     ("y.h5 has both y and counts; wanted one of them", lambda f: counted(f, y=np.ones((2, 3, 40)))),
     (r"observation_x.h5 has data of shape \(2, 60, 513\); wanted \(n, 1000, 513\), LoDoPaB's observations",
      lambda f: write(f / "observation_x.h5", data=np.zeros((2, 60, 513)))),
+    ("there is no .*arrays/b.npy; wanted a run that has solved all its images", lambda f: results(f, None)),
+    ("run.json cannot be read .*; wanted what this version of predict writes", lambda f: results(f, shown=None)),
+    ("run.json lists the image '../b'; wanted a name without folders", lambda f: results(f, images=[[0, "../b", "p"]])),
+    (r"run.json has NaN in range\[1\]; wanted finite numbers", lambda f: results(f, range=[0, float("nan")])),
+    (r"b.npy has numbers of type float32 and shape \(2, 2, 4, 4\); wanted an image", lambda f: results(f, (2, 2, 4, 4))),
+    (r"a.npy has numbers of type int64 and shape \(1, 4, 4\); wanted an image or a volume", lambda f: results(f, dtype=np.int64)),
 ]
 # fmt: on
 

@@ -34,6 +34,7 @@ from padis_lightning.data.sources.open import open_source
 from padis_lightning.errors import InputError
 from padis_lightning.messages.sentences import explain
 from padis_lightning.operators.identity import Identity
+from padis_lightning.operators.slices import Slices
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 from padis_lightning.types import Normalisation
 from tests.making import RAS_TO_LPS, dicom, enhanced, lps, prepared, rotation, write, write_stack
@@ -446,6 +447,44 @@ def test_names_that_are_not_fit_for_files_are_made_so_in_results_and_nowhere_els
     expected = ["a_b_2", "a_b", "_c", "a_b_3", "fine (1)"]
     assert [label.name for label in data.item_labels] == expected and next(iter(data.predict_dataloader())).name == names
     assert sorted(file.stem for file in (tmp_path / "out" / "arrays").iterdir()) == sorted(expected)
+
+
+class Signed(Identity):
+    """Measures complex images as they are."""
+
+    signed = True
+
+
+RANDOM = np.random.default_rng(5)
+MEASURED = {  # what predict reads, and an operator that keeps it
+    "HU above the end of a window": (
+        {"images": RANDOM.integers(0, 2001, (4, 8, 6)).astype(np.uint16), "hu_window": [-1000.0, 1000.0]}, Identity((1, 8, 6)),
+    ),
+    "attenuation": ({"images": 0.04 * RANDOM.random((4, 8, 8)), "range": [0.0, 0.04]}, Identity((1, 8, 8))),
+    "colours": ({"images": RANDOM.integers(0, 256, (4, 8, 6, 3)).astype(np.uint8)}, Identity((3, 8, 6))),
+    "complex": ({"images": RANDOM.uniform(-3, 3, (4, 8, 6, 2)), "range": [0.0, 4.0]}, Signed((2, 8, 6))),
+    "volumes": ({"images": RANDOM.random((4, 8, 6)), "z": np.arange(4.0)}, Slices(Identity((1, 8, 6)), 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+def test_what_predict_has_found_is_read_as_the_images_that_it_is_of(kind, tmp_path):
+    """Where nothing is lost, a results folder serves what its data did, in the range and the groups that they had."""
+    arrays, operator = MEASURED[kind]
+    np.savez(tmp_path / "images.npz", patient=["b", "b", "a", "a"], **arrays)
+    data = [ImageData(str(tmp_path / place), batch_size=4, volumes=kind == "volumes") for place in ("images.npz", "out")]
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[Results()], default_root_dir=tmp_path / "out",
+                      enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)  # fmt: skip
+    with torch.no_grad():
+        trainer.predict(PseudoInverse(operator), data[0], return_predictions=False)
+    data[1].setup("predict")
+    theirs, ours = (one._parts["predict"] for one in data)
+    assert len(ours) == len(theirs) == (2 if kind == "volumes" else 4)
+    for a, b in zip(theirs, ours, strict=True):
+        assert a.group == b.group
+        torch.testing.assert_close(b.image, a.image, rtol=0, atol=1e-6)
+    window = data[0].normalisation.window
+    assert data[1].normalisation.shown == data[0].normalisation.shown and (window is None) == ("hu_window" not in arrays)
 
 
 def test_pixels_are_read_when_they_are_asked_for(tmp_path, volume):

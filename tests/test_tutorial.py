@@ -15,6 +15,7 @@ import torch
 
 from padis_lightning.cli import main
 from padis_lightning.data.phantoms import ChestPhantoms
+from padis_lightning.diffusion import PatchModel
 from padis_lightning.operators.ct import ParallelBeam
 from tests.making import lps, write_stack
 
@@ -42,7 +43,9 @@ def test_the_tutorial_runs(tmp_path, monkeypatch):
     scan = {"angles": np.array(operator.geometry.angles), "size": 128, "pixel_spacing": 1.0, "bin_spacing": 1.0}
     scan |= {"bin_spacing": operator.geometry.bin_spacing, "pixel_spacing": operator.geometry.pixel_spacing}
     np.savez(tmp_path / "sinogram.npz", y=0.04 * operator(truth)[:, 0].numpy(), range=[0.0, 0.04], **scan)
-    assert len(COMMANDS) == 8
+    others = torch.from_numpy((hounsfield[3:6] + 1000) / 2000).clamp(0, 1).float()[:, None]
+    np.savez(tmp_path / "sinograms.npz", y=0.04 * operator(others)[:, 0].numpy(), range=[0.0, 0.04], **scan)
+    assert len(COMMANDS) == 11
     for command in COMMANDS:
         words = shlex.split(command)
         assert words[:3] == ["python", "-m", "padis_lightning"]
@@ -60,3 +63,8 @@ def test_the_tutorial_runs(tmp_path, monkeypatch):
     assert measured[0]["psnr"] == "" and float(measured[0]["residual"]) < 0.2
     estimate = np.load(tmp_path / "results" / "measured" / "arrays" / "0000.npy")
     assert np.abs(estimate / 0.04 - truth[0, 0].numpy()).mean() < 0.06
+    prior = PatchModel.load(tmp_path / "results" / "own" / "prior.safetensors")
+    assert prior.normalisation.upper == 0.04 and prior.training["initial"]["prior"] == "ct_phantoms"
+    assert prior.training["data"] == "3 slices of found"
+    found = np.load(tmp_path / "results" / "by_own" / "arrays" / "0000.npy")
+    assert np.abs(found / 0.04 - truth[0, 0].numpy()).mean() < 0.06

@@ -161,7 +161,8 @@ class Results(Callback):
             self.forget_other(data, lambda: None)
             made = provenance(pl_module)
             about = {"settings": self._settings, "made": made, "shown": self._writer.display, "pictures": pictured}
-            self._records.begin({**about, "images": labels})
+            scale = self._writer.normalisation
+            self._records.begin({**about, "range": [scale.lower, scale.upper], "images": labels})
         done = {place for place, item in enumerate(labels) if trainer.is_global_zero and self._records.is_whole(item.name)}
         data.done = trainer.strategy.broadcast(done)
         self._done = {labels[place].index for place in data.done}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from padis_lightning.data.dicom_checks import is_dicom
 from padis_lightning.data.names import common_depth, files_below, unique
+from padis_lightning.data.readers.results import RUN, is_results
 from padis_lightning.data.sources.prepared import PreparedSource
 from padis_lightning.data.sources.series import Reader, Series, odd_series, settle
 from padis_lightning.errors import InputError
@@ -24,9 +25,10 @@ FORMATS = ", ".join(reader.kind for reader in READERS.values())
 def open_series(path: str | Path, *, skip_bad: bool = False, volumes: bool = False) -> list[Series]:
     """Return the series of slices of a file or a folder, whose pixels are read when they are asked for.
 
-    A file is read by its suffix, one with another suffix or none if it is DICOM. Of a folder and its sub-folders all DICOM is
-    read; where there is none, all files of formats that have whole images in each (NIfTI, HDF5, .mat); where there are none
-    either, all pictures. Names of series become unique and fit for files.
+    A file is read by its suffix, one with another suffix or none if it is DICOM. A folder that ``predict`` wrote has the images
+    that it found. Of any other and its sub-folders all DICOM is read; where there is none, all files of formats that have whole
+    images in each (NIfTI, HDF5, .mat); where there are none either, all pictures. Names of series become unique and fit for
+    files.
 
     Args:
         path: the file or the folder.
@@ -63,6 +65,8 @@ def _reader(path: Path) -> Reader | None:
 
 
 def _folder(path: Path, volumes: bool) -> list[Series]:
+    if is_results(path):
+        return READERS["results"].read(path / RUN)
     files = files_below(path)
     found = {p: reader for p in files if (reader := _reader(p))}
     if READERS["dicom"] in found.values():
