@@ -41,18 +41,21 @@ class Problem(nn.Module):
         self.operator, self.noise, self.oversampling = operator, noise or GaussianNoise(), oversampling
         self.noise_is_named = noise is not None
         self.simulator = operator.finer(oversampling) if oversampling > 1 else operator
-        self._fitted: tuple[object, Problem] = (None, self)  # the last batch and its problem: solver and baselines ask in turn
+        # shapes and measurement of the last batch, and its problem: solver and baselines ask in turn
+        self._fitted: tuple[object, Tensor | None, Problem] = (None, None, self)
 
     def for_batch(self, batch: Batch) -> Problem:
         """Return the problem of a batch: this one where it fits, else one with the operator for these shapes and its noise."""
         shapes = tuple(None if part is None else tuple(part.shape[1:]) for part in (batch.measurement, batch.image))
-        key = shapes, None if batch.weights is None else tuple(batch.index.tolist())
-        if key != self._fitted[0]:
+        y = None if batch.weights is None else batch.measurement
+        known, kept, problem = self._fitted
+        if known != shapes or not _same(kept, y):
             problem = self._for_shapes(*shapes)
-            if batch.weights is not None and batch.measurement is not None:
-                problem = problem._with(problem.operator.calibrated(batch.measurement))
-            self._fitted = key, problem._for_weights(batch.weights, batch.measurement)
-        return self._fitted[1]
+            if y is not None:
+                problem = problem._with(problem.operator.calibrated(y))
+            problem = problem._for_weights(batch.weights, y)
+            self._fitted = shapes, y, problem
+        return problem
 
     def _for_shapes(self, measurement: tuple[int, ...] | None, image: tuple[int, ...] | None) -> Problem:
         operator = self.operator if measurement is None else self.operator.for_measurement(measurement)
@@ -171,3 +174,10 @@ class Problem(nn.Module):
             return found / self.operator.norm_squared
 
         return normal, self.operator.adjoint(y if precision is None else precision * y) / self.operator.norm_squared
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    """Tell whether two measurements are the same numbers on the same device."""
+    if a is None or b is None or a is b:
+        return a is b
+    return a.device == b.device and torch.equal(a, b)

@@ -266,6 +266,21 @@ def test_python_takes_mask_and_maps_from_the_measurement_too(rng):
     assert pictured.is_complex() and torch.equal(torch.view_as_real(pictured).movedim(-1, 0), found)
 
 
+def test_one_solver_takes_each_measurement_for_itself():
+    """Another measurement of the same shape and place has another mask, other maps and another noise; the same has not."""
+    shape = (40, 36)
+    image = to_channels(object_of(shape)[0][None, None]).float()
+    solver = TotalVariation(MeasuredMRI(shape, 4), weight=1e-3, iterations=2)
+    found = []
+    for k in range(2):
+        y = CartesianMRI(equispaced(shape, 2.0, 0.3, k), coil_maps(4, shape).roll(k, 0).numpy())(image)
+        for repeated in (y, y.clone()):
+            batch = Batch(torch.tensor([0]), ["a"], ["a"], measurement=repeated, weights=torch.ones(1, 1, 1, 1))
+            found.append(solver.for_batch(batch).operator)
+        assert torch.equal(found[-1].mask, (y[0] != 0).any(0))
+    assert found[0] is found[1] and found[2] is found[3] and not torch.equal(found[1].maps, found[2].maps)
+
+
 def test_python_takes_and_gives_complex_arrays(rng):
     """An image (H, W) becomes k-space (coils, H, W) and comes back, alone and as several; its noise is seen."""
     head, scan = np.stack([brain(48, 3, k) for k in range(2)]), SimulatedMRI(48, 4, "poisson", 2.0)
