@@ -265,7 +265,7 @@ def reconstructions(pictures: dict[str, Any], path: Path) -> None:
     highest = max(float(picture.quantile(0.999)) for picture in pictures.values())
     figure, axes = pyplot.subplots(rows, columns, figsize=(3 * columns, 3.2 * rows), squeeze=False, layout="constrained")
     for place, (name, picture) in zip(axes.flat, pictures.items(), strict=False):
-        place.imshow(picture, cmap="gray", vmin=0, vmax=highest)
+        place.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=highest)
         place.set_title(name, fontsize=9)
     for place in axes.flat:
         place.axis("off")
