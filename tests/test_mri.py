@@ -147,6 +147,23 @@ def test_the_centre_of_a_mask_is_its_largest_full_rectangle():
         espirit(torch.ones(2, 40, 31, dtype=torch.complex128), (9, 5))
 
 
+def test_a_small_centre_gives_rough_maps_and_a_line(caplog):
+    """Better than coils that see all alike, worse than ESPIRiT of a larger centre; less than three points give none."""
+    shape = (64, 50)
+    maps, (image, support) = coil_maps(6, shape), object_of(shape)
+    scan = CartesianMRI(equispaced(shape, 3.0, centre=0.12), maps.numpy())
+    y = scan(to_channels(image[None, None]))
+    operator = MeasuredMRI(shape, 6)
+    found = torch.view_as_complex(operator.calibrated(y).maps)
+    assert "fully sampled over 24x7 around its middle, too little for ESPIRiT" in caplog.text
+    rough, fine = (off_by(one, maps, support).mean() for one in (found, espirit(fourier(maps * image))))
+    alike = off_by(torch.full_like(maps, 6**-0.5), maps, support).mean()
+    assert fine < rough < alike / 3
+    few = CartesianMRI(equispaced(shape, 5.0, centre=0.04), maps.numpy())
+    with pytest.raises(InputError, match="fully sampled over 24x2 around its middle; wanted at least 8"):
+        operator.calibrated(few(to_channels(image[None, None])))
+
+
 def test_whitened_noise_has_no_correlation_and_a_deviation_of_one(rng):
     mixed = torch.randn(5, 5, dtype=torch.complex128, generator=rng).numpy()
     noise = mixed @ torch.randn(5, 400, dtype=torch.complex128, generator=rng).numpy()

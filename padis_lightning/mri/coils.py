@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from padis_lightning.errors import InputError, require_above, require_at_least
+from padis_lightning.mri.fourier import inverse_fourier
 from padis_lightning.mri.masks import middle
 
 ITERATIONS = 30  # of the power method; on the support one eigenvalue is 1 and the others are far below
@@ -43,6 +44,24 @@ def calibration_sides(mask: np.ndarray, most: int) -> tuple[int, int]:
         fitting = (n for n in range(min(most, len(full)), 0, -1) if full[middle(len(full), n)].all())
         found = max(found, (height, next(fitting, 0)), key=math.prod)
     return found
+
+
+def low_resolution(kspace: Tensor, sides: Sequence[int]) -> Tensor:
+    """Estimate normalised maps ``(coils, H, W)`` as images of the centre of k-space, where that is too small for ESPIRiT.
+
+    They are smoother than the coils' and wrong near edges.
+
+    Source: McKenzie et al., Self-calibrating parallel imaging with automatic coil sensitivity extraction, MRM 2002.
+
+    Args:
+        kspace: ``(coils, H, W)`` complex.
+        sides: height and width of the centre, points.
+    """
+    rows, columns = (middle(n, side) for n, side in zip(kspace.shape[1:], sides, strict=True))
+    window = torch.outer(*(torch.hann_window(n + 2, periodic=False, dtype=torch.float64)[1:-1] for n in sides))
+    centre = torch.zeros_like(kspace)
+    centre[:, rows, columns] = kspace[:, rows, columns] * window.to(kspace.device)
+    return normalised(inverse_fourier(centre))
 
 
 def espirit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import numpy as np
@@ -12,13 +13,16 @@ from padis_lightning.errors import InputError
 from padis_lightning.linalg import at_least_single
 from padis_lightning.memory import device_of
 from padis_lightning.mri import fourier, inverse_fourier, to_channels, to_complex
-from padis_lightning.mri.coils import calibration_sides, espirit, normalised, ring_of_coils
+from padis_lightning.mri.coils import calibration_sides, espirit, low_resolution, normalised, ring_of_coils
 from padis_lightning.mri.masks import equispaced, poisson_disc, random_columns
 from padis_lightning.operators.base import LinearOperator
 from padis_lightning.operators.ct import sides_of
 from padis_lightning.operators.diagonalisable import Diagonalisable
 from padis_lightning.operators.files import Numbers, read_numbers
 
+log = logging.getLogger(__name__)
+
+LEAST = 3  # points of a side of the centre, for maps of low resolution
 OUTER = 0.8  # of the half sides of k-space
 PATTERNS = {"equispaced": equispaced, "random": random_columns, "poisson": poisson_disc}
 
@@ -167,6 +171,8 @@ class SimulatedMRI(CartesianMRI):
 class MeasuredMRI(CartesianMRI):
     """Measured MRI takes mask and maps from each measurement: points that are not 0, and ESPIRiT of the sampled centre.
 
+    A centre that is too small for ESPIRiT gives images of low resolution as maps.
+
     Until there is a measurement its coils see all alike and k-space is full.
 
     Args:
@@ -183,6 +189,7 @@ class MeasuredMRI(CartesianMRI):
         sides = sides_of(size)
         super().__init__(np.ones(sides), np.ones((coils, *sides)))
         self.calibration, self.kernel, self.crop = calibration, kernel, crop
+        self._said = False
 
     def calibrated(self, y: Tensor) -> CartesianMRI:
         """Return the operator of one measurement ``(1, 2 coils, H, W)``.
@@ -195,9 +202,18 @@ class MeasuredMRI(CartesianMRI):
         if len(kspace) == 1:
             found = CartesianMRI(mask)
         else:
-            sides = calibration_sides(mask, self.calibration)
-            found = CartesianMRI(mask, espirit(kspace, sides, self.kernel, crop=self.crop).numpy())
+            found = CartesianMRI(mask, self._estimated(kspace, calibration_sides(mask, self.calibration)).numpy())
         return found.to(device_of(self) or y.device)
+
+    def _estimated(self, kspace: Tensor, sides: tuple[int, int]) -> Tensor:
+        """Return maps by ESPIRiT, or of a smaller centre as images of low resolution."""
+        if not LEAST <= min(sides) < self.kernel + 2:
+            return espirit(kspace, sides, self.kernel, crop=self.crop)
+        if not self._said:
+            self._said = True
+            seen = f"k-space is fully sampled over {sides[0]}x{sides[1]} around its middle, too little for ESPIRiT"
+            log.warning("padis_lightning: %s: maps are images of low resolution; --operator CartesianMRI takes others", seen)
+        return low_resolution(kspace, sides)
 
 
 def read_maps(source: Numbers | str | None) -> np.ndarray | None:
