@@ -42,7 +42,6 @@ GAINS = {
     "deblur.yaml": (0.0, 30),
     "inpaint.yaml": (1.0, 24),
     "denoise.yaml": (1.5, 1),
-    "mri4x.yaml": (5.0, 50),
     "mri8x.yaml": (5.0, 50),
 }
 
