@@ -45,7 +45,8 @@ def fit(config: str, data: str | None, patients: int, steps: int, output: Path) 
     """Train a prior by the command line, on patients of a file or on built-in heads, each a patient."""
     few = {"data.path": data, "data.training_groups": patients} if data else {"data.generated": patients}
     keys = few | {"trainer.max_steps": steps, "output": output}
-    words = [*HEADS[: 0 if data else None], *(word for key, value in keys.items() for word in (f"--{key}", str(value)))]
+    words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+    words = words if data else [*HEADS, *words]
     subprocess.run([sys.executable, "-m", "padis_lightning", "fit", "--config", config, *words, *QUIET], check=True)
 
 

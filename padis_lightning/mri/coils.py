@@ -47,11 +47,11 @@ def calibration_sides(mask: np.ndarray, most: int) -> tuple[int, int]:
 
 
 def low_resolution(kspace: Tensor, sides: Sequence[int]) -> Tensor:
-    """Estimate normalised maps ``(coils, H, W)`` as images of the centre of k-space, where that is too small for ESPIRiT.
+    """Return the coils' images ``(coils, H, W)`` of the centre of k-space, under a window.
 
-    They are smoother than the coils' and wrong near edges.
+    Normalised they are rough maps: smoother than the coils' and wrong near edges.
 
-    Source: McKenzie et al., Self-calibrating parallel imaging with automatic coil sensitivity extraction, MRM 2002.
+    Source: McKenzie et al., Self-calibrating parallel imaging with automatic coil sensitivity extraction, MRM 2002, for the maps.
 
     Args:
         kspace: ``(coils, H, W)`` complex.
@@ -61,7 +61,7 @@ def low_resolution(kspace: Tensor, sides: Sequence[int]) -> Tensor:
     window = torch.outer(*(torch.hann_window(n + 2, periodic=False, dtype=torch.float64)[1:-1] for n in sides))
     centre = torch.zeros_like(kspace)
     centre[:, rows, columns] = kspace[:, rows, columns] * window.to(kspace.device)
-    return normalised(inverse_fourier(centre))
+    return inverse_fourier(centre)
 
 
 def espirit(

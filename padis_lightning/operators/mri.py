@@ -213,7 +213,7 @@ class MeasuredMRI(CartesianMRI):
             self._said = True
             seen = f"k-space is fully sampled over {sides[0]}x{sides[1]} around its middle, too little for ESPIRiT"
             log.warning("padis_lightning: %s: maps are images of low resolution; --operator CartesianMRI takes others", seen)
-        return low_resolution(kspace, sides)
+        return normalised(low_resolution(kspace, sides))
 
 
 def read_maps(source: Numbers | str | None) -> np.ndarray | None:

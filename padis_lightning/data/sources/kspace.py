@@ -17,9 +17,8 @@ from padis_lightning.data.sources.acquisitions import Acquisitions, Description,
 from padis_lightning.data.sources.base import Item, Source
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import array_names, load_array, open_array, read_header, reading, require_size
-from padis_lightning.mri import inverse_fourier, to_channels
-from padis_lightning.mri.coils import compression, whitening
-from padis_lightning.mri.masks import middle
+from padis_lightning.mri import to_channels
+from padis_lightning.mri.coils import compression, low_resolution, whitening
 from padis_lightning.mri.nufft import gridded_middle
 from padis_lightning.operators.files import read_numbers
 from padis_lightning.types import Normalisation
@@ -210,12 +209,7 @@ class KSpaceSource(Source):
 
     def _quick(self, index: int) -> torch.Tensor:
         """Return the coils' images of a slice at low resolution, complex ``(coils, H, W)``."""
-        sides = self.image_shape[1:]
-        inner = [middle(n, min(n, LOW)) for n in sides]
-        window = np.outer(*(np.hanning(min(n, LOW) + 2)[1:-1] for n in sides))
-        low = torch.zeros(len(self.mix), *sides, dtype=torch.complex128)
-        low[:, inner[0], inner[1]] = torch.from_numpy(self._coils(index)[:, inner[0], inner[1]] * window)
-        return inverse_fourier(low)
+        return low_resolution(torch.from_numpy(self._coils(index)), [min(n, LOW) for n in self.image_shape[1:]])
 
     def _largest(self) -> float:
         """Return what magnitudes hardly exceed, to three digits: that of low-resolution images, and room for edges."""
