@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -17,6 +18,15 @@ def import_submodules(package: str, path: Iterable[str]) -> None:
     """Import every file of a package, so that its classes are known by their names."""
     for module in pkgutil.iter_modules(path):
         importlib.import_module(f"{package}.{module.name}")
+
+
+def needed(module: str, sentence: str, extra: str, remark: str = "") -> ModuleType:
+    """Import an optional library; where it is not installed, say what needs it, what installs it, and a remark."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        wanted = f"pip install 'padis_lightning[{extra}]'{remark}"
+        raise InputError(f"{sentence}, which is not installed; wanted {wanted}") from None
 
 
 def subclasses(cls: type[Any]) -> Iterator[type[Any]]:

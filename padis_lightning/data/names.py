@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from padis_lightning.errors import InputError
 from padis_lightning.files import safe_names
 
 
@@ -26,15 +23,6 @@ class HasName(Protocol):
 
 
 Named = TypeVar("Named", bound=HasName)
-
-
-def needed(module: str, kind: str, extra: str) -> ModuleType:
-    """Import an optional library; where it is not installed, say what installs it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        wanted = f"pip install 'padis_lightning[{extra}]'"
-        raise InputError(f"reading {kind} needs {module}, which is not installed; wanted {wanted}") from None
 
 
 def natural(name: object) -> list[tuple[int, int, str]]:

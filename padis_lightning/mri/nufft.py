@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from types import ModuleType
 from typing import Any
@@ -11,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padis_lightning.errors import InputError
 from padis_lightning.mri.fourier import PLANE
+from padis_lightning.registry import needed
 
 Points = np.ndarray  # (samples, 2) in cycles per pixel, along height and width
 
@@ -22,11 +21,7 @@ COMPENSATIONS = 10  # iterations; twenty more change images by less than 0.1 dB,
 
 def library() -> ModuleType:
     """Import FINUFFT, whose wheels hold FFTW (GPL); raise an InputError where it is not installed."""
-    try:
-        return importlib.import_module("finufft")
-    except ImportError:
-        wanted = "pip install 'padis_lightning[mri]', whose wheel holds FFTW (GPL)"
-        raise InputError(f"points of k-space off the grid need finufft, which is not installed; wanted {wanted}") from None
+    return needed("finufft", "points of k-space off the grid need finufft", "mri", ", whose wheel holds FFTW (GPL)")
 
 
 def transform(x: Tensor, points: Points) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.operators import LinearOperator
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
+from padis_lightning.registry import needed
 from padis_lightning.solvers.denoising import DenoisingSolver
 
 LEAST_SIDE = 8  # of the blocks that BM3D matches
@@ -38,11 +38,7 @@ class BM3D(DenoisingSolver):
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         super().__init__(problem, **options)
-        try:
-            self._library = importlib.import_module("bm3d")
-        except ImportError:
-            wanted = "pip install 'padis_lightning[bm3d]', which is free for non-commercial use only"
-            raise InputError(f"BM3D needs bm3d, which is not installed; wanted {wanted}") from None
+        self._library = needed("bm3d", "BM3D needs bm3d", "bm3d", ", which is free for non-commercial use only")
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Denoise, ``(B, C, H, W) -> (B, C, H, W)``; nothing is random."""

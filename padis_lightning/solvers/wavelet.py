@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from padis_lightning.linalg import conjugate_gradient
 from padis_lightning.operators import LinearOperator
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
+from padis_lightning.registry import needed
 from padis_lightning.solvers.base import Solver
 from padis_lightning.solvers.tv import penalty
 
@@ -61,11 +61,7 @@ class WaveletL1(Solver):
         super().__init__(problem, **options)
         require_above(0, weight=weight)
         require_at_least(1, iterations=iterations, inner=inner, levels=levels)
-        try:
-            self._library = importlib.import_module("pywt")
-        except ImportError:
-            wanted = "pip install 'padis_lightning[mri]'"
-            raise InputError(f"WaveletL1 needs PyWavelets, which is not installed; wanted {wanted}") from None
+        self._library = needed("pywt", "WaveletL1 needs PyWavelets", "mri")
         known = [name for name in self._library.wavelist(kind="discrete") if self._library.Wavelet(name).orthogonal]
         if wavelet not in known:
             raise InputError(f"wavelet is {wavelet!r}; wanted an orthogonal one of PyWavelets, such as db4 or haar")

@@ -14,11 +14,12 @@ import numpy as np
 
 from padis_lightning.data.dicom_checks import check_header, is_capture, is_dicom, left_out, read_header
 from padis_lightning.data.dicom_frames import PHASES, WHOLE, Frame, frame_values, frames_of
-from padis_lightning.data.names import files_below, natural, needed
+from padis_lightning.data.names import files_below, natural
 from padis_lightning.data.sources.series import Reader, Series, odd_series
 from padis_lightning.data.stacks import Run, doubled, stack
 from padis_lightning.errors import InputError, first_few
 from padis_lightning.inputs import reading
+from padis_lightning.registry import needed
 
 Aside = dict[str, list[Path]]  # files that are left out, by why
 
@@ -47,7 +48,7 @@ def read(path: Path) -> list[Series]:
     so are captures and dose pages where there are slices, and other modalities where there is a CT, each in a word. A series
     that cannot be used has no slices and says why; one with gaps is several, each evenly spaced.
     """
-    needed("pydicom", "DICOM", "dicom")
+    needed("pydicom", "reading DICOM needs pydicom", "dicom")
     aside: Aside = defaultdict(list)
     found = []
     for file in filter(is_dicom, files_below(path) if path.is_dir() else [path]):

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from padis_lightning.data.names import needed
 from padis_lightning.data.ranges import implied_range
 from padis_lightning.data.sources.series import Reader, Series
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import reading, require_size
+from padis_lightning.registry import needed
 from padis_lightning.types import pair_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def read(path: Path) -> list[Series]:
     Slice k is ``array[:, :, k].T``, so that ``affine`` is that of the file with its first two columns exchanged, and x and y
     turned from nibabel's right and front to left and back. It is None where the file names no space.
     """
-    nibabel = needed("nibabel", "NIfTI", "nifti")
+    nibabel = needed("nibabel", "reading NIfTI needs nibabel", "nifti")
     with reading(path, WHOLE):
         _length(path)
         image = nibabel.load(path)
