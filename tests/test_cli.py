@@ -81,6 +81,14 @@ def test_fit_leaves_a_prior_checkpoints_a_log_and_its_config(prior):
     assert (folder / "config.yaml").is_file()
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_training_in_a_precision_that_the_device_imitates_says_that_it_is_slow(images, tmp_path, capsys, monkeypatch, precision):
+    monkeypatch.setattr("padis_lightning.cli.has_bfloat16", lambda device: False)
+    fit(images, tmp_path, "--trainer.precision", precision, "--trainer.max_steps", "2")
+    said = capsys.readouterr().err
+    assert f"training in {precision} precision" in said and ("imitates bfloat16" in said) == (precision != "32-true")
+
+
 @pytest.mark.parametrize("solver", ["DDS", "DPS"])
 def test_predict_leaves_arrays_pictures_scores_and_a_page(images, prior, tmp_path, solver):
     out = tmp_path / "out"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.generators import photographs
-from padis_lightning.data.leaves import dead_leaves
+from padis_lightning.data.leaves import dead_leaves, haze
 from padis_lightning.errors import InputError
 
 
@@ -55,6 +56,40 @@ def test_photographs_are_there_and_only_to_predict():
     assert float(batch.image.min()) >= 0 and float(batch.image.max()) <= 1
     with pytest.raises(InputError, match="builtin is 'photographs'; wanted one of phantoms, objects, leaves, brains to train on"):
         data.setup("fit")
+
+
+def test_haze_leaves_half_of_the_images_and_makes_the_others_faint(leaves):
+    """What is faint has the edges of its leaves, weaker, over smooth light; some of it is gone altogether."""
+    hazy = np.stack([haze(image, 3, k) for k, image in enumerate(leaves)])
+    np.testing.assert_array_equal(haze(leaves[5], 3, 5), hazy[5])
+    kept = [np.array_equal(a, b) for a, b in zip(leaves, hazy, strict=True)]
+    assert 6 < sum(kept) < 18 and hazy.min() >= 0 and hazy.max() <= 1 and hazy.dtype == np.float32
+    rough = [np.abs(np.diff(images.mean(-1), axis=2)).mean((1, 2)) for images in (leaves, hazy)]
+    faint = [after / before for before, after, same in zip(*rough, kept, strict=True) if not same]
+    assert max(faint) < 1 and min(faint) < 0.1 and len({round(5 * share) for share in faint}) > 2
+    assert np.ptp([image.mean() for image, same in zip(hazy, kept, strict=True) if not same]) > 0.5
+
+
+def test_leaves_have_their_share_of_the_squares_of_pictures(tmp_path):
+    for name in "ab":
+        Image.fromarray(np.full((40, 40, 3), ord(name), np.uint8)).save(tmp_path / f"{name}.png")
+    data = ImageData(str(tmp_path), size=16, crops=90, generated=5, validation=0.5, leaves=0.4)
+    data.setup("fit")
+    train, held = data._parts["fit"], data._parts["validation"]
+    flat = [all(np.ptp(channel) == 0 for channel in train[k].image.numpy()) for k in range(len(train))]
+    assert len(train) == len({train[k].index for k in range(len(train))}) == 150 and all(flat[:90]) and sum(flat[90:]) < 20
+    assert {train[k].group for k in range(90)} < {"a", "b"} and len({train[k].group for k in range(90, 150)}) == 5
+    assert all(held[k].group in "ab" for k in range(len(held))) and "90 squares" in data.source and "dead-leaves" in data.source
+
+
+def test_leaves_beside_other_images_than_squares_of_colour_pictures_are_refused(tmp_path):
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "b.png")
+    for share, options in {0.3: {}, 1.0: {"crops": 4}, -0.1: {"crops": 4}}.items():
+        with pytest.raises(InputError, match=f"leaves is {share}; wanted a share below 1, with crops and a path"):
+            ImageData(str(tmp_path), leaves=share, **options)
+    with pytest.raises(InputError, match="images of 1x16x16 and 3x16x16 are mixed; wanted one shape"):
+        ImageData(str(tmp_path), size=16, crops=4, leaves=0.3).setup("fit")
 
 
 def test_leaves_train_and_are_kept_in_eight_bits():

@@ -15,10 +15,14 @@ BACKWARD = 3  # a step costs about three forward passes
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """Measure the floating-point operations a second of large matrix products."""
-    side = 8192 if device.type == "cuda" else 2048
-    a = torch.ones(side, side, device=device, dtype=dtype)
-    timer = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
+    """Measure the floating-point operations a second of matrix products, as large ones as the time allows."""
+    side, largest = 256, 8192 if device.type == "cuda" else 2048
+    while True:
+        a = torch.ones(side, side, device=device, dtype=dtype)
+        timer = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
+        if side == largest or timer.timeit(1).mean > seconds / 10:
+            break
+        side *= 2
     return 2 * side**3 / timer.blocked_autorange(min_run_time=seconds).median
 
 

@@ -19,7 +19,7 @@ from padis_lightning.data.batches import (
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.generators import BrainSource, LeavesSource, ObjectSource, PhantomSource, photographs
 from padis_lightning.data.sources.base import Item, Source, collate
-from padis_lightning.data.sources.crops import CropSource
+from padis_lightning.data.sources.crops import CropSource, MixedSource
 from padis_lightning.data.sources.open import compared, open_source
 from padis_lightning.data.sources.phases import PhaseSource
 from padis_lightning.data.sources.volumes import VolumeSource, require_one_size
@@ -57,6 +57,7 @@ class ImageData(SharedItems, LightningDataModule):
         validation: share of groups (patients) kept from training, where the file does not name its parts.
         crops: train on so many random squares of ``size`` of each picture, of whatever sizes, or of generated images of twice the
             sides (default: on whole pictures).
+        leaves: share of the squares of pictures that are of built-in dead leaves instead, where pictures are few (default: none).
         training_groups: train on so many of the other groups (default: all), fewer a part of more.
         seed: key of phantoms, of the split and of the order.
         num_workers: processes that load.
@@ -94,6 +95,7 @@ class ImageData(SharedItems, LightningDataModule):
         generated: int = 1000,
         validation: float = 0.1,
         crops: int | None = None,
+        leaves: float = 0.0,
         training_groups: int | None = None,
         seed: int = 0,
         num_workers: int = 0,
@@ -121,6 +123,8 @@ class ImageData(SharedItems, LightningDataModule):
         require_at_least(0, seed=seed, num_workers=num_workers)
         if validation is None or not 0 < validation < 1:
             raise InputError(f"validation is {validation}; wanted a share between 0 and 1")
+        if not 0 <= leaves < 1 or (leaves and (crops is None or path is None)):
+            raise InputError(f"leaves is {leaves}; wanted a share below 1, with crops and a path")
         if crops is not None and volumes:
             raise InputError(f"crops is {crops} with volumes; wanted pictures to cut them of")
         if depth is not None and not volumes:
@@ -132,7 +136,7 @@ class ImageData(SharedItems, LightningDataModule):
         self.share_out(batch_size, shard, shards)
         self.path, self.builtin, self.size, self.count, self.subset = path, builtin, size, count, subset
         self.range, self.generated, self.validation, self.training_groups = range, generated, validation, training_groups
-        self.crops = crops
+        self.crops, self.leaves = crops, leaves
         self.seed, self.num_workers, self.volumes, self.depth = seed, num_workers, volumes, depth
         self.scan = Named(rows, size, pixel_spacing, remove_stripes, views, coils)
         if path is None and (measured or reference or crop or channels or random_phase):
@@ -220,7 +224,8 @@ class ImageData(SharedItems, LightningDataModule):
         if self.crops is not None:
             pictures, (train, kept) = self.whole, (list(self._part(name).indices) for name in ("train", "validation"))
             checked = self._squares(pictures, VALIDATION_CROPS, kept)
-            return self._squares(pictures, self.crops, train), checked
+            squares = self._squares(pictures, self.crops, train)
+            return self._with_leaves(squares) if self.leaves else squares, checked
         self.whole = self._phased(self.whole)
         require_one_size(self.whole)
         return self._part("train"), self._part("validation")
@@ -229,6 +234,13 @@ class ImageData(SharedItems, LightningDataModule):
         """Return so many squares of each of these images."""
         indices = list(range(len(images))) if indices is None else indices
         self.whole = self._phased(CropSource(images, indices, count, self.size or 128, self.seed))
+        return self.whole
+
+    def _with_leaves(self, squares: Source) -> Source:
+        """Return squares of pictures and so many of dead leaves that these have their share."""
+        images = LeavesSource(self.generated, 2 * squares.image_shape[-1], PURPOSES * self.seed + TRAIN, keep=False)
+        each = max(1, round(len(squares) * self.leaves / (1 - self.leaves) / self.generated))
+        self.whole = MixedSource(squares, CropSource(images, list(range(len(images))), each, squares.image_shape[-1], self.seed))
         return self.whole
 
     def _part(self, name: str) -> Subset:

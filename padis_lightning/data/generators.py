@@ -9,7 +9,7 @@ from torch import Tensor
 
 from padis_lightning.data.brains import brain
 from padis_lightning.data.drawing import HU_RANGE
-from padis_lightning.data.leaves import dead_leaves
+from padis_lightning.data.leaves import dead_leaves, haze
 from padis_lightning.data.objects import scanned_object
 from padis_lightning.data.phantoms import chest_phantom, chest_volume
 from padis_lightning.data.sources.arrays import ArraySource
@@ -76,7 +76,7 @@ class EightBitSource(GeneratedSource):
 
 
 class LeavesSource(EightBitSource):
-    """Generates colour dead-leaves images."""
+    """Generates colour dead-leaves images, half of them in haze."""
 
     def __init__(self, count: int, size: int, seed: int, keep: bool = True) -> None:
         super().__init__("leaves", count, (3, size, size), seed, keep)
@@ -84,7 +84,7 @@ class LeavesSource(EightBitSource):
 
     def generate(self, index: int) -> Tensor:
         """Generate eight bits a colour."""
-        image = torch.from_numpy(dead_leaves(self.image_shape[-1], self.seed, index))
+        image = torch.from_numpy(haze(dead_leaves(self.image_shape[-1], self.seed, index), self.seed, index))
         return (255 * image).round().byte().permute(2, 0, 1).contiguous()
 
 

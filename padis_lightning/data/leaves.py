@@ -16,6 +16,7 @@ from padis_lightning.data.drawing import Array, generator, texture
 FINE = 2  # samples a pixel along an axis, for soft edges
 SMALLEST, LARGEST = (1.5, 24.0), 0.7  # radii: the smallest of an image in pixels, the largest as a share of the side
 COVER = 3.0  # leaves fall until their areas sum to so many images
+HAZE = 1  # purpose of the stream that haze is drawn from
 
 
 def _radii(rng: np.random.Generator, size: int) -> Array:
@@ -97,3 +98,19 @@ def _defocus(rng: np.random.Generator, image: Array) -> Array:
             blurred = (np.roll(blurred, 1, axis) + 2 * blurred + np.roll(blurred, -1, axis)) / 4
     share = np.clip(0.5 + texture(rng, len(image), 3), 0, 1)[..., None]
     return share * image + (1 - share) * blurred
+
+
+def haze(image: Array, seed: int, index: int) -> Array:
+    """Return half of the images ``(size, size, 3)`` as they are, and half faint, some gone, in smooth light of any colour.
+
+    Photographs have skies, walls and what is out of focus: regions that are almost flat, of any brightness and colour.
+    """
+    rng = generator(seed, index, HAZE)
+    if rng.random() < 0.5:
+        return image
+    size = len(image)
+    grey, colour = texture(rng, size, int(rng.integers(1, 4))), [texture(rng, size, int(rng.integers(1, 4))) for _ in range(3)]
+    light = rng.gamma(1.0, 0.08) * grey[..., None] + rng.gamma(1.0, 0.04) * np.stack(colour, -1)
+    light = light - light.mean((0, 1)) + np.clip(rng.uniform() + rng.normal(0, 0.15, 3), 0, 1)
+    contrast = max(0.0, rng.uniform(-0.3, 0.8))
+    return np.clip(light + contrast * (image - image.mean((0, 1))), 0, 1).astype(np.float32)

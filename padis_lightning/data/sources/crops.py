@@ -60,3 +60,19 @@ class CropSource(Source):
         square = square if side == self.side else functional.avg_pool2d(square, 2)
         square = torch.rot90(square, int(4 * turns), (-2, -1))
         return Item(index, self.name(index), self.groups[index], square.flip(-1) if mirrored < 0.5 else square)
+
+
+class MixedSource(Source):
+    """Yields the items of one source, then those of another whose images have the same shape."""
+
+    def __init__(self, first: Source, second: Source) -> None:
+        if first.image_shape != second.image_shape:
+            shapes = " and ".join("x".join(map(str, source.image_shape)) for source in (first, second))
+            raise InputError(f"images of {shapes} are mixed; wanted one shape")
+        self.sources = (first, second)
+        self.groups, self.image_shape, self.normalisation = first.groups + second.groups, first.image_shape, first.normalisation
+        self.description = f"{first.description}; {second.description}"
+
+    def __getitem__(self, index: int) -> Item:
+        first, second = self.sources
+        return first[index] if index < len(first) else second[index - len(first)]._replace(index=index)
