@@ -210,3 +210,19 @@ def test_the_denoiser_of_a_bias_free_network_is_its_equation(rng):
     c_skip, c_out, level = (value.reshape(-1, 1, 1, 1) for value in (c_skip, c_out, sigma))
     expected = c_skip * x + c_out * network(x, sigma) / level
     torch.testing.assert_close(denoiser(x, sigma, x), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_bias_free_network_with_the_level_is_told_which_one_it_is(rng):
+    """It is given x / sigma, 1 and ln(sigma) / 4: the network without the level where the weights of that channel are zero."""
+    told, plain = DRUNet(1, (8, 12), 1, 2, level=True).double(), DRUNet(1, (8, 12), 1, 2).double()
+    weights = told.state_dict()
+    head = weights["m_head.weight"]
+    plain.load_state_dict(weights | {"m_head.weight": head[:, :8]})
+    x, sigma = torch.randn(2, 1, 16, 16, generator=rng, dtype=torch.float64), torch.tensor([0.02, 3.0], dtype=torch.float64)
+    with_level, without = Denoiser(told, 0.5, NoPositions()), Denoiser(plain, 0.5, NoPositions())
+    assert (with_level(x, sigma, x) - without(x, sigma, x)).abs().max() > 1e-3
+    at_one = (value[:1] for value in (x, sigma / sigma, x))  # ln(1) = 0
+    torch.testing.assert_close(with_level(*(both := tuple(at_one))), without(*both), rtol=1e-10, atol=1e-12)
+    head[:, 8:] = 0
+    told.load_state_dict(weights)
+    torch.testing.assert_close(with_level(x, sigma, x), without(x, sigma, x), rtol=1e-10, atol=1e-12)

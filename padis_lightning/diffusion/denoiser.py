@@ -16,7 +16,7 @@ class Denoiser(nn.Module):
 
     .. math:: D(x; \sigma) = c_{skip} x + c_{out} F(c_{in} x, \tfrac{1}{4} \ln \sigma, \text{position})
 
-    A bias-free F is given :math:`x / \sigma` and its noise, 1, in place of :math:`c_{in} x` and the logarithm.
+    A bias-free F is given :math:`x / \sigma` in place of :math:`c_{in} x`, and its noise, 1, in place of the logarithm or beside it.
     The position channels carry no noise and are not scaled by :math:`c_{in}`. With ``context`` F is also given the noisy whole
     image, averaged down to the patch's sides and scaled by :math:`c_{in}`. Published networks may have been trained on
     other values than 0 to 1; with ``span`` = (low, high) the equation holds for :math:`low + (high - low) x` and
@@ -75,9 +75,9 @@ class Denoiser(nn.Module):
         level = per_image(sigma.to(x.dtype), x)
         c_skip, c_out, c_in = self.scalings(level)
         if self.network.scaled_noise:
-            c_in, label = 1 / level, torch.ones_like(sigma, dtype=x.dtype)
-        else:
-            label = sigma.to(x.dtype).log() / 4
+            c_in = 1 / level
+        told = self.network.level or not self.network.scaled_noise
+        label = sigma.to(x.dtype).log() / 4 if told else torch.ones_like(sigma, dtype=x.dtype)
         channels = [c_in * x, self.positions(position.to(x.dtype))]
         if context is not None:
             channels.append(c_in * (self.span[0] + self.gain * context))

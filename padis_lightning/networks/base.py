@@ -31,6 +31,7 @@ class PatchNetwork(Configured, ABC):
         positions: channels that follow the image's in the input: those of positions, then those of a context.
         axes: axes of a patch: 2, or 3 for volumes.
         scaled_noise: it is given the standard deviation of its input's noise, not ln(sigma) / 4, and scales with it.
+        level: it is given ln(sigma) / 4 all the same, with an input whose noise has the deviation 1.
         recompute: activation checkpointing: blocks called by :meth:`run` are computed again in the backward pass.
     """
 
@@ -38,6 +39,7 @@ class PatchNetwork(Configured, ABC):
     positions: int = 2
     axes: int = 2
     scaled_noise: bool = False
+    level: bool = False
     recompute: bool = False
 
     @abstractmethod

@@ -36,8 +36,9 @@ class DRUNet(PatchNetwork):
 
     .. math:: F(a x, a s) = a F(x, s), \quad a > 0
 
-    Scaled input with scaled noise is denoised alike, so what is learnt at one level serves at others. The defaults are the
-    published network of 32.6 million parameters, whose weights fit; ``fold`` makes it fit for processors.
+    Scaled input with scaled noise is denoised alike, so what is learnt at one level serves at others. But a flat region of value
+    0 at a low level then looks like any image at a high one; with ``level`` the network is told which it is, and scales no more.
+    The defaults are the published network of 32.6 million parameters, whose weights fit; ``fold`` makes it fit for processors.
 
     Source: Zhang et al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, section 3.1; Mohan et
     al., Robust and interpretable blind image denoising via bias-free convolutional neural networks, ICLR 2020.
@@ -48,6 +49,7 @@ class DRUNet(PatchNetwork):
         blocks: residual blocks a level, down and up.
         fold: side of the square of pixels that becomes one place (1: none).
         positions: position channels, which follow the image's.
+        level: see ln(sigma) / 4 as one more channel.
     """
 
     scaled_noise = True
@@ -59,12 +61,14 @@ class DRUNet(PatchNetwork):
         blocks: int = 4,
         fold: int = 1,
         positions: int = 0,
+        level: bool = False,
     ) -> None:
         super().__init__()
         require_levels(widths, blocks)
         require_at_least(1, fold=fold)
         self.channels, self.positions, self.fold, self.levels = channels, positions, fold, len(widths)
-        self.m_head = _conv((channels + positions + 1) * fold**2, widths[0])
+        self.level = level
+        self.m_head = _conv((channels + positions + 1 + level) * fold**2, widths[0])
         for level, (fine, coarse) in enumerate(zip(widths, widths[1:], strict=False), 1):
             down = [*self._blocks(fine, blocks), nn.Conv2d(fine, coarse, 2, 2, bias=False)]
             up = [nn.ConvTranspose2d(coarse, fine, 2, 2, bias=False), *self._blocks(fine, blocks)]
@@ -83,9 +87,13 @@ class DRUNet(PatchNetwork):
         return self.fold * 2 ** (self.levels - 1)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Map ``(B, channels + positions, P, P)`` with noise of the standard deviations ``(B,)`` to ``(B, channels, P, P)``."""
-        noise = noise.to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[2:])
-        h = functional.pixel_unshuffle(torch.cat([x, noise], 1), self.fold)
+        """Map ``(B, channels + positions, P, P)`` with noise of the standard deviations ``(B,)`` to ``(B, channels, P, P)``.
+
+        With ``level`` the deviation of the noise is 1, and ``noise`` is ln(sigma) / 4.
+        """
+        constants = torch.stack([torch.ones_like(noise), noise] if self.level else [noise], 1).to(x.dtype)
+        constants = constants[..., None, None].expand(-1, -1, *x.shape[2:])
+        h = functional.pixel_unshuffle(torch.cat([x, constants], 1), self.fold)
         skips = [self.m_head(h.contiguous(memory_format=torch.channels_last))]
         for level in range(1, self.levels):
             skips.append(self._through(f"m_down{level}", skips[-1]))
