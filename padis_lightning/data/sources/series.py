@@ -174,6 +174,8 @@ def resized_affine(affine: np.ndarray, before: Sequence[int], after: Sequence[fl
 class SeriesSource(Source):
     """Yields all slices of several series as images, read when they are asked for; Hounsfield units are clipped to their range.
 
+    Where pictures of 8 and of 16 bits are mixed, values are those of 16 bits, of which one of 8 is 257.
+
     An item is named after its series and its place in it; after the series alone where that is its only slice.
 
     Args:
@@ -212,7 +214,10 @@ class SeriesSource(Source):
         if crop and any(s.spacing or s.affine is not None for s in series):
             raise InputError(f"crop is true and {description} say where they lie in the patient; wanted pictures")
         hounsfield = self.series[0].units == "HU"
-        scale = decide_shared(description, {s.range for s in self.series}, named=data_range, hounsfield=hounsfield)
+        ranges = {s.range for s in self.series}
+        self.mixed = data_range is None and ranges == set(IMPLIED)
+        ranges = {max(IMPLIED)} if self.mixed else ranges
+        scale = decide_shared(description, ranges, named=data_range, hounsfield=hounsfield)
         self.normalisation = for_channels(scale, self.series[0].channels, description)
         self.places = [(s, k) for s in self.series for k in range(s.count)]
         self.groups = [s.group for s, _ in self.places]
@@ -242,6 +247,11 @@ class SeriesSource(Source):
         """Return the series of slice ``index`` and its number there."""
         return self.places[index]
 
+    def step(self, index: int) -> float:
+        """Return 257 for 8 bits among pictures of 16, whose white is 65535, else 1."""
+        series, _ = self.places[index]
+        return self.normalisation.upper / series.range[1] if self.mixed and series.range else 1.0
+
     def slice_affine(self, index: int) -> np.ndarray | None:
         """Return the affine of the series at the size of the images, or None where the files do not say."""
         series, _ = self.places[index]
@@ -249,5 +259,5 @@ class SeriesSource(Source):
 
     def __getitem__(self, index: int) -> Item:
         series, k = self.places[index]
-        image = self.to_image(series.read(k, transparent=self.pictured))
+        image = self.to_image(self.step(index) * series.read(k, transparent=self.pictured))
         return Item(index, self.name(index), series.group, *((None, image) if self.pictured else (image,)))
