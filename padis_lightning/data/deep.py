@@ -37,7 +37,7 @@ def read_deep(opened: Callable[[], ImageFile.ImageFile], upright: Callable[[Imag
         upright: reads a picture and turns it.
     """
     image = opened()
-    options = image.tile[0][3]
+    options: Any = image.tile[0][3]
     layout = str(options if isinstance(options, str) else options[0])
     if layout == "LA;16B":
         return np.ascontiguousarray(upright(_laid_out(image, "RGBA"))).view(">u2").astype(np.uint16)
@@ -51,6 +51,7 @@ def read_deep(opened: Callable[[], ImageFile.ImageFile], upright: Callable[[Imag
 def _laid_out(image: ImageFile.ImageFile, layout: str) -> Image.Image:
     """Return a picture that is not read yet, whose bytes will be taken for those of another layout."""
     (one,) = image.tile
-    changed: Any = (*one[:3], layout if isinstance(one[3], str) else (layout, *one[3][1:]))
+    options: Any = one[3]
+    changed: Any = (*one[:3], layout if isinstance(options, str) else (layout, *options[1:]))
     image.tile = [type(one)(*changed) if hasattr(one, "_fields") else changed]
     return image

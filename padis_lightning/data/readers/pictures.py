@@ -94,8 +94,8 @@ def read(path: Path, *, volumes: bool = False) -> list[Series]:
             series.append(_series(inside, "_".join(below), below[0], headers[inside[0]]))
         else:
             names = ["_".join([*below, p.place.stem]) for p in inside]
-            groups = [below[0] if below else name for name in names]
-            series += [_series([p], *both, headers[p]) for p, *both in zip(inside, names, groups, strict=True)]
+            pairs = zip(inside, names, strict=True)
+            series += [_series([p], name, below[0] if below else name, headers[p]) for p, name in pairs]
     return series
 
 
