@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from padis_lightning.data.carried import Carried
+from padis_lightning.data.notes import note
 from padis_lightning.data.ranges import decide_shared, for_channels
 from padis_lightning.data.sources.base import Item, Source
 from padis_lightning.errors import InputError
@@ -20,6 +21,7 @@ from padis_lightning.inputs import require_pixels, require_size
 log = logging.getLogger(__name__)
 
 SERIES_BYTES = 1000  # that a series takes, without its values
+JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 IMPLIED = ((0.0, 255.0), (0.0, 65535.0))  # by 8 and by 16 bits
 SIDES = (1e-6, 1e6)  # of pixels, in mm
 
@@ -213,6 +215,8 @@ class SeriesSource(Source):
                 raise InputError(f"the images are {height}x{width}; wanted {options}")
         if crop and any(s.spacing or s.affine is not None for s in series):
             raise InputError(f"crop is true and {description} say where they lie in the patient; wanted pictures")
+        if pictured and any(file.suffix.lower() in JPEG for one in series for file in one.files):
+            note(f"{description} have JPEG, which hides fine noise: an estimate of it is too low; --model.noise_std names it")
         hounsfield = self.series[0].units == "HU"
         ranges = {s.range for s in self.series}
         self.mixed = data_range is None and ranges == set(IMPLIED)
