@@ -76,7 +76,7 @@ class Problem(nn.Module):
             measured = self.operator.zero_unmeasured(weights.expand_as(y))
             deviation = estimate_deviation(y.double(), self.operator.noise_orders, self.operator.noisy(measured))
             self._say_noise(y, deviation, measured > 0)
-        copies = equal_channels(y) if isinstance(self.operator, PixelOperator) else torch.ones_like(weights)
+        copies = equal_channels(y) if isinstance(self.operator, PixelOperator) else per_image(y.new_ones(len(y)), y)
         if not self.noise_is_named:
             return self._replaced(self.operator, EstimatedNoise(deviation * copies.sqrt().to(deviation), measured))
         counted = (weights > 0) / copies
