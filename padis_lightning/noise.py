@@ -127,8 +127,8 @@ def estimate_deviation(y: Tensor, orders: tuple[int, ...], weights: Tensor) -> T
     .. math:: \hat s = \frac{Q_{1/4}(|\Delta \sqrt w y|)}{\|\Delta\| \, \Phi^{-1}(5/8)}
 
     The differences :math:`\Delta` keep the finest scale only, where noise is and objects hardly are; the lower quartile of
-    their lengths Q leaves out what edges add. What is exactly 0 is padding or was clipped, and does not count. It is 0 where
-    too few neighbours count.
+    their lengths Q leaves out what edges add. What is exactly 0 is padding or was clipped, what is at the highest value may be
+    saturated, and neither counts. It is 0 where too few neighbours count.
 
     Source: Donoho and Johnstone, Ideal spatial adaptation by wavelet shrinkage, Biometrika 1994, with the median; Hall, Kay and
     Titterington, Asymptotically optimal difference-based estimation of variance, Biometrika 1990.
@@ -139,7 +139,10 @@ def estimate_deviation(y: Tensor, orders: tuple[int, ...], weights: Tensor) -> T
         weights: w, relative, that broadcast with ``y``; entries of weight 0 do not count.
     """
     weights = weights.to(y).expand_as(y)
-    differences, counted, gain = weights.sqrt() * y, (weights > 0) & (y != 0), 1.0
+    if any(length <= order for length, order in zip(reversed(y.shape), reversed(orders), strict=False)):
+        return per_image(y.new_zeros(len(y)), y)
+    highest = per_image(y.where(weights > 0, -math.inf).flatten(1).amax(1), y)
+    differences, counted, gain = weights.sqrt() * y, (weights > 0) & (y != 0) & (y < highest), 1.0
     for axis, order in enumerate(reversed(orders), 1):
         differences = differences.diff(n=order, dim=-axis)
         counted = counted.unfold(-axis, order + 1, 1).all(-1)
@@ -183,11 +186,11 @@ class EstimatedNoise(Noise):
 
 
 class CountedNoise(Noise):
-    """A named noise where only some entries of the measurement count.
+    """A named noise where only some entries of the measurement count, or each of them as a part of one.
 
     Args:
         noise: the noise.
-        counted: which entries count, of the shape of measurements ``(B, ...)``.
+        counted: how far entries count, from 0 to 1; broadcasts with measurements ``(B, ...)``.
     """
 
     def __init__(self, noise: Noise, counted: Tensor) -> None:
@@ -202,8 +205,9 @@ class CountedNoise(Noise):
         return self.noise.simulate(y, generator)
 
     def variance(self, y: Tensor) -> Tensor:
-        """Return the noise's variance, ``(B, ...)``."""
-        return _where_counted(self.noise.variance(y), _for_samples(self.counted, y) > 0, y)
+        """Return the noise's variance over what an entry counts, ``(B, ...)``."""
+        counted = _for_samples(self.counted, y)
+        return _where_counted(self.noise.variance(y) / counted, counted > 0, y)
 
 
 def _for_samples(values: Tensor, y: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from padis_lightning.linalg import norm, per_image
 from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, Noise, estimate_deviation
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
+from padis_lightning.operators.pixels import PixelOperator
 from padis_lightning.random import Generators
 from padis_lightning.types import Batch
 
@@ -75,9 +76,11 @@ class Problem(nn.Module):
             measured = self.operator.zero_unmeasured(weights.expand_as(y))
             deviation = estimate_deviation(y.double(), self.operator.noise_orders, self.operator.noisy(measured))
             self._say_noise(y, deviation, measured > 0)
+        copies = equal_channels(y) if isinstance(self.operator, PixelOperator) else per_image(y.new_ones(len(y)), y)
         if not self.noise_is_named:
-            return self._replaced(self.operator, EstimatedNoise(deviation, measured))
-        return self if bool((weights > 0).all()) else self._replaced(self.operator, CountedNoise(self.noise, weights > 0))
+            return self._replaced(self.operator, EstimatedNoise(deviation * copies.sqrt().to(deviation), measured))
+        counted = (weights > 0) / copies
+        return self if bool((counted == 1).all()) else self._replaced(self.operator, CountedNoise(self.noise, counted))
 
     def _say_noise(self, y: Tensor, deviation: Tensor, measured: Tensor) -> None:
         """Say how much noise was estimated, or that the deviation that is named is far from it."""
@@ -174,6 +177,15 @@ class Problem(nn.Module):
             return found / self.operator.norm_squared
 
         return normal, self.operator.adjoint(y if precision is None else precision * y) / self.operator.norm_squared
+
+
+def equal_channels(y: Tensor) -> Tensor:
+    """Return of how many equal channels each picture ``(B, C, H, W)`` is, ``(B, 1, 1, 1)``: C of a grey one, else 1.
+
+    They are one measurement that counts C times, so that the variance of its noise does as well.
+    """
+    grey = (y == y[:, :1]).flatten(1).all(1)
+    return per_image(torch.where(grey, y.shape[1], 1).to(y), y)
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:

@@ -70,6 +70,24 @@ def unfiltered_png(path):
     return lines[:, 1:].copy().view(">u2").reshape(height, width, CHANNELS[kind]), chunks
 
 
+def lzw_tiff(path, codes, order):
+    """A TIFF (H, W, C) of 16 bits by LZW, as photographers' programs write it: codes of 9 bits, cleared before they grow."""
+    data = codes.astype(f"{order}u2").tobytes()
+    symbols = [s for k in range(0, len(data), 200) for s in (256, *data[k : k + 200])] + [257]
+    bits = "".join(f"{s:09b}" for s in symbols)
+    packed = bytes(int(bits[k : k + 8].ljust(8, "0"), 2) for k in range(0, len(bits), 8))
+    height, width, channels = codes.shape
+    tags = {256: width, 257: height, 258: 0, 259: 5, 262: 2, 273: 0, 277: channels, 278: height, 279: len(packed)}
+    tags |= {338: 2} if channels == 4 else {}
+    depths = 8 + 2 + 12 * len(tags) + 4
+    tags |= {258: depths, 273: depths + 2 * channels}
+    entries = [struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    entries[2] = struct.pack(f"{order}HHII", 258, 3, channels, depths)
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HIH", 42, 8, len(tags))
+    path.write_bytes(head + b"".join(entries) + bytes(4) + struct.pack(f"{order}{channels}H", *[16] * channels) + packed)
+    return path
+
+
 def rewritten(tmp_path, path, **how):
     """The file of a result that is the picture itself."""
     (series,) = read(path)
@@ -89,6 +107,41 @@ def test_deep_png_is_read_and_written_to_the_bit(tmp_path, channels):
     if channels != 3:
         with pytest.raises(InputError, match="transparent in places .alpha .* of 65535.; wanted an opaque picture"):
             series.read(0)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_compressed_tiff_of_16_bits_is_read_to_the_bit(tmp_path, channels, order):
+    codes = RNG.integers(0, 65536, (*SHAPE, channels))
+    path = lzw_tiff(tmp_path / "a.tif", codes, order)
+    (series,) = read(path)
+    assert series.range == (0, 65535) and series.shape == (*SHAPE, 3)
+    np.testing.assert_array_equal(tifffile.imread(rewritten(tmp_path, path)), codes)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tiff_of_16_bits_is_turned_like_one_of_8(tmp_path, channels):
+    """White may be 0 in a grey one. PIL reads the one of 8 bits, which must be the same picture."""
+    values = RNG.integers(0, 256, (*SHAPE, channels), dtype=np.uint8).squeeze()
+    for orientation in range(1, 9):
+        kind = "rgb" if channels == 3 else ("miniswhite", "minisblack")[orientation % 2]
+        for name, pixels in {"a": values, "b": values * np.uint16(257)}.items():
+            tags = {"extratags": [(Base.Orientation, "H", 1, orientation, True)], "metadata": None}
+            tifffile.imwrite(tmp_path / f"{name}.tif", pixels, photometric=kind, **tags)
+        (small,), (deep,) = read(tmp_path / "a.tif"), read(tmp_path / "b.tif")
+        assert deep.shape == small.shape and deep.range == (0, 65535)
+        np.testing.assert_array_equal(deep.read(0), 257 * small.read(0))
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_transparent_colour_becomes_alpha(tmp_path):
+    grey = RNG.integers(0, 65536, SHAPE).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.png", transparency=int(grey[2, 3]))
+    written, _ = unfiltered_png(rewritten(tmp_path, tmp_path / "a.png"))
+    np.testing.assert_array_equal(written, np.dstack([grey, np.where(grey == grey[2, 3], 0, 65535)]))
+    Image.fromarray((grey >> 8).astype(np.uint8)).convert("P").save(tmp_path / "p.png", transparency=bytes([0, 90, *[255] * 254]))
+    with Image.open(rewritten(tmp_path, tmp_path / "p.png")) as result, Image.open(tmp_path / "p.png") as palette:
+        np.testing.assert_array_equal(np.asarray(result), np.asarray(palette.convert("RGBA")))
 
 
 @pytest.mark.parametrize("bits", [np.uint8, np.uint16])
@@ -154,6 +207,32 @@ def test_a_profile_of_inks_does_not_hold_for_colours(caplog):
     assert "c.jpg has a colour profile of 'CMYK', which does not hold for the RGB result; it is left out" in caplog.text
 
 
+def test_pixels_a_length_grow_with_the_picture(tmp_path):
+    """A picture that is enlarged shows the same on the same paper; a text that names its size is left out, another stays."""
+    pixels = RNG.integers(0, 256, SHAPE, dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", dpi=(200, 100))
+    filtered_png(tmp_path / "b.png", RNG.integers(0, 65536, (*SHAPE, 3)))
+    (deep,), (small,) = read(tmp_path / "b.png"), read(tmp_path / "a.png")
+    for series in (small, type(deep)(**{**vars(deep), "carried": small.carried})):
+        for factor in (1, 3):
+            values = series.read(0).repeat(factor, 0).repeat(factor, 1)
+            with Image.open(write_as_read(tmp_path, "large", values, series)) as result:
+                assert result.info["dpi"] == pytest.approx((200 * factor, 100 * factor), abs=0.02)
+                assert result.getexif()[Base.XResolution] == pytest.approx(200 * factor, abs=0.02)
+    ome = {"ome": True, "metadata": {"axes": "YX", "PhysicalSizeX": 0.1}}
+    texts = {"ome": ome, "imagej": {"imagej": True, "resolution": (10, 5)}}
+    for name, how in texts.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, **how)
+        (series,) = read(tmp_path / f"{name}.tif")
+        for factor in (1, 3):
+            values = series.read(0).repeat(factor, 0).repeat(factor, 1)
+            with tifffile.TiffFile(write_as_read(tmp_path, name, values, series)) as file:
+                assert file.series[0].shape == values.shape
+                assert file.is_ome == (name == "ome" and factor == 1) and file.is_imagej == (name == "imagej")
+                if name == "imagej":
+                    assert file.pages[0].tags["XResolution"].value == (10 * factor, 1)
+
+
 def test_alpha_of_a_result_of_another_size(tmp_path):
     """Of a smooth alpha: a ramp stays one when it is enlarged, but for its ends, and its middle is its middle."""
     ramp = np.tile(np.arange(0, 240, 20, dtype=np.uint8), (8, 1))
@@ -164,6 +243,25 @@ def test_alpha_of_a_result_of_another_size(tmp_path):
     np.testing.assert_array_equal(alpha[:, 1:-1], np.tile(np.arange(5, 220, 10), (16, 1)))
     with Image.open(write_as_read(tmp_path, "middle", np.full((8, 8, 3), 100.0), series, crop=True)) as result:
         np.testing.assert_array_equal(np.asarray(result)[..., 3], ramp[:, 2:10])
+
+
+def test_pictures_of_8_and_of_16_bits_in_one_folder_keep_their_bits(tmp_path):
+    """Values are those of 16 bits, where 257 is one step of 8; the same with one truth a picture, of either kind."""
+    small, deep = RNG.integers(0, 256, (*SHAPE, 3), dtype=np.uint8), RNG.integers(0, 65536, (*SHAPE, 3)).astype(np.uint16)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(small).save(tmp_path / "in" / "a.png")
+    tifffile.imwrite(tmp_path / "in" / "b.tif", small, photometric="rgb")
+    filtered_png(tmp_path / "in" / "c.png", deep)
+    words = ("--data.measured", "true", "--model.exact", "false", "--data.reference", str(tmp_path / "in"))
+    out = run(tmp_path, *words, path=str(tmp_path / "in"), operator="Identity")
+    with Image.open(out / "pictures" / "a.png") as result:
+        assert result.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(result), small)
+    again = tifffile.imread(out / "pictures" / "b.tiff")
+    assert again.dtype == np.uint8
+    np.testing.assert_array_equal(again, small)
+    np.testing.assert_array_equal(unfiltered_png(out / "pictures" / "c.png")[0], deep)
+    np.testing.assert_allclose(np.load(out / "arrays" / "a.npy"), 257.0 * small, rtol=1e-6)
 
 
 def test_portrait_and_landscape_with_alpha_by_one_command(tmp_path):

@@ -11,8 +11,10 @@ from padis_lightning.ct import Projector
 from padis_lightning.errors import InputError
 from padis_lightning.noise import EstimatedNoise, GaussianNoise, PoissonNoise, estimate_deviation
 from padis_lightning.operators import LinearOperator
+from padis_lightning.operators.blur import UniformBlur
 from padis_lightning.operators.ct import ParallelBeam, Scan
 from padis_lightning.operators.identity import Identity
+from padis_lightning.operators.super_resolution import AveragePooling
 from padis_lightning.priors import GaussianPrior
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
@@ -200,6 +202,40 @@ def test_noise_of_a_picture_is_estimated_whatever_its_slope():
     noisy = picture + 0.05 * torch.randn(1, 3, 90, 70, generator=torch.Generator().manual_seed(1))
     assert float(estimate_deviation(noisy, (2, 2), EVEN)) == pytest.approx(0.05, rel=0.1)
     assert float(estimate_deviation(picture.double(), (2, 2), EVEN)) < 1e-12  # bilinear pictures have no second differences
+
+
+def test_noise_of_a_picture_is_found_beside_saturated_pixels():
+    """Half of the picture is at its highest value, whichever that is, a tenth at the lowest."""
+    rows = torch.linspace(-0.3, 2.5, 120)[:, None].expand(120, 90)
+    noisy = rows + 0.05 * torch.randn(2, 1, 120, 90, generator=torch.Generator().manual_seed(1))
+    clipped = noisy.clamp(0, 1).double() * torch.tensor([1, 0.3]).reshape(2, 1, 1, 1)
+    assert float((noisy > 1).float().mean()) > 0.5
+    assert estimate_deviation(clipped, (2, 2), EVEN).flatten().tolist() == pytest.approx([0.05, 0.015], rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (2, 40), (3, 3)])
+def test_in_what_is_too_small_no_noise_is_seen(shape):
+    y = torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(1))
+    assert estimate_deviation(y, (2, 2), EVEN).flatten().tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("noise", [None, GaussianNoise(0.1)])
+@pytest.mark.parametrize("operator", [Identity((3, 20, 30)), UniformBlur((3, 20, 30), 3), AveragePooling((3, 40, 60), 2)])
+def test_grey_in_three_channels_is_one_measurement(noise, operator):
+    """The grey of each pixel is what one channel alone says of it. A colour picture beside it keeps its weight."""
+    drawn = torch.Generator().manual_seed(4)
+    colour, v = torch.rand(1, 3, 20, 30, generator=drawn), torch.rand(1, 1, *operator.image_shape[1:], generator=drawn)
+    grey = torch.rand(1, 1, 20, 30, generator=drawn)
+    one = Problem(operator.for_measurement((1, 20, 30)), noise).for_batch(measured(grey))
+    both = Problem(operator, noise).for_batch(measured(torch.cat([grey.expand(-1, 3, -1, -1), colour])))
+    variance = both.data_term(both.operator(torch.cat([v.expand(-1, 3, -1, -1)] * 2)))[0].flatten()
+    expected = one.data_term(grey)[0].flatten()
+    torch.testing.assert_close(variance[0], 3 * expected[0], rtol=0.05, atol=0)  # which quartile, three times as many say
+    alone = Problem(operator, noise).for_batch(measured(colour))
+    torch.testing.assert_close(variance[1:], alone.data_term(colour)[0].flatten())
+    # of independent channels the mean has a third of the variance
+    mean = both.posterior_mean(v.expand(2, 3, -1, -1), torch.cat([grey.expand(-1, 3, -1, -1), colour]), 0.3, 50)[:1].mean(1)
+    torch.testing.assert_close(mean, one.posterior_mean(v, grey, 0.1, 50)[0], rtol=0, atol=1e-6 if noise else 0.01)
 
 
 def test_the_estimate_scales_with_the_measurement_and_leaves_out_what_does_not_count():

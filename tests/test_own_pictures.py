@@ -21,6 +21,7 @@ from padis_lightning.data.sources.crops import CropSource
 from padis_lightning.data.sources.open import open_source
 from padis_lightning.data.sources.pictures import holds_pictures
 from padis_lightning.errors import InputError
+from padis_lightning.noise import estimate_deviation
 from padis_lightning.operators.blur import Blur, UniformBlur
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.inpainting import Inpainting
@@ -78,6 +79,23 @@ def test_a_measurement_is_not_measured_again(tmp_path, capsys):
     np.testing.assert_allclose(np.load(out / "arrays" / "0001.npy"), y[1], rtol=1e-6)
     summary = json.loads((out / "summary.json").read_text())
     assert summary["psnr"] is None and summary["residual"] == 0
+
+
+def test_that_jpeg_hides_noise_is_said(tmp_path, caplog):
+    """It does: of noise at quality 75 about half is seen."""
+    noisy = (128 + 12.75 * RNG.standard_normal((96, 96, 1))).clip(0, 255).astype(np.uint8).repeat(3, -1)
+    Image.fromarray(noisy).save(tmp_path / "a.jpg", quality=75)
+    saved(tmp_path / "b.png", noisy)
+    found = {}
+    for name in ("b.png", "a.jpg"):
+        assert not caplog.text
+        y = open_source(tmp_path / name, measured=True)[0].measurement
+        found[name] = float(estimate_deviation(y[None].double(), (2, 2), torch.ones(1, 1, 1, 1)))
+    assert found["b.png"] == pytest.approx(0.05, rel=0.1) and found["a.jpg"] < 0.035
+    assert "JPEG, which hides fine noise: an estimate of it is too low; --model.noise_std names it" in caplog.text
+    caplog.clear()
+    open_source(tmp_path / "a.jpg")
+    assert not caplog.text
 
 
 def test_what_holds_pictures_and_what_a_scan(tmp_path):

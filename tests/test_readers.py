@@ -401,12 +401,32 @@ def test_pictures_in_folders_are_grouped_by_them_and_those_of_one_name_are_told_
     assert source.image_shape == (1, 2, 2) and source.groups == ["p1"] * 3 + ["p2"] * 2
 
 
+def test_pictures_that_cannot_be_read_are_named_all_or_left_out(tmp_path, caplog):
+    pictures_in(tmp_path / "d", ["a.png", "p/b.jfif", "p/c.png"])
+    (tmp_path / "d" / "empty.png").touch()
+    (tmp_path / "d" / "p" / "page.jpg").write_text("<html>not found</html>")
+    (tmp_path / "d" / "IMG_1.HEIC").write_text("a camera's")
+    page = Image.new("L", (4, 4))
+    page.save(tmp_path / "d" / "two.tif", save_all=True, append_images=[page])
+    for path in (tmp_path / "d", zipped(tmp_path / "d.zip", tmp_path / "d")):
+        with pytest.raises(
+            InputError, match="3 series are odd: .*empty.png .*page.jpg .*two.tif has 2 pages; wanted --data.skip"
+        ):
+            open_series(path)
+        assert sum(one.count for one in open_series(path, skip_bad=True)) == 3
+        assert f"{path} holds IMG_1.HEIC beside pictures; left out" in caplog.text and caplog.text.count("it is left out") == 3
+        caplog.clear()
+
+
 def test_kinds_that_do_not_go_together_are_refused(tmp_path):
     pictures_in(tmp_path, ["a.png"])
-    Image.fromarray(np.full((4, 4), 9, np.uint16)).save(tmp_path / "b.png")
-    with pytest.raises(InputError, match="2 slices of .* mix the ranges 0 to 255 and 0 to 65535; wanted one kind"):
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "c.tif")
+    with pytest.raises(InputError, match="2 slices of .* mix the ranges 0 to 255 and unknown; wanted one kind"):
         open_source(tmp_path)
-    assert open_source(tmp_path, data_range=(0, 18))[1].image.mean() == 0.5
+    (tmp_path / "c.tif").unlink()
+    Image.fromarray(np.full((4, 4), 13107, np.uint16)).save(tmp_path / "b.png")
+    assert open_source(tmp_path)[1].image.mean() == pytest.approx(0.2)
+    assert open_source(tmp_path, data_range=(0, 26214))[1].image.mean() == 0.5
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "b.png")
     with pytest.raises(InputError, match="2 slices of .* mix channels 1 and 3; wanted one kind"):
         open_source(tmp_path)

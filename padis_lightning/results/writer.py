@@ -109,7 +109,8 @@ class ResultWriter:
         files += write_image(self.formats, folder, name, estimate, *rest)
         if self.source is not None and self.source.pictured and (place := self.source.place(index)):
             filled = isinstance(self.operator, Inpainting)
-            files.append(write_as_read(folder, name, estimate, *place, filled=filled, crop=self.source.crop))
+            stored = estimate / np.float32(self.source.step(index))
+            files.append(write_as_read(folder, name, stored, *place, filled=filled, crop=self.source.crop))
         if self.measurements and result.measurement is not None:
             files.append(save_measurement(folder / "measurements" / f"{name}.npz", self.operator, result.measurement))
         if result.samples is not None:

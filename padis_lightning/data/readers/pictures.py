@@ -15,19 +15,23 @@ from PIL import Image, ImageFile, ImageOps
 
 from padis_lightning.data.archives import fetch, members
 from padis_lightning.data.carried import Carried, carried_by, without_alpha
-from padis_lightning.data.deep_png import GREY_ALPHA, deep_type, read_deep
+from padis_lightning.data.deep import GREY_ALPHA, deep_type, is_deep_tiff, read_deep
 from padis_lightning.data.names import common_depth, files_below, natural
+from padis_lightning.data.notes import note
 from padis_lightning.data.ranges import implied_range
-from padis_lightning.data.sources.series import Reader, Series
-from padis_lightning.errors import InputError
+from padis_lightning.data.sources.series import Reader, Series, odd_series
+from padis_lightning.errors import InputError, first_few
 from padis_lightning.inputs import open_picture, reading, require_pixels, require_size
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
-ORIENTATION, BITS = 0x0112, 258  # tags of EXIF and TIFF
+ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262  # tags of EXIF and TIFF
 GREY8, COLOUR8 = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK")
 GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
-SEPARATED = 5  # inks, of TIFF
+WHITE_IS_0, SEPARATED = 0, 5  # photometric interpretations of TIFF: 0 is white, and inks
+
+
+Header = tuple[tuple[int, ...], tuple[float, float] | None]  # shape and range
 
 
 class Picture(NamedTuple):
@@ -53,7 +57,8 @@ def read(path: Path, *, volumes: bool = False) -> list[Series]:
 
     8 bits have the range 0 to 255 and 16 bits 0 to 65535; other numbers have none. Palettes and CMYK become RGB.
 
-    Of ``volumes`` every folder is a series, and so is every TIFF of several pages.
+    Of ``volumes`` every folder is a series, and so is every TIFF of several pages; else pictures of a folder that cannot be read
+    are odd series.
     """
     if path.is_dir():
         found = [Picture(p, None, PurePosixPath(p.relative_to(path).as_posix())) for p in files_below(path)]
@@ -62,23 +67,35 @@ def read(path: Path, *, volumes: bool = False) -> list[Series]:
     else:
         one = Picture(path, None, PurePosixPath(path.name))
         return [_series(_pages(one) if volumes else [one], path.stem, path.stem)]
-    found = [p for p in found if p.place.suffix.lower() in SUFFIXES and not p.place.name.startswith(".")]
+    found = [p for p in found if not p.place.name.startswith(".")]
+    others = [p.place.name for p in found if p.place.suffix.lower() not in SUFFIXES]
+    found = [p for p in found if p.place.suffix.lower() in SUFFIXES]
     if not found:
         raise InputError(f"{path} holds no pictures; wanted {', '.join(SUFFIXES)}")
+    if others:
+        note(f"{path} holds {first_few(others)} beside pictures; left out, as only {', '.join(SUFFIXES)} are read")
+    headers, odd = dict[Picture, Header](), list[Series]()
+    for picture in [] if volumes else found:
+        try:
+            headers[picture] = _header(picture)
+        except InputError as error:
+            odd.append(odd_series(picture.place.stem, error, picture.path))
+    found = found if volumes else list(headers)
     folders: dict[tuple[str, ...], list[Picture]] = defaultdict(list)
     for picture in found:
         folders[picture.place.parts[:-1]].append(picture)
     shared = common_depth(list(folders))
-    series = []
+    series = odd
     for folder, inside in folders.items():
         below = folder[shared:]
         if volumes:
             series += _volumes(inside, below, path.stem)
-        elif below and len({_header(p) for p in inside}) == 1:
-            series.append(_series(inside, "_".join(below), below[0]))
+        elif below and len({headers[p] for p in inside}) == 1:
+            series.append(_series(inside, "_".join(below), below[0], headers[inside[0]]))
         else:
             names = ["_".join([*below, p.place.stem]) for p in inside]
-            series += [_series([p], name, below[0] if below else name) for p, name in zip(inside, names, strict=True)]
+            pairs = zip(inside, names, strict=True)
+            series += [_series([p], name, below[0] if below else name, headers[p]) for p, name in pairs]
     return series
 
 
@@ -111,8 +128,8 @@ def _pages(picture: Picture) -> list[Picture]:
         return [picture._replace(page=page) for page in range(count)]
 
 
-def _series(pictures: list[Picture], name: str, group: str) -> Series:
-    shape, bounds = _header(pictures[0])
+def _series(pictures: list[Picture], name: str, group: str, header: Header | None = None) -> Series:
+    shape, bounds = header or _header(pictures[0])
     files = tuple(dict.fromkeys(p.path for p in pictures))
     return Series(name, group, len(pictures), shape, partial(_values, pictures), range=bounds, files=files,
                   see_through=partial(_values, pictures, transparent=True), carried=partial(_carried, pictures))  # fmt: skip
@@ -128,18 +145,19 @@ def _opened(picture: Picture) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _header(picture: Picture) -> tuple[tuple[int, ...], tuple[float, float] | None]:
+def _header(picture: Picture) -> Header:
     """Return shape and range of a picture, without its pixels."""
     with _opened(picture) as stream:
         if picture.page is not None or _needs_tifffile(stream):
             values, _ = _tiff(stream, picture)
             return values.shape, implied_range(values.dtype, picture=True)
-        deep = deep_type(stream)
+        kind = deep_type(stream)
         image: Image.Image = _image(stream, picture)
+        deep = kind or is_deep_tiff(image)
         described = image.format != "PNG" or "exif" in image.info  # else PIL reads the whole file for it
         if described and image.getexif().get(ORIENTATION, 1) > 4:  # on its side
             image = _upright(image)
-        coloured = image.mode in COLOUR8 and deep != GREY_ALPHA
+        coloured = image.mode in COLOUR8 and kind != GREY_ALPHA
         shape = (image.height, image.width, 3) if coloured else (image.height, image.width)
         dtype = "u2" if deep else "u1" if image.mode in GREY8 + COLOUR8 else "f4" if image.mode == "F" else "u2"
         return shape, implied_range(np.dtype(dtype), picture=True)
@@ -153,8 +171,10 @@ def _needs_tifffile(stream: BinaryIO) -> bool:
         return False
     try:
         image = open_picture(stream, ("TIFF",))
-        bits = max(getattr(image, "tag_v2", {}).get(BITS, (1,)))
-        return image.mode == "I" or (bits > 8 and image.mode not in (*GREY16, "F"))
+        tags = getattr(image, "tag_v2", {})
+        turned_over = tags.get(PHOTOMETRIC) == WHITE_IS_0  # which PIL leaves so where there are more than 8 bits
+        known = is_deep_tiff(image) or (image.mode in (*GREY16, "F") and not turned_over)
+        return image.mode == "I" or (max(tags.get(BITS, (1,))) > 8 and not known)
     except (OSError, SyntaxError, ValueError):
         return True
     finally:
@@ -167,14 +187,16 @@ def _tiff(stream: BinaryIO, picture: Picture) -> tuple[np.ndarray, np.ndarray | 
 
     with tifffile.TiffFile(stream) as file:
         page = file.pages[picture.page or 0].aspage()
-        turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
-        if (picture.page is None and len(file.pages) != 1) or turned:
-            seen = f"{len(file.pages)} pages{' and is turned' * turned}"
-            raise InputError(f"{picture} has {seen}; wanted one upright page, or --data.volumes true for a volume of them")
+        if picture.page is None and len(file.pages) != 1:
+            seen = f"{len(file.pages)} pages"
+            raise InputError(f"{picture} has {seen}; wanted one picture a file, or --data.volumes true for a volume of them")
         require_pixels(picture, page.imagelength * page.imagewidth)
         require_size(picture, page.nbytes, 0)
         values = page.asarray()
     values = np.moveaxis(values, 0, -1) if page.planarconfig == 2 and values.ndim == 3 else values
+    values = _turned(values, page.tags.valueof(ORIENTATION, 1))
+    if page.photometric == WHITE_IS_0 and values.dtype.kind == "u" and values.ndim == 2:
+        values = np.iinfo(values.dtype).max - values
     alpha = None
     if values.ndim == 3 and values.shape[2] in (2, 4) and values.dtype.kind == "u" and page.photometric != SEPARATED:
         values, alpha = without_alpha(values, premultiplied=1 in page.extrasamples)
@@ -200,22 +222,33 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
+def _turned(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Return ``(H, W, ...)`` upright, by the tag of EXIF and TIFF that says where the first row and the first column lie."""
+    values = values.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else values
+    values = values[::-1] if orientation in (3, 4, 7, 8) else values
+    return values[:, ::-1] if orientation in (2, 3, 6, 7) else values
+
+
 def _pixels(stream: BinaryIO, picture: Picture) -> tuple[np.ndarray, np.ndarray | None]:
     """Read a picture, upright, with the bits that it has: its grey or colours, and its alpha (H, W) where it has one."""
     if picture.page is not None or _needs_tifffile(stream):
         return _tiff(stream, picture)
-    if deep_type(stream):
+    if deep_type(stream) or is_deep_tiff(_image(stream, picture)):
         values = read_deep(partial(_image, stream, picture), _upright)
         if values.shape[2] != 3:
             return without_alpha(values)
         clear = _image(stream, picture).info.get("transparency")  # one colour, or none
         return values, None if clear is None else np.where((values == clear).all(-1), 0, 65535).astype(np.uint16)
     image = _upright(_image(stream, picture))
-    with_alpha = image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info
-    alpha = np.asarray(image.convert("RGBA").getchannel("A")) if with_alpha else None
-    if image.mode in GREY8 + COLOUR8:
-        image = image.convert("L" if image.mode in GREY8 else "RGB")
-    return np.asarray(image), alpha
+    clear = image.info.get("transparency")
+    if image.mode not in GREY8 + COLOUR8:
+        values = np.asarray(image)
+        return values, None if clear is None else np.where(values == clear, 0, 65535).astype(np.uint16)
+    kind, alpha = "L" if image.mode in GREY8 else "RGB", None
+    if clear is not None or image.mode in ("LA", "RGBA", "PA"):
+        image = image.convert("RGBA")
+        alpha = np.asarray(image.getchannel("A"))
+    return np.asarray(image.convert(kind)), alpha
 
 
 def _values(pictures: list[Picture], k: int, transparent: bool = False) -> np.ndarray:

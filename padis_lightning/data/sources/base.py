@@ -147,6 +147,10 @@ class Source(Dataset, ABC):
         """Return the series that item ``index`` is of and the number of its first slice, where the data has series."""
         return None
 
+    def step(self, index: int) -> float:
+        """Return how many units of the source one of the file of item ``index`` is."""
+        return 1.0
+
     def slice_affine(self, index: int) -> np.ndarray | None:
         """Return the affine ``(4, 4)`` of slice ``index`` from (row, column, slice, 1) to LPS millimetres, where it is known."""
         return None
@@ -184,6 +188,10 @@ class Wrapped(Source):
     def place(self, index: int) -> tuple[Series, int] | None:
         """Return the place of item ``index``."""
         return self.inner.place(index)
+
+    def step(self, index: int) -> float:
+        """Return the step of item ``index``."""
+        return self.inner.step(index)
 
     def slice_affine(self, index: int) -> np.ndarray | None:
         """Return the affine of item ``index``."""

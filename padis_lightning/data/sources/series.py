@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from padis_lightning.data.carried import Carried
+from padis_lightning.data.notes import note
 from padis_lightning.data.ranges import decide_shared, for_channels
 from padis_lightning.data.sources.base import Item, Source
 from padis_lightning.errors import InputError
@@ -20,6 +21,7 @@ from padis_lightning.inputs import require_pixels, require_size
 log = logging.getLogger(__name__)
 
 SERIES_BYTES = 1000  # that a series takes, without its values
+JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 IMPLIED = ((0.0, 255.0), (0.0, 65535.0))  # by 8 and by 16 bits
 SIDES = (1e-6, 1e6)  # of pixels, in mm
 
@@ -174,6 +176,8 @@ def resized_affine(affine: np.ndarray, before: Sequence[int], after: Sequence[fl
 class SeriesSource(Source):
     """Yields all slices of several series as images, read when they are asked for; Hounsfield units are clipped to their range.
 
+    Where pictures of 8 and of 16 bits are mixed, values are those of 16 bits, of which one of 8 is 257.
+
     An item is named after its series and its place in it; after the series alone where that is its only slice.
 
     Args:
@@ -211,8 +215,13 @@ class SeriesSource(Source):
                 raise InputError(f"the images are {height}x{width}; wanted {options}")
         if crop and any(s.spacing or s.affine is not None for s in series):
             raise InputError(f"crop is true and {description} say where they lie in the patient; wanted pictures")
+        if pictured and any(file.suffix.lower() in JPEG for one in series for file in one.files):
+            note(f"{description} have JPEG, which hides fine noise: an estimate of it is too low; --model.noise_std names it")
         hounsfield = self.series[0].units == "HU"
-        scale = decide_shared(description, {s.range for s in self.series}, named=data_range, hounsfield=hounsfield)
+        ranges = {s.range for s in self.series}
+        self.mixed = data_range is None and ranges == set(IMPLIED)
+        ranges = {max(IMPLIED)} if self.mixed else ranges
+        scale = decide_shared(description, ranges, named=data_range, hounsfield=hounsfield)
         self.normalisation = for_channels(scale, self.series[0].channels, description)
         self.places = [(s, k) for s in self.series for k in range(s.count)]
         self.groups = [s.group for s, _ in self.places]
@@ -242,6 +251,11 @@ class SeriesSource(Source):
         """Return the series of slice ``index`` and its number there."""
         return self.places[index]
 
+    def step(self, index: int) -> float:
+        """Return 257 for 8 bits among pictures of 16, whose white is 65535, else 1."""
+        series, _ = self.places[index]
+        return self.normalisation.upper / series.range[1] if self.mixed and series.range else 1.0
+
     def slice_affine(self, index: int) -> np.ndarray | None:
         """Return the affine of the series at the size of the images, or None where the files do not say."""
         series, _ = self.places[index]
@@ -249,5 +263,5 @@ class SeriesSource(Source):
 
     def __getitem__(self, index: int) -> Item:
         series, k = self.places[index]
-        image = self.to_image(series.read(k, transparent=self.pictured))
+        image = self.to_image(self.step(index) * series.read(k, transparent=self.pictured))
         return Item(index, self.name(index), series.group, *((None, image) if self.pictured else (image,)))

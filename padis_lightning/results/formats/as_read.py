@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def write_as_read(
     else:
         values = values.clip(*series.range).round().astype(bits)
     carried = series.carried(series.first + k) if series.carried else Carried()
+    height, width = (min(series.shape[:2]),) * 2 if crop else series.shape[:2]
+    carried = carried.for_shape((height, width, *series.shape[2:]), values.shape)
     profile = carried.profile_for(3 if values.ndim == 3 else 1, name)
     if bits and carried.alpha is not None and not filled:
         values = np.dstack([values, _fitted(carried.alpha, values.shape[:2], crop)])
@@ -55,9 +58,11 @@ def write_as_read(
     path = folder / "pictures" / f"{name}.png"
     if bits is np.uint8:
         with whole(path) as temporary:
-            Image.fromarray(values).save(temporary, "PNG", icc_profile=profile, exif=carried.exif)
+            dots = {"dpi": carried.dots} if carried.dots else {}
+            Image.fromarray(values).save(temporary, "PNG", icc_profile=profile, exif=carried.exif, **dots)
         return path
     about = {b"iCCP": b"ICC profile\0\0" + zlib.compress(profile)} if profile else {}
+    about |= {b"pHYs": struct.pack(">IIB", *(round(d / 0.0254) for d in carried.dots), 1)} if carried.dots else {}
     about |= {b"eXIf": carried.exif.tobytes().removeprefix(b"Exif\0\0")} if len(carried.exif) else {}
     pictures16.write_codes(path, values, about)
     return path
