@@ -78,7 +78,9 @@ def test_a_drifting_beam_is_taken_off_and_a_steady_one_left():
 def test_an_object_that_is_wider_than_the_detector_is_told():
     assert sees_air(sinogram()) == (True, True)
     assert sees_air(sinogram()[:, 60:]) == (False, True)
-    assert "wider than the detector" in corrected(plain(sinogram()[:, 60:])).notes[0]
+    assert "wider than the detector;" in corrected(plain(sinogram()[:, 60:75])).notes[0]
+    for part, end in ((slice(60, None), "left"), (slice(None, 60), "right")):  # as a shifted detector sees it in a full turn
+        assert f"wider than the detector at its {end} end" in corrected(plain(sinogram()[:, part])).notes[0]
 
 
 def test_stripes_go_and_little_else_does():

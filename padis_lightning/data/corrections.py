@@ -142,13 +142,17 @@ def corrected(integrals: LineIntegrals, stripes: bool = False) -> LineIntegrals:
         notes.append(f"{len(places)} of {y.shape[1]} bins are dead or hot and do not count: {_few(places)}")
         weights[:, bad] = 0
         y = fill(y, weights > 0)
-    if all(sees_air(y)):
+    air = sees_air(y)
+    if all(air):
         level = drift(y)
         if level.any():
             notes.append(
                 f"the beam drifts by up to {float(np.abs(level).max()):.3g}, seen at the ends of the detector; taken off"
             )
             y = y - level
+    elif any(air):
+        end, means = "right" if air[0] else "left", "which is as it should be where the detector is shifted and views go all round"
+        notes.append(f"the object is wider than the detector at its {end} end, {means}")
     else:
         notes.append("the object is wider than the detector; values near its border cannot be trusted")
     if stripes:
