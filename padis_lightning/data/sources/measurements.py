@@ -101,8 +101,7 @@ def _described(form: Form, arrays: dict[str, np.ndarray], measured: tuple[int, .
 
 
 def _check_order(form: Form, key: str, shape: tuple[int, ...], views: int, path: Path) -> None:
-    found, *others = shape[-len(form.axes) :]
-    if found != views and views in others:
+    if shape[-len(form.axes)] != views and views in shape:
         axes = ", ".join(("n", *form.axes)[-len(shape) :])
         raise InputError(f"{path} has {key} of shape {shape} and {views} angles, so it looks transposed; wanted ({axes})")
 
