@@ -1,4 +1,4 @@
-"""The axis of rotation is found from the data: from centres of mass, opposite rays, or what a coarse reconstruction leaves over."""
+"""The axis of rotation is found from the data: centres of mass, opposite rays, or what a coarse reconstruction leaves over."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 
 from padis_lightning.ct.fbp import view_shares
@@ -117,9 +118,9 @@ def by_opposite_rays(y: Array, geometry: Geometry) -> Axis:
     for bins in (COARSE, geometry.bins):
         few, scan = _coarser(y, geometry, len(y), bins)
         few, angles = _beyond_ends(gaussian_filter1d(few, max(SMOOTH[0], SMOOTH[1] * scan.bins), axis=1), np.asarray(scan.angles))
-        step = scan.bin_spacing / 2
+        start, step = float(np.mean(scan.bin_offset)), scan.bin_spacing / 2
         tried = np.arange(centre - span, centre + span, step)
-        left = np.array([_disagreement(few, angles, replace(scan, bin_offset=scan.bin_offset + offset)) for offset in tried])
+        left = np.array([_disagreement(few, angles, replace(scan, bin_offset=start + offset)) for offset in tried])
         best = int(left.argmin())
         before, least, after = left[[best - 1, best, (best + 1) % len(left)]]
         others = left[np.abs(tried - tried[best]) > 8 * step]
@@ -157,7 +158,7 @@ def _disagreement(y: Array, angles: Array, geometry: Geometry) -> float:
     low = np.minimum(opposite[seen].astype(int), geometry.bins - 2)
     part, gamma = opposite[seen] - low, geometry.gamma[seen]
 
-    def between(rows: Array, gamma: Array) -> tuple[Array, Array, Array]:
+    def between(rows: NDArray[np.intp], gamma: Array) -> tuple[NDArray[np.intp], Array, NDArray[np.bool_]]:
         turned = (angles[rows, None] + math.pi - 2 * gamma) % (2 * math.pi)
         after = np.searchsorted(angles, turned) % len(angles)
         gap = (angles[after] - angles[after - 1]) % (2 * math.pi)

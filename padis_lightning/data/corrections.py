@@ -133,8 +133,9 @@ def without_drift(y: Array) -> tuple[Array, str]:
         words = f"the beam drifts from its flat field by up to {float(np.abs(level).max()):.3g}, seen at the ends of the detector"
         return y - level, f"{words}; taken off"
     low, high = np.quantile(y, (0.01, 0.99))
-    if high - low > abs(high) / 4 and min(np.median(part) for part in _ends(y)) > high - (high - low) / 5:
-        return y, "values are highest at the ends of the detector, as light is that passes; wanted its negative logarithm, or counts"
+    if high - low > abs(high) / 4 and min(np.median(part) for part in _ends(y)) > high - (high - low) / 3:
+        wanted = "of light that passes, its negative logarithm is wanted, or counts"
+        return y, f"values are highest at the ends of the detector; {wanted}"
     if all(air) and not level.any():
         return y, ""
     if not all(air) and any(air):
