@@ -318,6 +318,8 @@ def _measured(values: Values, given: Measured, operator: LinearOperator, bounds:
     pictures = isinstance(operator, PixelOperator)
     y, layout = _lay_out(values, operator.measurement_shape, "measurement", pictures)
     if isinstance(given, Geometry):
+        if y.shape[-2:] != given.shape:
+            raise InputError(f"the measurement is {tuple(np.shape(values))}; wanted {given.shape}, or several of these")
         numbers = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values)
         arrays = {"y": numbers.reshape(-1, *given.shape)}
         found = corrected_integrals(arrays, HERE, Named())

@@ -40,6 +40,13 @@ def predicted(out, *words):
     return [np.load(path) for path in sorted((out / "arrays").glob("*.npy"))]
 
 
+@pytest.mark.parametrize("shape", [(40, 20), (20, 39), (2, 40, 20)])
+def test_a_transposed_sinogram_of_a_geometry_is_refused(shape):
+    scan = pl.Geometry((32, 32), tuple(np.linspace(0, 3, 20).tolist()), 40, 1.0, 1.0)
+    with pytest.raises(pl.InputError, match=r"the measurement is \(.*\); wanted \(20, 40\), or several of these"):
+        pl.reconstruct(np.ones(shape), scan, solver="PseudoInverse", range=(0, 1))
+
+
 def test_every_class_that_a_config_names_is_shown_and_nothing_is_imported_before():
     known = {c for base in (pl.Solver, pl.LinearOperator, pl.Prior, pl.Noise) for c in subclasses(base)}
     known = {c for c in known if c.__module__.startswith("padis_lightning.") and not inspect.isabstract(c)}

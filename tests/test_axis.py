@@ -205,6 +205,45 @@ def test_the_axis_of_an_object_wider_than_the_detector_is_found():
     assert found.sure and abs(found.offset - (3.0 + shift)) < 0.5 * wide.bin_spacing
 
 
+def grains(geometry):
+    """Line integrals of many small Gaussians in a large one, all of them wider than the detector, in closed form."""
+    random, (theta, s) = np.random.default_rng(1), geometry.rays()
+    total = 40 * np.exp(-(s**2) / (2 * 30**2))
+    for x, y, value in random.uniform([-60, -60, 0.5], [60, 60, 4], (150, 3)):
+        total += value * np.exp(-((s - x * np.cos(theta) - y * np.sin(theta)) ** 2) / (2 * 2.5**2))
+    return total + 0.05 * random.standard_normal(total.shape)
+
+
+@pytest.mark.parametrize("distance", [None, 300.0], ids=["parallel", "fan"])
+@pytest.mark.parametrize(("views", "arc"), [(90, math.pi), (181, math.pi), (120, 2 * math.pi)], ids=str)
+@pytest.mark.parametrize("offset", [-3.7, 2.2, 6.0])
+def test_the_axis_of_an_object_that_every_view_cuts_off_is_found(distance, views, arc, offset):
+    arc += 0.6 if distance and arc < 2 * math.pi else 0.0  # lines that a fan sees from both ends
+    angles = tuple(np.linspace(0, arc, views, endpoint=views % 2 == 1)[np.random.default_rng(0).permutation(views)].tolist())
+    g = Geometry((60, 60), angles, 60, 1.0, 1.0, distance, distance, bin_offset=offset)
+    found = find_axis(grains(g)[None], g)
+    assert found.sure and abs(found.offset - offset) < 0.3 and type(found.offset) is float
+
+
+@pytest.mark.parametrize("place", [5.0, 20.3, 50.8])
+def test_the_axis_of_half_a_detector_all_round_is_found(place):
+    """The detector reaches over the axis by a few bins on one side only, and sees the object's border on the other."""
+    g = ParallelBeam(80, views=180, arc=2 * math.pi, bins=56, bin_spacing=1.0).geometry.with_axis_at(place)
+    theta, s = g.rays()
+    disc = 2 * np.sqrt(np.clip(33**2 - (s - 2 * np.cos(theta)) ** 2, 0, None))
+    holes = [((9, 4), 4), ((-20, 3), 6), ((3, -17), 3), ((-4, 2), 2), ((1, 1), 1.5)]
+    y = disc - sum(2 * np.sqrt(np.clip(r**2 - (s - x * np.cos(theta) - h * np.sin(theta)) ** 2, 0, None)) for (x, h), r in holes)
+    found = find_axis(y[None], g)
+    assert found.sure and abs(found.offset - g.bin_offset) < 0.3
+
+
+def test_a_truncated_scan_of_few_views_is_not_sure_of_a_wrong_axis():
+    for offset in (-6.0, 4.0):
+        g = ParallelBeam(60, views=8, bins=60, bin_spacing=1.0, bin_offset=offset).geometry
+        found = find_axis(grains(g)[None], g)
+        assert not found.sure or abs(found.offset - offset) < 0.5
+
+
 def test_what_cannot_be_found_is_not_sure(rng):
     g = ParallelBeam(32, views=20).geometry
     assert not find_axis(np.random.default_rng(0).standard_normal((1, *g.shape)), g).sure

@@ -75,10 +75,51 @@ def test_a_drifting_beam_is_taken_off_and_a_steady_one_left():
         np.testing.assert_allclose(corrected(plain(sinogram(noise) + level)).y, sinogram(noise), atol=0.02 if noise else 1e-12)
 
 
+@pytest.mark.parametrize("ends", [(0, 0.12), (-0.1, 0.02), (-0.7, -0.7)], ids=str)
+def test_a_beam_that_fades_or_a_flat_field_that_is_too_dark_is_no_wide_object(ends):
+    found = corrected(plain(sinogram(0.005) + np.linspace(*ends, VIEWS)[:, None]))
+    np.testing.assert_allclose(found.y, sinogram(0.005), atol=0.01)
+    assert len(found.notes) == 1 and "the beam drifts from its flat field by up to" in found.notes[0]
+
+
+def test_a_long_object_that_reaches_over_both_ends_in_some_views_is_no_drift():
+    """A board, of which both ends are outside in a few of the views: nothing is taken off."""
+    angles, bins = np.arange(VIEWS)[:, None] * np.pi / VIEWS, np.arange(BINS) - (BINS - 1) / 2
+    width2 = (75 * np.cos(angles)) ** 2 + (25 * np.sin(angles)) ** 2  # an ellipse, in closed form
+    y = 0.04 * 75 * 25 * np.sqrt(np.clip(width2 - bins**2, 0, None)) / width2
+    y += 0.002 * np.random.default_rng(0).standard_normal(y.shape)
+    assert all(sees_air(y)) and not all(sees_air(y[:9]))
+    found = corrected(plain(y))
+    np.testing.assert_array_equal(found.y, y)
+    assert "wider than the detector in some views" in found.notes[0]
+
+
+def test_hits_of_the_detector_do_not_count_and_bright_fringes_do():
+    y, hits = sinogram(0.005), np.random.default_rng(1).random((VIEWS, BINS)) < 0.002
+    found = corrected(plain(np.where(hits, -1.3, y)))
+    assert (found.weights == 0).tolist() == hits.tolist() and np.abs(found.y - y).max() < 0.3
+    assert f"{hits.sum()} of {y.size} bins have far more light than the beam" in found.notes[0]
+    fringes = y - 0.4 * (np.abs(np.diff(sinogram() > 0, axis=1, prepend=False)) > 0)
+    assert (corrected(plain(fringes)).weights == 1).all()
+
+
+@pytest.mark.parametrize("light", [lambda y: np.exp(-y), lambda y: 30000 * np.exp(-y), lambda y: -y], ids=["1", "counts", "sign"])
+def test_light_that_passes_is_told_from_line_integrals(light):
+    assert "values are highest at the ends" in corrected(plain(light(sinogram(0.002)))).notes[0]
+
+
+def test_whole_numbers_are_photons_however_few():
+    counts = np.array([[0, 3, 5, 1]], np.uint8)
+    assert from_counts(counts, np.full((1, 4), 5.0), np.zeros((1, 4))).y[0, 0] == pytest.approx(np.log(5))
+    assert from_counts(counts / 5, np.ones((1, 4)), np.zeros((1, 4))).y[0, 0] == pytest.approx(np.log(1e4))
+
+
 def test_an_object_that_is_wider_than_the_detector_is_told():
     assert sees_air(sinogram()) == (True, True)
     assert sees_air(sinogram()[:, 60:]) == (False, True)
-    assert "wider than the detector" in corrected(plain(sinogram()[:, 60:])).notes[0]
+    assert "wider than the detector; values" in corrected(plain(sinogram()[:, 60:75])).notes[0]
+    for part, end in ((slice(60, None), "left"), (slice(None, 60), "right")):  # as a shifted detector sees it in a full turn
+        assert f"wider than the detector at its {end} end" in corrected(plain(sinogram()[:, part])).notes[0]
 
 
 def test_stripes_go_and_little_else_does():

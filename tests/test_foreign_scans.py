@@ -320,6 +320,52 @@ def test_a_wrong_description_is_one_sentence(tmp_path, told, sentence):
         read_geometry(tmp_path)
 
 
+@pytest.mark.parametrize("unit", ["deg", b"degrees", np.array([b"deg"]), np.array(["degrees"], dtype=object)], ids=str)
+def test_a_field_of_one_frame_and_a_unit_in_an_array_are_read(tmp_path, unit):
+    path, _, _ = exchange(tmp_path)
+    with h5py.File(path, "r+") as file:
+        del file["exchange/data_white"], file["exchange/data_dark"]
+        file["exchange/data_white"], file["exchange/data_dark"] = FLAT[:, 0], DARK[:, 0]
+        file["exchange/theta"].attrs["units"] = unit
+    np.testing.assert_allclose(open_source(path, data_range=(0, 1))[1].measurement[0], Y[1], atol=1.5e-3)
+    assert read_geometry(path).angles == pytest.approx(np.deg2rad(DEGREES))
+
+
+def test_fields_without_frames_are_none(tmp_path):
+    path, _, _ = exchange(tmp_path)
+    with h5py.File(path, "r+") as file:
+        del file["exchange/data_white"]
+        file["exchange/data_white"] = np.zeros((0, ROWS, BINS))
+    with pytest.raises(InputError, match="counts without flat; wanted .* beside them, or line integrals as y"):
+        open_source(path)
+
+
+def test_the_logarithm_of_projections_is_said_by_true_or_false(tmp_path):
+    path, _, _ = tiffs(tmp_path)
+    told = yaml.safe_load((path / "scan.yaml").read_text())
+    (path / "scan.yaml").write_text(yaml.safe_dump({**told, "line_integrals": "no"}))
+    with pytest.raises(InputError, match="has line_integrals 'no'; wanted true or false"):
+        read_geometry(path)
+
+
+@pytest.mark.parametrize("keys", [
+    {"convention": "astra", "ProjectionAngles": np.arange(90.0), "DetectorWidth": 1.0},
+    {"convention": "tigre", "angles": np.arange(90.0), "DSO": 300.0, "DSD": 400.0, "dDetector": [1.0], "dVoxel": [1.0]},
+])  # fmt: skip
+def test_degrees_are_refused_where_a_program_has_radians(tmp_path, keys):
+    path = write(tmp_path / "scan.npz", sinogram=np.ones((90, 20)), **keys)
+    with pytest.raises(InputError, match="look like degrees"):
+        read_geometry(path)
+    path = write(tmp_path / "scan.npz", sinogram=np.ones((90, 20)), angle_unit="degrees", **keys)
+    assert np.ptp(read_geometry(path).angles) == pytest.approx(np.deg2rad(89))
+
+
+def test_a_sinogram_of_radon_without_theta_is_refused_by_its_name(tmp_path):
+    path = write(tmp_path / "scan.npz", convention="skimage", sinogram=np.ones((20, 9)))
+    with pytest.raises(InputError, match="y without angles"):
+        read_geometry(path)
+
+
 def test_links_into_other_files_are_refused_and_a_result_is_not_written_over(tmp_path, capsys):
     path, _, _ = exchange(tmp_path)
     with h5py.File(tmp_path / "linked.h5", "w") as file:

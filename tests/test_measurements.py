@@ -124,6 +124,24 @@ def test_a_square_sinogram_is_not_taken_for_a_transposed_one(tmp_path):
     assert read_geometry(path).bins == 3
 
 
+def test_a_stack_with_its_views_first_and_data_of_another_shape_are_named(tmp_path):
+    scan = {"size": 9, "pixel_spacing": 1.0, "bin_spacing": 1.0}
+    path = write(tmp_path / "stack.npz", y=np.zeros((7, 4, 9)), angles=np.linspace(0, 3, 7), **scan)
+    with pytest.raises(InputError, match=r"\(7, 4, 9\) and 7 angles, so it looks transposed; wanted \(n, views, bins\)"):
+        read_geometry(path)
+    path = write(tmp_path / "data.npz", data=np.zeros((7, 9)), angles=np.linspace(0, 3, 7), **scan)
+    with pytest.raises(InputError, match=r"data of shape \(7, 9\); wanted \(n, 1000, 513\)"):
+        read_geometry(path)
+
+
+def test_a_line_about_many_scans_is_written_once(tmp_path, caplog):
+    y = np.random.default_rng(0).uniform(1, 2, (6, 20, 30))
+    path = write(tmp_path / "y.npz", y=y, angles=np.linspace(0, 3, 20), size=30, pixel_spacing=1.0, bin_spacing=1.0, range=[0, 1])
+    open_source(path)
+    said = [line for line in caplog.messages if "wider than the detector" in line]
+    assert len(said) == 1 and "scan 0: " in said[0] and said[0].endswith("(scans 1, 2, 3 ... alike)")
+
+
 def test_raw_counts_in_hdf5_are_solved_from_the_command_line(tmp_path):
     """The scan and the logarithm come from the file, the range is found; the values come back in its units."""
     angles = (np.arange(90) + 0.5) * np.pi / 90

@@ -1,4 +1,4 @@
-"""The axis of rotation is found from the data: from centres of mass, else by what a coarse reconstruction leaves over."""
+"""The axis of rotation is found from the data: centres of mass, opposite rays, or what a coarse reconstruction leaves over."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 
 from padis_lightning.ct.fbp import view_shares
@@ -19,6 +20,14 @@ EDGE = 0.02  # of the bins on either side that see air
 RANGE = 0.25  # of the detector, to either side; where most lines are seen once, any axis explains the data
 LEVELS = ((30, 32, 17), (40, 64, 7), (60, 128, 7))  # views, bins and offsets that are tried, from coarse to fine
 LEAST_ARC = 0.95 * math.pi  # of views; with less, another image about another axis explains the data as well
+COARSE = 128  # bins at first, where rays are compared with the opposite ones
+MOST_ROWS = 90  # views that are compared
+LEAST_SHARED = 0.1  # of the bins, whose rays are measured from the other end as well
+SMOOTH = 1.5, 0.01  # least deviation, bins, and share of all; interpolation between bins shall not decide
+CLEARLY = 1.5  # times more is left over about other axes
+GAP, LONGEST = 3.0, 0.3  # between neighbouring views: usual steps, and radians
+NOTHING = 1e-4  # of the variance, that is in bins which see nothing of the object
+ALONG = 2.5  # times less than all that is left over is what looks as a shift does
 STEPS = 12  # of conjugate gradients, of each reconstruction
 
 
@@ -51,11 +60,14 @@ def find_axis(y: Array, geometry: Geometry) -> Axis:
     whole = np.abs(air).max() <= AIR * mean.max()
     seen = mean - np.mean(air) if whole else mean
     geometry = replace(geometry, bin_offset=0.0)
-    found = by_moments(seen, geometry) if whole and not geometry.fan else None
-    if found and found.sure:
-        return found
-    searched = by_residual(seen, geometry)
-    return found if found and found.deviation < searched.deviation else searched
+    ways = [by_moments] if whole and not geometry.fan else []
+    ways += [by_residual] if whole else [by_opposite_rays]
+    found: list[Axis] = []
+    for way in ways:
+        found.append(way(seen, geometry))
+        if found[-1].sure:
+            break
+    return min(found, key=lambda axis: axis.deviation)
 
 
 def by_moments(y: Array, geometry: Geometry) -> Axis:
@@ -94,6 +106,75 @@ def by_moments(y: Array, geometry: Geometry) -> Axis:
     return Axis(float(offset), float(deviation), "centres of mass")
 
 
+def by_opposite_rays(y: Array, geometry: Geometry) -> Axis:
+    r"""Find the axis, ``(views, bins)``, about which rays agree best with the opposite ones, from coarse to fine.
+
+    .. math:: y(\theta, s) = y(\theta + \pi, -s)
+
+    The object may be wider than the detector, which may reach over the axis on one side only.
+    """
+    centre, deviation = 0.0, math.inf
+    span = (1 - LEAST_SHARED) / 2 * geometry.bins * geometry.bin_spacing
+    for bins in (COARSE, geometry.bins):
+        few, scan = _coarser(y, geometry, len(y), bins)
+        few, angles = _beyond_ends(gaussian_filter1d(few, max(SMOOTH[0], SMOOTH[1] * scan.bins), axis=1), np.asarray(scan.angles))
+        start, step = float(np.mean(scan.bin_offset)), scan.bin_spacing / 2
+        tried = np.arange(centre - span, centre + span, step)
+        left = np.array([_disagreement(few, angles, replace(scan, bin_offset=start + offset)) for offset in tried])
+        best = int(left.argmin())
+        before, least, after = left[[best - 1, best, (best + 1) % len(left)]]
+        others = left[np.abs(tried - tried[best]) > 8 * step]
+        inside = 0 < best < len(left) - 1 and before + after > 2 * least
+        if not inside or (len(others) and others.min() < CLEARLY * least):
+            return Axis(0.0, math.inf, "opposite rays")
+        bend = before - 2 * least + after
+        centre = float(tried[best] + np.clip((before - after) / (2 * bend), -1, 1) * step)
+        deviation = step * math.sqrt(2 * least / bend) / ALONG / geometry.bin_spacing
+        span = 3 * step
+    return Axis(centre, deviation, "opposite rays")
+
+
+def _beyond_ends(y: Array, angles: Array) -> tuple[Array, Array]:
+    """Return views in the order of their angles in a turn, with one more at either end of a gap, on the line through two."""
+    order = np.argsort(angles % (2 * math.pi), kind="stable")
+    y, angles = y[order], angles[order] % (2 * math.pi)
+    gaps = (np.roll(angles, -1) - angles) % (2 * math.pi)
+    step = float(np.median(gaps))
+    ends = np.flatnonzero(gaps > min(GAP * step, LONGEST))
+    starts = (ends + 1) % len(y)
+    y = np.concatenate([y, 2 * y[ends] - y[ends - 1], 2 * y[starts] - y[(starts + 1) % len(y)]])
+    angles = np.concatenate([angles, angles[ends] + step, angles[starts] - step]) % (2 * math.pi)
+    order = np.argsort(angles, kind="stable")
+    return y[order], angles[order]
+
+
+def _disagreement(y: Array, angles: Array, geometry: Geometry) -> float:
+    """Return the mean square of how rays differ from the opposite ones, between neighbouring views, as a share of the variance.
+
+    It is 1 where nothing is seen from both ends, or all is the same.
+    """
+    opposite = 2 * float(geometry.axis_bin) - np.arange(geometry.bins)
+    seen = (opposite >= 0) & (opposite <= geometry.bins - 1)
+    low = np.minimum(opposite[seen].astype(int), geometry.bins - 2)
+    part, gamma = opposite[seen] - low, geometry.gamma[seen]
+
+    def between(rows: NDArray[np.intp], gamma: Array) -> tuple[NDArray[np.intp], Array, NDArray[np.bool_]]:
+        turned = (angles[rows, None] + math.pi - 2 * gamma) % (2 * math.pi)
+        after = np.searchsorted(angles, turned) % len(angles)
+        gap = (angles[after] - angles[after - 1]) % (2 * math.pi)
+        return after, (turned - angles[after - 1]) % (2 * math.pi) / np.maximum(gap, np.finfo(float).tiny), gap <= LONGEST
+
+    rows = np.flatnonzero(between(np.arange(len(y)), gamma[[0, len(gamma) // 2, -1]])[2].any(1))
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_ROWS).round().astype(int))] if len(rows) > MOST_ROWS else rows
+    after, share, both = between(rows, gamma)
+    earlier, later = (y[k, low] * (1 - part) + y[k, low + 1] * part for k in (after - 1, after))
+    here = y[rows][:, seen]
+    differ = (here - (1 - share) * earlier - share * later)[both]
+    if not both.any() or here[both].var() <= NOTHING * y.var():
+        return 1.0
+    return float((differ**2).mean() / here[both].var())
+
+
 def by_residual(y: Array, geometry: Geometry) -> Axis:
     """Find the axis, ``(views, bins)``, about which a coarse reconstruction leaves least over, from coarse to fine."""
     shares, _ = view_shares(np.asarray(geometry.angles), 2 * math.pi)
@@ -112,7 +193,7 @@ def by_residual(y: Array, geometry: Geometry) -> Axis:
         centre = tried[best] + float(np.clip((left[best - 1] - left[best + 1]) / (2 * bend), -1, 1)) * step
         deviation = step * math.sqrt(2 * left[best] / few.size / bend)
         span = 1.5 * step
-    return Axis(centre, deviation / geometry.bin_spacing, "the residual")
+    return Axis(float(centre), float(deviation / geometry.bin_spacing), "the residual")
 
 
 def _coarser(y: Array, geometry: Geometry, views: int, bins: int) -> tuple[Array, Geometry]:

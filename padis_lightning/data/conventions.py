@@ -56,6 +56,7 @@ class Named(NamedTuple):
 
 def read_unit(text: object, path: Path) -> str:
     """Return ``degrees`` or ``radians`` for a name of either."""
+    text = text.item() if isinstance(text, np.ndarray) and text.size == 1 else text
     text = text.decode() if isinstance(text, bytes) else str(text)
     unit = SPELLINGS.get(text.strip().lower(), text.strip().lower())
     if unit not in UNITS:
@@ -172,7 +173,7 @@ def _astra(arrays: Arrays, key: str, path: Path) -> Arrays:
     grid = [arrays.pop(name, None) for name in ("GridRowCount", "GridColCount")]
     if None not in grid:
         arrays = {"size": np.asarray(grid), "pixel_spacing": np.asarray(1.0), **arrays}
-    return {"angle_unit": np.asarray("radians"), **arrays}
+    return arrays
 
 
 def _tigre(arrays: Arrays, key: str, path: Path) -> Arrays:
@@ -196,11 +197,11 @@ def _tigre(arrays: Arrays, key: str, path: Path) -> Arrays:
     arrays.pop("nDetector", None)
     y = arrays[key]
     y = y[..., 0, :] if y.ndim == 3 and y.shape[1] == 1 else y
-    unit = UNITS[read_unit(arrays.pop("angle_unit", "radians"), path)]
-    angles = np.pi / 2 - unit * numbers(arrays, "angles", (None,), path)
+    arrays = to_radians(arrays, path)
+    angles = np.pi / 2 - numbers(arrays, "angles", (None,), path)
     if "bin_offset" in arrays:
         arrays["bin_offset"] = -arrays["bin_offset"]
-    return {**arrays, key: y[..., ::-1], "angles": angles, "angle_unit": np.asarray("radians")}
+    return {**arrays, key: y[..., ::-1], "angles": angles}
 
 
 CONVENTIONS: dict[str, Callable[[Arrays, str, Path], Arrays]] = {"skimage": _skimage, "astra": _astra, "tigre": _tigre}

@@ -14,12 +14,14 @@ from scipy.ndimage import median_filter
 
 Array = NDArray[np.floating]
 
-ONE_COUNT = 50.0  # flats above this are taken as counts of photons, of which the least is one
+ONE_COUNT = 50.0  # flats above this, and whole numbers, are taken as counts of photons, of which the least is one
 LEAST = 1e-4  # least transmission where counts are not those of photons
 OUTLIER = 10.0  # robust deviations from its neighbours at which a bin is bad
 FEWEST_VIEWS = 16  # from which on bad bins can be told from what the object does
 GROSS = 0.05  # ... and share of a large line integral
 AIR = 0.02  # share of the bins at either end that see air where the whole object is seen
+FRINGE = 0.5  # of which phase contrast may make a line integral too small
+FEW_HITS = 0.01  # share of the bins, up to which they can be hits
 FAINT = 0.03  # share of the largest line integral below which a bin sees air
 
 
@@ -44,7 +46,7 @@ def from_counts(counts: NDArray[np.number], flat: NDArray[np.number], dark: NDAr
     notes = []
     through, sent = counts - dark, np.broadcast_to(flat - dark, counts.shape)
     unlit = sent <= 0
-    photons = float(np.median(sent)) > ONE_COUNT
+    photons = float(np.median(sent)) > ONE_COUNT or not (counts % 1).any()
     least = np.where(unlit, 1.0, 1.0 if photons else LEAST * sent)
     low = (through < least) & ~unlit
     if low.any():
@@ -92,10 +94,15 @@ def fill(y: Array, valid: NDArray[np.bool_]) -> Array:
 
 def sees_air(y: Array) -> tuple[bool, bool]:
     """Tell whether the bins at the left and at the right end of ``(views, bins)`` see nothing but air."""
-    count = max(2, round(AIR * y.shape[1]))
     limit = FAINT * float(np.quantile(y, 0.999))
-    left, right = (abs(float(np.median(part))) < limit for part in (y[:, :count], y[:, -count:]))
+    left, right = (abs(float(np.median(part))) < limit for part in _ends(y))
     return left, right
+
+
+def _ends(y: Array) -> Array:
+    """Return the bins at the left and at the right end of ``(views, bins)``: ``(2, views, count)``."""
+    count = max(2, round(AIR * y.shape[1]))
+    return np.stack([y[:, :count], y[:, -count:]])
 
 
 def drift(y: Array) -> Array:
@@ -103,12 +110,48 @@ def drift(y: Array) -> Array:
 
     It is 0 where they do not agree, or no more than their noise is seen.
     """
-    count = max(2, round(AIR * y.shape[1]))
-    ends = np.stack([y[:, :count], y[:, -count:]])
+    ends = _ends(y)
     left, right = levels = np.median(ends, 2)
-    noise = 1.25 * 1.4826 * np.median(np.abs(ends - levels[..., None])) / np.sqrt(count)
+    noise = 1.25 * 1.4826 * np.median(np.abs(ends - levels[..., None])) / np.sqrt(ends.shape[2])
     common = np.where(left * right > 0, np.sign(left) * np.minimum(np.abs(left), np.abs(right)), 0.0)
     return np.where(np.abs(common).max() > 5 * noise, common, 0.0)[:, None]
+
+
+def without_drift(y: Array) -> tuple[Array, str]:
+    """Return ``(views, bins)`` without the beam's drift, and words about it or about ends of the detector that see no air.
+
+    What both ends have in common is drift where it is faint or bright, or where the mass of the views is more alike without it.
+    An object that reaches over both ends in some views makes it less alike.
+
+    Source: Helgason, The Radon transform, 1999, section I.2, for the mass.
+    """
+    level, air = drift(y), sees_air(y)
+    limit = FAINT * float(np.quantile(y - level, 0.999))
+    before, after = (float(part.mean(1).std()) for part in (y, y - level))
+    small = np.median(level) < limit and after <= before + limit / 3
+    if level.any() and all(sees_air(y - level)) and (small or (after < before / 2 and np.quantile(level, 0.05) < limit)):
+        words = f"the beam drifts from its flat field by up to {float(np.abs(level).max()):.3g}, seen at the ends of the detector"
+        return y - level, f"{words}; taken off"
+    low, high = np.quantile(y, (0.01, 0.99))
+    if high - low > abs(high) / 4 and min(np.median(part) for part in _ends(y)) > high - (high - low) / 3:
+        wanted = "of light that passes, its negative logarithm is wanted, or counts"
+        return y, f"values are highest at the ends of the detector; {wanted}"
+    if all(air) and not level.any():
+        return y, ""
+    if not all(air) and any(air):
+        end, right = "right" if air[0] else "left", "which is right for a shifted detector whose views go all round"
+        return y, f"the object seems to be wider than the detector at its {end} end, {right}"
+    when = " in some views" if all(air) else ""
+    return y, f"the object seems to be wider than the detector{when}; values near its border cannot be trusted"
+
+
+def too_bright(y: Array) -> NDArray[np.bool_]:
+    """Find single bins of ``(views, bins)`` that have far more light than the beam, by hits of the detector; few, or none."""
+    departure = y - median_filter(y, (1, 5), mode="nearest")
+    usual = 1.4826 * float(np.median(np.abs(departure)))
+    limit = max(OUTLIER * usual, GROSS * float(np.quantile(np.abs(y), 0.95)), FRINGE)
+    hit = (y < -limit) & (departure < -limit)
+    return hit & (hit.mean() < FEW_HITS)
 
 
 def without_stripes(y: Array, width: int | None = None) -> Array:
@@ -142,15 +185,13 @@ def corrected(integrals: LineIntegrals, stripes: bool = False) -> LineIntegrals:
         notes.append(f"{len(places)} of {y.shape[1]} bins are dead or hot and do not count: {_few(places)}")
         weights[:, bad] = 0
         y = fill(y, weights > 0)
-    if all(sees_air(y)):
-        level = drift(y)
-        if level.any():
-            notes.append(
-                f"the beam drifts by up to {float(np.abs(level).max()):.3g}, seen at the ends of the detector; taken off"
-            )
-            y = y - level
-    else:
-        notes.append("the object is wider than the detector; values near its border cannot be trusted")
+    y, words = without_drift(y)
+    notes += [words] if words else []
+    hit = too_bright(y)
+    if hit.any():
+        notes.append(f"{int(hit.sum())} of {y.size} bins have far more light than the beam and do not count")
+        weights[hit] = 0
+        y = fill(y, weights > 0)
     if stripes:
         y = without_stripes(y)
     return LineIntegrals(y, weights, notes)

@@ -34,7 +34,8 @@ def take_measurement(config: Namespace) -> str | None:
         said = take_scan(config)
         if "path" in data and not config.operator:
             seen = f"{data.path} holds no scan" if data.path else "there is no data"
-            raise InputError(f"{seen} and the config names no operator; wanted --data.path of a measured scan, or --operator")
+            wanted = "--data.path of a measured scan, as docs/formats.md has them, or --operator"
+            raise InputError(f"{seen} and the config names no operator; wanted {wanted}")
         return said
     path = Path(data.path)
     if not data.measured and not holds_pictures(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,10 +50,10 @@ def opened(path: Path, name: str) -> Iterator[tuple[h5py.File, h5py.Dataset]]:
 
 
 def rows_of(frames: h5py.Dataset, rows: Sequence[int], path: Path) -> np.ndarray:
-    """Read rows of frames as ``(rows, frames, bins)``, float32."""
-    count, _, bins = frames.shape
+    """Read rows of frames, or of a single one, as ``(rows, frames, bins)``, float32."""
+    count, bins = frames.size // math.prod(frames.shape[-2:]), frames.shape[-1]
     require_size(path, len(rows) * count * bins * 4, max(frames.nbytes, path.stat().st_size))
-    return np.stack([np.asarray(frames[:, row], dtype=np.float32) for row in rows])
+    return np.stack([np.asarray(frames[..., row, :], dtype=np.float32).reshape(count, bins) for row in rows])
 
 
 def field(frames: np.ndarray) -> np.ndarray:

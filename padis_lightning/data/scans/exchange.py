@@ -22,10 +22,13 @@ def read(path: Path, named: Named) -> dict[str, np.ndarray]:
         rows = named.pick(frames.shape[1], path)
         arrays = {"counts": rows_of(frames, rows, path), **stack_of(rows, path)}
         for key, name in FIELDS.items():
-            if name in file and getattr(file[name], "shape", None):
-                if file[name].shape[1:] != frames.shape[1:]:
-                    raise InputError(f"{path} has {name} of shape {file[name].shape}; wanted (n, *{frames.shape[1:]})")
-                arrays[key] = field(rows_of(file[name], rows, path))
+            shape = getattr(file.get(name), "shape", ())
+            if 0 in shape or not shape:
+                continue
+            if shape[-2:] != frames.shape[1:] or len(shape) > 3:
+                count, bins = frames.shape[1:]
+                raise InputError(f"{path} has {name} of shape {shape}; wanted (n, {count}, {bins}), as the frames")
+            arrays[key] = field(rows_of(file[name], rows, path))
         if "exchange/theta" not in file:
             raise InputError(f"{path} has exchange/data without exchange/theta; wanted the angles of its views")
         angles = file["exchange/theta"]

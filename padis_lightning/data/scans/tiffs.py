@@ -87,6 +87,8 @@ def read(path: Path, named: Named) -> dict[str, np.ndarray]:
     unknown = sorted(map(str, told.keys() - {*FILES, *TEXT, *NUMBERS, "angles", "angle_start", "angle_step", "line_integrals"}))
     if unknown:
         note(f"{origin} has {', '.join(unknown)}, which is not read")
+    if not isinstance(told.get("line_integrals", False), bool):
+        raise InputError(f"{origin} has line_integrals {told['line_integrals']!r:.40}; wanted true or false")
     shape = frame_shape(files["projections"][0])
     rows = fan_row(shape[0], named, path) if "source_distance" in told else named.pick(shape[0], path)
     values = load_frames(files["projections"], rows, shape)

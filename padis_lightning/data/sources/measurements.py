@@ -5,6 +5,7 @@ The scan is in keys of the file, or in a geometry of the same name in ``.json`` 
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
@@ -101,8 +102,7 @@ def _described(form: Form, arrays: dict[str, np.ndarray], measured: tuple[int, .
 
 
 def _check_order(form: Form, key: str, shape: tuple[int, ...], views: int, path: Path) -> None:
-    found, *others = shape[-len(form.axes) :]
-    if found != views and views in others:
+    if shape[-len(form.axes)] != views and views in shape:
         axes = ", ".join(("n", *form.axes)[-len(shape) :])
         raise InputError(f"{path} has {key} of shape {shape} and {views} angles, so it looks transposed; wanted ({axes})")
 
@@ -148,9 +148,14 @@ def is_measured(path: Path) -> bool:
         shape = getattr(file.get("data"), "shape", None)
     if shape is None:
         return False
-    if "observation" in path.name and shape[1:] != LODOPAB_SHAPE:
-        raise InputError(f"{path} has data of shape {shape}; wanted (n, 1000, 513), LoDoPaB's observations, or 'y' with its scan")
+    if "observation" in path.name:
+        _require_lodopab(shape, path)
     return shape[1:] == LODOPAB_SHAPE
+
+
+def _require_lodopab(shape: tuple[int, ...], path: Path) -> None:
+    if shape[1:] != LODOPAB_SHAPE:
+        raise InputError(f"{path} has data of shape {shape}; wanted (n, 1000, 513), LoDoPaB's observations, or 'y' with its scan")
 
 
 def load_measured(path: Path, keys: tuple[str, ...] = (), named: Named = Named()) -> dict[str, np.ndarray]:  # noqa: B008
@@ -166,6 +171,7 @@ def load_measured(path: Path, keys: tuple[str, ...] = (), named: Named = Named()
     if convention is None:
         arrays = {key: value for key, value in arrays.items() if key not in THEIRS}
     if "data" in arrays:
+        _require_lodopab(arrays["data"].shape, path)
         arrays = {"y": arrays.pop("data"), **lodopab()}
     if "y" in arrays and "counts" in arrays:
         raise InputError(f"{path} has both y and counts; wanted one of them")
@@ -177,7 +183,7 @@ def load_measured(path: Path, keys: tuple[str, ...] = (), named: Named = Named()
     others = set(names_of(path)) - KNOWN - (set() if convention is None else {*THEIRS}) - {"data"}
     if others:
         note(f"{path} has {', '.join(sorted(others))}, which is not read")
-    if arrays[key].ndim == 2 and "angles" in arrays:
+    if arrays[key].ndim == 2 and ("angles" in arrays or convention is not None):
         arrays[key] = arrays[key][None]
     arrays = to_radians(arrays, path)
     arrays = arrays if convention is None else complete(arrays, key, named, path)
@@ -226,7 +232,8 @@ def line_integrals(arrays: dict[str, np.ndarray], path: Path, axes: int = 3) -> 
         return LineIntegrals(numbers(arrays, "y", (None,) * axes, path), np.ones((1,) * axes))
     counts = numbers(arrays, "counts", (None,) * axes, path)
     if "flat" not in arrays:
-        raise InputError(f"{path} has counts without flat; wanted the counts of a scan without an object beside them")
+        wanted = "the counts of a scan without an object beside them, or line integrals as y in .npz or .h5"
+        raise InputError(f"{path} has counts without flat; wanted {wanted}")
     flat, dark = (_field(arrays, key, counts.shape, path) for key in ("flat", "dark"))
     _require_light(counts, np.broadcast_to(flat > dark, counts.shape), dark, "dark" if "dark" in arrays else "0", path)
     found = from_counts(counts, flat, dark)
@@ -249,9 +256,14 @@ def corrected_integrals(arrays: dict[str, np.ndarray], path: Path, named: Named)
     found = line_integrals(arrays, path)
     weights = np.broadcast_to(found.weights, found.y.shape)
     scans = [corrected(LineIntegrals(y, w), named.remove_stripes) for y, w in zip(found.y.astype(float), weights, strict=True)]
+    alike: dict[str, list[tuple[int, str]]] = {}
     for k, scan in enumerate(scans):
         for line in scan.notes:
-            note(f"{path}{f', scan {k}' if len(scans) > 1 else ''}: {line}")
+            alike.setdefault(re.sub(r"\d", "", line), []).append((k, line))
+    for (k, line), *others in alike.values():
+        few = ", ".join(str(other) for other, _ in others[:3]) + (" ..." if others[3:] else "")
+        more = f" (scans {few} alike)" if others else ""
+        note(f"{path}{f', scan {k}' if len(scans) > 1 else ''}: {line}{more}")
     weights = np.stack([scan.weights for scan in scans]).astype(np.float32)
     even = np.ones((len(scans), 1, 1), np.float32)
     return LineIntegrals(np.stack([scan.y for scan in scans]).astype(np.float32), even if (weights == 1).all() else weights)
