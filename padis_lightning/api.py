@@ -188,6 +188,8 @@ def load_prior(prior: nn.Module | str | Path) -> Prior:
     Raises:
         InputError: there is no such prior.
     """
+    if not isinstance(prior, (nn.Module, str, Path)):
+        raise InputError(f"the prior is {prior!r:.60}; wanted a name, a file or a folder, or a module")
     if isinstance(prior, nn.Module) or _is_model(prior):
         return DenoiserPrior(prior if isinstance(prior, nn.Module) else str(prior))
     config = CONFIGS / "prior" / f"{prior}.yaml"

@@ -171,7 +171,7 @@ def test_a_prior_without_positions_serves_images_of_any_size(model, rng):
     x = torch.randn(2, *prior.canvas_shape, generator=rng)
     found, expected = (p(x, 0.4, Generators.keyed(0, range(2))) for p in (prior, other))
     assert torch.equal(found, expected) and found[..., 3:24, 7:40].abs().min() > 0
-    with pytest.raises(InputError, match=r"images are \(7, 33\); wanted sides of at least the patch size 8"):
+    with pytest.raises(InputError, match=r"images are \(7, 33\); wanted sides of at least 8"):
         prior.for_shape((1, 7, 33))
     with pytest.raises(InputError, match=r"trained on images of \(1, 21, 33\) .* wanted \(3, 21, 33\)"):
         prior.for_shape((3, 21, 33))
@@ -253,6 +253,19 @@ def test_a_prior_of_one_size_keeps_its_patches_whatever_is_asked_for(model, rng)
     x = torch.randn(1, 1, 28, 28, generator=rng)
     outputs = [PatchPrior(model, patch=patch)(x, 0.4, Generators.keyed(0, [0])) for patch in (None, 512)]
     assert torch.equal(*outputs)
+
+
+def test_pictures_smaller_than_the_patches_of_training_are_one_patch(rng):
+    """The network sees all of a picture and nothing else where no zeros have to fill it up."""
+    network = random_network(positions=0)
+    model = PatchModel(Denoiser(network, 0.3, NoPositions()), (1, 32, 32), [16], (0, 0), Normalisation(0.0, 1.0))
+    prior = PatchPrior(model, patch=64).for_shape((1, 12, 8))
+    x = torch.randn(2, 1, 12, 8, generator=rng)
+    with torch.no_grad():
+        expected = model.denoiser(x, torch.full((2,), 0.4), torch.zeros(2, 2, 12, 8))
+    torch.testing.assert_close(prior(x, 0.4, Generators.keyed(0, range(2))), expected)
+    with pytest.raises(InputError, match=rf"images are \(1, 9\); wanted sides of at least {network.divisor}"):
+        PatchPrior(model, patch=64).for_shape((1, 1, 9))
 
 
 def test_sides_that_do_not_halve_are_refused():

@@ -80,7 +80,7 @@ class PatchPrior(Prior):
         self.least = self.patch
         larger = self.any_size and patch is not None
         if self.any_size and patch is not None:
-            self.least, self.patch = min(patch, self.patch), patch
+            self.least, self.patch = model.denoiser.network.divisor, patch
         if larger and self.patch % model.denoiser.network.divisor:
             raise InputError(f"patch is {patch}; wanted a multiple of {model.denoiser.network.divisor}")
         self.sides: int | tuple[int, ...] = self.patch
@@ -145,7 +145,7 @@ class PatchPrior(Prior):
         divisor, size = self.denoiser.network.divisor, image_shape[1:]
         shortest = min(size[-2:])
         if shortest < self.least:
-            raise InputError(f"the images are {size}; wanted sides of at least the patch size {self.least}")
+            raise InputError(f"the images are {size}; wanted sides of at least {self.least}")
         self.sides = min(self.patch, shortest // divisor * divisor)
         if self.tiling.reaches_out:
             self.sides = tuple(min(self.patch, -(-n // divisor) * divisor) for n in size)
