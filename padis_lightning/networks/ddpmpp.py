@@ -155,7 +155,7 @@ class DDPMpp(PatchNetwork):
         self.channels, self.positions, self.levels = channels, positions, len(multipliers)
         width, widths = 4 * base, [base * m for m in multipliers]
         half = base // 2
-        frequencies = 16 * torch.randn(base) if ncsnpp else 1e-4 ** (torch.arange(half) / max(half - 1, 1))
+        frequencies = nn.init.normal_(torch.empty(base), std=16.0) if ncsnpp else 1e-4 ** (torch.arange(half) / max(half - 1, 1))
         self.register_buffer("frequencies", frequencies, persistent=ncsnpp)
         self.turn = 2 * math.pi if ncsnpp else 1.0
         self.map_layer0 = _initialise(nn.Linear(2 * len(frequencies), width))
