@@ -101,8 +101,11 @@ def largest_eigenvalue(apply: Linear, like: Tensor, tolerance: float = 1e-5, ite
         diagonal.append(float(dot(q, r)))
         r = r.sub(q, alpha=diagonal[-1])
         beta = float(norm(r))
-        (value,), vector = eigh_tridiagonal(diagonal, beside, select="i", select_range=(k, k))
-        if beta * abs(vector[-1, 0]) <= tolerance * value:
+        value, share = diagonal[0], 1.0
+        if k:  # SciPy 1.11 takes no matrix of one entry
+            (value,), vector = eigh_tridiagonal(diagonal, beside, select="i", select_range=(k, k))
+            share = abs(vector[-1, 0])
+        if beta * share <= tolerance * value:
             break
         beside.append(beta)
         last, q = q, r / beta

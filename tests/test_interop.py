@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -264,6 +265,59 @@ def test_dpir_is_the_same_in_both(deepinv, task):
         theirs = dinv.optim.DPIR(sigma=0.02, denoiser=denoiser)(y, physics, init=start)
     torch.testing.assert_close(theirs, ours, atol=2e-4, rtol=0)
     assert psnr(ours, truth) > psnr(start, truth) + 3
+
+
+class Clipped(pl.GaussianPrior):
+    """A prior that stays in the range of images, as deepinv makes any in these two."""
+
+    def forward(self, x, sigma, generator):
+        return super().forward(x, sigma, generator).clamp(0, 1)
+
+
+@needs_deepinv
+def test_diffpir_is_the_same_in_both(deepinv, task, monkeypatch):
+    """The same levels, constants and draws. Theirs ends with the noise of its last level."""
+    import deepinv as dinv
+
+    truth, blur, y, _ = task
+    prior, physics = Clipped(truth.shape[1:], 0.5, 0.3), deepinv.Physics(blur)
+    theirs = dinv.sampling.DiffPIR(deepinv.Denoiser(prior), dinv.optim.L2(), sigma=0.02, max_iter=12, zeta=0.3, lambda_=7.0)
+    sigmas = (theirs.sigmas[theirs.seq.long()] / 2).tolist()
+    start = sigmas[0] * pl.Generators.keyed(0, [0], SOLVE).normal(truth)
+    streams = pl.Generators.keyed(0, [0], SOLVE)
+    monkeypatch.setattr(torch, "randn_like", streams.normal)
+    found = theirs(y, physics, x_init=torch.zeros_like(truth))
+    options = {"sigmas": sigmas, "confidence": 7.0 / 2, "zeta": 0.3, "clip": False, "iterations": 50}
+    solver = pl.DiffPIR(prior, blur, noise_std=0.02, **options)
+    x, streams = start, pl.Generators.keyed(0, [0], SOLVE)
+    streams.normal(truth)
+    for sigma, after in itertools.pairwise(sigmas):
+        x = solver.step(x, y, sigma, after, streams)
+    kept = float(theirs.sqrt_alphas_cumprod[0])
+    torch.testing.assert_close((found - 0.5) / kept + 0.5, x, atol=1e-3, rtol=0)
+    shorter = pl.DiffPIR(prior, blur, noise_std=0.02, **options | {"sigmas": sigmas[:-1]})
+    ours = shorter.solve(y, pl.Generators.keyed(0, [0], SOLVE))
+    assert float((found - ours).std()) == pytest.approx(sigmas[-1], rel=0.1)
+
+
+@needs_deepinv
+@pytest.mark.parametrize("schedule", ["vp", "ve"])
+def test_dps_is_the_same_in_both(deepinv, task, schedule, monkeypatch):
+    """The same levels, weight and draws, by ancestral sampling."""
+    import deepinv as dinv
+
+    truth, blur, y, _ = task
+    prior = Clipped(truth.shape[1:], 0.5, 0.3)
+    physics = deepinv.Physics(blur, noise_model=dinv.physics.GaussianNoise(0.02))
+    theirs = dinv.sampling.DPS(deepinv.Denoiser(prior), schedule, num_steps=12, weight=0.8, guidance="annealed")
+    times = theirs.solver.timesteps
+    sigmas = [float(theirs.sde.sigma_t(t)) / 2 for t in times[: len(times) - (schedule == "vp")]]
+    streams = pl.Generators.keyed(0, [0], SOLVE)
+    start = theirs.sde.scale_t(times[0]) * (2 * sigmas[0] * streams.normal(truth) - 1)
+    monkeypatch.setattr(theirs.solver, "randn_like", lambda x: streams.normal(x.float()).to(x))
+    found = theirs(y, physics, x_init=start).float()
+    ours = pl.DPS(prior, blur, noise_std=0.02, sigmas=sigmas, inner=0, zeta=0.8 * blur.norm_squared)
+    torch.testing.assert_close(found, ours.solve(y, pl.Generators.keyed(0, [0], SOLVE)), atol=1e-3, rtol=0)
 
 
 @needs_deepinv

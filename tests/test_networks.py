@@ -78,7 +78,9 @@ def test_the_papers_settings_have_the_papers_sizes():
 
 
 @pytest.mark.parametrize(
-    "network", [DDPMpp(**SETTINGS["gray"]), UNet(base=8, multipliers=[1, 2], blocks=1)], ids=["DDPMpp", "UNet"]
+    "network",
+    [DDPMpp(**SETTINGS["gray"]), DDPMpp(**SETTINGS["gray"], ncsnpp=True), UNet(base=8, multipliers=[1, 2], blocks=1)],
+    ids=["DDPMpp", "NCSNpp", "UNet"],
 )
 def test_recomputed_activations_give_the_same_gradients(network, rng):
     for parameter in network.parameters():

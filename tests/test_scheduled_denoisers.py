@@ -15,6 +15,8 @@ from torch.nn import functional
 
 import padis_lightning as pl
 from padis_lightning.errors import InputError
+from padis_lightning.networks import ddpmpp
+from padis_lightning.networks.ddpmpp import DDPMpp
 from padis_lightning.networks.diffusers import Schedule, ScheduledDenoiser
 from padis_lightning.networks.unet2d import UNet2DModel
 from padis_lightning.priors import DenoiserPrior, GaussianPrior
@@ -274,18 +276,40 @@ SONG = {
         "name": "ncsnpp", "fir": False, "fir_kernel": [1, 3, 3, 1], "resblock_type": "biggan", "progressive": "none",
         "progressive_input": "none", "embedding_type": "positional", "skip_rescale": True, "conditional": True,
         "scale_by_sigma": False, "nonlinearity": "swish", "nf": 16, "ch_mult": [1, 2], "num_res_blocks": 1,
-        "attn_resolutions": [8], "beta_min": 0.2, "beta_max": 12.0, "num_scales": 100,
+        "attn_resolutions": [8], "beta_min": 0.2, "beta_max": 12.0, "num_scales": 100, "sigma_max": 50,
     },
     "data": {"centered": True, "num_channels": 2, "image_size": 16},
     "training": {"sde": "vpsde", "continuous": True},
 }  # fmt: skip
 
 
-class Song(Guided):
-    """The layers of score_sde's DDPM++ of two levels, one by one, with random weights under the names of its files."""
+EXPLODING = {
+    "fir": True, "progressive_input": "residual", "embedding_type": "fourier", "scale_by_sigma": True, "centered": False,
+    "sde": "vesde",
+}  # fmt: skip
+TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0]).outer(torch.tensor([1.0, 3.0, 3.0, 1.0])) / 64
 
-    def __init__(self):
+
+def filtered(x, before, after):
+    """Correlate images, with zeros around, with the filter [1, 3, 3, 1] along both axes, tap by tap."""
+    x = functional.pad(x, (before, after, before, after))
+    height, width = x.shape[2] - 3, x.shape[3] - 3
+    return sum(TAPS[i, j] * x[:, :, i : i + height, j : j + width] for i in range(4) for j in range(4))
+
+
+def spread(x):
+    """Put a zero behind each place, along both axes."""
+    found = x.new_zeros(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
+    found[:, :, ::2, ::2] = x
+    return found
+
+
+class Song(Guided):
+    """The layers of score_sde's DDPM++ of two levels, one by one, with random weights under the names of its files; of NCSN++."""
+
+    def __init__(self, exploding=False):
         super().__init__(False, False, False)
+        self.exploding = exploding
 
     def begin(self):
         self.count += 1
@@ -319,14 +343,25 @@ class Song(Guided):
         self.count = -1
 
         def double(x):
+            if self.exploding:
+                return 4 * filtered(spread(x), 2, 1)
             return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
-        angles = time[:, None] * torch.exp(-math.log(10000) * torch.arange(8) / 7)
+        def halve(x):
+            return filtered(x, 1, 1)[:, :, ::2, ::2] if self.exploding else functional.avg_pool2d(x, 2)
+
+        if self.exploding:
+            angles = 2 * math.pi * time.log()[:, None] * self.weight(f"{self.begin()}.W", 16)
+        else:
+            angles = time[:, None] * torch.exp(-math.log(10000) * torch.arange(8) / 7)
         time = self.layer(self.begin(), torch.cat([angles.sin(), angles.cos()], 1), 64)
         time = self.layer(self.begin(), functional.silu(time), 64)
         skips = [self.layer(self.begin(), x, 16, padding=1)]
         skips.append(self.block(skips[-1], time, 16))
-        skips.append(self.block(skips[-1], time, 16, lambda x: functional.avg_pool2d(x, 2)))
+        skips.append(self.block(skips[-1], time, 16, halve))
+        if self.exploding:
+            smaller = self.layer(f"{self.begin()}.Conv2d_0", filtered(x, 2, 2), 16, stride=2)
+            skips[-1] = (smaller + skips[-1]) / math.sqrt(2)
         skips.append(self.attend(self.block(skips[-1], time, 32)))
         h = self.block(self.attend(self.block(skips[-1], time, 32)), time, 32)
         for _ in range(2):
@@ -365,21 +400,60 @@ def test_score_sde_is_its_layers_one_by_one(continuous, tmp_path, rng):
     assert prior.highest == pytest.approx(math.sqrt(math.expm1(beta)) / 2)
 
 
-def test_of_a_checkpoint_of_score_sde_the_averaged_weights_are_read(tmp_path, rng):
-    """Which stand there without names, beside the optimizer's state and a table of levels."""
-    network, image = Song(), torch.rand(1, 2, 16, 16, generator=rng)
+def test_score_sde_with_an_exploding_variance_is_its_layers_one_by_one(tmp_path, rng):
+    """Filters tap by tap; what the network finds, over sigma, is the score of images from 0 to 1."""
+    network, sigma = Song(exploding=True), torch.tensor([0.02, 0.7, 40.0])
+    image = torch.rand(3, 2, 16, 8, generator=rng)
     with torch.no_grad():
-        network(image, torch.zeros(1))
-    averages = list(network.state.values())
-    model = {"module.sigmas": torch.rand(5)} | {f"module.{name}": torch.rand_like(v) for name, v in network.state.items()}
+        score = network(2 * image - 1, sigma) / sigma.reshape(-1, 1, 1, 1)
+    prior = write_song(tmp_path, network.state, **EXPLODING)
+    found = image + sigma.reshape(-1, 1, 1, 1) ** 2 * score
+    torch.testing.assert_close(prior(image, sigma, STREAMS), found, atol=1e-4, rtol=1e-4)
+    assert prior.highest == pytest.approx(50) and network.count + 1 == len({name.split(".")[1] for name in network.state})
+
+
+def test_the_networks_of_score_sde_are_as_large_as_published():
+    """Four blocks a level, of CIFAR-10; NCSN++ has more by sines of twice as many frequencies, and three convolutions."""
+    with torch.device("meta"):
+        plain, filters = (DDPMpp(3, 0, 128, (1, 2, 2, 2), 4, 32, (16,), ncsnpp=ncsnpp) for ncsnpp in (False, True))
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in (plain, filters)]
+    more = 128 * 512 + sum((9 * inputs + 1) * outputs for inputs, outputs in ((3, 128), (128, 256), (256, 256)))
+    assert sizes == [61_804_419, 61_804_419 + more]
+
+
+@needs_diffusers
+def test_filters_are_those_of_diffusers(rng):
+    from diffusers.models.downsampling import FirDownsample2D
+    from diffusers.models.upsampling import FirUpsample2D
+
+    x, convolution = torch.randn(2, 3, 10, 6, generator=rng), filled(ddpmpp.FilteredConv(3, 5, 3))
+    theirs = FirDownsample2D(3, use_conv=True, out_channels=5)
+    theirs.Conv2d_0.load_state_dict(convolution.state_dict())
+    torch.testing.assert_close(convolution(x), theirs(x))
+    torch.testing.assert_close(ddpmpp.halve(x), FirDownsample2D(3)(x))
+    torch.testing.assert_close(ddpmpp.double(x), FirUpsample2D(3)(x))
+
+
+@pytest.mark.parametrize("exploding", [False, True])
+def test_of_a_checkpoint_of_score_sde_the_averaged_weights_are_read(exploding, tmp_path, rng):
+    """Which stand there without names, beside the optimizer's state and a table of levels; frequencies are not averaged."""
+    network, image = Song(exploding), torch.rand(1, 2, 16, 16, generator=rng)
+    with torch.no_grad():
+        network(image, torch.ones(1))
+    fixed = {name: v for name, v in network.state.items() if name == "all_modules.0.W"}
+    assert len(fixed) == exploding
+    averages = [v for name, v in network.state.items() if name not in fixed]
+    model = {"module.sigmas": torch.rand(5)}
+    model |= {f"module.{name}": fixed.get(name, torch.rand_like(v)) for name, v in network.state.items()}
+    changes = EXPLODING if exploding else {}
     optimizer = torch.optim.Adam([nn.Parameter(v.clone()) for v in averages])
     sum(p.square().sum() for p in optimizer.param_groups[0]["params"]).backward()
     optimizer.step()
     ema = {"decay": 0.999, "num_updates": 7, "shadow_params": averages}
-    whole = write_song(tmp_path, {"optimizer": optimizer.state_dict(), "model": model, "ema": ema, "step": 7})
-    assert torch.equal(whole(image, 0.4, STREAMS), write_song(tmp_path, network.state)(image, 0.4, STREAMS))
+    whole = write_song(tmp_path, {"optimizer": optimizer.state_dict(), "model": model, "ema": ema, "step": 7}, **changes)
+    assert torch.equal(whole(image, 0.4, STREAMS), write_song(tmp_path, network.state, **changes)(image, 0.4, STREAMS))
     with pytest.raises(InputError, match="cannot be read .*; wanted published weights"):
-        write_song(tmp_path, {"model": model, "ema": ema | {"shadow_params": averages[1:]}})
+        write_song(tmp_path, {"model": model, "ema": ema | {"shadow_params": averages[1:]}}, **changes)
 
 
 def refuse(folder, settings=None, schedule=None, state=None, guided=None, song=None):
@@ -414,7 +488,9 @@ REFUSED = {
     "edm": ({"schedule": {"_class_name": "EDMEulerScheduler", "prediction_type": "sample"}}, "'sample'; wanted 'epsilon' or"),
     "guided heads": ({"guided": {"num_head_channels": -1}}, "num_head_channels is -1; wanted at least 1"),
     "guided classes": ({"guided": {"class_cond": True}}, "class_cond is True; wanted False"),
-    "song's equation": ({"song": {"sde": "vesde"}}, "sde is 'vesde'; wanted 'vpsde'"),
+    "song's equation": ({"song": {"sde": "subvpsde"}}, "sde is 'subvpsde'; wanted 'vpsde' or 'vesde'"),
+    "song's steps": ({"song": EXPLODING | {"continuous": False}}, "continuous is False; wanted True"),
+    "song's pyramid": ({"song": EXPLODING | {"progressive": "output_skip"}}, "progressive is 'output_skip'; wanted 'none'"),
     "song's filters": ({"song": {"fir": True}}, "fir is True; wanted False"),
     "song's weights": ({"song": {"nf": 32}}, r"map_layer0.weight is \(1,\) and would be \(128, 32\) in DDPMpp"),
     "song's widths": ({"song": {"nf": "many"}}, "does not fit together .*; wanted published weights"),

@@ -348,6 +348,7 @@ SOLVERS = {
     "DDS": lambda prior, operator: DDS(prior, operator, noise_std=0.01, steps=6, sigma_max=2.0, sigma_min=0.02),
     "DDS drawing": lambda prior, operator: DDS(prior, operator, noise_std=0.01, steps=6, sigma_max=2.0, sample=True),
     "DPS": lambda prior, operator: DPS(prior, operator, noise_std=0.01, steps=4, inner=2, sigma_max=2.0, sigma_min=0.02),
+    "DPS by ancestral sampling": lambda prior, operator: DPS(prior, operator, noise_std=0.01, inner=0, sigmas=[2.0, 0.5, 0.1]),
     "DPS with norms": lambda prior, operator: DPS(prior, operator, steps=4, inner=2, sigma_max=2.0, guidance="norm"),
     "DPS as published": lambda prior, operator: DPS(
         prior, operator, steps=4, inner=2, sigma_max=2.0, zeta=0.03, epsilon=1.0, paper=True
@@ -656,6 +657,37 @@ def test_dps_as_published_is_the_papers_update(rng):
     for sigma_next in (0.1, 0.0):  # at the end, too
         found = solver.step(x, y, sigma, sigma_next, Generators.keyed(0, [0, 1]))
         torch.testing.assert_close(found, x + ascent + 0.4 * (denoised - x) + noise)
+
+
+@pytest.mark.parametrize("sigma_next", [0.1, 0.0])
+def test_dps_without_langevin_steps_is_an_ancestral_step_on_the_posteriors_score(sigma_next, rng):
+    """In closed form for a Gaussian prior, of an operator of norm 3; weights count against the least variance."""
+    operator = Matrix(3 * torch.linalg.qr(torch.randn(16, 6, generator=rng)).Q.t().contiguous())
+    prior, y = GaussianPrior((1, 4, 4), 0.5, 0.2), 3 * torch.rand(2, 6, generator=rng)
+    x, sigma, slope = torch.rand(2, 1, 4, 4, generator=rng), 0.3, 0.2**2 / (0.2**2 + 0.3**2)
+    for noise in (GaussianNoise(0.2), PoissonNoise(1000, 2)):
+        solver = DPS(prior, operator, noise=noise, steps=3, inner=0, sigma_max=1.0, zeta=0.7)
+        variance = noise.variance(y).expand_as(y)
+        least = variance.amin(1, keepdim=True)
+        denoised = slope * x + (1 - slope) * 0.5
+        residual = least / variance * (y - operator(denoised))
+        strength = least.reshape(2, 1, 1, 1) + sigma**2
+        wanted = Ancestral.ancestral(x, denoised, sigma, sigma_next, Generators.keyed(0, [0, 1]))
+        wanted = wanted + 0.7 / operator.norm_squared * slope * (sigma**2 - sigma_next**2) / strength * operator.adjoint(residual)
+        found = solver.step(x, y, sigma, sigma_next, Generators.keyed(0, [0, 1]))
+        torch.testing.assert_close(found, wanted)
+    assert solver.evaluations == 3
+
+
+def test_levels_that_are_named_are_walked():
+    levels = geometric_sigmas(2.0, 0.1, 4).tolist()
+    prior, operator, y = GaussianPrior((1, 4, 4)), Identity((1, 4, 4)), torch.ones(1, 1, 4, 4)
+    options = {"steps": 4, "sigma_max": 2.0, "sigma_min": 0.1}, {"sigmas": levels}
+    found, wanted = (DDS(prior, operator, noise_std=0.1, **o).solve(y, Generators.keyed(0, [0])) for o in options)
+    assert torch.equal(found, wanted) and DDS(prior, operator, sigmas=levels).evaluations == 4
+    for odd in ([], [1.0, 1.0], [1.0, 0.0], [math.nan], [1e9]):
+        with pytest.raises(InputError, match=r"sigmas are \[.*\]; wanted levels that fall, from at most 1e6 to above 0"):
+            DDS(prior, operator, sigmas=odd)
 
 
 def test_the_level_of_plug_and_play_falls_step_by_step():

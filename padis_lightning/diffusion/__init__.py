@@ -5,7 +5,7 @@ from padis_lightning.diffusion.context import context_of
 from padis_lightning.diffusion.denoiser import Denoiser
 from padis_lightning.diffusion.model import PatchModel
 from padis_lightning.diffusion.positions import Coordinates, FourierFeatures, LearnedMap, NoPositions, Positions
-from padis_lightning.diffusion.schedules import geometric_sigmas, karras_sigmas
+from padis_lightning.diffusion.schedules import geometric_sigmas, karras_sigmas, require_falling
 
 __all__ = [
     "Coordinates",
@@ -20,4 +20,5 @@ __all__ = [
     "geometric_sigmas",
     "karras_sigmas",
     "padding",
+    "require_falling",
 ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
-from padis_lightning.errors import InputError, require_at_least, require_between
+from padis_lightning.errors import InputError, first_few, require_at_least, require_between
 
 
 def _shares(sigma_max: float, sigma_min: float, steps: int) -> Tensor:
@@ -33,3 +36,14 @@ def karras_sigmas(sigma_max: float, sigma_min: float, steps: int, rho: float = 7
     """
     t = _shares(sigma_max, sigma_min, steps)
     return (sigma_max ** (1 / rho) + t * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+
+
+def require_falling(sigmas: Sequence[float]) -> Sequence[float]:
+    """Return levels as they are.
+
+    Raises:
+        InputError: there are none, or they do not fall from at most 1e6 to above 0.
+    """
+    if not sigmas or not 1e6 >= sigmas[0] or not all(high > low for high, low in pairwise([*sigmas, 0.0])):
+        raise InputError(f"sigmas are [{first_few(sigmas)}]; wanted levels that fall, from at most 1e6 to above 0")
+    return sigmas

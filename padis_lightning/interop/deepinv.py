@@ -26,6 +26,9 @@ class Denoiser(TheirDenoiser):
     Args:
         prior: denoiser of whole images; it follows their size where it can.
         seed: key of the streams, with an image's place in the batch.
+
+    Attributes:
+        streams: one of each image so far. A sampler that draws from them, too, draws what our solvers draw.
     """
 
     def __init__(self, prior: Prior, seed: int = 0) -> None:
@@ -35,14 +38,15 @@ class Denoiser(TheirDenoiser):
 
     def restart(self) -> None:
         """Begin the streams anew, as for another run."""
-        self._streams: list[torch.Generator] = []
+        self.streams: Sequence[torch.Generator] = []
 
     def forward(self, x: Tensor, sigma: float | Tensor | Sequence[float], **kwargs: Any) -> Tensor:  # noqa: ANN401 - deepinv's
         """Denoise ``(B, C, H, W)`` of noise ``sigma``, one number, or ``(B,)``."""
-        self._streams += Generators.keyed(self.seed, range(len(self._streams), len(x)), SOLVE).generators
+        further = Generators.keyed(self.seed, range(len(self.streams), len(x)), SOLVE).generators
+        self.streams = [*self.streams, *further]
         self.prior = self.prior.for_shape(tuple(x.shape[1:]))
         levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).flatten().expand(len(x))
-        return self.prior.on_images(x, levels, Generators(self._streams[: len(x)]))
+        return self.prior.on_images(x, levels, Generators(self.streams[: len(x)]))
 
 
 class Physics(LinearPhysics):

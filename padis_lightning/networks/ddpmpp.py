@@ -1,4 +1,4 @@
-"""Define the paper's network, DDPM++ as EDM has it, with its published parameter names."""
+"""Define the paper's network, DDPM++ as EDM has it, with its published parameter names; and NCSN++, which has filters besides."""
 
 from __future__ import annotations
 
@@ -33,6 +33,30 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
 
 
+def _kernel(x: Tensor) -> Tensor:
+    """Return the filter [1, 3, 3, 1] of sum 1 along both axes, one for each channel."""
+    taps = x.new_tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    return taps.outer(taps).expand(x.shape[1], 1, 4, 4)
+
+
+def halve(x: Tensor) -> Tensor:
+    """Filter by [1, 3, 3, 1] along both axes, with zeros around, and keep every second place."""
+    return functional.conv2d(x, _kernel(x), stride=2, padding=1, groups=x.shape[1])
+
+
+def double(x: Tensor) -> Tensor:
+    """Put zeros between places and filter by [1, 3, 3, 1] of sum 2 along both axes: the transpose of :func:`halve`, times 4."""
+    return functional.conv_transpose2d(x, 4 * _kernel(x), stride=2, padding=1, groups=x.shape[1])
+
+
+class FilteredConv(nn.Conv2d):
+    """A convolution to half the resolution, after the filter [1, 3, 3, 1]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        filtered = functional.conv2d(x, _kernel(x), padding=2, groups=x.shape[1])
+        return functional.conv2d(filtered, self.weight, self.bias, stride=2)
+
+
 class ResidualBlock(nn.Module):
     """A residual block of two convolutions with the noise level added between them, and resampling and self-attention on demand.
 
@@ -43,13 +67,21 @@ class ResidualBlock(nn.Module):
         dropout: share of the second convolution's inputs that training sets to zero.
         resample: "down" halves the resolution, "up" doubles it, "" keeps it.
         attention: whether one head of self-attention over pixels follows.
+        filtered: whether resampling is by the filter [1, 3, 3, 1], rather than by means and repetition.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, embedding: int, dropout: float, resample: str = "", attention: bool = False
+        self,
+        inputs: int,
+        outputs: int,
+        embedding: int,
+        dropout: float,
+        resample: str = "",
+        attention: bool = False,
+        filtered: bool = False,
     ) -> None:
         super().__init__()
-        self.resample, self.dropout, self.attention = resample, dropout, attention
+        self.resample, self.dropout, self.attention, self.filtered = resample, dropout, attention, filtered
         self.norm0 = _norm(inputs)
         self.conv0 = _conv(inputs, outputs, 3)
         self.affine = _initialise(nn.Linear(embedding, outputs))
@@ -62,6 +94,8 @@ class ResidualBlock(nn.Module):
             self.proj = _conv(outputs, outputs, 1, QUIET)
 
     def _resampled(self, x: Tensor) -> Tensor:
+        if self.resample and self.filtered:
+            return halve(x) if self.resample == "down" else double(x)
         if self.resample == "down":
             return functional.avg_pool2d(x, 2)
         return functional.interpolate(x, scale_factor=2.0, mode="nearest") if self.resample == "up" else x
@@ -86,7 +120,8 @@ class DDPMpp(PatchNetwork):
     Its parameters have the published names (``enc.64x64_block0.conv0.weight`` ...), so that published weights fit.
 
     Source: Song et al., Score-based generative modeling, ICLR 2021, appendix H; Karras et al., EDM, NeurIPS 2022,
-    appendix F and table 7; Hu et al., PaDIS, NeurIPS 2024, section 4 (60.48 million parameters).
+    appendix F and table 7; Hu et al., PaDIS, NeurIPS 2024, section 4 (60.48 million parameters); of NCSN++ also Zhang, Making
+    convolutional networks shift-invariant again, ICML 2019, and Tancik et al., Fourier features, NeurIPS 2020.
 
     Args:
         channels: image channels.
@@ -97,6 +132,8 @@ class DDPMpp(PatchNetwork):
         resolution: side that the levels are named after; patches may have any side that halves often enough.
         attention_resolutions: named sides at which blocks have self-attention; the bottleneck has it always.
         dropout: share of activations that training sets to zero in each block.
+        ncsnpp: NCSN++, which resamples by the filter [1, 3, 3, 1], adds the smaller image to each level on the way down, and sees
+            the noise label u by random frequencies W as the sines and cosines of :math:`2 \pi W u`.
     """
 
     frequencies: Tensor
@@ -111,14 +148,17 @@ class DDPMpp(PatchNetwork):
         resolution: int = 304,
         attention_resolutions: Sequence[int] = (16,),
         dropout: float = 0.05,
+        ncsnpp: bool = False,
     ) -> None:
         super().__init__()
         require_levels(multipliers, blocks)
         self.channels, self.positions, self.levels = channels, positions, len(multipliers)
         width, widths = 4 * base, [base * m for m in multipliers]
         half = base // 2
-        self.register_buffer("frequencies", 1e-4 ** (torch.arange(half) / max(half - 1, 1)), persistent=False)
-        self.map_layer0 = _initialise(nn.Linear(base, width))
+        frequencies = nn.init.normal_(torch.empty(base), std=16.0) if ncsnpp else 1e-4 ** (torch.arange(half) / max(half - 1, 1))
+        self.register_buffer("frequencies", frequencies, persistent=ncsnpp)
+        self.turn = 2 * math.pi if ncsnpp else 1.0
+        self.map_layer0 = _initialise(nn.Linear(2 * len(frequencies), width))
         self.map_layer1 = _initialise(nn.Linear(width, width))
 
         def name(level: int, part: str) -> str:
@@ -126,12 +166,15 @@ class DDPMpp(PatchNetwork):
 
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         self.enc[name(0, "conv")] = _conv(channels + positions, base, 3)
-        now, kept = base, [base]
+        now, kept, smaller = base, [base], channels + positions
         for level, outputs in enumerate(widths):
             attends = resolution >> level in attention_resolutions
             if level:
-                self.enc[name(level, "down")] = ResidualBlock(now, now, width, dropout, "down")
+                self.enc[name(level, "down")] = ResidualBlock(now, now, width, dropout, "down", filtered=ncsnpp)
                 kept.append(now)
+                if ncsnpp:
+                    self.enc[name(level, "aux_residual")] = _initialise(FilteredConv(smaller, now, 3))
+                    smaller = now
             for k in range(blocks):
                 self.enc[name(level, f"block{k}")] = ResidualBlock(now, outputs, width, dropout, attention=attends)
                 now = outputs
@@ -142,7 +185,7 @@ class DDPMpp(PatchNetwork):
                 self.dec[name(level, "in0")] = ResidualBlock(now, now, width, dropout, attention=True)
                 self.dec[name(level, "in1")] = ResidualBlock(now, now, width, dropout)
             else:
-                self.dec[name(level, "up")] = ResidualBlock(now, now, width, dropout, "up")
+                self.dec[name(level, "up")] = ResidualBlock(now, now, width, dropout, "up", filtered=ncsnpp)
             for k in range(blocks + 1):
                 last = attends and k == blocks
                 self.dec[name(level, f"block{k}")] = ResidualBlock(now + kept.pop(), outputs, width, dropout, attention=last)
@@ -156,7 +199,7 @@ class DDPMpp(PatchNetwork):
         return 2 ** (self.levels - 1)
 
     def _embed(self, noise: Tensor) -> Tensor:
-        angles = noise[:, None] * self.frequencies.to(noise)
+        angles = noise[:, None] * self.frequencies.to(noise) * self.turn
         embedding = torch.cat([angles.sin(), angles.cos()], 1)
         return functional.silu(self.map_layer1(functional.silu(self.map_layer0(embedding))))
 
@@ -165,9 +208,12 @@ class DDPMpp(PatchNetwork):
         embedding = self._embed(noise)
         first, *encoder = self.enc.values()
         *decoder, norm, last = self.dec.values()
-        kept = [first(x)]
+        kept, smaller = [first(x)], x
         for block in encoder:
-            kept.append(self.run(block, kept[-1], embedding))
+            if isinstance(block, FilteredConv):
+                smaller = kept[-1] = (block(smaller) + kept[-1]) * HALF
+            else:
+                kept.append(self.run(block, kept[-1], embedding))
         h = kept[-1]
         for block in decoder:
             if isinstance(block, ResidualBlock) and block.norm0.num_channels != h.shape[1]:

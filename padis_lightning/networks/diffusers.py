@@ -34,7 +34,8 @@ class Schedule(NamedTuple):
 
     Attributes:
         prediction: ``epsilon``, the noise; ``sample``, the image; ``v_prediction``, :math:`\alpha \epsilon - s x_0`;
-            ``residual``, EDM's F.
+            ``residual``, EDM's F; ``score``, minus the noise, of images from 0 to 1 that are not scaled, by the time
+            :math:`\ln(\sigma)`.
         highest: the level of the noise that training began from.
         sigma_data: root mean square of images; 1 where the variance is preserved.
         log_sigmas: of each time of the training; None where a time is :math:`\ln(\sigma) / 4`, or where there are ``betas``.
@@ -52,6 +53,8 @@ class Schedule(NamedTuple):
 
         With betas it is t in :math:`\ln(1 + \sigma^2) = \beta_0 t + (\beta_1 - \beta_0) t^2 / 2`.
         """
+        if self.prediction == "score":
+            return (sigma / 2).log()
         if self.betas:
             low, slope = self.betas[0], self.betas[1] - self.betas[0]
             grown = sigma.detach().double().square().log1p()
@@ -80,6 +83,9 @@ class Schedule(NamedTuple):
             betas = settings.get("beta_min", 0.1), settings.get("beta_max", 20.0)
             require_between(1e-9, 1e3, beta_min=betas[0], beta_max=betas[1])
             return cls("epsilon", float(np.sqrt(np.expm1(sum(betas) / 2))), betas=betas)
+        if kind == "vesde":
+            require_above(0, sigma_max=settings["sigma_max"])
+            return cls("score", 2 * settings["sigma_max"])
         if "beta_schedule" not in settings:
             raise InputError(f"the schedule is {kind!r:.60}; wanted EDM's, ScoreSdeVpScheduler, or one with a beta_schedule")
         require_among(("epsilon", "v_prediction", "sample"), prediction_type=prediction)
@@ -114,7 +120,8 @@ class ScheduledDenoiser(nn.Module):
 
     With d the deviation of images, which is 1 where the variance is preserved: there :math:`x_t = z / \sqrt{1 + s^2}`, and
     :math:`c_{skip}, c_{out}` are 1 and -s where F finds the noise, 0 and 1 where it finds the image. For v they are
-    :math:`d^2 / (s^2 + d^2)` and :math:`-s d / \sqrt{s^2 + d^2}`, for EDM's F the same without the sign.
+    :math:`d^2 / (s^2 + d^2)` and :math:`-s d / \sqrt{s^2 + d^2}`, for EDM's F the same without the sign. Where the variance
+    explodes and F finds the score times :math:`\sigma`, it sees z itself, and :math:`c_{skip}, c_{out}` are 1 and s.
 
     Source: Karras et al., EDM, NeurIPS 2022, section 5 and table 1; Salimans and Ho, Progressive distillation, ICLR 2022.
 
@@ -138,9 +145,10 @@ class ScheduledDenoiser(nn.Module):
         prediction, deviation = self.schedule.prediction, self.schedule.sigma_data
         z, level = 2 * x - 1, 2 * sigma.to(x).reshape(-1, 1, 1, 1)
         scale = (level**2 + deviation**2).sqrt()
-        found = self.network(z / scale, self.schedule.times(2 * sigma))[:, : self.channels]
-        if prediction == "epsilon":
-            found = z - level * found
+        seen = z if prediction == "score" else z / scale
+        found = self.network(seen, self.schedule.times(2 * sigma))[:, : self.channels]
+        if prediction in ("epsilon", "score"):
+            found = z - level * found if prediction == "epsilon" else z + level * found
         elif prediction != "sample":
             sign = -1 if prediction == "v_prediction" else 1
             found = deviation / scale * (deviation / scale * z + sign * level * found)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
 from torch import Tensor
 
-from padis_lightning.diffusion import geometric_sigmas, karras_sigmas
+from padis_lightning.diffusion import geometric_sigmas, karras_sigmas, require_falling
 from padis_lightning.errors import InputError, require_between
 from padis_lightning.operators import Composition, LinearOperator
 from padis_lightning.priors import Prior
@@ -31,6 +32,7 @@ class DiffusionSolver(Solver):
         sigma_max: first level.
         sigma_min: last level before 0.
         schedule: spacing of the levels.
+        sigmas: the levels themselves, without the 0 at their end, in place of these four; for comparison with other programs.
         start: :math:`x_s`, 0 (``noise``) or the operator's approximate inverse (``direct``), from which fewer levels suffice.
         slice_correlation: r of the noise that is drawn for volumes: that of slices j and k has the correlation
             :math:`r^{|j - k|}`. For priors of slices; others were trained on noise that is independent from slice to slice.
@@ -47,6 +49,7 @@ class DiffusionSolver(Solver):
         sigma_max: float = 1.0,
         sigma_min: float = 0.002,
         schedule: Literal["geometric", "karras"] = "geometric",
+        sigmas: Sequence[float] | None = None,
         start: Literal["noise", "direct"] = "noise",
         slice_correlation: float = 0.0,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
@@ -59,8 +62,9 @@ class DiffusionSolver(Solver):
         self.slice_correlation = slice_correlation
         self.prior = prior
         self.lay_out()
-        levels = {"geometric": geometric_sigmas, "karras": karras_sigmas}[schedule](sigma_max, sigma_min, steps)
-        self.sigmas, self.start = (*levels.tolist(), 0.0), start
+        if sigmas is None:
+            sigmas = {"geometric": geometric_sigmas, "karras": karras_sigmas}[schedule](sigma_max, sigma_min, steps).tolist()
+        self.sigmas, self.start = (*require_falling(sigmas), 0.0), start
 
     def lay_out(self) -> None:
         """Set what follows from the problem: the prior of its images' shape, and the problem of their canvases."""

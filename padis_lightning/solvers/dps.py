@@ -37,12 +37,22 @@ class DPS(DiffusionSolver):
 
     and the last x, not its estimate, is the result. Published with zeta 0.3, epsilon 1, 100 geometric levels from 10.
 
+    With ``inner`` 0 there are no Langevin steps, but one step of ancestral sampling from each level to the next:
+
+    .. math::
+        x \leftarrow \hat x + \frac{\sigma'^2}{\sigma^2} (x - \hat x)
+            + \frac{\zeta}{\|A\|^2} \frac{\sigma^2 - \sigma'^2}{s^2 + \sigma^2} \, J^T A^T r
+            + \sigma' \sqrt{1 - \sigma'^2 / \sigma^2} \; z
+
+    which is deepinv's DPS with ``guidance="annealed"`` and the weight :math:`\zeta / \|A\|^2`. With ``guidance="norm"`` the data
+    step is as above, which is the algorithm of Chung et al.
+
     Source: Chung et al., DPS, ICLR 2023, algorithm 1; Hu et al., PaDIS, NeurIPS 2024, algorithm 1.
 
     Args:
         prior: denoiser of whole images.
         problem: what was measured, or its operator A.
-        inner: repetitions at every level; evaluations are ``steps * inner``.
+        inner: repetitions at every level; evaluations are ``steps * inner``. With 0 ancestral sampling, an evaluation a level.
         zeta: length of the data step, stable below 2.
         epsilon: length of the Langevin step, below 4.
         guidance: gradient of half the squared residual, or of the residual's norm.
@@ -64,7 +74,7 @@ class DPS(DiffusionSolver):
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         super().__init__(prior, problem, **options)
-        require_at_least(1, inner=inner)
+        require_at_least(0, inner=inner)
         if not 0 < epsilon < 4:
             raise InputError(f"epsilon is {epsilon:g}; wanted a value between 0 and 4")
         self.inner, self.zeta, self.epsilon = inner, zeta, epsilon
@@ -72,24 +82,28 @@ class DPS(DiffusionSolver):
 
     @property
     def evaluations(self) -> int:
-        """Return ``inner`` a level."""
-        return self.inner * super().evaluations
+        """Return ``inner`` a level, or one."""
+        return max(self.inner, 1) * super().evaluations
 
     def step(self, x: Tensor, y: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
-        """Make ``inner`` updates at ``sigma``."""
+        """Make ``inner`` updates at ``sigma``, or one to ``sigma_next``."""
+        if not self.inner:
+            denoised, ascent = self.guide(x, y, sigma, generator, sigma**2 - sigma_next**2)
+            return self.ancestral(x, denoised, sigma, sigma_next, generator) + ascent
         spread = math.sqrt(self.epsilon * (1 if self.paper else 1 - self.epsilon / 4)) * sigma
         for _ in range(self.inner):
             denoised, ascent = self.guide(x, y, sigma, generator)
             x = x + ascent + self.epsilon / 2 * (denoised - x) + spread * generator.normal(x)
         return denoised if sigma_next == 0 and not self.paper else x
 
-    def guide(self, x: Tensor, y: Tensor, sigma: float, generator: Generators) -> tuple[Tensor, Tensor]:
+    def guide(self, x: Tensor, y: Tensor, sigma: float, generator: Generators, fall: float = 0.0) -> tuple[Tensor, Tensor]:
         """Return the denoised canvas and the data step, both detached; norms are per image.
 
-        Residuals count by the noise model's weights, the largest of which is taken as 1.
+        Residuals count by the noise model's weights, the largest of which is taken as 1. ``fall`` is that of the variance.
         """
-        _, precision = self.problem.data_term(y)
-        trust = 1.0 if precision is None else (precision / per_image(precision.flatten(1).amax(1), precision)).sqrt()
+        noise, precision = self.problem.data_term(y)
+        largest = torch.ones_like(noise) if precision is None else per_image(precision.flatten(1).amax(1), precision)
+        trust = 1.0 if precision is None else (precision / largest).sqrt()
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             denoised = self.prior(x, sigma, generator)
@@ -100,4 +114,5 @@ class DPS(DiffusionSolver):
             length = per_image(norm(residual.detach()), x).clamp_min(torch.finfo(x.dtype).tiny)
             unit = 2.0 if self.paper else 1 / math.sqrt(square)
             return denoised.detach(), -self.zeta * unit * gradient / length
-        return denoised.detach(), -self.zeta / square * gradient
+        share = 1.0 if self.inner else fall / (per_image(noise / largest, x) + sigma**2)
+        return denoised.detach(), -self.zeta / square * share * gradient
