@@ -16,7 +16,7 @@ class Denoiser(nn.Module):
 
     .. math:: D(x; \sigma) = c_{skip} x + c_{out} F(c_{in} x, \tfrac{1}{4} \ln \sigma, \text{position})
 
-    A bias-free F is given :math:`x / \sigma` in place of :math:`c_{in} x`, and its noise, 1, in place of the logarithm or beside it.
+    A bias-free F is given :math:`x / \sigma`, not :math:`c_{in} x`, and its noise, 1, in place of the logarithm or beside it.
     The position channels carry no noise and are not scaled by :math:`c_{in}`. With ``context`` F is also given the noisy whole
     image, averaged down to the patch's sides and scaled by :math:`c_{in}`. Published networks may have been trained on
     other values than 0 to 1; with ``span`` = (low, high) the equation holds for :math:`low + (high - low) x` and

@@ -69,11 +69,11 @@ class DRUNet(PatchNetwork):
         self.channels, self.positions, self.fold, self.levels = channels, positions, fold, len(widths)
         self.level = level
         self.m_head = _conv((channels + positions + 1 + level) * fold**2, widths[0])
-        for level, (fine, coarse) in enumerate(zip(widths, widths[1:], strict=False), 1):
+        for k, (fine, coarse) in enumerate(zip(widths, widths[1:], strict=False), 1):
             down = [*self._blocks(fine, blocks), nn.Conv2d(fine, coarse, 2, 2, bias=False)]
             up = [nn.ConvTranspose2d(coarse, fine, 2, 2, bias=False), *self._blocks(fine, blocks)]
-            self.add_module(f"m_down{level}", nn.Sequential(*down))
-            self.add_module(f"m_up{level}", nn.Sequential(*up))
+            self.add_module(f"m_down{k}", nn.Sequential(*down))
+            self.add_module(f"m_up{k}", nn.Sequential(*up))
         self.m_body = nn.Sequential(*self._blocks(widths[-1], blocks))
         self.m_tail = _conv(widths[0], channels * fold**2, QUIET)
 
