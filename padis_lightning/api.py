@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from padis_lightning import hub, priors
 from padis_lightning.ct import Geometry
 from padis_lightning.data.conventions import Named
+from padis_lightning.data.notes import note
 from padis_lightning.data.ranges import calibrate, decide_measured, implied_range
 from padis_lightning.data.sources.measurements import corrected_integrals
 from padis_lightning.data.sources.pictures import NOISY
@@ -118,6 +119,7 @@ def reconstruct(
         InputError: shapes, values or settings do not fit each other.
         RunError: an image diverged.
     """
+    note.cache_clear()  # what is wrong with a measurement is said each time
     problem = _problem(operator)
     denoiser = prior if isinstance(prior, Prior) else load_prior(prior)
     found = _measured(measurement, operator, problem.operator, range)

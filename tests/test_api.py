@@ -200,6 +200,7 @@ REFUSED = {
     "empty": (lambda: pl.simulate(np.zeros((0, 4, 4)), pl.Identity((1, 4, 4))), "the image has no values; wanted"),
     "operator": (lambda: pl.reconstruct(np.zeros((4, 4)), "ct"), "the operator is str; wanted a LinearOperator"),
     "solver": (lambda: pl.reconstruct(np.zeros((4, 4)), pl.Identity((1, 4, 4)), Shrink(), "PNP"), "solver is 'PNP'; wanted"),
+    "no prior": (lambda: pl.reconstruct(np.zeros((4, 4)), pl.Identity((1, 4, 4)), None), "the prior is None; wanted a name"),
     "prior": (lambda: pl.denoise(np.zeros((4, 4)), 1, "nobody"), "there is no prior 'nobody'; wanted a file or a bundled"),
     "range": (lambda: pl.denoise(100 * np.ones((4, 4)), 1, Shrink()), r"values from 100 to 100; wanted range=\(LOWER, UPPER\)"),
     "integers": (lambda: pl.denoise(np.ones((4, 4), int), 1, Shrink()), r"values from 1 to 1; wanted range=\(LOWER, UPPER\)"),
@@ -214,6 +215,18 @@ REFUSED = {
     ),
     "colours": (lambda: pl.denoise(np.zeros((40, 40)), 0.1), r"the measurement is \(40, 40\); wanted \(3, "),
 }  # fmt: skip
+
+
+def test_what_was_mended_of_a_scan_is_said_each_time(caplog):
+    scan = pl.Geometry((32, 32), tuple(np.linspace(0, 3, 20).tolist()), 40, 1.0, 1.0)
+    y = pl.simulate(np.hypot(*np.mgrid[-1:1:32j, -1:1:32j]) < 0.6, scan, noise_std=0.02)
+    y[:, 20] = 0  # a dead bin
+    said = []
+    for _ in range(2):
+        pl.reconstruct(y, scan, solver="PseudoInverse", noise_std=0.02)
+        said.append([line for line in caplog.messages if "dead" in line])
+        caplog.clear()
+    assert said[0] and said[0] == said[1]
 
 
 @pytest.mark.parametrize("case", REFUSED)
