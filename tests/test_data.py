@@ -146,8 +146,8 @@ def test_geometry_of_a_measurement(tmp_path):
     source = read_arrays(path)
     assert source.images is None and source.image_shape == (1, 16, 16)
     assert source[1].measurement.shape == (1, 3, 40) and float(source[1].measurement[0, 0, 0]) == 0.25
-    path = write(tmp_path / "b.npz", y=np.ones((2, 3, 40)), angles=np.zeros(2), **geometry)
-    with pytest.raises(InputError, match=r"has angles of .* shape \(2,\); wanted real numbers, \(3\)"):
+    path = write(tmp_path / "b.npz", y=np.ones((2, 3, 40)), angles=np.zeros(4), **geometry)
+    with pytest.raises(InputError, match=r"has angles of .* shape \(4,\); wanted real numbers, \(3\)"):
         read_geometry(path)
     fan = {**geometry, "size": [12, 16], "source_distance": 30.0, "detector_distance": 9.0, "curved": True}
     path = write(tmp_path / "c.npz", y=np.ones((2, 3, 40)), angles=np.array([0.1, 0.2, 0.3]), range=[0, 4.0], **fan)
