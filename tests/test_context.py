@@ -160,7 +160,7 @@ def test_a_solver_that_takes_gradients_takes_those_of_the_context(rng):
 class Constants(nn.Module):
     """The best network for images of one value, ``c ~ N(0.2, 0.5^2)``: it looks at nothing but the context."""
 
-    channels, positions, axes, scaled_noise, level, mean, std = 1, 3, 2, False, False, 0.2, 0.5
+    channels, positions, axes, scaled_noise, level, mean, std = 1, 3, 2, False, None, 0.2, 0.5
 
     def __init__(self, span, pixels):
         super().__init__()

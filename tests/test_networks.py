@@ -216,7 +216,7 @@ def test_the_denoiser_of_a_bias_free_network_is_its_equation(rng):
 
 def test_a_bias_free_network_with_the_level_is_told_which_one_it_is(rng):
     """It is given x / sigma, 1 and ln(sigma) / 4: the network without the level where the weights of that channel are zero."""
-    told, plain = DRUNet(1, (8, 12), 1, 2, level=True).double(), DRUNet(1, (8, 12), 1, 2).double()
+    told, plain = DRUNet(1, (8, 12), 1, 2, level=(0.01, 5.0)).double(), DRUNet(1, (8, 12), 1, 2).double()
     weights = told.state_dict()
     head = weights["m_head.weight"]
     plain.load_state_dict(weights | {"m_head.weight": head[:, :8]})
@@ -225,6 +225,8 @@ def test_a_bias_free_network_with_the_level_is_told_which_one_it_is(rng):
     assert (with_level(x, sigma, x) - without(x, sigma, x)).abs().max() > 1e-3
     at_one = (value[:1] for value in (x, sigma / sigma, x))  # ln(1) = 0
     torch.testing.assert_close(with_level(*(both := tuple(at_one))), without(*both), rtol=1e-10, atol=1e-12)
+    highest, beyond = (torch.full((2,), value, dtype=torch.float64).log() / 4 for value in (5.0, 50.0))
+    assert torch.equal(told(x, highest), told(x, beyond)) and not torch.equal(told(x, highest), told(x, 0 * beyond))
     head[:, 8:] = 0
     told.load_state_dict(weights)
     torch.testing.assert_close(with_level(x, sigma, x), without(x, sigma, x), rtol=1e-10, atol=1e-12)

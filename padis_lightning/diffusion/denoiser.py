@@ -76,7 +76,7 @@ class Denoiser(nn.Module):
         c_skip, c_out, c_in = self.scalings(level)
         if self.network.scaled_noise:
             c_in = 1 / level
-        told = self.network.level or not self.network.scaled_noise
+        told = self.network.level is not None or not self.network.scaled_noise
         label = sigma.to(x.dtype).log() / 4 if told else torch.ones_like(sigma, dtype=x.dtype)
         channels = [c_in * x, self.positions(position.to(x.dtype))]
         if context is not None:

@@ -39,7 +39,7 @@ class PatchNetwork(Configured, ABC):
     positions: int = 2
     axes: int = 2
     scaled_noise: bool = False
-    level: bool = False
+    level: tuple[float, float] | None = None
     recompute: bool = False
 
     @abstractmethod

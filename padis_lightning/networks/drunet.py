@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from padis_lightning.errors import require_at_least
+from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.networks.base import PatchNetwork, require_levels
 
 QUIET = 0.1  # initial gain of layers that should begin near zero
@@ -49,7 +50,7 @@ class DRUNet(PatchNetwork):
         blocks: residual blocks a level, down and up.
         fold: side of the square of pixels that becomes one place (1: none).
         positions: position channels, which follow the image's.
-        level: see ln(sigma) / 4 as one more channel.
+        level: see ln(sigma) / 4 as one more channel, between these levels of training; beyond them it is that of the nearer one.
     """
 
     scaled_noise = True
@@ -61,14 +62,16 @@ class DRUNet(PatchNetwork):
         blocks: int = 4,
         fold: int = 1,
         positions: int = 0,
-        level: bool = False,
+        level: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         require_levels(widths, blocks)
         require_at_least(1, fold=fold)
+        if level and not 0 < level[0] < level[1]:
+            raise InputError(f"level is {list(level)}; wanted the lowest and the highest level of training")
         self.channels, self.positions, self.fold, self.levels = channels, positions, fold, len(widths)
         self.level = level
-        self.m_head = _conv((channels + positions + 1 + level) * fold**2, widths[0])
+        self.m_head = _conv((channels + positions + 1 + bool(level)) * fold**2, widths[0])
         for k, (fine, coarse) in enumerate(zip(widths, widths[1:], strict=False), 1):
             down = [*self._blocks(fine, blocks), nn.Conv2d(fine, coarse, 2, 2, bias=False)]
             up = [nn.ConvTranspose2d(coarse, fine, 2, 2, bias=False), *self._blocks(fine, blocks)]
@@ -91,9 +94,12 @@ class DRUNet(PatchNetwork):
 
         With ``level`` the deviation of the noise is 1, and ``noise`` is ln(sigma) / 4.
         """
-        constants = torch.stack([torch.ones_like(noise), noise] if self.level else [noise], 1).to(x.dtype)
-        constants = constants[..., None, None].expand(-1, -1, *x.shape[2:])
-        h = functional.pixel_unshuffle(torch.cat([x, constants], 1), self.fold)
+        constants = [noise]
+        if self.level:
+            low, high = (math.log(sigma) / 4 for sigma in self.level)
+            constants = [torch.ones_like(noise), noise.clamp(low, high)]
+        planes = torch.stack(constants, 1).to(x.dtype)[..., None, None].expand(-1, -1, *x.shape[2:])
+        h = functional.pixel_unshuffle(torch.cat([x, planes], 1), self.fold)
         skips = [self.m_head(h.contiguous(memory_format=torch.channels_last))]
         for level in range(1, self.levels):
             skips.append(self._through(f"m_down{level}", skips[-1]))
