@@ -240,7 +240,7 @@ class ImageData(SharedItems, LightningDataModule):
         """Return squares of pictures and so many of dead leaves that these have their share."""
         images = LeavesSource(self.generated, 2 * squares.image_shape[-1], PURPOSES * self.seed + TRAIN, keep=False)
         each = max(1, round(len(squares) * self.leaves / (1 - self.leaves) / self.generated))
-        self.whole = MixedSource(squares, CropSource(images, list(range(len(images))), each, squares.image_shape[-1], self.seed))
+        self.whole = MixedSource(squares, self._squares(images, each))
         return self.whole
 
     def _part(self, name: str) -> Subset:

@@ -233,13 +233,14 @@ def _pixels(stream: BinaryIO, picture: Picture) -> tuple[np.ndarray, np.ndarray 
     """Read a picture, upright, with the bits that it has: its grey or colours, and its alpha (H, W) where it has one."""
     if picture.page is not None or _needs_tifffile(stream):
         return _tiff(stream, picture)
-    if deep_type(stream) or is_deep_tiff(_image(stream, picture)):
+    deep, opened = deep_type(stream), _image(stream, picture)
+    if deep or is_deep_tiff(opened):
         values = read_deep(partial(_image, stream, picture), _upright)
         if values.shape[2] != 3:
             return without_alpha(values)
         clear = _image(stream, picture).info.get("transparency")  # one colour, or none
         return values, None if clear is None else np.where((values == clear).all(-1), 0, 65535).astype(np.uint16)
-    image = _upright(_image(stream, picture))
+    image = _upright(opened)
     clear = image.info.get("transparency")
     if image.mode not in GREY8 + COLOUR8:
         values = np.asarray(image)
