@@ -27,7 +27,7 @@ from padis_lightning.ct import Projector
 from padis_lightning.errors import RunError
 from padis_lightning.files import sweep_up
 from padis_lightning.locks import WriteLock
-from padis_lightning.machine import choose_accelerator, has_bfloat16
+from padis_lightning.machine import choose_accelerator, has_bfloat16, in_bfloat16
 from padis_lightning.messages.allowed import FLAG, VARIABLE, importable, only, split_allowed
 from padis_lightning.messages.checks import check_config
 from padis_lightning.messages.configs import find_configs, inline, read_config
@@ -160,7 +160,7 @@ class PadisCLI(LightningCLI):
         leave_requeueing_to_lightning()
         if not self._finished:
             tell(f"training in {self.trainer.precision} precision; --trainer.precision sets another")
-            imitated = str(self.trainer.precision).startswith("bf16") and not has_bfloat16(self.trainer.strategy.root_device.type)
+            imitated = in_bfloat16(self.trainer.precision) and not has_bfloat16(self.trainer.strategy.root_device.type)
             if imitated:
                 tell("this device imitates bfloat16, which may take ten times as long as --trainer.precision 32-true")
 

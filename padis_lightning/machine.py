@@ -41,6 +41,11 @@ def has_bfloat16(accelerator: str) -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
+def in_bfloat16(precision: object) -> bool:
+    """Return whether a trainer of this precision computes in bfloat16, mixed or throughout."""
+    return str(precision).startswith("bf16")
+
+
 def fast_precision(accelerator: str, volumetric: bool = False) -> str:
     """Return the precision to train in: mixed bfloat16 where the device computes in it, else float32.
 

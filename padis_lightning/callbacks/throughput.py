@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.benchmark import Timer
 
 from padis_lightning.canvas import patch_shape
+from padis_lightning.machine import in_bfloat16
 from padis_lightning.training import PatchDiffusion
 
 BACKWARD = 3  # a step costs about three forward passes
@@ -44,7 +45,7 @@ class Throughput(Callback):
         network, sizes = pl_module.denoiser.network, pl_module.patch_sizes
         shape = pl_module.image_shape[1:]
         self._operations = {size: BACKWARD * network.operations(*patch_shape(shape, size)) for size in sizes}
-        dtype = torch.bfloat16 if str(trainer.precision).startswith("bf16") else torch.float32
+        dtype = torch.bfloat16 if in_bfloat16(trainer.precision) else torch.float32
         self._rate = matrix_rate(pl_module.device, dtype) if self.peak else None
         self._begin(pl_module)
 

@@ -14,6 +14,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from padis_lightning.errors import InputError
+from padis_lightning.machine import in_bfloat16
 
 
 class Muon(Optimizer):
@@ -97,8 +98,7 @@ class OptimisedModule(LightningModule):
         """Return the optimiser with a learning rate that rises with the patches seen and, if asked, falls with the steps done."""
         fused = not self.scaled and self.trainer.gradient_clip_algorithm != "value"
         if self.optimizer == "Muon":
-            half = str(self.trainer.precision).startswith("bf16")
-            optimizer: Optimizer = Muon(self.parameters(), self.lr, half=half)
+            optimizer: Optimizer = Muon(self.parameters(), self.lr, half=in_bfloat16(self.trainer.precision))
         else:
             optimizer = Adam(self.parameters(), lr=self.lr, betas=(0.9, 0.999), fused=fused)
         total = self.trainer.max_steps

@@ -19,6 +19,7 @@ from padis_lightning.data.notes import note
 from padis_lightning.diffusion import Denoiser, PatchModel, Positions, padding
 from padis_lightning.errors import InputError, first_few, require_above, require_at_least
 from padis_lightning.hub import is_address
+from padis_lightning.machine import in_bfloat16
 from padis_lightning.networks import PatchNetwork
 from padis_lightning.random import seed_dropout, seeded
 from padis_lightning.training.optimisation import OptimisedModule
@@ -123,11 +124,10 @@ class PatchDiffusion(OptimisedModule):
     def setup(self, stage: str) -> None:
         """Adapt to the trainer's data; bring the network into its fastest form."""
         self.adapt(data_of(self.trainer))
-        precision = str(self.trainer.precision)
         on_processor = self.trainer.strategy.root_device.type == "cpu"
-        if self.denoiser.network.axes == 3 and precision.startswith("bf16") and on_processor:
+        if self.denoiser.network.axes == 3 and in_bfloat16(self.trainer.precision) and on_processor:
             # oneDNN's gradients of such convolutions hold memory that nobody wrote (torch 2.13, two slices at the coarsest level)
-            raise InputError(f"trainer.precision is {precision}; wanted 32-true to train on cubes on a processor")
+            raise InputError(f"trainer.precision is {self.trainer.precision}; wanted 32-true to train on cubes on a processor")
         layout = torch.channels_last if self.denoiser.network.axes == 2 else torch.channels_last_3d
         network = self.denoiser.network.to(memory_format=layout)  # type: ignore[call-overload]  # torch has no word of it
         if self.compile_network:
