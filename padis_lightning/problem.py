@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from padis_lightning.errors import require_at_least
 from padis_lightning.linalg import norm, per_image
-from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, Noise, estimate_deviation
+from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, Noise, estimate_deviation, seems_white
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
 from padis_lightning.operators.pixels import PixelOperator
@@ -21,6 +21,8 @@ from padis_lightning.types import Batch
 log = logging.getLogger(__name__)
 
 FAR_OFF, NOTICED = 1.5, 0.5  # ratio of named to estimated noise, and percent of a measurement, from which on it is said
+
+NOT_WHITE = "the noise does not look white (is it of JPEG, of a camera or resized?), so that the estimate is uncertain"
 
 
 class Problem(nn.Module):
@@ -75,7 +77,7 @@ class Problem(nn.Module):
         if not self.noise_is_named or comparable:
             measured = self.operator.zero_unmeasured(weights.expand_as(y))
             deviation = estimate_deviation(y.double(), self.operator.noise_orders, self.operator.noisy(measured))
-            self._say_noise(y, deviation, measured > 0)
+            self._say_noise(y, deviation, measured)
         copies = equal_channels(y) if isinstance(self.operator, PixelOperator) else per_image(y.new_ones(len(y)), y)
         if not self.noise_is_named:
             return self._replaced(self.operator, EstimatedNoise(deviation * copies.sqrt().to(deviation), measured))
@@ -87,7 +89,8 @@ class Problem(nn.Module):
         named = self.noise.std if isinstance(self.noise, GaussianNoise) else 0.0
         pictured = self.operator.noise_orders == LinearOperator.noise_orders
         unit = "" if not pictured else " (of pictures: in stored values from 0 to 1, sRGB, not linear light)"
-        for found, one, known in zip(deviation.flatten().tolist(), y, measured, strict=True):
+        white = seems_white(y.double(), measured) if pictured and y.ndim == 4 and not self.noise_is_named else [True] * len(y)
+        for found, one, known, plain in zip(deviation.flatten().tolist(), y, measured > 0, white, strict=True):
             share = 100 * found / max(float(one[known].double().square().mean().sqrt()), torch.finfo(y.dtype).tiny)
             if not self.noise_is_named and found == 0:
                 said = "padis_lightning: no noise is seen in the measurement, which is taken as exact; --model.noise_std names it"
@@ -95,6 +98,8 @@ class Problem(nn.Module):
             elif not self.noise_is_named:
                 said = "padis_lightning: noise of %.3g estimated, %.2g %% of the measurement%s; --model.noise_std names another"
                 log.warning(said, found, share, unit)
+                if not plain:
+                    log.warning("padis_lightning: %s; --model.noise_std names its level", NOT_WHITE)
             elif max(named, found) > FAR_OFF * min(named, found) and share > NOTICED:
                 said = "padis_lightning: noise of %.3g is named and %.3g seen%s; --model.noise_std null has it estimated"
                 log.warning(said, named, found, unit)
@@ -119,8 +124,9 @@ class Problem(nn.Module):
         return isinstance(self.noise, EstimatedNoise)
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
-        r"""Return :math:`\|y - A x\| / \|y\|` of each image, ``(B,)``."""
-        return (norm(y - self.operator(x)) / norm(y).clamp_min(torch.finfo(y.dtype).tiny)).flatten()
+        r"""Return :math:`\|y - A x\| / \|y\|` of each image, ``(B,)``; of a measurement of zeros the root mean square of A x."""
+        length, left = norm(y), norm(y - self.operator(x))
+        return (left / length.where(length > 0, math.sqrt(y[0].numel()))).flatten()
 
     def data_term(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
         r"""Return what weighs the data term :math:`\|A u - y\|_P^2 / s^2`: :math:`s^2` ``(B, 1, ...)``, and P or None for I."""

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d
 
 from padis_lightning.ct import Projector
 from padis_lightning.errors import InputError
@@ -14,6 +15,7 @@ from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.blur import UniformBlur
 from padis_lightning.operators.ct import ParallelBeam, Scan
 from padis_lightning.operators.identity import Identity
+from padis_lightning.operators.inpainting import Inpainting
 from padis_lightning.operators.super_resolution import AveragePooling
 from padis_lightning.priors import GaussianPrior
 from padis_lightning.problem import Problem
@@ -322,3 +324,65 @@ def test_several_samples_of_a_measurement_have_its_noise_and_its_weights():
         twice = problem.noise.variance(y.repeat_interleave(2, 0))
         torch.testing.assert_close(twice, problem.noise.variance(y).repeat_interleave(2, 0))
         assert len(problem.data_term(y.repeat_interleave(2, 0))[1]) == 4
+
+
+def pictured(texture, noise, shared=False, channels=3, seed=5):
+    """A picture ``(1, C, 160, 160)`` in slowly varying colours, with grain that its channels share in all but its left third."""
+    drawn = torch.Generator().manual_seed(seed)
+    slow = torch.linspace(0.3, 0.7, 160)[:, None] * torch.tensor([1.0, 0.8, 0.6])[:channels, None, None]
+    grain = texture * torch.randn(1, 160, 160, generator=drawn) * (torch.arange(160) >= 53)
+    added = noise * torch.randn(1 if shared else channels, 160, 160, generator=drawn)
+    return (slow.expand(-1, -1, 160) + grain + added)[None].double()
+
+
+@pytest.mark.parametrize("texture", [0.0, 0.02, 0.03])
+def test_texture_that_colours_share_is_no_noise(texture):
+    assert float(estimate_deviation(pictured(texture, 0.01), (2, 2), EVEN)) == pytest.approx(0.01, rel=0.1)
+
+
+def test_noise_of_a_grey_picture_is_that_of_its_quiet_blocks():
+    grey = pictured(0.03, 0.01, channels=1)
+    found = float(estimate_deviation(grey, (2, 2), EVEN))
+    assert found == pytest.approx(0.01, rel=0.2)
+    assert float(estimate_deviation(grey.expand(-1, 3, -1, -1), (2, 2), EVEN)) == found
+
+
+def test_noise_in_brightness_alone_is_noise():
+    """JPEG leaves next to none in colours."""
+    y = pictured(0.0, 0.05, shared=True) + pictured(0.0, 0.001, seed=6)
+    assert float(estimate_deviation(y, (2, 2), EVEN)) == pytest.approx(0.05, rel=0.1)
+
+
+def test_a_picture_has_the_estimate_that_it_has_alone():
+    several = torch.cat([pictured(0.02, 0.01), pictured(0.0, 0.1), pictured(0.0, 0.05, shared=True)])
+    alone = [float(estimate_deviation(one[None], (2, 2), EVEN)) for one in several]
+    assert estimate_deviation(several, (2, 2), EVEN).flatten().tolist() == alone
+
+
+def test_noise_of_inpainting_is_that_of_the_known_pixels(rng):
+    """So few are known that hardly any has all its neighbours."""
+    for share in (0.9, 0.5, 0.3):
+        operator = Inpainting((3, 160, 160), mask=(torch.rand(160, 160, generator=rng) < share).numpy())
+        y = operator(pictured(0.02, 0.05).float())
+        found = Problem(operator).for_batch(measured(y)).noise.deviation
+        assert float(found) == pytest.approx(0.05, rel=0.2), share
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("white", False), ("grey", False), ("brightness", True), ("smooth", True), ("little", False)]
+)
+def test_noise_that_does_not_look_white_is_said(kind, said, caplog):
+    y = {
+        "white": pictured(0.02, 0.05),
+        "grey": avg_pool2d(pictured(0.0, 0.1, channels=1), 3, 1, 1),
+        "brightness": pictured(0.0, 0.05, shared=True) + pictured(0.0, 0.001),
+        "smooth": avg_pool2d(pictured(0.0, 0.1), 3, 1, 1),
+        "little": avg_pool2d(pictured(0.0, 0.01), 3, 1, 1),
+    }[kind].float()
+    PseudoInverse(Identity(tuple(y.shape[1:]))).for_batch(measured(y))
+    assert ("does not look white" in caplog.text) == said and "estimated" in caplog.text
+
+
+def test_the_residual_of_a_measurement_of_zeros_is_the_root_mean_square():
+    x, y = torch.full((3, 1, 4, 5), 0.5), torch.tensor([0.0, 0.5, 0.25])[:, None, None, None].expand(3, 1, 4, 5)
+    assert Problem(Identity((1, 4, 5))).residual(x, y).tolist() == pytest.approx([0.5, 0, 1])
