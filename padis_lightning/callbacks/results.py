@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,15 @@ from padis_lightning.signals import Signals
 from padis_lightning.solvers import Solver
 from padis_lightning.solvers.kept_state import KeptState
 from padis_lightning.types import Batch, Normalisation, Reconstruction
+
+BEGUN = ("run.json", "config.yaml")  # what a run writes when it begins
+
+
+def _undo(folder: Path, kind: type[BaseException] | None, *rest: object) -> None:
+    """Remove what a run has begun with where its input was refused before anything was done."""
+    if kind is not None and issubclass(kind, InputError) and not any((folder / "records").glob("*")):
+        for name in BEGUN:
+            (folder / name).unlink(missing_ok=True)
 
 
 class Results(Callback):
@@ -123,10 +133,15 @@ class Results(Callback):
     def claim(self, folder: Path, solver: Solver, data: SharedItems, held: ExitStack) -> None:
         """Lock the folder for as long as ``held`` lasts, and forget the results in it that may be overwritten.
 
+        Of a new folder nothing is left where input is refused before an image is done.
+
         Raises:
             InputError: another process writes there, or has written other results until now.
         """
+        new = not any((folder / name).exists() for name in BEGUN)
         lock = held.enter_context(WriteLock(folder, data.shard if data.shards > 1 else None))
+        if new and data.shards == 1:
+            held.push(partial(_undo, folder))
         self.check(folder, solver, data)
         self.forget_other(data, lock.require_alone)
         lock.admit()
