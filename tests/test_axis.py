@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from padis_lightning.ct import Geometry, fbp
-from padis_lightning.ct.axis import find_axis
+from padis_lightning.ct.axis import OTHER_WAY, find_axis, other_way
 from padis_lightning.ct.picture import draw_scan
 from padis_lightning.data.sources.axes import describe_scan
 from padis_lightning.data.sources.open import read_geometry
@@ -242,6 +242,35 @@ def test_a_truncated_scan_of_few_views_is_not_sure_of_a_wrong_axis():
         g = ParallelBeam(60, views=8, bins=60, bin_spacing=1.0, bin_offset=offset).geometry
         found = find_axis(grains(g)[None], g)
         assert not found.sure or abs(found.offset - offset) < 0.5
+
+
+@pytest.mark.parametrize("offset", [0.0, 4.0])
+@pytest.mark.parametrize(
+    ("distance", "arc", "tells"), [(60.0, 2, True), (60.0, 1.2, True), (60.0, 1 / 3, False), (2000.0, 2, False)]
+)
+def test_a_fan_that_turned_the_other_way_is_told(distance, arc, tells, offset):
+    """Short arcs and nearly parallel rays do not tell; a fan that is right is never said to be wrong."""
+    angles = tuple((np.arange(40) * arc * math.pi / 40).tolist())
+    geometry = Geometry((64, 64), angles, 128, 0.5, 0.5, source_distance=distance, detector_distance=30.0, bin_offset=offset)
+    y = noisy(geometry, 0.01)
+    negated = replace(geometry, angles=tuple(-np.asarray(angles)))
+    assert other_way(y, geometry) > 2 * OTHER_WAY
+    assert (other_way(y, negated) < OTHER_WAY) == tells
+
+
+def test_parallel_rays_do_not_tell_the_way():
+    geometry = Geometry((64, 64), tuple((np.arange(40) * math.pi / 40).tolist()), 128, 0.5, 0.5)
+    assert other_way(noisy(geometry, 0.01), geometry) == 1
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_file_whose_angles_run_the_other_way_gets_a_sentence(tmp_path, sign, caplog):
+    angles = np.arange(40) * 2 * math.pi / 40
+    geometry = Geometry((64, 64), tuple(angles.tolist()), 128, 0.5, 0.5, source_distance=60.0, detector_distance=30.0)
+    described = {"size": 64, "pixel_spacing": 0.5, "bin_spacing": 0.5, "source_distance": 60.0, "detector_distance": 30.0}
+    path = write(tmp_path / "a.npz", y=noisy(geometry, 0.01), angles=sign * angles, range=[0, 1], **described)
+    describe_scan(path)
+    assert ("wanted its angles negated" in caplog.text) == (sign < 0)
 
 
 def test_what_cannot_be_found_is_not_sure(rng):

@@ -28,6 +28,7 @@ CLEARLY = 1.5  # times more is left over about other axes
 GAP, LONGEST = 3.0, 0.3  # between neighbouring views: usual steps, and radians
 NOTHING = 1e-4  # of the variance, that is in bins which see nothing of the object
 ALONG = 2.5  # times less than all that is left over is what looks as a shift does
+OTHER_WAY = 0.4  # of what is left over, that is left over with all angles negated where the object turns the other way
 STEPS = 12  # of conjugate gradients, of each reconstruction
 
 
@@ -68,6 +69,20 @@ def find_axis(y: Array, geometry: Geometry) -> Axis:
         if found[-1].sure:
             break
     return min(found, key=lambda axis: axis.deviation)
+
+
+def other_way(y: Array, geometry: Geometry) -> float:
+    """Return what a coarse reconstruction of fans ``(n, views, bins)`` leaves over with all angles negated: a share of the other.
+
+    It is far below 1 where the object turned the other way than the angles say. Parallel rays do not tell: it is 1 for them.
+    """
+    if not geometry.fan:
+        return 1.0
+    views, bins, _ = LEVELS[-1]
+    few, scan = _coarser(np.asarray(y, np.float64).mean(0), geometry, views, bins)
+    scan = replace(scan, bin_offset=scan.bin_offset + float(np.mean(geometry.bin_offset)))
+    others = (replace(scan, angles=tuple(-np.asarray(scan.angles)), bin_offset=k * scan.bin_offset) for k in (1, -1))
+    return min(_residual(few, other) for other in others) / max(_residual(few, scan), np.finfo(float).tiny)
 
 
 def by_moments(y: Array, geometry: Geometry) -> Axis:

@@ -9,9 +9,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from padis_lightning.ct import ConeGeometry, Geometry
-from padis_lightning.ct.axis import find_axis
+from padis_lightning.ct.axis import OTHER_WAY, find_axis, other_way
 from padis_lightning.ct.geometry import G
 from padis_lightning.data.conventions import Named
+from padis_lightning.data.notes import note
 from padis_lightning.data.ranges import calibrate
 from padis_lightning.data.sources.measurements import corrected_integrals, geometry_of, load_measured
 from padis_lightning.data.sources.open import is_flat_scan, read_geometry
@@ -73,6 +74,8 @@ def describe_scan(
         geometry, words = _found(geometry, y, "centre" in arrays)
     else:
         geometry, words = _named(geometry, axis)
+    if other_way(y, geometry) < OTHER_WAY:
+        note(f"{path}: its views fit each other far better the other way round; wanted its angles negated, or bins reversed")
     if calibrated is None:
         calibrated = not {"range", "hu_window"} & arrays.keys()
     return DescribedScan(geometry, words, calibrate(path, y, geometry) if calibrated else None)
