@@ -72,6 +72,13 @@ def helsinki(folder):
     return folder / "htc.mat", FAN, [0]
 
 
+def sinograms(folder):
+    """As MATLAB's ``radon`` has it, a column a view."""
+    told = {"bin_spacing": 0.5, "source_distance": 40.0, "detector_distance": 20.0}
+    scipy.io.savemat(folder / "scan.mat", {"sino": Y[0].T, "theta": DEGREES, **told})
+    return folder / "scan.mat", FAN, [0]
+
+
 def tiffs(folder):
     (folder / "scan" / "projections").mkdir(parents=True)
     for k in range(VIEWS):
@@ -97,7 +104,7 @@ def nikon(folder):
     return folder / "shell.xtekct", replace(FAN, angles=tuple(angles.tolist())), [1]
 
 
-WRITERS = {"exchange": exchange, "nxtomo": nxtomo, "helsinki": helsinki, "tiffs": tiffs, "nikon": nikon}
+WRITERS = {"exchange": exchange, "nxtomo": nxtomo, "helsinki": helsinki, "sinograms": sinograms, "tiffs": tiffs, "nikon": nikon}
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -118,6 +125,47 @@ def test_what_was_written_is_read_and_converted_to_the_same_bits(tmp_path, name,
     assert named.pixel_spacing == pytest.approx(2 * geometry.pixel_spacing)
     with h5py.File(tmp_path / "ours.h5") as file:
         assert file.attrs["converted_from"] == path.name and file.attrs["converted_format"] == FORMATS[name].kind
+
+
+@pytest.mark.parametrize("key", ["sinogram", "projections", "data"])
+@pytest.mark.parametrize("version", [5, 7.3])
+def test_a_sinogram_of_matlab_is_read_by_the_count_of_its_angles(tmp_path, key, version, caplog):
+    path = tmp_path / "a.mat"
+    arrays = {key: Y[0], "angles": DEGREES[None]}
+    if version == 5:
+        scipy.io.savemat(path, arrays)
+    else:
+        write(tmp_path / "a.h5", **{name: values.T for name, values in arrays.items()}).rename(path)
+    geometry, source = read_geometry(path), open_source(path, data_range=(0, 1))
+    np.testing.assert_allclose(geometry.angles, PARALLEL.angles, rtol=1e-12)
+    assert not geometry.fan and "rays are taken to be parallel" in caplog.text and "taken for degrees" in caplog.text
+    np.testing.assert_allclose(source[0].measurement[0], Y[0], rtol=1e-6)
+
+
+def test_what_a_sinogram_of_matlab_lacks_is_said(tmp_path):
+    for arrays, sentence in (
+        ({"sinogram": Y[0]}, "has sinogram without angles; wanted angles or theta beside it"),
+        ({"sino": Y[0], "theta": DEGREES[1:]}, r"has sino of shape \(6, 20\) and 5 theta; wanted one angle a view"),
+    ):
+        scipy.io.savemat(tmp_path / "a.mat", arrays)
+        with pytest.raises(InputError, match=sentence):
+            read_geometry(tmp_path / "a.mat")
+        (tmp_path / "a.mat").unlink()
+
+
+@pytest.mark.parametrize(("value", "unit", "mm"), [(6.5, "um", 0.0065), (6.5e-6, "m", 0.0065), (0.5, None, 0.5)])
+def test_the_width_of_nxtomo_s_pixels_is_that_of_the_bins(tmp_path, value, unit, mm):
+    path = nxtomo(tmp_path)[0]
+    with h5py.File(path, "a") as file:
+        size = file.create_dataset("entry/instrument/detector/x_pixel_size", data=value)
+        size.attrs.update({"units": unit} if unit else {})
+    geometry = read_geometry(path)
+    assert geometry.bin_spacing == pytest.approx(mm) and geometry.pixel_spacing == pytest.approx(mm)
+    assert geometry.bins == BINS
+    with h5py.File(path, "a") as file:
+        file["entry/instrument/detector/x_pixel_size"].attrs["units"] = "inch"
+    with pytest.raises(InputError, match="has x_pixel_size .* inch; wanted one above 0 in mm"):
+        read_geometry(path)
 
 
 def test_docs_list_every_format():

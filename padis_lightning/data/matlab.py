@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from padis_lightning.data.containers import hdf5
 from padis_lightning.inputs import reading, require_inflated, require_size
 
 COMPRESSED = 15  # type of an element
@@ -45,6 +46,33 @@ def load_struct(path: Path, name: str) -> dict[str, Any]:
     with reading(path, WHOLE):
         check_packed(path)
         return _plain(loadmat(path, variable_names=[name], squeeze_me=True, simplify_cells=True)[name])
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the arrays of a file, axes as MATLAB has them; nothing is unpacked but names."""
+    import h5py
+    from scipy.io import whosmat
+
+    if h5py.is_hdf5(path):  # version 7.3
+        with hdf5(path) as file:
+            return {name: d.shape[::-1] for name, d in file.items() if hasattr(d, "shape")}
+    with reading(path, WHOLE):
+        check_packed(path)
+        return {name: shape for name, shape, _ in whosmat(path)}
+
+
+def load_array(path: Path, name: str) -> np.ndarray:
+    """Read an array, axes as MATLAB has them."""
+    import h5py
+    from scipy.io import loadmat
+
+    if h5py.is_hdf5(path):
+        with hdf5(path) as file:
+            require_size(path, file[name].nbytes, path.stat().st_size)
+            return np.asarray(file[name][()]).T
+    with reading(path, WHOLE):
+        check_packed(path)
+        return np.asarray(loadmat(path, variable_names=[name])[name])
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - a struct holds anything

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import h5py
 
 PROJECTION, FLAT, DARK = range(3)
+LENGTHS = {"mm": 1.0, "m": 1e3, "cm": 10.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "nm": 1e-6}  # mm
 
 
 def _names(path: Path) -> dict[str, str]:
@@ -32,7 +33,7 @@ def _names(path: Path) -> dict[str, str]:
         if last == "image_key" and hasattr(one.parent.get("data"), "shape"):
             found.setdefault("image_key", name)
             found.setdefault("data", f"{parent}/data")
-        elif last == "rotation_angle" and hasattr(one, "shape"):
+        elif last in ("rotation_angle", "x_pixel_size") and hasattr(one, "shape"):
             found.setdefault(last, name)
 
     with hdf5(path) as file:
@@ -41,7 +42,7 @@ def _names(path: Path) -> dict[str, str]:
 
 
 def read(path: Path, named: Named) -> dict[str, np.ndarray]:
-    """Read the projections, the means of the flat and the dark fields, and the angles of the projections."""
+    """Read the projections, the means of the flat and the dark fields, the angles of the projections, and the pixels' width."""
     names = _names(path)
     if "rotation_angle" not in names:
         raise InputError(f"{path} has {names['data']} without rotation_angle; wanted the angles of its views")
@@ -56,7 +57,18 @@ def read(path: Path, named: Named) -> dict[str, np.ndarray]:
         values = rows_of(frames, rows, path)
         arrays = {"counts": values[:, keys == PROJECTION], "angles": angles[keys == PROJECTION], **stack_of(rows, path)}
         fields = {name: field(values[:, keys == key]) for name, key in (("flat", FLAT), ("dark", DARK)) if (keys == key).any()}
-        return {**arrays, **fields, **unit_of(file[names["rotation_angle"]], path)}
+        width = {"bin_spacing": _millimetres(file[names["x_pixel_size"]], path)} if "x_pixel_size" in names else {}
+        return {**arrays, **fields, **width, **unit_of(file[names["rotation_angle"]], path)}
+
+
+def _millimetres(size: h5py.Dataset, path: Path) -> np.ndarray:
+    """Read the width of a pixel in millimetres; a unit that is not named is taken to be these."""
+    unit = size.attrs.get("units", "mm")
+    unit = unit.decode(errors="replace") if isinstance(unit, bytes) else str(unit)
+    value = np.asarray(size[()]).astype(float).squeeze() if size.dtype.kind in "uif" else np.asarray(np.nan)
+    if unit.strip() not in LENGTHS or value.ndim or not 0 < value < np.inf:
+        raise InputError(f"{path} has x_pixel_size {value} {unit:.20}; wanted one above 0 in {', '.join(LENGTHS)}")
+    return value * LENGTHS[unit.strip()]
 
 
 SCAN = Format("NXtomo", lambda path: bool(_names(path)), read)
