@@ -58,7 +58,7 @@ class Result(Generic[Values]):
 
     Attributes:
         image: the estimate, an array or a tensor as the measurement is: the mean of the samples where there are several.
-        residual: :math:`||y - A x|| / ||y||`.
+        residual: :math:`||y - A x|| / ||y||`; of a y of zeros the root mean square of A x.
         seconds: wall-clock time an image.
         evaluations: of the network, of a whole image, for each.
         noise_std: the noise that the data were weighed by, named or estimated, in the units of the measurement; where it differs

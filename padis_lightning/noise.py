@@ -20,6 +20,7 @@ BLOCK, QUIET = 16, 0.2  # side of blocks, and share of them in which there is ne
 QUIETER = 0.928  # the deviation that is seen in them of white noise of 1: in a fifth of blocks chance has less than that
 COLOURLESS = 8.0  # times more is seen in brightness than in colours where noise is not white, as that of JPEG; of white noise 5
 SEEN, CORRELATED = 4 / 255, 1.6  # deviation, and ratio between scales, from which on noise does not look white
+MIDDLE = 512  # pixels along a side of what is looked at for that
 SPARSE = 0.02  # of the pixels, that have all their neighbours; where fewer do, rows and columns are looked at one by one
 FEWEST = 32  # differences from which a deviation is estimated
 MOST = 1e15  # counts of which torch draws as many as it should, and whose squares single precision holds
@@ -154,11 +155,13 @@ def estimate_deviation(y: Tensor, orders: tuple[int, ...], weights: Tensor) -> T
 
 
 def seems_white(y: Tensor, weights: Tensor) -> list[bool]:
-    """Tell of each picture ``(B, C, H, W)`` in colours whether its noise may be white; of grey ones nothing tells.
+    """Tell of each picture ``(B, C, H, W)`` in colours whether its noise may be white, by its middle; of grey ones nothing tells.
 
     White noise is as much in brightness as in colours, and half as much in means over 2x2 pixels.
     """
-    return [_seems_white(*one) for one in zip(y, weights.to(y).expand_as(y), strict=True)]
+    rows, columns = (slice(max(0, (length - MIDDLE) // 2), (length + MIDDLE) // 2) for length in y.shape[-2:])
+    middles = (part[..., rows, columns] for part in (y, weights.to(y).expand_as(y)))
+    return [_seems_white(*one) for one in zip(*middles, strict=True)]
 
 
 def _seems_white(y: Tensor, weights: Tensor) -> bool:
@@ -166,8 +169,9 @@ def _seems_white(y: Tensor, weights: Tensor) -> bool:
     if colour is None:
         return True
     _, coarse = _parts(*_finest(avg_pool2d(y, 2), -max_pool2d(-weights, 2), (2, 2)))
-    grown = coarse is not None and 2 * coarse > max(CORRELATED * colour, SEEN)
-    return not (grown or brightness > max(COLOURLESS * colour, SEEN))
+    fine = float(colour)
+    grown = coarse is not None and 2 * float(coarse) > max(CORRELATED * fine, SEEN)
+    return not grown and float(brightness) <= max(COLOURLESS * fine, SEEN)
 
 
 def _finest(y: Tensor, weights: Tensor, orders: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -363,16 +363,16 @@ def test_the_command_line_says_it_in_one_line_and_writes_nothing(tmp_path, capsy
 @pytest.mark.parametrize("there", [False, True])
 def test_pixels_that_cannot_be_read_leave_nothing_of_a_run(tmp_path, capsys, there):
     """Its header is whole, so that the run begins. What was in the folder stays."""
-    Image.fromarray(NOISE).save(tmp_path / "a.jpg")
-    cut(tmp_path / "a.jpg")
+    Image.fromarray(NOISE).save(tmp_path / "a.png")
+    cut(tmp_path / "a.png")
     if there:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(SystemExit) as stop:
-        main(["predict", "--config", "sr4x.yaml", "--model", "PseudoInverse", "--data.path", str(tmp_path / "a.jpg"),
+        main(["predict", "--config", "sr4x.yaml", "--model", "PseudoInverse", "--data.path", str(tmp_path / "a.png"),
               "--data.measured", "true", "--data.channels", "3", "--output", str(tmp_path / "out"),
               "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"])  # fmt: skip
-    assert stop.value.code == 2 and re.search("a.jpg cannot be read .*; wanted a picture that is whole", capsys.readouterr().err)
+    assert stop.value.code == 2 and re.search("a.png cannot be read .*; wanted a picture that is whole", capsys.readouterr().err)
     assert [path.name for path in (tmp_path / "out").glob("*")] == ["mine.txt"] * there and (tmp_path / "out").exists() == there
 
 

@@ -80,8 +80,9 @@ def other_way(y: Array, geometry: Geometry) -> float:
         return 1.0
     views, bins, _ = LEVELS[-1]
     few, scan = _coarser(np.asarray(y, np.float64).mean(0), geometry, views, bins)
-    scan = replace(scan, bin_offset=scan.bin_offset + float(np.mean(geometry.bin_offset)))
-    others = (replace(scan, angles=tuple(-np.asarray(scan.angles)), bin_offset=k * scan.bin_offset) for k in (1, -1))
+    offset = float(np.mean(scan.bin_offset) + np.mean(geometry.bin_offset))
+    scan, back = replace(scan, bin_offset=offset), tuple(-np.asarray(scan.angles))
+    others = (replace(scan, angles=back, bin_offset=k * offset) for k in (1, -1))
     return min(_residual(few, other) for other in others) / max(_residual(few, scan), np.finfo(float).tiny)
 
 
