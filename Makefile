@@ -3,12 +3,17 @@ PYTHON ?= python3
 EXTRAS ?= test,dev
 BIN := .venv/bin
 RUN := $(BIN)/python -m padis_lightning
+# Tests run in as many processes as there are cores, up to MAX_WORKERS, on one thread each: threads that wait for each other cost small
+# tests more than they bring. All tests of a file run in one process, so that they share what it has trained and reconstructed.
+MAX_WORKERS ?= 4
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses logical --maxprocesses $(MAX_WORKERS) \
+    --dist loadfile --no-loadscope-reorder
 NUMERICAL := operators image_operators ct cone noise networks diffusion context training priors tiling solvers volumes
 
 #: what makes a lower bound of setup.cfg the one version that is installed
 BOUND := s/^ *\([A-Za-z0-9_-]*\)\(\[.*\]\)*>=\([0-9.]*\).*/\1==\3/p
 
-.PHONY: setup demo test slow numerical lowest newest lint docs notebooks benchmark prior clean
+.PHONY: setup demo test slow check numerical lowest newest lint docs notebooks benchmark prior clean
 
 setup: .venv/ready
 
@@ -22,13 +27,16 @@ demo: setup
 	$(RUN) fit --config demo.yaml --output results/demo-prior
 	$(RUN) predict --config ct20.yaml --prior.checkpoint results/demo-prior/prior.safetensors --output results/demo --results.overwrite true
 
-# On one thread: threads that wait for each other cost small tests more than they bring.
+# TESTS names files.
 test: setup
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
+	$(PYTEST) $(TESTS)
 
-# SLOW names files, or what to leave out by --ignore.
 slow: setup
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m slow $(SLOW)
+	$(PYTEST) -m slow $(TESTS)
+
+# Both, in one run that keeps all cores busy to its end.
+check: setup
+	$(PYTEST) -m "" $(TESTS)
 
 # What computes, with the kernels of older processors and two threads: verdicts have to be the same.
 numerical: setup
