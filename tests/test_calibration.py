@@ -55,7 +55,7 @@ def known():
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.9, 0.98])
 def test_intervals_are_those_of_the_errors_kind_by_kind(known, level):
     """Where samples differ by half or by three times of what is wrong, the interval is still that of the normal errors."""
-    estimate, samples, truth = problem(12, seed=2)
+    estimate, samples, truth = problem(4, seed=2)
     for one, drawn, right in zip(estimate, small_samples(estimate, samples), truth, strict=True):
         half = known.half_width(one, drawn, level)
         for columns, factor in ((slice(2, 46), 0.5), (slice(50, 94), 3.0)):
