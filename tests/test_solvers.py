@@ -152,7 +152,7 @@ def test_estimators_have_the_posterior_mean_and_spread_less(problem, name):
 def test_plug_and_play_variants_solve_their_equations(problem):
     """For a Gaussian prior the denoiser is a line, and both fixed points have a closed form."""
     operator, y, prior = problem
-    square, options = operator.norm_squared, {"noise_std": NOISE, "noise_weight": 0, "penalty": 0.1, "iterations": 50}
+    square, options = operator.norm_squared, {"noise_std": NOISE, "noise_weight": 0, "penalty": 0.1, "iterations": 10}
     pull = STD**2 / (STD**2 + 0.2**2)
     a = operator.values.double()
     for cls in (RED, PnPADMM):
@@ -204,7 +204,7 @@ def test_plug_and_play_weighs_by_the_noise_whatever_the_levels(problem):
     for levels in ((0.3, 0.3), (0.6, 0.2)):
         options = {"steps": 300, "sigma_max": levels[0], "sigma_min": levels[1], "penalty": 1e-9, "noise_weight": 1.0}
         options["model_error"] = 0
-        found = PnPADMM(prior, operator, noise_std=NOISE, iterations=50, **options).solve(y, Generators.keyed(0, [0]))
+        found = PnPADMM(prior, operator, noise_std=NOISE, iterations=10, **options).solve(y, Generators.keyed(0, [0]))
         torch.testing.assert_close(found.flatten().double(), mean, atol=1e-3, rtol=1e-2)
 
 
