@@ -418,9 +418,6 @@ def test_every_config_parses(config, capsys):
 
 
 WANTS_A_SCAN = "scan.yaml"
-# test_bundled runs these whole
-ELSEWHERE = {WANTS_A_SCAN, *(f"{name}.yaml" for name in ("ct20", "sr4x", "deblur", "inpaint", "denoise", "mri"))}
-RUNNABLE = sorted(p.name for p in CONFIGS.glob("*.yaml") if "PatchDiffusion" not in p.read_text() and p.name not in ELSEWHERE)
 
 
 def test_a_config_without_an_operator_asks_for_a_scan(tmp_path, capsys):
@@ -432,20 +429,6 @@ def test_a_config_without_an_operator_asks_for_a_scan(tmp_path, capsys):
         said = capsys.readouterr().err
         assert stop.value.code == 2 and f"{seen} and the config names no operator; wanted --data.path of a measured scan" in said
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("config", RUNNABLE)
-def test_every_config_of_predict_runs_as_it_is(config, tmp_path):
-    """With few steps, on one image, with its baselines and what comes with the package."""
-    steps = "10" if "padis" in config else "3"  # from sigma 10 three levels are too far apart
-    short = ["--model.steps", steps, "--data.count", "1", "--output", str(tmp_path), *QUIET]
-    main(["predict", "--config", config, *short])
-    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
-    assert len(rows) == 1 and (tmp_path / "report.html").is_file()
-    if config != "generate.yaml":
-        summary = json.loads((tmp_path / "summary.json").read_text())
-        assert "tv" in summary["baselines"] and 0 <= summary["residual"] < 1 and summary["psnr"] > 5
 
 
 @pytest.mark.slow  # test_wandb runs the same once
