@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 
+from padis_lightning.cli import main
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.random import seeded
 from padis_lightning.training.patch_diffusion import SIZE
@@ -21,10 +22,15 @@ TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 
 def run(*args):
-    command = [sys.executable, "-m", "padis_lightning", *map(str, args)]
-    common = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}  # bits depend on the number of threads
-    done = subprocess.run([*command, *common], capture_output=True, text=True, timeout=300, env=env)
+    """Run a command on one thread a process, since bits depend on their number; on one device in this process."""
+    words = [*map(str, args), "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    if "ddp" not in words:
+        torch.set_num_threads(1)
+        main(words)
+        return
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "padis_lightning", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
