@@ -56,7 +56,7 @@ def slices(tmp_path_factory):
 
 @pytest.mark.slow
 def test_all_of_it_runs_on_a_processor_of_a_bare_machine_though_a_part_fails(slices, tmp_path):
-    words = ["--minutes", "20", "--out", str(tmp_path), "--device", "cpu", "--tiny", "--data", str(slices)]
+    words = ["--minutes", "100", "--out", str(tmp_path), "--device", "cpu", "--tiny", "--data", str(slices)]
     done = subprocess.run([sys.executable, "-c", BARE, *words], cwd=ROOT, capture_output=True, text=True)
     rows = read(tmp_path)
     failed = [row for row in rows if row["status"].startswith("failed")]
