@@ -44,6 +44,7 @@ html_css_files = ["site.css"]
 html_static_path = ["site.css", str(MATHJAX / "static" / "mathjax" / "tex-svg.js")]  # of MathJax one file, with its glyphs
 mathjax_path = "tex-svg.js"
 html_copy_source = False
+html_show_copyright = False  # which stands in LICENSE and NOTICE
 
 NOTEBOOKS = [f"notebook_{name}" for name in ("ct", "photograph", "own_operator")]
 PAGES = {  # in the order of the menu
