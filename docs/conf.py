@@ -44,6 +44,7 @@ html_css_files = ["site.css"]
 html_static_path = ["site.css", str(MATHJAX / "static" / "mathjax" / "tex-svg.js")]  # of MathJax one file, with its glyphs
 mathjax_path = "tex-svg.js"
 html_copy_source = False
+html_show_copyright = False  # which stands in LICENSE and NOTICE
 
 NOTEBOOKS = [f"notebook_{name}" for name in ("ct", "photograph", "own_operator")]
 PAGES = {  # in the order of the menu
@@ -184,7 +185,7 @@ def notebook_page(page: str, folder: Path) -> str:
                 parts.append(f"![What the code above shows]({file})")
             else:
                 parts.append("```\n" + "".join(output.get("text") or output["data"]["text/plain"]) + "\n```")
-    parts.append(f"These are the pictures of `notebooks/{name}.ipynb`; `make notebooks` makes them anew.")
+    parts.append(f"These are the pictures of {{download}}`{name}.ipynb`, which the package has, too: [](python.md).")
     return "\n\n".join(parts) + "\n"
 
 
@@ -213,6 +214,7 @@ def write_pages(app: Sphinx, config: Config) -> None:
         Path(app.srcdir, f"{name}.md").write_text(text, encoding="utf-8")
     for name in NOTEBOOKS:
         Path(app.srcdir, f"{name}.md").write_text(notebook_page(name, Path(app.srcdir)), encoding="utf-8")
+        shutil.copy(ROOT / "notebooks" / f"{name.removeprefix('notebook_')}.ipynb", app.srcdir)
     for path in (ROOT / "docs").iterdir():
         if path.suffix in (".png", ".jpg"):
             shutil.copy(path, app.srcdir)

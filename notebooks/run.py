@@ -1,6 +1,7 @@
 """Run notebooks from top to bottom, and keep what their cells print and show.
 
     python -m notebooks.run [FILE ...] [--output FOLDER]
+    python -m padis_lightning.notebooks.run --output FOLDER       from the wheel, which has the notebooks, too
 
 All notebooks of this folder are written anew where they are, unless files or another folder are named. Cells are plain Python
 and pictures are Pillow's, as Jupyter shows them, so that neither Jupyter nor a kernel has to be installed to keep them true.
@@ -58,6 +59,8 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, default=sorted(HERE.glob("*.ipynb")))
     parser.add_argument("--output", type=Path, help="folder (default: that of each file)")
     given = parser.parse_args()
+    if given.output:
+        given.output.mkdir(parents=True, exist_ok=True)
     for path in given.files:
         text = json.dumps(execute(path), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         ((given.output or path.parent) / path.name).write_text(text, encoding="utf-8")

@@ -74,6 +74,7 @@ def test_the_wheel_and_the_source_archive_hold_the_package(archives, settings):
     sources = [p for p in (ROOT / "padis_lightning").rglob("*") if p.is_file() and p.suffix != ".pyc"]
     expected = {p.relative_to(ROOT).as_posix(): p for p in sources}
     expected |= {f"padis_lightning/configs/{p.relative_to(ROOT / 'configs')}": p for p in (ROOT / "configs").rglob("*.yaml")}
+    expected |= {f"padis_lightning/notebooks/{p.name}": p for p in (ROOT / "notebooks").iterdir() if p.is_file()}
     held = {name: content for name, content in one.items() if ".dist-info/" not in name}
     assert held == {name: path.read_bytes() for name, path in expected.items()}
     (found,) = (content for name, content in one.items() if name.endswith("METADATA"))
@@ -113,6 +114,11 @@ def test_the_wheel_works_alone(installed, tmp_path):
     assert Path(told).is_relative_to(venv)
     assert all(name in run(venv / "bin" / "padis-lightning", "--help") for name in commands.COMMANDS)
     run(venv / "bin" / "padis-lightning", *PREDICT, "--output", "wheel")
+    (here / "mine.ipynb").write_text(
+        '{"cells": [{"cell_type": "code", "source": ["import padis_lightning as pl\\n", "print(pl.InputError)"]}]}'
+    )
+    run(python, "-m", "padis_lightning.notebooks.run", "mine.ipynb", "--output", "done")
+    assert "InputError" in (here / "done" / "mine.ipynb").read_text()
     env["PYTHONPATH"] = str(ROOT)
     run(sys.executable, "-m", "padis_lightning", *PREDICT, "--output", "checkout")
     one, other = ([*(here / name / "arrays").iterdir()] for name in ("wheel", "checkout"))

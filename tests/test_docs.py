@@ -95,8 +95,8 @@ FROM_PYTHON = blocks(ROOT / "docs" / "python.md")
 @pytest.mark.parametrize("k", range(len(FROM_PYTHON)))
 def test_the_blocks_of_from_python_run(k, recwarn):
     """Each by itself: what it finds is near to what it measured."""
-    if "import deepinv" in FROM_PYTHON[k]:
-        pytest.importorskip("deepinv")
+    for library in re.findall(r"^(?:import|from) (deepinv|cil)\b", FROM_PYTHON[k], re.MULTILINE):
+        pytest.importorskip(library)
     names: dict = {}
     exec(FROM_PYTHON[k], names)  # noqa: S102
     if k == 0:
@@ -106,6 +106,9 @@ def test_the_blocks_of_from_python_run(k, recwarn):
         assert left < 0.1 * torch.linalg.vector_norm(names["y"])
     elif k == 2:
         assert np.allclose(names["least_squares"], 1, atol=1e-3) and np.allclose(names["half"].reshape(-1)[::2], 1, atol=0.1)
+    elif k == 4:
+        disc = names["disc"].as_array()
+        assert np.abs(names["found"] - disc).mean() < 0.03 and np.abs(names["ours"] - disc).mean() < 0.03
     else:
         assert names["mended"].shape == (1, 3, 96, 96) and (names["mended"] - names["restored"]).abs().mean() < 0.1
 

@@ -99,7 +99,7 @@ def test_the_wheel_carries_every_package():
     config.read(ROOT.parent / "setup.cfg")
     listed = set(config["options"]["packages"].split())
     found = {".".join(("padis_lightning", *p.parent.relative_to(ROOT).parts)) for p in ROOT.rglob("*.py")}
-    assert found | {"padis_lightning.assets", "padis_lightning.configs"} == listed
+    assert found | {f"padis_lightning.{name}" for name in ("assets", "configs", "notebooks")} == listed
 
 
 def test_conda_installs_what_pip_does():
