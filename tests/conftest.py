@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from padis_lightning.data.notes import note
 from padis_lightning.diffusion import Denoiser, PatchModel, padding
 from padis_lightning.networks.unet import UNet
 from padis_lightning.random import seeded
@@ -17,6 +18,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that processes which share the files end at about the same time."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def lines_are_said_anew():
+    """What one test was told is told again to the next."""
+    note.cache_clear()
 
 
 @pytest.fixture
