@@ -54,6 +54,7 @@ from padis_lightning.problem import Problem as Problem
 from padis_lightning.random import Generators as Generators
 from padis_lightning.solvers import DiffusionSolver as DiffusionSolver
 from padis_lightning.solvers import Solver as Solver
+from padis_lightning.solvers.adaptation import Adaptation as Adaptation
 from padis_lightning.solvers.bm3d import BM3D as BM3D
 from padis_lightning.solvers.daps import DAPS as DAPS
 from padis_lightning.solvers.ddnm import DDNM as DDNM

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -40,6 +41,10 @@ class Noise(ABC):
     def describe(self) -> dict[str, Any]:
         """Return its name and its numbers, for a summary."""
         return {"name": type(self).__name__, **vars(self)}
+
+    def of_rows(self, kept: Sequence[int]) -> Noise:
+        """Return the noise of these rows of a measurement, by its last axis but one."""
+        return self
 
     def data_term(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
         r"""Return what a data term :math:`\|A u - y\|_P^2 / s^2` needs.
@@ -249,6 +254,10 @@ class EstimatedNoise(Noise):
         """Refuse to simulate: what was measured has its noise already."""
         raise InputError("noise of measured data was asked for more of it; wanted a named noise to simulate")
 
+    def of_rows(self, kept: Sequence[int]) -> EstimatedNoise:
+        """Return the noise of the rows, with their weights."""
+        return EstimatedNoise(self.deviation, _rows(self.weights, kept))
+
     def variance(self, y: Tensor) -> Tensor:
         """Return ``s**2 / w``, ``(B, ...)``, or ``(B, 1, ...)`` where all weights are 1."""
         square, weights = _for_samples(self.deviation, y).square(), _for_samples(self.weights, y)
@@ -283,10 +292,19 @@ class CountedNoise(Noise):
         """Simulate the noise."""
         return self.noise.simulate(y, generator)
 
+    def of_rows(self, kept: Sequence[int]) -> CountedNoise:
+        """Return the noise of the rows, as far as they count."""
+        return CountedNoise(self.noise.of_rows(kept), _rows(self.counted, kept))
+
     def variance(self, y: Tensor) -> Tensor:
         """Return the noise's variance over what an entry counts, ``(B, ...)``."""
         counted = _for_samples(self.counted, y)
         return _where_counted(self.noise.variance(y) / counted, counted > 0, y)
+
+
+def _rows(values: Tensor, kept: Sequence[int]) -> Tensor:
+    """Return the rows of what broadcasts with a measurement ``(B, ...)``."""
+    return values if values.shape[-2] == 1 else values[..., list(kept), :]
 
 
 def _for_samples(values: Tensor, y: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, N
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
 from padis_lightning.operators.pixels import PixelOperator
+from padis_lightning.operators.rows import rows_of
 from padis_lightning.random import Generators
 from padis_lightning.types import Batch
 
@@ -68,6 +69,10 @@ class Problem(nn.Module):
     def _with(self, operator: LinearOperator) -> Problem:
         """Return the same problem of another operator."""
         return self if operator is self.operator else self._replaced(operator, self.noise)
+
+    def of_rows(self, kept: Sequence[int]) -> Problem:
+        """Return the problem of these rows of a measurement alone, by its last axis but one; of a scan these are views."""
+        return self._replaced(rows_of(self.operator, kept), self.noise.of_rows(kept))
 
     def _for_weights(self, weights: Tensor | None, y: Tensor | None) -> Problem:
         """Weigh what was measured; its noise is estimated where nobody names it, and held against what is named."""

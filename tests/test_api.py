@@ -28,7 +28,7 @@ ROOT = Path(pl.__file__).parent
 RNG = np.random.default_rng(3)
 PLAIN = ("--results.baselines", "{}", "--trainer.accelerator", "cpu")
 SCAN = ("--model", "RED", "--model.steps", "3")
-NAMELESS = {"CountedNoise", "Crop", "EstimatedNoise", "FinerScan", "Ancestral"}  # made by others, or of nothing measured
+NAMELESS = {"CountedNoise", "Crop", "EstimatedNoise", "FinerScan", "Rows", "Ancestral"}  # made by others, or of nothing measured
 
 
 def disc(size=64, radius=0.6):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import intervals, mri, operators, patients, preparing, resolution, settings, simulation, solvers, volumes
+from benchmarks import adaptation, intervals, mri, operators, patients, preparing, resolution, settings, simulation, solvers, volumes
 from benchmarks.training import main
 from padis_lightning.ct import PROJECTORS
 from padis_lightning.data.generators import BrainSource
@@ -23,6 +23,7 @@ from padis_lightning.noise import GaussianNoise
 from padis_lightning.operators.ct import FanBeam, FinerScan, ParallelBeam
 from padis_lightning.operators.slices import Slices
 from padis_lightning.priors import PatchPrior
+from padis_lightning.solvers.adaptation import Adaptation
 from padis_lightning.solvers.plug_and_play import PnPADMM
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 
@@ -150,6 +151,22 @@ def test_the_benchmark_of_settings_leaves_no_tuned_solver_below_what_it_names(tm
         found = solvers.measure(PnPADMM(prior, operator, noise=exact, steps=2, **options), data, 1)
         assert row[key] == pytest.approx(found["psnr"], abs=1e-6)
     assert (row["views"], row["arc"], row["noise"]) == (20, 180, 0)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_adaptation_says_what_solvers_give_and_measures_a_slice_once(tmp_path, capsys):
+    words = ["--count", "2", "--evaluations", "2", "--steps", "1", "--views", "8", "--noise", "0.01", "--output", str(tmp_path)]
+    adaptation.main(words)
+    said, path = capsys.readouterr().out, tmp_path / "adaptation.json"
+    rows = json.loads(path.read_text())["8 views, 1 % noise"]
+    operator, noise = ParallelBeam(128, 8), GaussianNoise(0.01, "relative")
+    data = simulation.measured(simulation.images(None, "all", 128, 2, "cpu", False), operator, noise, False)
+    for kind, option in (("plain", None), ("adapted", Adaptation(steps=1))):
+        found = solvers.measure(PnPADMM(PatchPrior("ct_phantoms"), operator, noise=noise, steps=2, adaptation=option), data, 2)
+        assert [row["psnr"] for row in rows[kind]] == pytest.approx(found["each"], abs=1e-4)
+    before = path.stat().st_mtime_ns
+    adaptation.main(words)
+    assert capsys.readouterr().out == said and path.stat().st_mtime_ns == before
 
 
 def test_tissues_are_told_by_their_values_inside_the_body(rng):

@@ -26,6 +26,7 @@ from padis_lightning.operators.inpainting import BoxInpainting, Inpainting, Irre
 from padis_lightning.operators.mri import CartesianMRI, MeasuredMRI, SimulatedMRI
 from padis_lightning.operators.non_cartesian import MeasuredNonCartesianMRI, NonCartesianMRI, RadialMRI, SpiralMRI
 from padis_lightning.operators.pixels import PixelOperator
+from padis_lightning.operators.rows import Rows
 from padis_lightning.operators.slices import Slices
 from padis_lightning.operators.super_resolution import AveragePooling, BicubicDownsampling
 from padis_lightning.registry import subclasses
@@ -68,6 +69,7 @@ EXAMPLES = {
         lambda: ConeScan(ConeGeometry((2, 3, 5), (0.1, 1.2, 2.9), (-1.0, 0.0, 2.0), 3, 5, 1.0, 1.5, 1.8, 1.7, 9.0, 4.0))
     ],
     "Crop": [lambda: Crop((2, 5, 7), (3, 1))],
+    "Rows": [lambda: Rows((2, 5, 7), [0, 3, 4])],
     "Identity": [lambda: Identity((1, 5, 7))],
     "Blur": [
         lambda: Blur((2, 5, 7), kernel=SKEW),

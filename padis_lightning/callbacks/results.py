@@ -275,5 +275,6 @@ def far_sentence(rows: list[dict[str, Any]], reference: Reference) -> str:
         return ""
     return (
         f"{len(far)} of {len(rows)} images ({first_few(far)}) lie further from what the prior knows than 95 % of images like "
-        f"those of its training, {len(further)} of them than 99 %; a prior of such images: fit --model.initial PRIOR"
+        f"those of its training, {len(further)} of them than 99 %; --model.adaptation Adaptation "
+        "adapts the prior to each measurement, fit --model.initial PRIOR to images"
     )

@@ -81,6 +81,7 @@ OURS = {  # classes of which subclasses may be named
     "padis_lightning.priors": ("Prior",),
     "padis_lightning.priors.tiling": ("Tiling",),
     "padis_lightning.solvers": ("Solver",),
+    "padis_lightning.solvers.adaptation": ("Adaptation",),
     "padis_lightning.training": ("PatchDiffusion",),
 }
 PARTS = [package.rpartition(".")[2] for package in LIGHTNINGS]

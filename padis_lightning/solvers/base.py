@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -22,10 +22,11 @@ from padis_lightning.priors.base import evaluations_shown, network_precision
 from padis_lightning.priors.distance import Reference, denoising_errors
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators, seeded
+from padis_lightning.solvers.adaptation import Adaptation
 from padis_lightning.solvers.loop import Loop
 from padis_lightning.types import Batch, Reconstruction
 
-MEASURE, SOLVE, DISTANCE = 0, 1, 2  # purposes of an image's random streams; samples take 3, 5, ...
+MEASURE, SOLVE, DISTANCE = 0, 1, 2  # purposes of an image's random streams; samples take 3, 5, ..., the adaptation 4
 SHARE = 0.5  # of a device's free memory that the state of a solve may take; the rest is for the network
 ARRAYS = 20  # float32 arrays of the size of its volumes that a solve holds at most
 
@@ -49,6 +50,7 @@ class Solver(LightningModule, ABC):
         state: where a solve keeps what is as large as its volumes: on the device, or on the host, from which slices travel to
             the network and the operator and back. By default volumes whose state would take more than half of the device's
             free memory are on the host.
+        adaptation: of the prior to each measurement, for images unlike those that it was trained on (default: none).
     """
 
     #: whether a step differentiates the prior, which inference mode forbids
@@ -63,6 +65,7 @@ class Solver(LightningModule, ABC):
         samples: int = 1,
         seed: int = 0,
         state: Literal["auto", "device", "host"] = "auto",
+        adaptation: Adaptation | None = None,
     ) -> None:
         super().__init__()
         require_at_least(0, noise_std=noise_std or 0)
@@ -74,7 +77,8 @@ class Solver(LightningModule, ABC):
             problem = Problem(problem, noise, oversampling)
         elif noise is not None or noise_std is not None or oversampling > 1:
             raise InputError("noise or oversampling is given beside a problem; wanted it in the problem alone")
-        self.problem, self.samples, self.seed = problem, samples, seed
+        self.problem, self.samples, self.seed, self.adaptation = problem, samples, seed, adaptation
+        self.needs_gradients = self.needs_gradients or adaptation is not None
         self.prior: Prior | None = None
         self.loop = Loop(type(self).__name__)
         self._on_host = {"auto": None, "device": False, "host": True}[state]
@@ -96,11 +100,13 @@ class Solver(LightningModule, ABC):
             InputError: operator or prior serve one shape only.
         """
         problem = self.problem.for_batch(batch)
-        if problem is self.problem:
-            return self
+        return self if problem is self.problem else self.replaced(problem, self.prior)
+
+    def replaced(self, problem: Problem, prior: Prior | None) -> Self:
+        """Return the solver of another problem, by another prior, that shares all else."""
         twin = copy.copy(self)
         twin._modules = self._modules.copy()
-        twin.problem = problem
+        twin.problem, twin.prior = problem, prior
         twin.lay_out()
         return twin
 
@@ -142,14 +148,21 @@ class Solver(LightningModule, ABC):
 
     def reconstruct(self, batch: Batch) -> Reconstruction:
         """Solve for every sample of every image by the solver that fits, and return them with their residual."""
-        return self.for_batch(batch)._reconstruct(batch)
+        if self.adaptation is not None:
+            return self.adaptation.reconstruct(self, batch)
+        return self.for_batch(batch).reconstruct_fitted(batch)
 
-    def _reconstruct(self, batch: Batch) -> Reconstruction:
-        indices, y = batch.index.tolist(), batch.measurement
+    def measured(self, batch: Batch) -> Tensor:
+        """Return the measurement of a batch that fits, simulated where there is none."""
+        y = batch.measurement
         if y is None:
             assert batch.image is not None
-            y = self.problem.measure(batch.image, Generators.keyed(self.seed, indices, MEASURE))
-        y = self.operator.zero_unmeasured(y)
+            y = self.problem.measure(batch.image, Generators.keyed(self.seed, batch.index.tolist(), MEASURE))
+        return self.operator.zero_unmeasured(y)
+
+    def reconstruct_fitted(self, batch: Batch) -> Reconstruction:
+        """Do so by this solver, which fits, with its prior as it is."""
+        indices, y = batch.index.tolist(), self.measured(batch)
         drawn, seconds = self.solve_in_time(y.repeat_interleave(self.samples, 0), indices)
         drawn = drawn.unflatten(0, (-1, self.samples))
         estimate = drawn.mean(1) if self.samples > 1 else drawn[:, 0]

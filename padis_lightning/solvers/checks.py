@@ -8,6 +8,7 @@ from padis_lightning.canvas import axis_names
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.draws import Draws
 from padis_lightning.errors import InputError
+from padis_lightning.solvers.adaptation import adaptable
 from padis_lightning.solvers.ancestral import Ancestral
 from padis_lightning.solvers.base import Solver
 
@@ -31,6 +32,8 @@ def check_run(solver: Solver, data: ImageData | Draws, inference_mode: bool) -> 
         raise InputError(f"the data is {type(data).__name__}; wanted {fitting.__name__} for {name}")
     if isinstance(data, Draws):
         return
+    if solver.adaptation is not None:
+        adaptable(solver)
     prior = solver.prior
     images = {shape: _image_shape(solver, shape, data.whole.pictured) for shape in sorted(data.whole.shapes)}
     for k, name in ((item.index, item.name) for item in data.item_labels):

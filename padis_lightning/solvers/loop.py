@@ -43,6 +43,13 @@ class Loop:
         """Become part of a run: show a progress bar, keep states, stop at signals."""
         self._visible, self.kept, self._signals = visible, kept, signals or Signals()
 
+    def fresh(self, name: str | None = None, observed: bool = False) -> Loop:
+        """Return a loop of the same run for a part of a solve, of which nothing is kept."""
+        loop = Loop(name or self.name)
+        loop.attach(self._visible, None, self._signals)
+        loop.observers = self.observers if observed else []
+        return loop
+
     @property
     def seconds(self) -> float:
         """Return the seconds that earlier runs have spent on this batch."""

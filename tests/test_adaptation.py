@@ -1,0 +1,132 @@
+"""Adaptation of a prior to one measurement: a copy that learns from it alone, and only where what was held out agrees."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from padis_lightning.ct import Geometry
+from padis_lightning.errors import InputError
+from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, PoissonNoise
+from padis_lightning.operators.ct import ParallelBeam, Scan
+from padis_lightning.operators.identity import Identity
+from padis_lightning.operators.rows import rows_of
+from padis_lightning.priors import DenoiserPrior, GaussianPrior, PatchPrior
+from padis_lightning.problem import Problem
+from padis_lightning.solvers.adaptation import Adaptation
+from padis_lightning.solvers.dds import DDS
+from padis_lightning.solvers.plug_and_play import PnPADMM
+from padis_lightning.solvers.tv import TotalVariation
+from padis_lightning.types import Batch
+
+KEPT = [0, 2, 3]
+
+
+class Flat(nn.Module):
+    """A network that finds the same grey image in everything."""
+
+    channels = 1
+
+    def __init__(self, grey):
+        super().__init__()
+        self.grey = nn.Parameter(torch.tensor(grey))
+        self.calls = []  # shared with copies
+
+    def __deepcopy__(self, memo):
+        twin = Flat(float(self.grey))
+        twin.calls = self.calls
+        return twin
+
+    def forward(self, x, sigma):
+        self.calls.append(len(x))
+        return self.grey.expand_as(x)
+
+
+def solve(solver, y):
+    index = torch.arange(len(y))
+    names = list(map(str, index.tolist()))
+    with torch.no_grad():
+        return solver.reconstruct(Batch(index, names, names, measurement=y))
+
+
+def flat_solver(grey, truth=0.8, **options):
+    """Return a solver of a scan whose prior knows one grey, and what is measured of an image of another."""
+    scan = ParallelBeam(12, views=10)
+    y = scan(torch.full((1, 1, 12, 12), truth))
+    solver = PnPADMM(DenoiserPrior(Flat(grey)), scan, noise_std=0.0, steps=3, sigma_max=0.1, sigma_min=0.05, **options)
+    return solver, y
+
+
+@pytest.mark.parametrize("cls", [PnPADMM, DDS])
+def test_each_image_of_a_batch_begins_with_the_weights_of_the_prior_which_stay(model, rng, cls):
+    prior, scan = PatchPrior(model), ParallelBeam(20, views=6)
+    before = {key: value.clone() for key, value in prior.state_dict().items()}
+    y = scan(torch.rand(2, 1, 20, 20, generator=rng))
+    solver = cls(prior, scan, noise_std=0.05, steps=2, adaptation=Adaptation(steps=2))
+    together = solve(solver, y)
+    alone = solver.reconstruct(Batch(torch.tensor([1]), ["1"], ["1"], measurement=y[1:]))
+    assert torch.equal(together.estimate[1:], alone.estimate)
+    assert not any(parameter.requires_grad for parameter in prior.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in prior.state_dict().items())
+
+
+def test_a_prior_that_is_wrong_comes_to_what_is_measured():
+    """Of a prior of one grey the last denoised image is that grey, so the estimate says what the weights are."""
+    solver, y = flat_solver(0.2, adaptation=Adaptation(steps=60, lr=0.05))
+    found = solve(solver, y).estimate
+    assert float(found.max() - found.min()) < 1e-6
+    assert 0.6 < float(found.mean()) < 0.85  # from 0.2, drawn to it with the share `own`; the truth is 0.8
+
+
+def test_a_prior_that_is_right_loses_nothing():
+    solver, y = flat_solver(0.8, adaptation=Adaptation(steps=20))
+    assert (solve(solver, y).estimate - 0.8).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("lr", [3.0, 1e30])
+def test_what_was_held_out_keeps_a_prior_that_learnt_the_wrong_thing_away(lr):
+    """Steps far too long spoil the copy, or end in infinity; the bits of the plain result come out."""
+    plain, y = flat_solver(0.7)
+    spoilt, _ = flat_solver(0.7, adaptation=Adaptation(steps=3, lr=lr))
+    assert torch.equal(solve(spoilt, y).estimate, solve(plain, y).estimate)
+
+
+def test_evaluations_are_counted():
+    solver, y = flat_solver(0.2, adaptation=Adaptation(steps=7))
+    calls = solver.prior.network.calls
+    assert solve(solver, y).evaluations == len(calls) == 3 * 3 + 7
+
+
+def test_a_prior_that_cannot_learn_is_refused():
+    identity, y = Identity((1, 8, 8)), torch.zeros(1, 1, 8, 8)
+    for solver, said in (
+        (PnPADMM(GaussianPrior((1, 8, 8)), identity, adaptation=Adaptation()), "GaussianPrior has no weights"),
+        (TotalVariation(identity, 1e-4, adaptation=Adaptation()), "TotalVariation has no prior"),
+    ):
+        with pytest.raises(InputError, match=f"{said}; wanted"):
+            solve(solver, y)
+    with pytest.raises(InputError, match="held_out is 1; wanted at least 2"):
+        Adaptation(held_out=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"bin_offset": [0.1, 0.2, 0.3, 0.4, 0.5]}, {"channels": 2}])
+def test_some_views_of_a_scan_are_a_scan_with_the_same_rows(options, rng):
+    whole = ParallelBeam(9, views=5, **options)
+    part, x = rows_of(whole, KEPT), torch.rand(2, *whole.image_shape, generator=rng)
+    assert isinstance(part, Scan) and isinstance(part.geometry, Geometry)
+    torch.testing.assert_close(part(x), whole(x)[..., KEPT, :])
+
+
+def test_the_noise_of_rows_is_the_rows_of_the_noise(rng):
+    y, weights = torch.rand(2, 1, 5, 7, generator=rng), torch.rand(2, 1, 5, 7, generator=rng).round(decimals=1)
+    for noise in (
+        GaussianNoise(0.1),
+        PoissonNoise(1e4),
+        EstimatedNoise(torch.full((2, 1, 1, 1), 0.3), weights + 1),
+        CountedNoise(PoissonNoise(1e4), weights + 0.1),
+        CountedNoise(GaussianNoise(0.1), torch.ones(2, 1, 1, 1)),
+    ):
+        part = Problem(Identity((1, 5, 7)), noise).of_rows(KEPT)
+        whole = noise.variance(y).expand_as(y)[..., KEPT, :]
+        torch.testing.assert_close(part.noise.variance(y[..., KEPT, :]).expand_as(whole), whole)
