@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import adaptation, intervals, mri, operators, patients, preparing, resolution, settings, simulation, solvers, volumes
+from benchmarks import (
+    adaptation,
+    intervals,
+    mri,
+    operators,
+    patients,
+    preparing,
+    resolution,
+    settings,
+    simulation,
+    solvers,
+    volumes,
+)
 from benchmarks.training import main
 from padis_lightning.ct import PROJECTORS
 from padis_lightning.data.generators import BrainSource

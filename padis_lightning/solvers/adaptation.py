@@ -65,11 +65,15 @@ class Adaptation:
             batch = batch._replace(measurement=solver.for_batch(batch).measured(batch))
         solver.loop.begin(batch.index.tolist())  # what a batch keeps has a name; nothing is kept of these solves
         found = [self._one(solver, _of_batch(batch, k)) for k in range(len(batch.index))]
-        keys = "estimate", "measurement", "residual", "samples"
-        joined = {key: _joined([getattr(one, key) for one in found]) for key in keys}
-        reasons = [reason for one in found for reason in one.failures or [None]]
-        seconds = sum(one.seconds for one in found) / len(found)
-        return Reconstruction(**joined, seconds=seconds, evaluations=found[0].evaluations, failures=reasons)
+        return Reconstruction(
+            estimate=torch.cat([one.estimate for one in found]),
+            measurement=_joined([one.measurement for one in found]),
+            residual=_joined([one.residual for one in found]),
+            seconds=sum(one.seconds for one in found) / len(found),
+            evaluations=found[0].evaluations,
+            samples=_joined([one.samples for one in found]),
+            failures=[reason for one in found for reason in one.failures or [None]],
+        )
 
     def _one(self, solver: Solver, batch: Batch) -> Reconstruction:
         """Solve for one image: by the prior without what is held out, by its copy, and by the better one for all."""
