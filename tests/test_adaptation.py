@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from padis_lightning.ct import Geometry
+from padis_lightning.data.notes import note
 from padis_lightning.errors import InputError
 from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, PoissonNoise
 from padis_lightning.operators.ct import ParallelBeam, Scan
@@ -63,7 +64,7 @@ def test_each_image_of_a_batch_begins_with_the_weights_of_the_prior_which_stay(m
     prior, scan = PatchPrior(model), ParallelBeam(20, views=6)
     before = {key: value.clone() for key, value in prior.state_dict().items()}
     y = scan(torch.rand(2, 1, 20, 20, generator=rng))
-    solver = cls(prior, scan, noise_std=0.05, steps=2, adaptation=Adaptation(steps=2))
+    solver = cls(prior, scan, noise_std=0.05, steps=2, adaptation=Adaptation(steps=2, least=2))
     together = solve(solver, y)
     alone = solver.reconstruct(Batch(torch.tensor([1]), ["1"], ["1"], measurement=y[1:]))
     assert torch.equal(together.estimate[1:], alone.estimate)
@@ -73,14 +74,14 @@ def test_each_image_of_a_batch_begins_with_the_weights_of_the_prior_which_stay(m
 
 def test_a_prior_that_is_wrong_comes_to_what_is_measured():
     """Of a prior of one grey the last denoised image is that grey, so the estimate says what the weights are."""
-    solver, y = flat_solver(0.2, adaptation=Adaptation(steps=60, lr=0.05))
+    solver, y = flat_solver(0.2, adaptation=Adaptation(steps=60, lr=0.05, least=2))
     found = solve(solver, y).estimate
     assert float(found.max() - found.min()) < 1e-6
     assert 0.6 < float(found.mean()) < 0.85  # from 0.2, drawn to it with the share `own`; the truth is 0.8
 
 
 def test_a_prior_that_is_right_loses_nothing():
-    solver, y = flat_solver(0.8, adaptation=Adaptation(steps=20))
+    solver, y = flat_solver(0.8, adaptation=Adaptation(steps=20, least=2))
     assert (solve(solver, y).estimate - 0.8).abs().max() < 0.01
 
 
@@ -88,12 +89,21 @@ def test_a_prior_that_is_right_loses_nothing():
 def test_what_was_held_out_keeps_a_prior_that_learnt_the_wrong_thing_away(lr):
     """Steps far too long spoil the copy, or end in infinity; the bits of the plain result come out."""
     plain, y = flat_solver(0.7)
-    spoilt, _ = flat_solver(0.7, adaptation=Adaptation(steps=3, lr=lr))
+    spoilt, _ = flat_solver(0.7, adaptation=Adaptation(steps=3, lr=lr, least=2))
     assert torch.equal(solve(spoilt, y).estimate, solve(plain, y).estimate)
 
 
+def test_of_few_rows_nothing_is_learnt_and_a_line_says_so(caplog):
+    note.cache_clear()
+    few, y = flat_solver(0.2, adaptation=Adaptation(steps=3, least=11))
+    plain, _ = flat_solver(0.2)
+    found, expected = solve(few, y), solve(plain, y)
+    assert torch.equal(found.estimate, expected.estimate) and found.evaluations == expected.evaluations
+    assert "the measurement has 10 rows; wanted 11 to adapt the prior" in caplog.text
+
+
 def test_evaluations_are_counted():
-    solver, y = flat_solver(0.2, adaptation=Adaptation(steps=7))
+    solver, y = flat_solver(0.2, adaptation=Adaptation(steps=7, least=2))
     calls = solver.prior.network.calls
     assert solve(solver, y).evaluations == len(calls) == 3 * 3 + 7
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
+from padis_lightning.data.notes import note
 from padis_lightning.errors import InputError, require_above, require_at_least, require_between
 from padis_lightning.linalg import norm, per_image
 from padis_lightning.priors import Prior
@@ -50,14 +51,15 @@ class Adaptation:
         lr: learning rate, which falls to 0 along a cosine.
         own: :math:`\mu`, share of the estimate in the target.
         held_out: one row of so many is held out.
+        least: rows below which the prior stays as it is, and a line says so: too few are held out to tell what is better.
     """
 
-    def __init__(self, steps: int = 40, lr: float = 1e-3, own: float = 0.3, held_out: int = 5) -> None:
+    def __init__(self, steps: int = 40, lr: float = 1e-3, own: float = 0.3, held_out: int = 5, least: int = 12) -> None:
         require_at_least(1, steps=steps)
         require_above(0, lr=lr)
         require_between(0, 1, own=own)
-        require_at_least(2, held_out=held_out)
-        self.steps, self.lr, self.own, self.held_out = steps, lr, own, held_out
+        require_at_least(2, held_out=held_out, least=least)
+        self.steps, self.lr, self.own, self.held_out, self.least = steps, lr, own, held_out, least
 
     def reconstruct(self, solver: Solver, batch: Batch) -> Reconstruction:
         """Solve for each image of a batch by a prior of its own."""
@@ -80,10 +82,11 @@ class Adaptation:
         start, solver = time.perf_counter(), solver.for_batch(batch)
         y, prior = solver.measured(batch), adaptable(solver)
         rows = range(y.shape[-2])
+        if len(rows) < self.least:
+            note(f"the measurement has {len(rows)} rows; wanted {self.least} to adapt the prior, which stays as it is")
+            return self._solve(solver, solver.problem, prior, batch, last=True)
         held = [k for k in rows if k % self.held_out == self.held_out // 2] or [len(rows) // 2]
         kept = [k for k in rows if k not in held]
-        if not kept:
-            raise InputError(f"the measurement is {tuple(y.shape[1:])}; wanted at least 2 rows, one of which is held out")
         part = batch._replace(measurement=y[..., kept, :], weights=None)
         problem = solver.problem.of_rows(kept)
         plain = self._solve(solver, problem, prior, part).estimate
