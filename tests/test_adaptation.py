@@ -74,7 +74,7 @@ def test_each_image_of_a_batch_begins_with_the_weights_of_the_prior_which_stay(m
 
 def test_a_prior_that_is_wrong_comes_to_what_is_measured():
     """Of a prior of one grey the last denoised image is that grey, so the estimate says what the weights are."""
-    solver, y = flat_solver(0.2, adaptation=Adaptation(steps=60, lr=0.05, least=2))
+    solver, y = flat_solver(0.2, adaptation=Adaptation(steps=60, lr=0.05, own=0.3, least=2))
     found = solve(solver, y).estimate
     assert float(found.max() - found.min()) < 1e-6
     assert 0.6 < float(found.mean()) < 0.85  # from 0.2, drawn to it with the share `own`; the truth is 0.8

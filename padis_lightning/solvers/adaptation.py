@@ -54,7 +54,7 @@ class Adaptation:
         least: rows below which the prior stays as it is, and a line says so: too few are held out to tell what is better.
     """
 
-    def __init__(self, steps: int = 40, lr: float = 1e-3, own: float = 0.3, held_out: int = 5, least: int = 12) -> None:
+    def __init__(self, steps: int = 40, lr: float = 1e-3, own: float = 0.6, held_out: int = 5, least: int = 12) -> None:
         require_at_least(1, steps=steps)
         require_above(0, lr=lr)
         require_between(0, 1, own=own)
