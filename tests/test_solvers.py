@@ -182,11 +182,12 @@ def test_over_relaxed_iterates_follow_their_recursion(relaxation):
     assert v == pytest.approx((y + slope * 0.3) / (1 + slope), abs=1e-4)
 
 
+@pytest.mark.parametrize("solver_class", [PnPADMM, RED])
 @pytest.mark.parametrize("noise_std", [0.0, 0.1])
-def test_what_the_operator_gets_wrong_adds_to_noise_alone(noise_std, rng):
+def test_what_the_operator_gets_wrong_adds_to_noise_alone(noise_std, solver_class, rng):
     """Squares add up; a measurement without noise is taken as exact."""
     y = torch.randn(2, 1, 4, 4, generator=rng) * torch.tensor([1.0, 30.0])[:, None, None, None]
-    solver = PnPADMM(GaussianPrior((1, 4, 4)), Identity((1, 4, 4)), noise_std=noise_std, model_error=0.02)
+    solver = solver_class(GaussianPrior((1, 4, 4)), Identity((1, 4, 4)), noise_std=noise_std, model_error=0.02)
     wrong = [sum(value**2 for value in image.flatten().tolist()) / 16 * 0.02**2 for image in y]
     expected = [noise_std**2 + error if noise_std else 0.0 for error in wrong]
     assert solver.noise(y).flatten().tolist() == pytest.approx(expected, rel=1e-6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,7 @@ def find_axis(y: Array, geometry: Geometry) -> Axis:
     return min(found, key=lambda axis: axis.deviation)
 
 
-def other_way(y: Array, geometry: Geometry) -> float:
+def other_way(y: NDArray[Any], geometry: Geometry) -> float:
     """Return what a coarse reconstruction of fans ``(n, views, bins)`` leaves over with all angles negated: a share of the other.
 
     It is far below 1 where the object turned the other way than the angles say. Parallel rays do not tell: it is 1 for them.

@@ -52,7 +52,8 @@ class PlugAndPlay(Solver):
     :math:`e_0` nearly 0, :math:`\sigma_1` is the larger of 0.08 and e.
 
     Where the noise of a measurement was estimated, :math:`s^2` is at least the mean square that the denoised image leaves over,
-    up to nine times the estimate: a scan departs from its model by more than its noise.
+    up to nine times the estimate: a scan departs from its model by more than its noise. Where a measurement is noisy, what the
+    operator and the denoiser get wrong counts as noise, too: :math:`s^2` becomes :math:`s^2 + m^2 \, \mathrm{mean} \, y^2`.
 
     Source: Zhang et al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, equation 7.
 
@@ -64,6 +65,7 @@ class PlugAndPlay(Solver):
         sigma_min: its last level, reached geometrically (None: :math:`\sigma_K`).
         penalty: :math:`\rho`, least weight of the splitting, for an operator of norm 1.
         noise_weight: :math:`\lambda`; 0 leaves the weight at its least, whatever the noise.
+        model_error: m, share of the measurement that operator and denoiser get wrong.
         iterations: conjugate-gradient steps of each proximal step, where there is no closed form.
         options: those of :class:`Solver`.
     """
@@ -79,16 +81,17 @@ class PlugAndPlay(Solver):
         sigma_min: float | None = None,
         penalty: float = 0.001,
         noise_weight: float = 0.25,
+        model_error: float = 0.0,
         iterations: int = 20,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         super().__init__(problem, **options)
         require_above(0, penalty=penalty)
-        require_at_least(0, noise_weight=noise_weight)
+        require_at_least(0, noise_weight=noise_weight, model_error=model_error)
         require_at_least(1, iterations=iterations)
         self.prior = prior
         self.lay_out()
-        self.penalty, self.noise_weight, self.iterations = penalty, noise_weight, iterations
+        self.penalty, self.noise_weight, self.model_error, self.iterations = penalty, noise_weight, model_error, iterations
         high = HIGHEST if sigma_max is None else sigma_max
         geometric_sigmas(high, min(LOWEST, high) if sigma_min is None else sigma_min, steps)  # refuses what cannot be
         self.sigma_max, self.sigma_min, self.steps = sigma_max, sigma_min, steps
@@ -123,12 +126,15 @@ class PlugAndPlay(Solver):
 
     def noise(self, y: Tensor, v: Tensor | None = None) -> Tensor:
         r"""Return :math:`s^2` of each measurement ``(B, ...)``, ``(B, 1, 1, 1)`` in float64; v is the denoised image."""
-        noise, precision = self.problem.data_term(y.double())
+        y = y.double()
+        noise, precision = self.problem.data_term(y)
         if v is not None and self.problem.noise_is_estimated:
             left = (self.operator(v) - y).double().square()
             left = left if precision is None else precision * left / per_image(precision.flatten(1).mean(1), precision)
             left = per_image(left.flatten(1).mean(1), noise)
             noise = torch.maximum(noise, torch.minimum(left, MOST_LEFT * noise))
+        wrong = self.model_error**2 * per_image(y.square().flatten(1).mean(1), noise)
+        noise = torch.where(noise > 0, noise + wrong, noise)
         return noise.reshape(-1, *[1] * len(self.operator.image_shape))
 
     def penalty_at(self, sigma: float | Tensor, noise: Tensor) -> Tensor:
@@ -148,8 +154,7 @@ class PnPADMM(PlugAndPlay):
         u \leftarrow u + x - v
 
     with :math:`\sigma` falling from step to step, or the same throughout; u is scaled by :math:`\rho_{k-1} / \rho_k` first. An
-    estimate: nothing in it is drawn but partitions. Where a measurement is noisy, what pixels cannot explain of an object with
-    more detail counts as noise, too: :math:`s^2` becomes :math:`s^2 + m^2 \, \mathrm{mean} \, y^2`.
+    estimate: nothing in it is drawn but partitions.
 
     Source: Venkatakrishnan, Bouman and Wohlberg, Plug-and-play priors for model based reconstruction, GlobalSIP 2013; Zhang et
     al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, section 4.2, for the falling level; Boyd,
@@ -160,7 +165,7 @@ class PnPADMM(PlugAndPlay):
         problem: what was measured, or its operator A.
         relaxation: :math:`\alpha`, above 0 and below 2; above 1 the data step goes further than its solution.
         noise_weight: :math:`\lambda`, larger than that of splittings which are not relaxed.
-        model_error: m, share of the measurement that the operator gets wrong.
+        model_error: m, above 0 since pixels cannot explain all of an object with more detail.
         options: those of :class:`PlugAndPlay`.
     """
 
@@ -173,17 +178,11 @@ class PnPADMM(PlugAndPlay):
         model_error: float = 0.006,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(prior, problem, noise_weight=noise_weight, **options)
+        super().__init__(prior, problem, noise_weight=noise_weight, model_error=model_error, **options)
         require_above(0, relaxation=relaxation)
-        require_at_least(0, model_error=model_error)
         if not relaxation < 2:
             raise InputError(f"relaxation is {relaxation}; wanted a value below 2")
-        self.relaxation, self.model_error = relaxation, model_error
-
-    def noise(self, y: Tensor, v: Tensor | None = None) -> Tensor:
-        """Return what the base class does and, where that is not 0, what the operator gets wrong."""
-        noise, square = super().noise(y, v), y.double().square().flatten(1).mean(1)
-        return torch.where(noise > 0, noise + self.model_error**2 * per_image(square, noise), noise)
+        self.relaxation = relaxation
 
     def solve(self, y: Tensor, generator: Generators) -> Tensor:
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
