@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from padis_lightning.machine import has_bfloat16
 from padis_lightning.priors import FixedTiling, PatchPrior, RandomTiling
 from padis_lightning.priors.tiling import GridTiles, Tiling
 from padis_lightning.random import Generators
@@ -60,7 +61,8 @@ def draw(prior: str, tiling: Tiling, count: int, steps: int) -> tuple[Tensor, li
     """Return images ``(count, C, H, W)``, and their seams at the borders of the partition of every step."""
     recorded = Recorded(tiling)
     solver = Ancestral(PatchPrior(prior, recorded), steps=steps, sigma_max=10.0, sigma_min=0.005)
-    with torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(device)):
         images = solver.solve(torch.empty(count, 0), Generators.keyed(0, range(count)))
     return images, [seam(images, borders) for borders in recorded.borders]
 
