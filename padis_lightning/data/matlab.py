@@ -1,4 +1,4 @@
-"""Structs and sizes of MATLAB's files."""
+"""Structs, arrays and sizes of MATLAB's files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from padis_lightning.data.containers import hdf5
 from padis_lightning.inputs import reading, require_inflated, require_size
 
 COMPRESSED = 15  # type of an element
+FLOATS = {"double": "f8", "single": "f4", "logical": "?"}  # MATLAB's names for them; those of integers are NumPy's
 WHOLE = "a whole file of MATLAB"
 
 
@@ -48,17 +49,19 @@ def load_struct(path: Path, name: str) -> dict[str, Any]:
         return _plain(loadmat(path, variable_names=[name], squeeze_me=True, simplify_cells=True)[name])
 
 
-def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the arrays of a file, axes as MATLAB has them; nothing is unpacked but names."""
+def described(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Return shapes and types of the arrays of a file, axes as MATLAB has them; nothing is unpacked but names."""
     import h5py
     from scipy.io import whosmat
 
     if h5py.is_hdf5(path):  # version 7.3
         with hdf5(path) as file:
-            return {name: d.shape[::-1] for name, d in file.items() if hasattr(d, "shape")}
+            return {name: (d.shape[::-1], d.dtype) for name, d in file.items() if hasattr(d, "shape")}
     with reading(path, WHOLE):
         check_packed(path)
-        return {name: shape for name, shape, _ in whosmat(path)}
+        found = whosmat(path)
+    kinds = [FLOATS.get(kind, kind if "int" in kind else "O") for _, _, kind in found]  # objects: text, cells and the like
+    return {name: (shape, np.dtype(kind)) for (name, shape, _), kind in zip(found, kinds, strict=True)}
 
 
 def load_array(path: Path, name: str) -> np.ndarray:

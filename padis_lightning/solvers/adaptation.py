@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from padis_lightning.data.notes import note
 from padis_lightning.errors import InputError, require_above, require_at_least, require_between
-from padis_lightning.linalg import norm, per_image
+from padis_lightning.linalg import norm
 from padis_lightning.priors import Prior
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ADAPT = 4  # purpose of an image's random stream
 LEVELS = 1 / 30, 1.0  # that are learnt, in units of the root mean square of clean images
 WARM_UP, CLIP = 5, 1.0  # steps until the learning rate is reached; largest norm of a gradient
-PENALTY, NOISE_WEIGHT, MODEL_ERROR, ITERATIONS = 0.001, 0.5, 0.006, 8  # of the proximal step, as those of PnPADMM
+ITERATIONS = 8  # of the proximal step, which is that of PnPADMM
 
 
 class Adaptation:
@@ -110,22 +110,22 @@ class Adaptation:
 
     def refined(self, prior: Prior, problem: Problem, x: Tensor, y: Tensor, generator: Generators, loop: Loop) -> Prior | None:
         """Return a copy of the prior that was refined on one measurement and its estimate; None where that diverged."""
+        from padis_lightning.solvers.plug_and_play import PnPADMM  # a solver, which may have an adaptation itself
+
+        splitting = PnPADMM(prior, problem, iterations=ITERATIONS)
+        noise = splitting.noise(y)
         twin = copy.deepcopy(prior)
         parameters = [parameter.requires_grad_(True) for parameter in twin.parameters()]
         optimizer = Adam(parameters, lr=self.lr, betas=(0.9, 0.99))
         schedule = LambdaLR(optimizer, self._factor)
-        noise, _ = problem.data_term(y.double())
-        if float(noise.max()) > 0:
-            noise = noise + MODEL_ERROR**2 * y.double().square().mean()
         low, high = (level * prior.sigma_data for level in LEVELS)
-        square, stream = problem.operator.norm_squared, generator.generators[0]
+        stream = generator.generators[0]
         for _ in loop(range(self.steps), {"x": x}, generator):
             share = float(torch.rand((), generator=stream, dtype=torch.float64))
             sigma = min(low * (high / low) ** share, prior.highest)
-            weight = (noise * NOISE_WEIGHT / (sigma**2 * square)).clamp_min(PENALTY) * square
             with torch.enable_grad():
                 denoised = twin.on_images(x + sigma * generator.normal(x), sigma, generator)
-            fitted = problem.proximal_step(denoised.detach(), y, per_image(weight, x), ITERATIONS)
+            fitted = splitting.data_step(denoised.detach(), y, splitting.penalty_at(sigma, noise))
             target = torch.lerp(fitted, x, self.own)
             with torch.enable_grad():
                 loss = (1 / sigma**2 + 1 / prior.sigma_data**2) * (denoised - target).square().mean()

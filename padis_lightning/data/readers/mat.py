@@ -9,14 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from padis_lightning.data.containers import hdf5
-from padis_lightning.data.matlab import WHOLE, check_packed
+from padis_lightning.data.matlab import WHOLE, described
 from padis_lightning.data.ranges import implied_range
 from padis_lightning.data.sources.series import Reader, Series, single_series
 from padis_lightning.errors import InputError
 from padis_lightning.inputs import reading, require_size
-
-FLOATS = {"double": "f8", "single": "f4", "logical": "?"}  # MATLAB's names for them; those of integers are NumPy's
-Described = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
 def read(path: Path) -> list[Series]:
@@ -27,7 +24,7 @@ def read(path: Path) -> list[Series]:
     import h5py
 
     reverse = bool(h5py.is_hdf5(path))
-    found = (_described_hdf5 if reverse else _described)(path)
+    found = described(path)
     arrays = {name: one for name, one in found.items() if name == "images" or len(one[0]) in (3, 4)}
     key = "images" if "images" in arrays else next(iter(arrays)) if len(arrays) == 1 else None
     if key is None:
@@ -42,22 +39,6 @@ def read(path: Path) -> list[Series]:
     require_size(path, math.prod(shape if not reverse else shape[:-1]) * dtype.itemsize, path.stat().st_size)
     values = partial(_values_hdf5 if reverse else _values, path, key)
     return single_series(path, shape[-1], values, shape=shape[:-1], range=implied_range(dtype))
-
-
-def _described_hdf5(path: Path) -> Described:
-    """Return shapes and types of arrays, the axes as MATLAB has them."""
-    with hdf5(path) as file:
-        return {name: (d.shape[::-1], d.dtype) for name, d in file.items() if hasattr(d, "shape")}
-
-
-def _described(path: Path) -> Described:
-    from scipy.io import whosmat
-
-    with reading(path, WHOLE):
-        check_packed(path)
-        found = whosmat(path)
-    kinds = [FLOATS.get(kind, kind if "int" in kind else "O") for _, _, kind in found]  # objects: text, cells and the like
-    return {name: (shape, np.dtype(kind)) for (name, shape, _), kind in zip(found, kinds, strict=True)}
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from padis_lightning.data.conventions import Named, read_unit
-from padis_lightning.data.matlab import load_array, shapes
+from padis_lightning.data.matlab import described, load_array
 from padis_lightning.data.notes import note
 from padis_lightning.data.scans.base import Format
 from padis_lightning.errors import InputError
@@ -27,9 +27,9 @@ def _names(path: Path) -> tuple[str, str] | None:
 
 @lru_cache(maxsize=1)
 def _found(path: Path, changed: int) -> tuple[str, str] | None:
-    found = shapes(path)
+    found = described(path)
     angles = next((name for name in ANGLES if name in found), "")
-    y = next((name for name in (*PLAIN, *(MAYBE if angles else ())) if len(found.get(name, ())) == 2), None)
+    y = next((name for name in (*PLAIN, *(MAYBE if angles else ())) if name in found and len(found[name][0]) == 2), None)
     return None if y is None or "images" in found else (y, angles)
 
 
@@ -40,7 +40,7 @@ def read(path: Path, named: Named) -> dict[str, np.ndarray]:
     y, angles = names[0], names[1]
     if not angles:
         raise InputError(f"{path} has {y} without angles; wanted {' or '.join(ANGLES)} beside it")
-    found = shapes(path)
+    found = described(path)
     values, turns = load_array(path, y), np.ravel(load_array(path, angles))
     if len(turns) not in values.shape:
         raise InputError(f"{path} has {y} of shape {values.shape} and {len(turns)} {angles}; wanted one angle a view")
