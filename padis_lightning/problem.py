@@ -15,7 +15,6 @@ from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, N
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
 from padis_lightning.operators.pixels import PixelOperator
-from padis_lightning.operators.rows import rows_of
 from padis_lightning.random import Generators
 from padis_lightning.types import Batch
 
@@ -72,7 +71,7 @@ class Problem(nn.Module):
 
     def of_rows(self, kept: Sequence[int]) -> Problem:
         """Return the problem of these rows of a measurement alone, by its last axis but one; of a scan these are views."""
-        return self._replaced(rows_of(self.operator, kept), self.noise.of_rows(kept))
+        return self._replaced(self.operator.of_rows(kept), self.noise.of_rows(kept))
 
     def _for_weights(self, weights: Tensor | None, y: Tensor | None) -> Problem:
         """Weigh what was measured; its noise is estimated where nobody names it, and held against what is named."""

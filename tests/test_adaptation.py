@@ -12,7 +12,6 @@ from padis_lightning.errors import InputError
 from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, PoissonNoise
 from padis_lightning.operators.ct import ParallelBeam, Scan
 from padis_lightning.operators.identity import Identity
-from padis_lightning.operators.rows import rows_of
 from padis_lightning.priors import DenoiserPrior, GaussianPrior, PatchPrior
 from padis_lightning.problem import Problem
 from padis_lightning.solvers.adaptation import Adaptation
@@ -123,7 +122,7 @@ def test_a_prior_that_cannot_learn_is_refused():
 @pytest.mark.parametrize("options", [{}, {"bin_offset": [0.1, 0.2, 0.3, 0.4, 0.5]}, {"channels": 2}])
 def test_some_views_of_a_scan_are_a_scan_with_the_same_rows(options, rng):
     whole = ParallelBeam(9, views=5, **options)
-    part, x = rows_of(whole, KEPT), torch.rand(2, *whole.image_shape, generator=rng)
+    part, x = whole.of_rows(KEPT), torch.rand(2, *whole.image_shape, generator=rng)
     assert isinstance(part, Scan) and isinstance(part.geometry, Geometry)
     torch.testing.assert_close(part(x), whole(x)[..., KEPT, :])
 

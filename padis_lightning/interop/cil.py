@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -99,6 +99,10 @@ class TurnedScan(Scan):
     def finer(self, factor: int) -> LinearOperator:
         """Return itself for a factor of 1; no finer grid, on which measurements are simulated, is made."""
         return self if factor == 1 else LinearOperator.finer(self, factor)
+
+    def of_rows(self, kept: Sequence[int]) -> LinearOperator:
+        """Return the operator that measures these views alone, bins the other way as well."""
+        return LinearOperator.of_rows(self, kept)
 
 
 def scan(acquisition_geometry: Any, image_geometry: Any = None, backend: Backend = "auto") -> Scan:  # noqa: ANN401 - CIL's

@@ -170,6 +170,12 @@ class LinearOperator(nn.Module, ABC):
         """Return the same measurement with ``factor`` times finer sampling; raise an InputError if A is defined on pixels."""
         raise InputError(f"{type(self).__name__} has no finer grid to simulate on; wanted oversampling: 1")
 
+    def of_rows(self, kept: Sequence[int]) -> LinearOperator:
+        """Return the operator that measures these rows alone, by the last axis of a measurement but one."""
+        from padis_lightning.operators.rows import Rows  # an operator, too
+
+        return Rows(self.measurement_shape, kept) @ self
+
     @cached_property
     def norm_squared(self) -> float:
         r"""The square of the norm :math:`\|A\|^2`, the largest eigenvalue of A'A."""

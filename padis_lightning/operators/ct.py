@@ -80,6 +80,16 @@ class Scan(LinearOperator):
         """Return a scan that cuts pixels into ``factor`` by ``factor``, and takes the mean of ``factor`` rays a bin."""
         return FinerScan(self, factor) if factor > 1 else self
 
+    def of_rows(self, kept: Sequence[int]) -> LinearOperator:
+        """Return the scan of these views alone."""
+        geometry = self.geometry
+        if not isinstance(geometry, Geometry):
+            return super().of_rows(kept)
+        offset = geometry.bin_offset
+        offset = tuple(offset[k] for k in kept) if isinstance(offset, Sequence) else offset
+        part = replace(geometry, angles=tuple(geometry.angles[k] for k in kept), bin_offset=offset)
+        return Scan(part, self.backend, self.filter, self.image_shape[0])
+
 
 class FinerScan(LinearOperator):
     """A finer scan simulates a scan on a finer grid than it is solved on: pixels are squares, bins have a width.

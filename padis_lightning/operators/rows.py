@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from torch import Tensor
 
-from padis_lightning.ct import Geometry
 from padis_lightning.operators.base import LinearOperator
-from padis_lightning.operators.ct import Scan
 
 
 class Rows(LinearOperator):
@@ -37,14 +34,3 @@ class Rows(LinearOperator):
         x = y.new_zeros(len(y), *self.image_shape)
         x[..., self.kept, :] = y
         return x
-
-
-def rows_of(operator: LinearOperator, kept: Sequence[int]) -> LinearOperator:
-    """Return the operator that measures these rows alone: of a flat scan the scan of these views."""
-    geometry = operator.geometry
-    if not isinstance(operator, Scan) or not isinstance(geometry, Geometry):
-        return Rows(operator.measurement_shape, kept) @ operator
-    offset = geometry.bin_offset
-    offset = tuple(offset[k] for k in kept) if isinstance(offset, Sequence) else offset
-    part = replace(geometry, angles=tuple(geometry.angles[k] for k in kept), bin_offset=offset)
-    return Scan(part, operator.backend, operator.filter, operator.image_shape[0])
