@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from padis_lightning.errors import require_at_least
 from padis_lightning.linalg import norm, per_image
-from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, Noise, estimate_deviation, seems_white
+from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, Noise
+from padis_lightning.noise_estimation import estimate_deviation, seems_white
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
 from padis_lightning.operators.pixels import PixelOperator

@@ -10,7 +10,8 @@ from torch.nn.functional import avg_pool2d
 
 from padis_lightning.ct import Projector
 from padis_lightning.errors import InputError
-from padis_lightning.noise import EstimatedNoise, GaussianNoise, PoissonNoise, estimate_deviation
+from padis_lightning.noise import EstimatedNoise, GaussianNoise, PoissonNoise
+from padis_lightning.noise_estimation import estimate_deviation
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.blur import UniformBlur
 from padis_lightning.operators.ct import ParallelBeam, Scan

@@ -21,7 +21,7 @@ from padis_lightning.data.sources.crops import CropSource
 from padis_lightning.data.sources.open import open_source
 from padis_lightning.data.sources.pictures import holds_pictures
 from padis_lightning.errors import InputError
-from padis_lightning.noise import estimate_deviation
+from padis_lightning.noise_estimation import estimate_deviation
 from padis_lightning.operators.blur import Blur, UniformBlur
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.inpainting import Inpainting

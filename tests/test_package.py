@@ -18,7 +18,7 @@ LAYERS = [
     {"errors"},
     {"files", "locks", "machine", "memory", "random", "registry", "signals"},
     {"canvas", "hub", "inputs", "linalg", "pickles", "types"},
-    {"ct", "image_quality", "metrics", "mri", "networks", "noise"},
+    {"ct", "image_quality", "metrics", "mri", "networks", "noise", "noise_estimation"},
     {"operators"},
     {"diffusion", "problem"},
     {"priors"},
