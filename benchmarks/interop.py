@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 import padis_lightning as pl
-from padis_lightning.api import load_prior
 from padis_lightning.data.generators import photographs
 from padis_lightning.interop.deepinv import Denoiser, Physics
+from padis_lightning.loading import load_prior
 from padis_lightning.solvers.base import SOLVE
 
 NOISE = 0.02

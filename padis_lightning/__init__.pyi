@@ -2,7 +2,6 @@
 
 from padis_lightning.api import Result as Result
 from padis_lightning.api import denoise as denoise
-from padis_lightning.api import load_prior as load_prior
 from padis_lightning.api import reconstruct as reconstruct
 from padis_lightning.api import simulate as simulate
 from padis_lightning.ct import ConeGeometry as ConeGeometry
@@ -11,6 +10,7 @@ from padis_lightning.diffusion import Denoiser as Denoiser
 from padis_lightning.diffusion import PatchModel as PatchModel
 from padis_lightning.errors import InputError as InputError
 from padis_lightning.errors import RunError as RunError
+from padis_lightning.loading import load_prior as load_prior
 from padis_lightning.noise import GaussianNoise as GaussianNoise
 from padis_lightning.noise import Noise as Noise
 from padis_lightning.noise import PoissonNoise as PoissonNoise

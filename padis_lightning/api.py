@@ -9,33 +9,29 @@ returned has the axes, the kind (array or tensor), the units and the device of w
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from padis_lightning import hub, priors
 from padis_lightning.ct import Geometry
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.notes import note
 from padis_lightning.data.ranges import calibrate, decide_measured, implied_range
 from padis_lightning.data.sources.measurements import corrected_integrals
 from padis_lightning.data.sources.pictures import NOISY
-from padis_lightning.diffusion.model import NAME
 from padis_lightning.errors import InputError, RunError
-from padis_lightning.messages.configs import CONFIGS, read_config
-from padis_lightning.networks.diffusers import FILES, find_model
+from padis_lightning.layout import Layout, Values, dtype_of, lay_out
+from padis_lightning.loading import load_prior
 from padis_lightning.noise import GaussianNoise, Noise
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.ct import Scan
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.pixels import PixelOperator
-from padis_lightning.priors import DenoiserPrior, PatchPrior, Prior
+from padis_lightning.priors import Prior
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
 from padis_lightning.registry import subclasses
@@ -43,7 +39,6 @@ from padis_lightning.solvers import Solver
 from padis_lightning.solvers.base import MEASURE
 from padis_lightning.types import Batch, Normalisation, pair_of
 
-Values = TypeVar("Values", NDArray[Any], Tensor)
 Pair = tuple[float, float]
 Measured = Geometry | LinearOperator | Problem
 
@@ -177,39 +172,11 @@ def simulate(image: Values, operator: Measured, noise_std: float = 0.0, seed: in
         seed: of the noise; each image has a stream of its own.
     """
     problem = _problem(operator)
-    x, layout = _lay_out(image, problem.operator.image_shape, "image", isinstance(problem.operator, PixelOperator))
+    x, layout = lay_out(image, problem.operator.image_shape, "image", isinstance(problem.operator, PixelOperator))
     fitting = problem.operator.for_image_shape(tuple(x.shape[1:]))
     fitted = Problem(fitting, _noise(problem, noise_std or None), problem.oversampling)
     with torch.no_grad():
         return layout.undo(fitted.measure(x, Generators.keyed(seed, torch.arange(len(x)).tolist(), MEASURE)))
-
-
-def load_prior(prior: nn.Module | str | Path) -> Prior:
-    """Return the prior of a name, as the configs have it, of a file or a folder, here or on the Hub, or around a denoiser.
-
-    Raises:
-        InputError: there is no such prior.
-    """
-    if not isinstance(prior, (nn.Module, str, Path)):
-        raise InputError(f"the prior is {prior!r:.60}; wanted a name, a file or a folder, or a module")
-    if isinstance(prior, nn.Module) or _is_model(prior):
-        return DenoiserPrior(prior if isinstance(prior, nn.Module) else str(prior))
-    config = CONFIGS / "prior" / f"{prior}.yaml"
-    return _build(read_config(config)) if config.is_file() else PatchPrior.from_pretrained(prior)
-
-
-def _is_model(prior: str | Path) -> bool:
-    """Return whether a folder, here or on the Hub, has a diffusion model and no prior of ours."""
-    if hub.is_address(prior) and hub.Address.read(str(prior)).file != NAME:
-        return False
-    folder = hub.fetch_folder(str(prior), [NAME, *FILES]) if hub.is_address(prior) else Path(prior)
-    return find_model(folder) is not None and not (folder / NAME).is_file()
-
-
-def _build(described: dict[str, Any]) -> Any:  # noqa: ANN401 - of the class that is named
-    """Build what a config of this package names."""
-    options = {k: _build(v) if isinstance(v, dict) else v for k, v in described.get("init_args", {}).items()}
-    return getattr(priors, described["class_path"])(**options)
 
 
 def _solver(solver: type[Solver] | str | None) -> type[Solver]:
@@ -239,68 +206,6 @@ def _noise(problem: Problem, deviation: float | None, width: float = 1.0) -> Noi
     return GaussianNoise(deviation / width)
 
 
-class _Layout(NamedTuple):
-    """Says how values were given, and gives others back like them."""
-
-    batched: bool
-    channels: Literal["first", "last", "none"]
-    array: bool
-    complex_valued: bool = False
-
-    def undo(self, values: Tensor, samples: bool = False) -> Any:  # noqa: ANN401 - an array or a tensor
-        """Return ``(B, C, ...)``, or samples ``(B, K, C, ...)``, as what was given; a complex image has no axis of channels."""
-        axis = 1 + samples
-        if self.complex_valued:
-            values = torch.view_as_complex(values.unflatten(axis, (-1, 2)).movedim(axis + 1, -1).contiguous()).squeeze(axis)
-        elif self.channels == "last":
-            values = values.movedim(axis, -1)
-        elif self.channels == "none":
-            values = values.squeeze(axis)
-        values = values if self.batched else values[0]
-        return values.cpu().numpy() if self.array else values
-
-    def numbers(self, values: Tensor) -> float | list[float]:
-        """Return a number of each measurement, or that of the only one."""
-        found = values.flatten().tolist()
-        return found if self.batched else found[0]
-
-
-def _lay_out(values: Values, shape: Sequence[int], what: str, any_size: bool) -> tuple[Tensor, _Layout]:
-    """Return values as ``(B, *shape)``, of any size and one or three channels where ``any_size``, and how they were given."""
-    if values.is_complex() if isinstance(values, Tensor) else np.iscomplexobj(values):
-        if shape[0] % 2:
-            raise InputError(f"the {what} is complex; wanted real numbers {tuple(shape)}")
-        half = shape[0] // 2, *shape[1:]
-        (real, given_as), (imaginary, _) = (_lay_out(part, half, what, any_size) for part in (values.real, values.imag))
-        return torch.stack([real, imaginary], 2).flatten(1, 2), given_as._replace(complex_valued=True)
-    array = not isinstance(values, Tensor)
-    given = values.detach().float() if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values).astype(np.float32))
-    layout: Literal["first", "last", "none"]
-    channels, axes = shape[0], len(shape) - 1
-    if any_size and channels == 1 and given.ndim > 2 and given.shape[-1] == 3:
-        channels = 3
-    if given.ndim in (axes + 1, axes + 2) and given.shape[-axes - 1] == channels:
-        layout, single = "first", axes + 1
-    elif given.ndim in (axes + 1, axes + 2) and given.shape[-1] == channels:
-        layout, single = "last", axes + 1
-        given = given.movedim(-1, -axes - 1)
-    elif given.ndim in (axes, axes + 1) and channels == 1:
-        layout, single = "none", axes
-        given = given.unsqueeze(-axes - 1)
-    else:
-        raise InputError(f"the {what} is {tuple(given.shape)}; wanted {tuple(shape)}, or several of these")
-    batched = np.ndim(values) > single
-    given = given if batched else given[None]
-    if not torch.isfinite(given).all() or not given.numel():
-        raise InputError(f"the {what} has {'no values' if not given.numel() else 'NaN or infinity'}; wanted finite numbers")
-    return given, _Layout(batched, layout, array)
-
-
-def _kind(values: Tensor) -> np.dtype:
-    """Return the type of a tensor's numbers as NumPy knows it; all that are no integers are one."""
-    return np.dtype(float if values.is_floating_point() else str(values.dtype).removeprefix("torch."))
-
-
 class _Found(NamedTuple):
     """Holds normalised measurements ``(B, ...)``, how they were given, what 0 and 1 stand for, and how far entries count.
 
@@ -308,7 +213,7 @@ class _Found(NamedTuple):
     """
 
     y: Tensor
-    layout: _Layout
+    layout: Layout
     scale: Normalisation
     weights: Tensor | None
 
@@ -320,7 +225,7 @@ class _Found(NamedTuple):
 
 def _measured(values: Values, given: Measured, operator: LinearOperator, bounds: Pair | None) -> _Found:
     pictures = isinstance(operator, PixelOperator)
-    y, layout = _lay_out(values, operator.measurement_shape, "measurement", pictures)
+    y, layout = lay_out(values, operator.measurement_shape, "measurement", pictures)
     if isinstance(given, Geometry):
         if y.shape[-2:] != given.shape:
             raise InputError(f"the measurement is {tuple(np.shape(values))}; wanted {given.shape}, or several of these")
@@ -330,7 +235,7 @@ def _measured(values: Values, given: Measured, operator: LinearOperator, bounds:
         scale = decide_measured(HERE, "y", arrays, named=bounds or calibrate(HERE, found.y, given))
         integrals, weights = (torch.from_numpy(part)[:, None].to(y.device) for part in (found.y, found.weights))
         return _Found(integrals / scale.upper, layout, scale, weights)
-    kind = _kind(values) if isinstance(values, Tensor) else np.asarray(values).dtype
+    kind = dtype_of(values)
     pair = bounds or (implied_range(kind, picture=True) if pictures else None)
     low, high = float(y.min()), float(y.max())
     if pair is None and pictures and (kind.kind in "ui" or low < NOISY[0] or high > NOISY[1]):

@@ -17,7 +17,7 @@ ROOT = Path(padis_lightning.__file__).parent
 LAYERS = [
     {"errors"},
     {"files", "locks", "machine", "memory", "random", "registry", "signals"},
-    {"canvas", "hub", "inputs", "linalg", "pickles", "types"},
+    {"canvas", "hub", "inputs", "layout", "linalg", "pickles", "types"},
     {"ct", "image_quality", "metrics", "mri", "networks", "noise", "noise_estimation"},
     {"operators"},
     {"diffusion", "problem"},
@@ -27,6 +27,7 @@ LAYERS = [
     {"results", "interop"},
     {"callbacks"},
     {"messages"},
+    {"loading"},
     {"api", "commands"},
     {"cli"},
     {"__main__"},
