@@ -24,9 +24,9 @@ from typing import Any
 import torch
 
 from benchmarks import simulation
+from benchmarks.machine import resident
 from benchmarks.plots import memory_of_slices
 from benchmarks.solvers import direct, few_views
-from benchmarks.training import resident
 from padis_lightning import metrics
 from padis_lightning.diffusion import PatchModel, padding
 from padis_lightning.files import write_text

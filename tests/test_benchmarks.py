@@ -22,7 +22,7 @@ from benchmarks import (
     solvers,
     volumes,
 )
-from benchmarks.training import main
+from benchmarks.training.__main__ import main
 from padis_lightning.ct import PROJECTORS
 from padis_lightning.data.generators import BrainSource
 from padis_lightning.data.phantoms import ChestPhantoms

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.training import machine
+from benchmarks.machine import machine
 from padis_lightning.errors import one_line
 from padis_lightning.files import write_text
 

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.gpu.runner import LATE, Context, Measurement, Row, skipped
 from benchmarks.operators import measure
-from benchmarks.training import turns
+from benchmarks.timing import turns
 from benchmarks.volumes import large_solver, step_of_large
 from padis_lightning.ct import PROJECTORS, Geometry, choose
 from padis_lightning.operators.ct import FanBeam, ParallelBeam

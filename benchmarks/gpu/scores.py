@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from benchmarks.gpu.contract import convolutions, relative_error, stirred
 from benchmarks.gpu.runner import LATE, Context, Measurement, Row, skipped
 from benchmarks.paper.costs import untrained
-from benchmarks.training import PAPER, plain_denoised, product, synchronise, turns
+from benchmarks.timing import synchronise, turns
+from benchmarks.training.speed import product
+from benchmarks.training.steps import PAPER, plain_denoised
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.networks.ddpmpp import DDPMpp
 from padis_lightning.operators.ct import ParallelBeam

@@ -17,8 +17,12 @@ from benchmarks import simulation
 from benchmarks.gpu.contract import QUIET, convolutions
 from benchmarks.gpu.runner import Context, Measurement, Row, skipped
 from benchmarks.gpu.scores import no_compilation
+from benchmarks.machine import resident
 from benchmarks.solvers import METHODS, measure
-from benchmarks.training import PAPER, Setup, Step, Trainee, patch_training, peak_on_gpu, resident, step_times, synchronise, turns
+from benchmarks.timing import synchronise, turns
+from benchmarks.training.costs import patch_training, peak_on_gpu
+from benchmarks.training.speed import step_times
+from benchmarks.training.steps import PAPER, Setup, Step, Trainee
 from padis_lightning.callbacks.ema import EMA
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.machine import fast_precision

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.machine import machine
 from benchmarks.paper import costs, folders, scores
 from benchmarks.paper.page import SECTIONS, write_page
 from benchmarks.paper.plan import seconds
 from benchmarks.paper.scales import SCALES, variables
 from benchmarks.paper.studies import Part, parts
-from benchmarks.training import machine
 from padis_lightning.commands.sweep import run_sweep, write_table
 from padis_lightning.errors import InputError
 from padis_lightning.files import write_text

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import yaml
 
+from benchmarks.machine import resident
 from benchmarks.paper.scales import SCALES
-from benchmarks.training import resident
 from padis_lightning.diffusion import Denoiser, PatchModel, padding
 from padis_lightning.networks.base import PatchNetwork
 from padis_lightning.networks.ddpmpp import DDPMpp

@@ -1,0 +1,1 @@
+"""What training costs: memory and time of steps."""
