@@ -1,4 +1,4 @@
-"""Units of angles, and the names and axes that other programs have for a scan: the one place that turns them into ours."""
+"""Units of angles and lengths, and names and axes that other programs have for a scan: the one place that makes them ours."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ Arrays = dict[str, np.ndarray]
 
 UNITS = {"degrees": np.pi / 180, "radians": 1.0}
 SPELLINGS = {"deg": "degrees", "degree": "degrees", "°": "degrees", "rad": "radians", "radian": "radians"}
+MILLIMETRES = {"mm": 1.0, "m": 1e3, "cm": 10.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "nm": 1e-6}
 MOST = 4 * np.pi  # above it angles are no radians, unless somebody says so
 NAME_IT = "the key angle_unit with degrees or radians"
 

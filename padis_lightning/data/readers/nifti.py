@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from padis_lightning.data.conventions import MILLIMETRES
 from padis_lightning.data.ranges import implied_range
 from padis_lightning.data.sources.series import Reader, Series
 from padis_lightning.errors import InputError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 WHOLE = "NIfTI that is whole"
 MOST_EXTENSIONS = 2**24  # bytes before the values
-MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 
 
 def read(path: Path) -> list[Series]:
@@ -99,7 +99,8 @@ def _affine(image: Nifti1Image) -> np.ndarray | None:
     if not (image.header["sform_code"] or image.header["qform_code"]):
         return None
     affine = RAS_TO_LPS @ image.affine[:, [1, 0, 2, 3]]
-    affine[:3] *= MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    unit = image.header.get_xyzt_units()[0].replace("meter", "m")  # as nibabel calls it
+    affine[:3] *= MILLIMETRES.get(unit, 1.0)
     return affine if np.isfinite(affine).all() and abs(np.linalg.det(affine)) > 1e-9 else None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from padis_lightning.data.containers import hdf5
-from padis_lightning.data.conventions import Named
+from padis_lightning.data.conventions import MILLIMETRES, Named
 from padis_lightning.data.scans.base import NEXUS, Format, field, opened, rows_of, stack_of, unit_of
 from padis_lightning.errors import InputError
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import h5py
 
 PROJECTION, FLAT, DARK = range(3)
-LENGTHS = {"mm": 1.0, "m": 1e3, "cm": 10.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "nm": 1e-6}  # mm
 
 
 def _names(path: Path) -> dict[str, str]:
@@ -66,9 +65,9 @@ def _millimetres(size: h5py.Dataset, path: Path) -> np.ndarray:
     unit = size.attrs.get("units", "mm")
     unit = unit.decode(errors="replace") if isinstance(unit, bytes) else str(unit)
     value = np.asarray(size[()]).astype(float).squeeze() if size.dtype.kind in "uif" else np.asarray(np.nan)
-    if unit.strip() not in LENGTHS or value.ndim or not 0 < value < np.inf:
-        raise InputError(f"{path} has x_pixel_size {value} {unit:.20}; wanted one above 0 in {', '.join(LENGTHS)}")
-    return value * LENGTHS[unit.strip()]
+    if unit.strip() not in MILLIMETRES or value.ndim or not 0 < value < np.inf:
+        raise InputError(f"{path} has x_pixel_size {value} {unit:.20}; wanted one above 0 in {', '.join(MILLIMETRES)}")
+    return value * MILLIMETRES[unit.strip()]
 
 
 SCAN = Format("NXtomo", lambda path: bool(_names(path)), read)

@@ -12,6 +12,7 @@ import torch
 
 from padis_lightning.ct import ConeGeometry
 from padis_lightning.data.containers import HDF5, load_keys, shapes_of
+from padis_lightning.data.conventions import MILLIMETRES
 from padis_lightning.data.names import natural, unique
 from padis_lightning.data.ranges import decide_measured
 from padis_lightning.data.sources.base import Item, Source
@@ -20,7 +21,7 @@ from padis_lightning.errors import InputError
 
 SUFFIXES = (".npz", *HDF5)
 ONLY = tuple(key for key in CONE.needed if key not in FLAT.keys)  # what no scan of a slice has
-MILLIMETRES = {"um": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1e3}
+UNITS = ("um", "mm", "cm", "m")
 TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -44,8 +45,8 @@ def _open(path: Path, data_range: Sequence[float] | None) -> tuple[dict[str, Any
     if groups.shape != (count,):
         raise InputError(f"{path} has patient of shape {arrays['patient'].shape}; wanted {count} entries, one a volume")
     unit = str(arrays["unit"]) if "unit" in arrays else None
-    if unit not in (None, *MILLIMETRES):
-        raise InputError(f"{path} has unit {unit!r}; wanted {', '.join(MILLIMETRES)}")
+    if unit not in (None, *UNITS):
+        raise InputError(f"{path} has unit {unit!r}; wanted {', '.join(UNITS)}")
     shared = {
         "geometry": read_scan(CONE, arrays, key, shape, path),
         "range": decide_measured(path, key, arrays, named=data_range),
