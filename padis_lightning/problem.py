@@ -15,7 +15,6 @@ from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, N
 from padis_lightning.noise_estimation import estimate_deviation, seems_white
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
-from padis_lightning.operators.pixels import PixelOperator
 from padis_lightning.random import Generators
 from padis_lightning.types import Batch
 
@@ -83,7 +82,7 @@ class Problem(nn.Module):
             measured = self.operator.zero_unmeasured(weights.expand_as(y))
             deviation = estimate_deviation(y.double(), self.operator.noise_orders, self.operator.noisy(measured))
             self._say_noise(y, deviation, measured)
-        copies = equal_channels(y) if isinstance(self.operator, PixelOperator) else per_image(y.new_ones(len(y)), y)
+        copies = self.operator.copies(y)
         if not self.noise_is_named:
             return self._replaced(self.operator, EstimatedNoise(deviation * copies.sqrt().to(deviation), measured))
         counted = (weights > 0) / copies
@@ -188,15 +187,6 @@ class Problem(nn.Module):
             return found / self.operator.norm_squared
 
         return normal, self.operator.adjoint(y if precision is None else precision * y) / self.operator.norm_squared
-
-
-def equal_channels(y: Tensor) -> Tensor:
-    """Return of how many equal channels each picture ``(B, C, H, W)`` is, ``(B, 1, 1, 1)``: C of a grey one, else 1.
-
-    They are one measurement that counts C times, so that the variance of its noise does as well.
-    """
-    grey = (y == y[:, :1]).flatten(1).all(1)
-    return per_image(torch.where(grey, y.shape[1], 1).to(y), y)
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:

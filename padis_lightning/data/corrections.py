@@ -117,32 +117,37 @@ def drift(y: Array) -> Array:
     return np.where(np.abs(common).max() > 5 * noise, common, 0.0)[:, None]
 
 
-def without_drift(y: Array) -> tuple[Array, str]:
-    """Return ``(views, bins)`` without the beam's drift, and words about it or about ends of the detector that see no air.
+def is_drift(y: Array, level: Array) -> bool:
+    """Tell whether ``level`` ``(views, 1)``, what both ends of the detector have in common, is the beam's and not an object's.
 
-    What both ends have in common is drift where it is faint or bright, or where the mass of the views is more alike without it.
-    An object that reaches over both ends in some views makes it less alike.
+    It is where it is faint or bright, or where the mass of the views is more alike without it. An object that reaches over both
+    ends in some views makes it less alike.
 
     Source: Helgason, The Radon transform, 1999, section I.2, for the mass.
     """
-    level, air = drift(y), sees_air(y)
-    limit = FAINT * float(np.quantile(y - level, 0.999))
-    before, after = (float(part.mean(1).std()) for part in (y, y - level))
+    rest = y - level
+    if not level.any() or not all(sees_air(rest)):
+        return False
+    limit = FAINT * float(np.quantile(rest, 0.999))
+    before, after = (float(part.mean(1).std()) for part in (y, rest))
     small = np.median(level) < limit and after <= before + limit / 3
-    if level.any() and all(sees_air(y - level)) and (small or (after < before / 2 and np.quantile(level, 0.05) < limit)):
-        words = f"the beam drifts from its flat field by up to {float(np.abs(level).max()):.3g}, seen at the ends of the detector"
-        return y - level, f"{words}; taken off"
+    return bool(small or (after < before / 2 and np.quantile(level, 0.05) < limit))
+
+
+def about_ends(y: Array, level: Array) -> str:
+    """Return words about ends of the detector that see no air, nothing where both do; ``level`` is what they have in common."""
     low, high = np.quantile(y, (0.01, 0.99))
     if high - low > abs(high) / 4 and min(np.median(part) for part in _ends(y)) > high - (high - low) / 3:
         wanted = "of light that passes, its negative logarithm is wanted, or counts"
-        return y, f"values are highest at the ends of the detector; {wanted}"
+        return f"values are highest at the ends of the detector; {wanted}"
+    air = sees_air(y)
     if all(air) and not level.any():
-        return y, ""
+        return ""
     if not all(air) and any(air):
         end, right = "right" if air[0] else "left", "which is right for a shifted detector whose views go all round"
-        return y, f"the object seems to be wider than the detector at its {end} end, {right}"
+        return f"the object seems to be wider than the detector at its {end} end, {right}"
     when = " in some views" if all(air) else ""
-    return y, f"the object seems to be wider than the detector{when}; values near its border cannot be trusted"
+    return f"the object seems to be wider than the detector{when}; values near its border cannot be trusted"
 
 
 def too_bright(y: Array) -> NDArray[np.bool_]:
@@ -185,8 +190,13 @@ def corrected(integrals: LineIntegrals, stripes: bool = False) -> LineIntegrals:
         notes.append(f"{len(places)} of {y.shape[1]} bins are dead or hot and do not count: {_few(places)}")
         weights[:, bad] = 0
         y = fill(y, weights > 0)
-    y, words = without_drift(y)
-    notes += [words] if words else []
+    level = drift(y)
+    if is_drift(y, level):
+        y = y - level
+        words = f"the beam drifts from its flat field by up to {float(np.abs(level).max()):.3g}, seen at the ends of the detector"
+        notes.append(f"{words}; taken off")
+    elif words := about_ends(y, level):
+        notes.append(words)
     hit = too_bright(y)
     if hit.any():
         notes.append(f"{int(hit.sum())} of {y.size} bins have far more light than the beam and do not count")

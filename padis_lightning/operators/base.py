@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from padis_lightning.canvas import axis_names
 from padis_lightning.ct import ConeGeometry, Geometry
 from padis_lightning.errors import InputError
-from padis_lightning.linalg import at_least_single, conjugate_gradient, largest_eigenvalue
+from padis_lightning.linalg import at_least_single, conjugate_gradient, largest_eigenvalue, per_image
 
 
 def dimensions(image_shape: Sequence[int]) -> tuple[int, int, int]:
@@ -76,6 +76,10 @@ class LinearOperator(nn.Module, ABC):
     def noisy(self, weights: Tensor) -> Tensor:
         """Return the weights ``(B, ...)`` of the part of a measurement whose differences are noise and hardly anything else."""
         return weights
+
+    def copies(self, y: Tensor) -> Tensor:
+        """Return how often each measurement ``(B, ...)`` has the same numbers, noise included: ``(B, 1, ...)``, mostly once."""
+        return per_image(y.new_ones(len(y)), y)
 
     def clip(self, x: Tensor) -> Tensor:
         """Return images with all values within the range that images have."""

@@ -5,7 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from padis_lightning.errors import InputError
+from padis_lightning.linalg import per_image
 from padis_lightning.memory import device_of
 from padis_lightning.operators.base import LinearOperator
 from padis_lightning.operators.diagonalisable import Diagonalisable
@@ -37,3 +41,11 @@ class PixelOperator(Diagonalisable):
             raise InputError(f"the measurement is {tuple(shape)}; wanted a picture, channels, height and width")
         channels, height, width = shape
         return self.for_image_shape((channels, self.factor * height, self.factor * width))
+
+    def copies(self, y: Tensor) -> Tensor:
+        """Return of how many equal channels each picture ``(B, C, H, W)`` is, ``(B, 1, 1, 1)``: C of a grey one, else 1.
+
+        They are one measurement that counts C times, so that the variance of its noise does as well.
+        """
+        grey = (y == y[:, :1]).flatten(1).all(1)
+        return per_image(torch.where(grey, y.shape[1], 1).to(y), y)
