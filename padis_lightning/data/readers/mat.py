@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from padis_lightning.data.containers import hdf5
-from padis_lightning.data.matlab import WHOLE, described
+from padis_lightning.data.matlab import WHOLE, described, load_array
 from padis_lightning.data.ranges import implied_range
 from padis_lightning.data.sources.series import Reader, Series, single_series
 from padis_lightning.errors import InputError
@@ -44,10 +44,8 @@ def read(path: Path) -> list[Series]:
 @lru_cache(maxsize=1)
 def _array(path: Path, key: str, changed: int) -> np.ndarray:
     """Read all images at once, since the file has them in one piece, which may be compressed."""
-    from scipy.io import loadmat
-
     with reading(path, WHOLE):
-        array = loadmat(path, variable_names=[key])[key]
+        array = load_array(path, key)
         if np.iscomplexobj(array):
             raise ValueError(f"{key} is complex")
         return array
