@@ -11,8 +11,10 @@ import inspect
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 from mdit_py_plugins.anchors.index import slugify
 from sphinx.application import Sphinx
@@ -67,8 +69,16 @@ PAGES = {  # in the order of the menu
 }
 WRITTEN = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
 PUBLIC: dict[str, str] = padis_lightning._listed()
+INTEROP = [f"padis_lightning.interop.{path.stem}" for path in sorted((ROOT / "padis_lightning/interop").glob("[!_]*.py"))]
 PATHS = {cls.__name__: f"{cls.__module__}.{cls.__name__}" for cls in subclasses(Solver)}
 PATHS |= {name: f"padis_lightning.{name}" for name in PUBLIC}
+for path, name in {  # what modules of interop subclass, of libraries that may be missing; autodoc's own mocks hide signatures
+    "cil.optimisation.functions": "Function",
+    "cil.optimisation.operators": "LinearOperator",
+    "deepinv.models": "Denoiser",
+    "deepinv.physics": "LinearPhysics",
+}.items():
+    sys.modules[path] = SimpleNamespace(**{name: type(name, (), {"__module__": path})})
 LINK = re.compile(r"\]\((?:\.\./)?(?:docs/)?")
 NOTEBOOK = re.compile(r"\]\((?:notebooks/)?(\w+)\.ipynb\)")
 NAMED_AFTER_FILE = re.compile(r"\[(?:docs/)?\w+\.md\]\((\w+\.md)")  # [data.md](data.md) has the page's title on the site
@@ -132,6 +142,11 @@ def documented(name: str) -> str:
     return f"```{{eval-rst}}\n.. py:currentmodule:: padis_lightning\n.. auto{kind}:: {PATHS[name]}{options}\n```\n"
 
 
+def documented_module(path: str) -> str:
+    """Return the directive that writes the docstrings of a module and of what is public in it, under a heading."""
+    return f"## {path}\n\n```{{eval-rst}}\n.. automodule:: {path}\n   :members:\n   :show-inheritance:\n```\n"
+
+
 def solver_page(name: str, says: list[tuple[str, str]]) -> str:
     """Return the page of a solver: when to take it, its equation and options, what was measured, where else it is named."""
     table = "\n".join(f"| {column} | {cell} |" for column, cell in says)
@@ -146,18 +161,26 @@ def solver_page(name: str, says: list[tuple[str, str]]) -> str:
 
 
 def api_pages() -> Iterator[tuple[str, str]]:
-    """Yield a page for each room with names, and the list of all; solvers have pages of their own, all but what they share."""
+    """Yield a page for each room with names, and the list of all; solvers have pages of their own, all but what they share.
+
+    Names of ``interop`` are not among those of ``pl``: its modules are described whole.
+    """
     rooms: dict[str, list[str]] = {}
     for name, path in PATHS.items():
         rooms.setdefault(PUBLIC.get(name, path).split(".")[1], []).append(name)
+    parts = {room: [documented(name) for name in names if name not in overview()] for room, names in rooms.items()}
+    parts["interop"] = [documented_module(path) for path in INTEROP]
+    shown = {room: [f"~{PATHS[name]}" for name in names] for room, names in rooms.items()} | {"interop": INTEROP}
     lists = ""
-    for room, names in sorted(rooms.items()):
-        described = [documented(name) for name in names if name not in overview()]
-        yield f"api_{room}", f"# padis_lightning.{room}\n\n" + "\n".join(described)
-        entries = "\n   ".join(f"~{PATHS[name]}" for name in names)
+    for room in sorted(parts):
+        yield f"api_{room}", f"# padis_lightning.{room}\n\n" + "\n".join(parts[room])
+        entries = "\n   ".join(shown[room])
         lists += f"## padis_lightning.{room}\n\n```{{eval-rst}}\n.. autosummary::\n   :nosignatures:\n\n   {entries}\n```\n\n"
-    head = "# API reference\n\nThe names of `import padis_lightning as pl`, and what else solvers share, by module.\n\n"
-    yield "api", head + lists + menu([f"api_{room}" for room in sorted(rooms)])
+    head = (
+        "# API reference\n\nThe names of `import padis_lightning as pl`, what else solvers share, and the modules for other "
+        "libraries, by module.\n\n"
+    )
+    yield "api", head + lists + menu([f"api_{room}" for room in sorted(parts)])
 
 
 def gallery() -> str:

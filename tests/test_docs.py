@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -156,6 +157,14 @@ def site(tmp_path_factory):
 def test_the_site_describes_every_public_name(site):
     described = {name for page in site.values() for name in re.findall(r'id="padis_lightning\.(\w+)"', page)}
     assert described == set(pl._listed())
+
+
+@pytest.mark.slow
+def test_the_site_describes_all_that_is_public_in_interop(site):
+    described = set(re.findall(r'id="padis_lightning\.interop\.(\w+\.\w+)"', site["api_interop"]))
+    trees = {path.stem: ast.parse(path.read_text()).body for path in (ROOT / "padis_lightning" / "interop").glob("*.py")}
+    named = {f"{stem}.{part.name}" for stem, body in trees.items() for part in body if hasattr(part, "name")}
+    assert described == {name for name in named if "._" not in name} and {"cil.scan", "deepinv.Physics"} <= described
 
 
 @pytest.mark.slow
