@@ -109,9 +109,9 @@ def measured(items: Sequence[Item], operator: LinearOperator, noise: GaussianNoi
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[Batch]:
-    """Yield batches of so many items; what was simulated counts alike, and its noise is known."""
+    """Yield batches of so many items."""
     for first in range(0, len(items), size):
-        yield collate(items[first : first + size])._replace(weights=None)
+        yield collate(items[first : first + size])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -36,13 +36,17 @@ class Problem(nn.Module):
             that of measured ones is estimated).
         oversampling: measurements are simulated on a grid so many times finer than the one of A, so that the model is not
             its own truth (1: by A itself, as in the paper).
+
+    Attributes:
+        noise_is_named: whether the noise was named.
+        is_measured: whether it is of a measurement that was given, rather than simulated here.
     """
 
     def __init__(self, operator: LinearOperator, noise: Noise | None = None, oversampling: int = 1) -> None:
         super().__init__()
         require_at_least(1, oversampling=oversampling)
         self.operator, self.noise, self.oversampling = operator, noise or GaussianNoise(), oversampling
-        self.noise_is_named = noise is not None
+        self.noise_is_named, self.is_measured = noise is not None, False
         self.simulator = operator.finer(oversampling) if oversampling > 1 else operator
         # shapes and measurement of the last batch, and its problem: solver and baselines ask in turn
         self._fitted: tuple[object, Tensor | None, Problem] = (None, None, self)
@@ -84,9 +88,13 @@ class Problem(nn.Module):
             self._say_noise(y, deviation, measured)
         copies = self.operator.copies(y)
         if not self.noise_is_named:
-            return self._replaced(self.operator, EstimatedNoise(deviation * copies.sqrt().to(deviation), measured))
-        counted = (weights > 0) / copies
-        return self if bool((counted == 1).all()) else self._replaced(self.operator, CountedNoise(self.noise, counted))
+            noise: Noise = EstimatedNoise(deviation * copies.sqrt().to(deviation), measured)
+        else:
+            counted = (weights > 0) / copies
+            noise = self.noise if bool((counted == 1).all()) else CountedNoise(self.noise, counted)
+        problem = self._replaced(self.operator, noise)
+        problem.is_measured = True
+        return problem
 
     def _say_noise(self, y: Tensor, deviation: Tensor, measured: Tensor) -> None:
         """Say how much noise was estimated, or that the deviation that is named is far from it."""
@@ -111,7 +119,7 @@ class Problem(nn.Module):
     def _replaced(self, operator: LinearOperator, noise: Noise) -> Problem:
         """Return a problem of the same kind, which simulates by the same grid."""
         problem = Problem(operator, noise, self.oversampling if operator is not self.operator else 1)
-        problem.noise_is_named = self.noise_is_named
+        problem.noise_is_named, problem.is_measured = self.noise_is_named, self.is_measured
         return problem
 
     def on_canvas(self, pad: tuple[int, ...]) -> Problem:

@@ -309,6 +309,19 @@ def test_plug_and_play_takes_what_is_left_over_for_noise_up_to_nine_times_the_es
     assert named.noise(y, far).flatten().tolist() == pytest.approx([0.05**2] * 2)
 
 
+def test_a_scan_that_was_given_is_never_exact_and_other_operators_are():
+    """The share that the model gets wrong counts without noise, too, of scans; one that is simulated here is exact."""
+    for operator, share in ((ParallelBeam(16, views=8, bins=32), 0.02), (Identity((1, 16, 16)), 0.0)):
+        y = (
+            torch.rand(2, *operator.measurement_shape, generator=torch.Generator().manual_seed(3))
+            * torch.tensor([1.0, 9.0])[:, None, None, None]
+        )
+        solver = PnPADMM(GaussianPrior((1, 16, 16)), operator, noise_std=0, model_error=0.02)
+        expected = (share**2 * y.double().square().flatten(1).mean(1)).tolist()
+        assert solver.for_batch(measured(y)).noise(y).flatten().tolist() == pytest.approx(expected)
+        assert solver.noise(y).tolist() == [[[[0.0]]]] * 2
+
+
 @pytest.mark.parametrize(("named", "said"), [(0.05, []), (0.2, ["0.2"]), (0.0, ["0"])])
 def test_noise_that_is_named_is_held_against_what_is_seen(named, said, caplog):
     y = scans(0.05, views=8)[..., 40:80]

@@ -259,7 +259,7 @@ def test_pictures_smaller_than_the_patches_of_training_are_one_patch(rng):
     """The network sees all of a picture and nothing else where no zeros have to fill it up."""
     network = random_network(positions=0)
     model = PatchModel(Denoiser(network, 0.3, NoPositions()), (1, 32, 32), [16], (0, 0), Normalisation(0.0, 1.0))
-    prior = PatchPrior(model, patch=64).for_shape((1, 12, 8))
+    prior = PatchPrior(model, OverlapTiling(4, blend=True), patch=64).for_shape((1, 12, 8))
     x = torch.randn(2, 1, 12, 8, generator=rng)
     with torch.no_grad():
         expected = model.denoiser(x, torch.full((2,), 0.4), torch.zeros(2, 2, 12, 8))
@@ -272,3 +272,8 @@ def test_sides_that_do_not_halve_are_refused():
     model = PatchModel(Denoiser(DRUNet(1, (8, 12), 1, 2), 0.5, NoPositions()), (1, 32, 32), [8], (0, 0), Normalisation(0.0, 1.0))
     with pytest.raises(InputError, match="patch is 18; wanted a multiple of 4"):
         PatchPrior(model, patch=18)
+
+
+def test_patches_are_not_turned_for_a_prior_that_knows_their_places(model):
+    with pytest.raises(InputError, match="tiling.turned is true, and the prior knows the places of patches"):
+        PatchPrior(model, OverlapTiling(3, turned=True))

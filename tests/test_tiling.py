@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from benchmarks.samples import seam
 from padis_lightning.diffusion import coordinates, padding
 from padis_lightning.errors import InputError
-from padis_lightning.priors.tiling import FixedTiling, GridTiles, OverlapTiling, RandomTiling
+from padis_lightning.priors.tiling import FixedTiling, GridTiles, OverlapTiles, OverlapTiling, RandomTiling
 from padis_lightning.random import Generators
 
 
@@ -54,10 +54,11 @@ def test_random_offsets_reach_both_ends_and_differ_between_images():
 @pytest.mark.parametrize("overlap", [0, 1, 3, 7])
 @pytest.mark.parametrize("size", [(20, 20), (17, 23), (8, 8)])
 @pytest.mark.parametrize("blend", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("margin", [padding, OverlapTiling().padding])
-def test_overlap_joins_what_it_split_and_covers_every_pixel(size, overlap, blend, margin):
+def test_overlap_joins_what_it_split_and_covers_every_pixel(size, overlap, blend, turned, margin):
     pad = margin(size, 8)
-    tiles = OverlapTiling(overlap, blend).partition(size, pad, 8, Generators.keyed(0, range(2)))
+    tiles = OverlapTiling(overlap, blend, turned).partition(size, pad, 8, Generators.keyed(0, range(2)))
     canvas = torch.zeros(2, 3, size[0] + 2 * pad[0], size[1] + 2 * pad[1], dtype=torch.float64)
     inner = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     canvas[..., pad[0] : pad[0] + size[0], pad[1] : pad[1] + size[1]] = inner
@@ -87,6 +88,21 @@ def test_blended_patches_have_no_seams_where_a_grid_has(rng):
     images = [t.join(torch.nn.functional.avg_pool2d(t.split(canvas), 9, 1, 4))[..., 64:-64, 64:-64] for t in (blended, grid)]
     sides = sorted({row + end - 64 for row, _ in blended.corners for end in (0, 64)} & set(range(1, 256)))
     assert seam(images[0], [(sides, sides)] * 2) == pytest.approx(1, abs=0.03) and seam(images[1], grid.borders) < 0.85
+
+
+def test_turns_average_the_eight_ways():
+    """A filter that shifts to the right becomes, over all turns and mirror images, the mean of shifts in four directions."""
+    x = torch.randn(1, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ways = [OverlapTiles((6, 6), (0, 0), (6, 6), 2, turns=(k,)) for k in range(8)]
+    mean = sum(tiles.join(tiles.split(x).roll(1, -1)) for tiles in ways) / 8
+    expected = sum(x.roll(shift, axis) for shift in (-1, 1) for axis in (-2, -1)) / 4
+    torch.testing.assert_close(mean, expected, rtol=0, atol=1e-14)
+
+
+def test_turns_are_drawn_for_each_image_and_patches_that_are_not_square_keep_their_shape():
+    draws = Generators.keyed(0, range(300))
+    square, flat = (OverlapTiling(2, turned=True).partition((9, 20), (0, 0), sides, draws) for sides in ((8, 8), (8, 12)))
+    assert set(square.turns) == set(range(8)) and set(flat.turns) == {0, 2, 4, 6}
 
 
 def test_overlap_not_smaller_than_the_patch_is_refused():

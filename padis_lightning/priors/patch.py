@@ -49,7 +49,7 @@ class PatchPrior(Prior):
         checkpoint: ``prior.safetensors`` or its folder, a checkpoint of ``fit``, a bundled prior's name, one of the Hub
             (``hf://owner/name@revision``), or a model in memory.
         tiling: how the canvas is partitioned (default: at a random offset in every call; with ``patch`` by patches that overlap
-            by :data:`FADED` pixels and fade into each other).
+            by :data:`FADED` pixels, fade into each other, and are turned at random).
         patch: side of the patches of a prior that serves any size, which may be larger than those trained; others keep theirs.
         chunk_size: most patches in one call of the network (default: all of them, on a processor :data:`CHUNK`); it bounds
             memory and changes no result. Where a gradient is wanted of more patches (on a processor by default of more than
@@ -86,7 +86,9 @@ class PatchPrior(Prior):
         self.sides: int | tuple[int, ...] = self.patch
         self.sigma_data, self.normalisation = model.denoiser.sigma_data / model.denoiser.gain, model.normalisation
         self.reference: Reference | None = Reference.read(model.training.get("reference"))
-        self.tiling = tiling or (OverlapTiling(FADED, blend=True) if larger else RandomTiling())
+        self.tiling = tiling or (OverlapTiling(FADED, blend=True, turned=True) if larger else RandomTiling())
+        if self.tiling.turned and not isinstance(model.denoiser.positions, NoPositions):
+            raise InputError("tiling.turned is true, and the prior knows the places of patches; wanted one without positions")
         self.chunk_size = chunk_size
         self._fitting: dict[torch.device, int] = {}  # patches that the memory of a device takes, where that was found out
         self.precision = None if precision == "float32" else getattr(torch, precision)

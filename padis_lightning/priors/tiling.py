@@ -103,6 +103,7 @@ class OverlapTiles(Tiles):
         patch: sides of a patch.
         overlap: least number of pixels that neighbours share.
         blend: let a patch count less in its overlap, the less the nearer to its edge.
+        turns: how the patches of each image are turned: quarter turns, and 4 more for a mirror image (default: not).
     """
 
     size: tuple[int, ...]
@@ -110,6 +111,7 @@ class OverlapTiles(Tiles):
     patch: tuple[int, ...]
     overlap: int
     blend: bool = False
+    turns: tuple[int, ...] | None = None
 
     @property
     def corners(self) -> list[tuple[int, ...]]:
@@ -124,13 +126,18 @@ class OverlapTiles(Tiles):
         return list(product(*axes))
 
     def split(self, x: Tensor) -> Tensor:
-        """Cut every patch out of every image."""
-        return torch.stack([x[box(corner, self.patch)] for corner in self.corners], 1).flatten(0, 1)
+        """Cut every patch out of every image, and turn it."""
+        patches = torch.stack([x[box(corner, self.patch)] for corner in self.corners], 1)
+        if self.turns is not None:
+            patches = torch.stack([_turned(image, k) for image, k in zip(patches, self.turns, strict=True)])
+        return patches.flatten(0, 1)
 
     def join(self, patches: Tensor) -> Tensor:
-        """Sum the patches and divide by the weights of those that cover a pixel."""
+        """Turn the patches back, sum them, and divide by the weights of those that cover a pixel."""
         corners = self.corners
         stacked = patches.unflatten(0, (-1, len(corners)))
+        if self.turns is not None:
+            stacked = torch.stack([_turned_back(image, k) for image, k in zip(stacked, self.turns, strict=True)])
         canvas = [n + 2 * m for n, m in zip(self.size, self.pad, strict=True)]
         total, count = stacked.new_zeros(len(stacked), stacked.shape[2], *canvas), stacked.new_zeros(canvas)
         weight = self._weight(stacked)
@@ -151,14 +158,25 @@ class OverlapTiles(Tiles):
         return weight
 
 
+def _turned(x: Tensor, turn: int) -> Tensor:
+    x = x.rot90(turn % 4, (-2, -1))
+    return x.flip(-1) if turn >= 4 else x
+
+
+def _turned_back(x: Tensor, turn: int) -> Tensor:
+    x = x.flip(-1) if turn >= 4 else x
+    return x.rot90(-(turn % 4), (-2, -1))
+
+
 class Tiling(ABC):
     """A way to partition the canvas.
 
     Attributes:
         reaches_out: whether a patch may be larger than the image.
+        turned: whether patches are turned, which a network must not know the places of.
     """
 
-    reaches_out = False
+    reaches_out = turned = False
 
     @abstractmethod
     def partition(self, size: Sequence[int], pad: Sequence[int], patch: int | Sequence[int], generator: Generators) -> Tiles:
@@ -212,27 +230,34 @@ class FixedTiling(Tiling):
 class OverlapTiling(Tiling):
     """Patches that overlap and are averaged: patch averaging and stitching of the paper, at a multiple of the cost.
 
-    Without positions an image needs no zeros around it.
+    Without positions an image needs no zeros around it, and patches can be turned: what the network gets wrong in one of the
+    eight ways differs from what it does in another, and the steps of a solver average that.
+
+    Source: Hu et al., PaDIS, NeurIPS 2024, section 4.3; Zhang et al., Plug-and-play image restoration with deep denoiser prior,
+    IEEE TPAMI 2022, section 4.2, for the turns.
 
     Args:
         overlap: pixels that neighbours share.
         blend: let a patch count less in its overlap, the less the nearer to its edge, so that no seams are left.
+        turned: turn and mirror the patches of an image at random, in every call anew; those that are not square by half turns.
     """
 
     reaches_out = True
 
-    def __init__(self, overlap: int = 8, blend: bool = False) -> None:
+    def __init__(self, overlap: int = 8, blend: bool = False, turned: bool = False) -> None:
         require_at_least(0, overlap=overlap)
-        self.overlap, self.blend = overlap, blend
+        self.overlap, self.blend, self.turned = overlap, blend, turned
 
     def padding(self, size: Sequence[int], patch: int | Sequence[int]) -> tuple[int, ...]:
         """Return the zeros on every side that make an image hold a patch."""
         return tuple(max(0, -(-(p - n) // 2)) for n, p in zip(size, patch_shape(size, patch), strict=True))
 
     def partition(self, size: Sequence[int], pad: Sequence[int], patch: int | Sequence[int], generator: Generators) -> Tiles:
-        """Lay the same overlapping patches over every image."""
+        """Lay the same overlapping patches over every image, each turned in its own way."""
         sides = patch_shape(size, patch)
         for n, p in zip(size[-2:], sides[-2:], strict=True):
             if self.overlap >= p and n > p:
                 raise InputError(f"overlap is {self.overlap}; wanted less than the patch size {p}")
-        return OverlapTiles(tuple(size), tuple(pad), sides, self.overlap, self.blend)
+        square = sides[-2] == sides[-1]
+        turns = tuple(k if square else 2 * k for k in generator.integers(8 if square else 4)) if self.turned else None
+        return OverlapTiles(tuple(size), tuple(pad), sides, self.overlap, self.blend, turns)

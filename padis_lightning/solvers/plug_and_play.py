@@ -54,6 +54,7 @@ class PlugAndPlay(Solver):
     Where the noise of a measurement was estimated, :math:`s^2` is at least the mean square that the denoised image leaves over,
     up to nine times the estimate: a scan departs from its model by more than its noise. Where a measurement is noisy, what the
     operator and the denoiser get wrong counts as noise, too: :math:`s^2` becomes :math:`s^2 + m^2 \, \mathrm{mean} \, y^2`.
+    That of a scan which was not simulated here counts without noise as well, since an object has more detail than pixels.
 
     Source: Zhang et al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, equation 7.
 
@@ -134,7 +135,8 @@ class PlugAndPlay(Solver):
             left = per_image(left.flatten(1).mean(1), noise)
             noise = torch.maximum(noise, torch.minimum(left, MOST_LEFT * noise))
         wrong = self.model_error**2 * per_image(y.square().flatten(1).mean(1), noise)
-        noise = torch.where(noise > 0, noise + wrong, noise)
+        scanned = self.problem.is_measured and self.operator.geometry is not None
+        noise = torch.where((noise > 0) | scanned, noise + wrong, noise)
         return noise.reshape(-1, *[1] * len(self.operator.image_shape))
 
     def penalty_at(self, sigma: float | Tensor, noise: Tensor) -> Tensor:
