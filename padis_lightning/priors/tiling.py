@@ -8,7 +8,7 @@ does not cover is the border, zero in clean images, so joining leaves it zero.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -127,26 +127,27 @@ class OverlapTiles(Tiles):
 
     def split(self, x: Tensor) -> Tensor:
         """Cut every patch out of every image, and turn it."""
-        patches = torch.stack([x[box(corner, self.patch)] for corner in self.corners], 1)
-        if self.turns is not None:
-            patches = torch.stack([_turned(image, k) for image, k in zip(patches, self.turns, strict=True)])
-        return patches.flatten(0, 1)
+        return torch.stack([self._turn(x[box(corner, self.patch)], _turned) for corner in self.corners], 1).flatten(0, 1)
 
     def join(self, patches: Tensor) -> Tensor:
         """Turn the patches back, sum them, and divide by the weights of those that cover a pixel."""
         corners = self.corners
         stacked = patches.unflatten(0, (-1, len(corners)))
-        if self.turns is not None:
-            stacked = torch.stack([_turned_back(image, k) for image, k in zip(stacked, self.turns, strict=True)])
         canvas = [n + 2 * m for n, m in zip(self.size, self.pad, strict=True)]
         total, count = stacked.new_zeros(len(stacked), stacked.shape[2], *canvas), stacked.new_zeros(canvas)
         weight = self._weight(stacked)
         for k, corner in enumerate(corners):
             place = box(corner, self.patch)
-            total[place] += weight * stacked[:, k]
+            total[place] += weight * self._turn(stacked[:, k], _turned_back)
             count[place] += weight
         inside = box(self.pad, self.size)
         return zero_pad(total[inside] / count[inside], self.pad)
+
+    def _turn(self, patches: Tensor, turn: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """Turn a patch of each image ``(B, C, P, P)`` in the way of its image."""
+        if self.turns is None:
+            return patches
+        return torch.stack([turn(patch, k) for patch, k in zip(patches, self.turns, strict=True)])
 
     def _weight(self, like: Tensor) -> Tensor:
         """Return the weight of each pixel of a patch; near its edges, where a network errs most, it rises slowly."""
