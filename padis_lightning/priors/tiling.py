@@ -234,8 +234,8 @@ class OverlapTiling(Tiling):
     Without positions an image needs no zeros around it, and patches can be turned: what the network gets wrong in one of the
     eight ways differs from what it does in another, and the steps of a solver average that.
 
-    Source: Hu et al., PaDIS, NeurIPS 2024, section 4.3; Zhang et al., Plug-and-play image restoration with deep denoiser prior,
-    IEEE TPAMI 2022, section 4.2, for the turns.
+    Source: Hu et al., PaDIS, NeurIPS 2024; Zhang et al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI
+    2022, for the turns, which are drawn at random here.
 
     Args:
         overlap: pixels that neighbours share.
