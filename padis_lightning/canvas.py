@@ -65,3 +65,14 @@ def coordinates(*size: int) -> Tensor:
     """Return coordinates in [-1, 1] over a canvas, ``(axes, *size)``, the last axis first: x, y and, of a volume, z."""
     axes = [torch.linspace(-1, 1, n).reshape(-1, *[1] * k) for k, n in enumerate(reversed(size))]
     return torch.stack([axis.expand(size) for axis in axes])
+
+
+def turned(x: Tensor, way: int) -> Tensor:
+    """Turn images ``(..., H, W)`` in one of eight ways: by so many quarters, and mirrored after that from 4 on."""
+    x = x.rot90(way % 4, (-2, -1))
+    return x.flip(-1) if way >= 4 else x
+
+
+def inverse_turn(way: int) -> int:
+    """Return the way of :func:`turned` that undoes another: a mirror image undoes itself."""
+    return way if way >= 4 else -way % 4

@@ -8,7 +8,7 @@ does not cover is the border, zero in clean images, so joining leaves it zero.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from padis_lightning.canvas import box, padding, patch_shape, zero_pad
+from padis_lightning.canvas import box, inverse_turn, padding, patch_shape, turned, zero_pad
 from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.random import Generators
 
@@ -103,7 +103,7 @@ class OverlapTiles(Tiles):
         patch: sides of a patch.
         overlap: least number of pixels that neighbours share.
         blend: let a patch count less in its overlap, the less the nearer to its edge.
-        turns: how the patches of each image are turned: quarter turns, and 4 more for a mirror image (default: not).
+        turns: the way in which the patches of each image are turned, as :func:`turned` has it (default: not at all).
     """
 
     size: tuple[int, ...]
@@ -127,7 +127,7 @@ class OverlapTiles(Tiles):
 
     def split(self, x: Tensor) -> Tensor:
         """Cut every patch out of every image, and turn it."""
-        return torch.stack([self._turn(x[box(corner, self.patch)], _turned) for corner in self.corners], 1).flatten(0, 1)
+        return torch.stack([self._turn(x[box(corner, self.patch)]) for corner in self.corners], 1).flatten(0, 1)
 
     def join(self, patches: Tensor) -> Tensor:
         """Turn the patches back, sum them, and divide by the weights of those that cover a pixel."""
@@ -138,16 +138,17 @@ class OverlapTiles(Tiles):
         weight = self._weight(stacked)
         for k, corner in enumerate(corners):
             place = box(corner, self.patch)
-            total[place] += weight * self._turn(stacked[:, k], _turned_back)
+            total[place] += weight * self._turn(stacked[:, k], back=True)
             count[place] += weight
         inside = box(self.pad, self.size)
         return zero_pad(total[inside] / count[inside], self.pad)
 
-    def _turn(self, patches: Tensor, turn: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """Turn a patch of each image ``(B, C, P, P)`` in the way of its image."""
+    def _turn(self, patches: Tensor, back: bool = False) -> Tensor:
+        """Turn a patch of each image ``(B, C, P, P)`` in the way of its image, or back."""
         if self.turns is None:
             return patches
-        return torch.stack([turn(patch, k) for patch, k in zip(patches, self.turns, strict=True)])
+        ways = [inverse_turn(way) if back else way for way in self.turns]
+        return torch.stack([turned(patch, way) for patch, way in zip(patches, ways, strict=True)])
 
     def _weight(self, like: Tensor) -> Tensor:
         """Return the weight of each pixel of a patch; near its edges, where a network errs most, it rises slowly."""
@@ -157,16 +158,6 @@ class OverlapTiles(Tiles):
             ramp = torch.minimum(place, place.flip(0)).clamp_max(self.overlap + 1) / (self.overlap + 1)
             weight *= (ramp**2 * (3 - 2 * ramp)).reshape(-1, *[1] * (len(self.patch) - axis - 1))
         return weight
-
-
-def _turned(x: Tensor, turn: int) -> Tensor:
-    x = x.rot90(turn % 4, (-2, -1))
-    return x.flip(-1) if turn >= 4 else x
-
-
-def _turned_back(x: Tensor, turn: int) -> Tensor:
-    x = x.flip(-1) if turn >= 4 else x
-    return x.rot90(-(turn % 4), (-2, -1))
 
 
 class Tiling(ABC):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from padis_lightning.canvas import box
+from padis_lightning.canvas import box, turned
 from padis_lightning.data.sources.base import Item, Source
 from padis_lightning.errors import InputError
 from padis_lightning.random import seeded
@@ -58,8 +58,7 @@ class CropSource(Source):
         corner = [int(share * (length - side + 1)) for share, length in zip(shares, image.shape[-2:], strict=True)]
         square = image[box(corner, (side, side))].float()
         square = square if side == self.side else functional.avg_pool2d(square, 2)
-        square = torch.rot90(square, int(4 * turns), (-2, -1))
-        return Item(index, self.name(index), self.groups[index], square.flip(-1) if mirrored < 0.5 else square)
+        return Item(index, self.name(index), self.groups[index], turned(square, int(4 * turns) + 4 * (mirrored < 0.5)))
 
 
 class MixedSource(Source):
