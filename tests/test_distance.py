@@ -14,6 +14,7 @@ import torch
 from padis_lightning.callbacks import PriorExport, Results
 from padis_lightning.callbacks.results import far_sentence
 from padis_lightning.data.datamodule import ImageData
+from padis_lightning.data.division import Division
 from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.operators.ct import ParallelBeam
@@ -127,7 +128,9 @@ def test_fit_stores_how_well_the_images_of_validation_and_training_are_denoised(
     prior = PatchPrior(str(tmp_path / "prior.safetensors"))
     data = ImageData(str(images))
     data.setup("fit")
-    items, (train, held) = data.known_items(7), data.split(data.whole.groups)
+    items = data.known_items(7)
+    division = Division(data.whole, data.path, data.validation, data.training_groups, data.seed)
+    train, held = (division.part(name).indices for name in ("train", "validation"))
     places = [item.index for item in items]
     assert places[:3] == held and {data.whole.groups[k] for k in places} == set("abcd") and len(set(places) & set(train)) == 4
     errors = denoising_errors(prior, torch.stack([item.image for item in items]), Generators.keyed(0, range(7)))

@@ -13,10 +13,10 @@ from padis_lightning.data.batches import (
     SharedItems,
     StepBatches,
     leave_signals,
-    shuffled,
     spread_over_groups,
 )
 from padis_lightning.data.conventions import Named
+from padis_lightning.data.division import Division
 from padis_lightning.data.generators import BrainSource, LeavesSource, ObjectSource, PhantomSource, photographs
 from padis_lightning.data.sources.base import Item, Source, collate
 from padis_lightning.data.sources.crops import CropSource, MixedSource
@@ -244,36 +244,7 @@ class ImageData(SharedItems, LightningDataModule):
         return self.whole
 
     def _part(self, name: str) -> Subset:
-        """Return the items of one part, as the file names them or else as they are split."""
-        groups, parts = self.whole.groups, self.whole.parts
-        if parts is None and name == "test":
-            raise InputError(f"subset is 'test' and {self.path} names no parts; wanted all, train or validation")
-        if parts is None:
-            return Subset(self.whole, self.split(groups)[name == "validation"])
-        items = [i for i, part in enumerate(parts) if part == name]
-        if not items:
-            raise InputError(f"{self.path} has nothing in the part {name!r}; wanted one of {', '.join(sorted(set(parts)))}")
-        if name == "train":
-            used = self._training(shuffled(sorted({groups[i] for i in items}), self.seed), "the part 'train' has")
-            items = [i for i in items if groups[i] in used]
-        return Subset(self.whole, items)
-
-    def split(self, groups: list[str]) -> tuple[list[int], list[int]]:
-        """Split items into those for training and for validation; a group is in one of them only."""
-        names = shuffled(sorted(set(groups)), self.seed)
-        if len(names) < 2:
-            raise InputError(f"{self.path} has {len(names)} group; wanted at least 2, one to train and one to validate on")
-        kept = max(1, round(len(names) * self.validation))
-        held, used = set(names[:kept]), self._training(names[kept:], "validation leaves")
-        train, validation = ([i for i, g in enumerate(groups) if g in names] for names in (used, held))
-        return train, validation
-
-    def _training(self, names: list[str], origin: str) -> set[str]:
-        """Return the groups to train on, fewer a part of more."""
-        count = len(names) if self.training_groups is None else self.training_groups
-        if count > len(names):
-            raise InputError(f"training_groups is {count}; wanted at most {len(names)}, which {origin}")
-        return set(names[:count])
+        return Division(self.whole, self.path, self.validation, self.training_groups, self.seed).part(name)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
