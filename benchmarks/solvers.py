@@ -77,7 +77,7 @@ METHODS: dict[str, Make] = {
     "FBP": lambda p, a, o: PseudoInverse(a, **o),
     "least squares": lambda p, a, o: PseudoInverse(a, exact=True, **o),
     "TV": total_variation,
-    **{f"PnP-ADMM {steps}": lambda p, a, o, steps=steps: PnPADMM(p, a, steps=steps, **o) for steps in (10, 20, 50, 200)},
+    **{f"PnP-ADMM {steps}": lambda p, a, o, steps=steps: PnPADMM(p, a, steps=steps, **o) for steps in (5, 10, 20, 50, 100, 200)},
     "PnP-ADMM, one level": lambda p, a, o: PnPADMM(
         p, a, sigma_max=0.05, sigma_min=0.05, penalty=0.05, relaxation=1, noise_weight=0.25, **o
     ),

@@ -22,7 +22,7 @@ from padis_lightning.priors import GaussianPrior
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
 from padis_lightning.solvers.dds import DDS
-from padis_lightning.solvers.plug_and_play import PnPADMM
+from padis_lightning.solvers.plug_and_play import PnPADMM, turned
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
 from padis_lightning.solvers.tv import TotalVariation
 from padis_lightning.types import Batch
@@ -320,6 +320,45 @@ def test_a_scan_that_was_given_is_never_exact_and_other_operators_are():
         expected = (share**2 * y.double().square().flatten(1).mean(1)).tolist()
         assert solver.for_batch(measured(y)).noise(y).flatten().tolist() == pytest.approx(expected)
         assert solver.noise(y).tolist() == [[[[0.0]]]] * 2
+
+
+def test_what_pixels_cannot_show_is_an_error_of_the_image_that_views_do_not_make_smaller():
+    """With many views the weight of the model alone is that of m of the image, whatever their number, and of y with few."""
+    x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(4)) * torch.tensor([0.2, 1.0])[:, None, None, None]
+    weights, shares = [], []
+    for views in (2, 120, 480):
+        operator = ParallelBeam(16, views=views)
+        solver = PnPADMM(GaussianPrior((1, 16, 16)), operator, noise_weight=0.5, penalty=1e-12)
+        y = operator(x)
+        weights.append(solver.penalty_at(0.1, solver.model_variance(y, x)).flatten())
+        shares.append(solver.penalty_at(0.1, solver.model_variance(y)).flatten())
+    expected = 0.5 * 0.006**2 * x.double().square().flatten(1).mean(1) / 0.1**2
+    torch.testing.assert_close(weights[0], shares[0])
+    for many, of_y in zip(weights[1:], shares[1:], strict=True):
+        torch.testing.assert_close(many, expected)
+        assert (of_y < expected).all()
+
+
+def test_the_least_weight_of_a_scan_grows_with_its_views_and_is_none_of_what_is_exact(rng):
+    """It is that of a level of what an inverse of the first image gets wrong, which many views make small."""
+    disc = (torch.hypot(*torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 2, indexing="ij")) < 0.6).float()[None, None]
+    least = []
+    for views in (6, 20, 60):
+        operator = ParallelBeam(32, views=views)
+        options = {"penalty": 1e-12, "noise_std": 0, "steps": 5}
+        solver, y = PnPADMM(GaussianPrior((1, 32, 32)), operator, **options), operator(disc)
+        square = turned(disc, 0)
+        error = (operator.clip(operator.approximate_inverse(operator(square))) - square).double().square().mean().sqrt()
+        expected = 0.5 * solver.model_variance(y, disc) / (error**2 * operator.norm_squared)
+        torch.testing.assert_close(solver.least_penalty(y, disc), expected)
+        least.append(float(expected))
+        given, plain = solver.for_batch(measured(y)), PnPADMM(solver.prior, operator, model_error=0, **options)
+        assert torch.equal(*(one.solve(y, Generators.keyed(0, [0])) for one in (solver, plain)))
+        assert not torch.equal(*(one.solve(y, Generators.keyed(0, [0])) for one in (given, plain)))
+    assert least[0] < least[1] < least[2]
+    image = Identity((1, 4, 4))
+    y = torch.rand(1, 1, 4, 4, generator=rng)
+    assert PnPADMM(GaussianPrior((1, 4, 4)), image, noise_std=0.1).least_penalty(y, y).tolist() == [[[[0.0]]]]
 
 
 @pytest.mark.parametrize(("named", "said"), [(0.05, []), (0.2, ["0.2"]), (0.0, ["0"])])

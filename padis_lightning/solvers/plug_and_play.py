@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -54,7 +55,9 @@ class PlugAndPlay(Solver):
     Where the noise of a measurement was estimated, :math:`s^2` is at least the mean square that the denoised image leaves over,
     up to nine times the estimate: a scan departs from its model by more than its noise. Where a measurement is noisy, what the
     operator and the denoiser get wrong counts as noise, too: :math:`s^2` becomes :math:`s^2 + m^2 \, \mathrm{mean} \, y^2`.
-    That of a scan which was not simulated here counts without noise as well, since an object has more detail than pixels.
+    That of a scan which was not simulated here counts without noise as well, since an object has more detail than pixels. What
+    they cannot show is an error of the image, which more views do not make smaller: of a scan the second term is at least
+    :math:`m^2 \|A\|^2 \, \mathrm{mean} \, v^2`, with v the denoised image.
 
     Source: Zhang et al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, equation 7.
 
@@ -134,10 +137,21 @@ class PlugAndPlay(Solver):
             left = left if precision is None else precision * left / per_image(precision.flatten(1).mean(1), precision)
             left = per_image(left.flatten(1).mean(1), noise)
             noise = torch.maximum(noise, torch.minimum(left, MOST_LEFT * noise))
-        wrong = self.model_error**2 * per_image(y.square().flatten(1).mean(1), noise)
-        scanned = self.problem.is_measured and self.operator.geometry is not None
-        noise = torch.where((noise > 0) | scanned, noise + wrong, noise)
-        return noise.reshape(-1, *[1] * len(self.operator.image_shape))
+        noise = noise.reshape(-1, *[1] * len(self.operator.image_shape))
+        return noise + self.model_variance(y, v).where((noise > 0) | self.is_scan, 0)
+
+    @property
+    def is_scan(self) -> bool:
+        """Tell whether the measurement is a scan that was not simulated here."""
+        return self.problem.is_measured and self.operator.geometry is not None
+
+    def model_variance(self, y: Tensor, v: Tensor | None = None) -> Tensor:
+        r"""Return what operator and denoiser get wrong of each measurement, ``(B, 1, 1, 1)``; v is an image of a scan."""
+        parts = [y.double()]
+        if v is not None and self.operator.geometry is not None:
+            parts.append(v.double() * math.sqrt(self.operator.norm_squared))
+        largest = torch.stack([part.square().flatten(1).mean(1) for part in parts]).amax(0)
+        return self.model_error**2 * largest.reshape(-1, *[1] * len(self.operator.image_shape))
 
     def penalty_at(self, sigma: float | Tensor, noise: Tensor) -> Tensor:
         r"""Return :math:`\rho_k`, ``(B, 1, 1, 1)``, at a level, a number or ``(B,)``, and a noise."""
@@ -191,13 +205,23 @@ class PnPADMM(PlugAndPlay):
         v = self.operator.clip(self.operator.approximate_inverse(y))
         noise = self.noise(y)
         state = {"v": v, "u": torch.zeros_like(v), "noise": noise, "weight": torch.ones_like(noise)}
+        state["least"] = self.least_penalty(y, v).where(noise > 0, 0)
         for sigma in self.loop(self.levels(v), state, generator):
-            weight = self.penalty_at(sigma, state["noise"])
+            weight = torch.maximum(self.penalty_at(sigma, state["noise"]), state["least"])
             v, u = state["v"], state["u"] * (state["weight"] / weight).to(state["u"])
             x = torch.lerp(v, self.data_step(v - u, y, weight).to(v), self.relaxation)
             v = self.denoise(x + u, sigma, generator)
             state.update(v=v, u=(u + x).sub_(v), noise=self.noise(y, v), weight=weight)
         return state["v"]
+
+    def least_penalty(self, y: Tensor, v: Tensor) -> Tensor:
+        r"""Return :math:`\rho_k` of the model alone at a level of :math:`e_0`, of a scan with v as its first reconstruction.
+
+        That is small where there are many views: what they agree on is wrong by what pixels cannot show. Elsewhere it is 0.
+        """
+        if self.operator.geometry is None:
+            return torch.zeros_like(self.model_variance(y))
+        return self.penalty_at(self._inversion_error(turned(v, 0)).clamp_min(LOWEST), self.model_variance(y, v))
 
 
 class RED(PlugAndPlay):
