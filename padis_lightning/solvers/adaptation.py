@@ -66,7 +66,7 @@ class Adaptation:
     """
 
     def __init__(
-        self, steps: int = 60, rounds: int = 3, lr: float = 1e-3, own: float = 0.3, held_out: int = 5, least: int = 12
+        self, steps: int = 60, rounds: int = 3, lr: float = 1e-3, own: float = 0.3, held_out: int = 5, least: int = 8
     ) -> None:
         require_at_least(1, steps=steps, rounds=rounds)
         require_above(0, lr=lr)
@@ -109,9 +109,9 @@ class Adaptation:
         plain = x = self._solve(solver, problem, prior, part).estimate
         generator = Generators.keyed(solver.seed, batch.index.tolist(), ADAPT)
         learner = _Learner(self, prior, problem, y[..., kept, :], generator)
-        share, evaluations = 0.0, solver.evaluations + self.steps
-        for k in range(self.rounds):
-            steps = self.steps * (k + 1) // self.rounds - self.steps * k // self.rounds
+        share, evaluations, rounds = 0.0, solver.evaluations + self.steps, min(self.rounds, self.steps)
+        for k in range(rounds):
+            steps = self.steps * (k + 1) // rounds - self.steps * k // rounds
             if not learner.learn(x, steps, solver.loop.fresh("adaptation")):
                 share = 0.0
                 break
