@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.01], help="shares of the root mean square")
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--evaluations", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=40, help="of the adaptation")
+    parser.add_argument("--steps", type=int, default=60, help="of the adaptation")
     simulation.add_arguments(parser, noise=False)
     parser.add_argument("--output", type=Path, default=Path("results/adaptation"))
     args = parser.parse_args(arguments)
