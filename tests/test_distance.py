@@ -33,43 +33,48 @@ MEAN, STD = 0.4, 0.3
 @pytest.mark.parametrize(("shift", "spread"), [(0.0, 1.0), (0.3, 1.0), (-0.6, 0.5), (0.0, 2.0)])
 def test_errors_of_a_gaussian_prior_are_its_closed_form(shift, spread):
     x = MEAN + shift + spread * STD * torch.randn(8, 1, 64, 64, generator=seeded(1))
-    away = (x - MEAN).square().mean()
+    away, variance = (x - MEAN).square().mean(), x.var(correction=0)
     found = denoising_errors(GaussianPrior((1, 64, 64), MEAN, STD), x, Generators.keyed(0, range(8)))
-    for term, level in enumerate(STD * k for k in LEVELS):
-        least = STD**2 * level**2 / (STD**2 + level**2)  # what images of the prior leave over
-        ratio = (STD**2 + level**2 * away / STD**2) / (STD**2 + level**2)  # 1 for these
-        bias = -(level**2) * (x - MEAN).mean() / (STD**2 + level**2) / (least * ratio).sqrt()
-        torch.testing.assert_close(found[:, 1 + term].mean(), bias.double(), rtol=0.05, atol=0.02)
-        if term == 0:
-            torch.testing.assert_close(found[:, 0].exp().square().mean(), (least * ratio).double(), rtol=0.05, atol=0)
+    first, second, third = (STD * k for k in LEVELS)
+
+    def size(level):
+        return ((STD**4 * level**2 + level**4 * away) / (STD**2 + level**2) ** 2).sqrt()
+
+    def contrast(level):
+        return (STD**4 / (STD**2 + level**2) ** 2 * (1 + level**2 / variance)).log()
+
+    bias = -(second**2) * (x - MEAN).mean() / (STD**2 + second**2) / size(second)
+    expected = torch.stack([size(first).log(), bias, contrast(first), contrast(third)]).double()
+    torch.testing.assert_close(found.mean(0), expected, rtol=0.02, atol=0.02)
 
 
 def test_a_reference_of_few_images_holds_what_it_says_of_others():
-    mix = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.3, 0.0], [-5.0, 1.0, 0.2]], dtype=torch.float64)
-    draws = torch.randn(4000, 8, TERMS, generator=seeded(2), dtype=torch.float64) @ mix.T + 7
+    mix = torch.tensor([[1.0, 0, 0, 0], [0.9, 0.3, 0, 0], [-5.0, 1.0, 0.2, 0], [0, 2.0, 0.1, 0.5]], dtype=torch.float64)
+    draws = torch.randn(4000, 9, TERMS, generator=seeded(2), dtype=torch.float64) @ mix.T + 7
     beyond = {0.8: 0, 0.95: 0}
     for known in draws:
-        reference = Reference.of(known[:7])
+        reference = Reference.of(known[:8])
         for share in beyond:
-            beyond[share] += bool(reference.distance(known[7:]) > reference.limit(share))
+            beyond[share] += bool(reference.distance(known[8:]) > reference.limit(share))
     for share, count in beyond.items():
         assert abs(count / 4000 - (1 - share)) < 5 * math.sqrt(share * (1 - share) / 4000)
 
 
-def test_fewer_than_five_images_are_no_reference():
-    errors = torch.randn(5, TERMS, generator=seeded(3), dtype=torch.float64)
-    assert Reference.of(errors[:4]) is None
+def test_fewer_than_six_images_are_no_reference_nor_what_earlier_versions_knew():
+    errors = torch.randn(6, TERMS, generator=seeded(3), dtype=torch.float64)
+    assert Reference.of(errors[:5]) is None
     reference = Reference.of(errors)
     assert Reference.read(json.loads(json.dumps(reference.describe()))) == reference and Reference.read(None) is None
+    assert Reference.read({"mean": [0.0] * 3, "covariance": torch.eye(3).tolist(), "count": 9}) is None
 
 
 @pytest.mark.parametrize(
     "described",
     [
-        [], {"mean": [0, 0, 0]}, {"mean": [0, 0, 0], "covariance": 1, "count": 9},
-        {"mean": [0, 0, float("nan")], "covariance": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "count": 9},
-        {"mean": [0, 0, 0], "covariance": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "count": 4},
-        {"mean": [0, 0, 0], "covariance": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "count": "many"},
+        [], {"mean": [0] * 4}, {"mean": [0] * 4, "covariance": 1, "count": 9}, {"mean": 4, "covariance": 1, "count": 9},
+        {"mean": [0, 0, 0, float("nan")], "covariance": torch.eye(4).tolist(), "count": 9},
+        {"mean": [0] * 4, "covariance": torch.eye(4).tolist(), "count": 5},
+        {"mean": [0] * 4, "covariance": torch.eye(4).tolist(), "count": "many"},
     ],
 )  # fmt: skip
 def test_what_is_no_reference_is_refused(model, described):
@@ -162,7 +167,7 @@ def test_the_prior_is_written_once_and_with_its_reference(model, tmp_path, monke
 
 def test_a_few_images_beyond_a_limit_that_chance_explains_are_not_named():
     """Of 40 images two lie beyond 95 % by chance; twelve do not, nor does one that is far beyond all."""
-    reference = Reference([0.0] * 3, torch.eye(3).tolist(), 200)
+    reference = Reference([0.0] * 4, torch.eye(4).tolist(), 200)
     near, far, further = 0.5, reference.limit(0.96), 2 * reference.limit(0.999)
     for distances, named in (([far] * 2, 0), ([far] * 12, 12), ([further], 1)):
         rows = [{"name": str(k), "distance": d} for k, d in enumerate([*distances, *[near] * (40 - len(distances))])]

@@ -66,7 +66,7 @@ class Results(Callback):
         calibration: such a file of validation images; estimates get 90 % intervals and a map of risk by it.
         risk: the size of the errors whose probability is that risk, in the units that a reader sees (default: a fortieth of
             the range, 50 HU of 2000).
-        distance: say how far estimates lie from what the prior knows, where it says what that is; two evaluations an image.
+        distance: say how far estimates lie from what the prior knows, where it says what that is; three evaluations an image.
     """
 
     def __init__(

@@ -14,24 +14,29 @@ from padis_lightning.errors import InputError
 from padis_lightning.priors.base import Prior
 from padis_lightning.random import Generators
 
-LEVELS = (0.7, 2.5)  # of the noise, in units of the root mean square of clean images
-TERMS = 3  # numbers of an image
+LEVELS = (0.7, 2.5, 8.0)  # of the noise, in units of the root mean square of clean images
+TERMS, EARLIER = 4, 3  # numbers of an image, now and in priors of earlier versions
 
 
 def denoising_errors(prior: Prior, x: Tensor, generator: Generators) -> Tensor:
-    r"""Return three numbers that say how well a prior denoises each image, ``(B, C, H, W) -> (B, 3)``, in float64.
+    r"""Return four numbers that say how a prior denoises each image, ``(B, C, H, W) -> (B, 4)``, in float64.
 
-    .. math:: \ln \|e_1\|, \quad \mathrm{mean}(e_1) / \|e_1\|, \quad \mathrm{mean}(e_2) / \|e_2\|, \qquad
-        e_k = D(x + \sigma_k z; \sigma_k) - x
+    .. math:: \ln \|v_1 - x\|, \quad \frac{\mathrm{mean}(v_2 - x)}{\|v_2 - x\|}, \quad
+        \ln \frac{\mathrm{var} \, v_1}{\mathrm{var} \, x}, \quad \ln \frac{\mathrm{var} \, v_3}{\mathrm{var} \, x}, \qquad
+        v_k = D(x + \sigma_k z; \sigma_k)
 
-    with the root mean square as norm. The first tells other structures and contrasts, the others what is brighter, larger or
-    smaller than the prior expects. Levels are high, where the detail that an estimate lacks does not count.
+    with the root mean square as norm. The first tells other structures, the second what is brighter, larger or smaller than the
+    prior expects, the others how much contrast it expects. Levels are high, where the detail that an estimate lacks does not
+    count.
     """
-    errors = []
-    for level in (k * prior.sigma_data for k in LEVELS):
-        errors.append((prior.on_images(x + level * generator.normal(x), level, generator) - x).double().flatten(1))
-    sizes = [error.square().mean(1).sqrt().clamp_min(torch.finfo(x.dtype).tiny) for error in errors]
-    return torch.stack([sizes[0].log(), *(error.mean(1) / size for error, size in zip(errors, sizes, strict=True))], 1)
+    least = torch.finfo(x.dtype).tiny
+    levels = [k * prior.sigma_data for k in LEVELS]
+    means = [prior.on_images(x + level * generator.normal(x), level, generator).double().flatten(1) for level in levels]
+    truth = x.double().flatten(1)
+    sizes = [(mean - truth).square().mean(1).sqrt().clamp_min(least) for mean in means]
+    contrasts = [part.var(1, correction=0).clamp_min(least).log() for part in (truth, means[0], means[2])]
+    bias = (means[1] - truth).mean(1) / sizes[1]
+    return torch.stack([sizes[0].log(), bias, contrasts[1] - contrasts[0], contrasts[2] - contrasts[0]], 1)
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,9 @@ class Reference:
     out-of-distribution detection, ICLR 2021, for distances of errors at several levels.
 
     Args:
-        mean: m, 3 numbers.
-        covariance: C, 3 by 3 numbers.
-        count: images, at least 5.
+        mean: m, 4 numbers.
+        covariance: C, 4 by 4 numbers.
+        count: images, at least 6.
 
     Raises:
         InputError: the numbers are of other shapes, or not finite.
@@ -73,24 +78,25 @@ class Reference:
 
     @classmethod
     def of(cls, errors: Tensor) -> Reference | None:
-        """Return that of images with these :func:`denoising_errors`, ``(n, 3)``; None of fewer than 5."""
+        """Return that of images with these :func:`denoising_errors`, ``(n, 4)``; None of fewer than 6."""
         return cls(errors.mean(0).tolist(), errors.T.cov().tolist(), len(errors)) if len(errors) > TERMS + 1 else None
 
     @classmethod
     def read(cls, described: Any) -> Reference | None:  # noqa: ANN401 - whatever a file holds
-        """Build what :meth:`describe` described, through JSON; None where there is nothing."""
+        """Build what :meth:`describe` described, through JSON; None where there is nothing, or what an earlier version knew."""
         if described is None:
             return None
         if not isinstance(described, dict) or described.keys() != {"mean", "covariance", "count"}:
             raise InputError(f"the prior's reference is {described!r:.80}; wanted mean, covariance and count")
-        return cls(**described)
+        earlier = isinstance(described["mean"], list) and len(described["mean"]) == EARLIER
+        return None if earlier else cls(**described)
 
     def describe(self) -> dict[str, Any]:
         """Return plain values for a file's metadata."""
         return asdict(self)
 
     def distance(self, errors: Tensor) -> Tensor:
-        """Return the distance of each image, ``(B, 3) -> (B,)``."""
+        """Return the distance of each image, ``(B, 4) -> (B,)``."""
         mean, covariance = (torch.tensor(part, dtype=errors.dtype, device=errors.device) for part in (self.mean, self.covariance))
         away = errors - mean
         return ((away @ torch.linalg.pinv(covariance, hermitian=True)) * away).sum(1).clamp_min(0).sqrt()
