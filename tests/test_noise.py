@@ -339,6 +339,21 @@ def test_what_pixels_cannot_show_is_an_error_of_the_image_that_views_do_not_make
         assert (of_y < expected).all()
 
 
+@pytest.mark.parametrize("deviation", [0.0, 0.01, 0.3])
+def test_the_last_level_of_a_scan_is_higher_by_the_share_that_is_noise(deviation, rng):
+    """Nothing higher of exact scans and of pictures, and nearly twice as high where noise is all that is wrong."""
+    operator, x = ParallelBeam(16, views=4), torch.rand(2, 1, 16, 16, generator=rng)
+    y = operator(x)
+    solver = PnPADMM(GaussianPrior((1, 16, 16)), operator, noise_std=deviation, steps=3)
+    model = 0.006**2 * y.double().square().flatten(1).mean(1)
+    share = deviation / (deviation**2 + model).sqrt()
+    torch.testing.assert_close(solver.noise_share(y, solver.noise(y)), share)
+    plain, higher = (torch.stack(solver.levels(x, part))[-1] for part in (0.0, share))
+    torch.testing.assert_close(higher, (1 + share) * plain)
+    picture = PnPADMM(GaussianPrior((1, 16, 16)), Identity((1, 16, 16)), noise_std=0.1)
+    assert picture.noise_share(x, picture.noise(x)).tolist() == [0.0, 0.0]
+
+
 def test_the_least_weight_of_a_scan_grows_with_its_views_and_is_none_of_what_is_exact(rng):
     """It is that of a level of what an inverse of the first image gets wrong, which many views make small."""
     disc = (torch.hypot(*torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 2, indexing="ij")) < 0.6).float()[None, None]

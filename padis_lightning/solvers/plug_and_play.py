@@ -105,8 +105,11 @@ class PlugAndPlay(Solver):
         """Return one evaluation a step."""
         return self.steps
 
-    def levels(self, x: Tensor) -> list[float] | list[Tensor]:
-        """Return the level of every step, each a number, or of each image ``(B,)`` where they follow from x, the first one."""
+    def levels(self, x: Tensor, noisy: float | Tensor = 0.0) -> list[float] | list[Tensor]:
+        """Return the level of every step, each a number, or of each image ``(B,)`` where they follow from x, the first one.
+
+        A last level that follows is higher by the share ``noisy`` of itself.
+        """
         if self.sigma_max is not None and self.sigma_min is not None:
             return geometric_sigmas(self.sigma_max, self.sigma_min, self.steps).tolist()
         error = self._inversion_error(turned(x, 1))
@@ -115,7 +118,7 @@ class PlugAndPlay(Solver):
             high = (error * gain.clamp(1, MOST_TURNED).where(gain < EXACT, 1)).clamp(min(LEAST_HIGH, most), most)
         else:
             high = torch.full_like(error, self.sigma_max)
-        low = (FALL * error).clamp_min(LOWEST) if self.sigma_min is None else torch.full_like(error, self.sigma_min)
+        low = ((1 + noisy) * FALL * error).clamp_min(LOWEST) if self.sigma_min is None else torch.full_like(error, self.sigma_min)
         shares = torch.linspace(0, 1, self.steps, dtype=error.dtype, device=error.device)
         return list(high * (low.minimum(high) / high) ** shares[:, None])
 
@@ -172,6 +175,12 @@ class PnPADMM(PlugAndPlay):
     with :math:`\sigma` falling from step to step, or the same throughout; u is scaled by :math:`\rho_{k-1} / \rho_k` first. An
     estimate: nothing in it is drawn but partitions.
 
+    Of scans the last level that follows is up to twice as high where more of what they get wrong is noise, and the weight is at
+    least that of the model alone at a level of :math:`e_0`:
+
+    .. math:: \sigma_K = \max\left(0.005, \; (1 + q) \frac{e}{20}\right), \quad
+        q = \frac{s}{\sqrt{s^2 + m^2 \, \mathrm{mean} \, y^2}}
+
     Source: Venkatakrishnan, Bouman and Wohlberg, Plug-and-play priors for model based reconstruction, GlobalSIP 2013; Zhang et
     al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, section 4.2, for the falling level; Boyd,
     Parikh, Chu, Peleato and Eckstein, Foundations and Trends in Machine Learning 2011, section 3.4.3, for over-relaxation.
@@ -206,13 +215,19 @@ class PnPADMM(PlugAndPlay):
         noise = self.noise(y)
         state = {"v": v, "u": torch.zeros_like(v), "noise": noise, "weight": torch.ones_like(noise)}
         state["least"] = self.least_penalty(y, v).where(noise > 0, 0)
-        for sigma in self.loop(self.levels(v), state, generator):
+        for sigma in self.loop(self.levels(v, self.noise_share(y, noise)), state, generator):
             weight = torch.maximum(self.penalty_at(sigma, state["noise"]), state["least"])
             v, u = state["v"], state["u"] * (state["weight"] / weight).to(state["u"])
             x = torch.lerp(v, self.data_step(v - u, y, weight).to(v), self.relaxation)
             v = self.denoise(x + u, sigma, generator)
             state.update(v=v, u=(u + x).sub_(v), noise=self.noise(y, v), weight=weight)
         return state["v"]
+
+    def noise_share(self, y: Tensor, noise: Tensor) -> Tensor:
+        """Return how much of what a scan gets wrong is noise rather than its model, from 0 to 1, ``(B,)``; elsewhere 0."""
+        if self.operator.geometry is None:
+            return torch.zeros(len(y), dtype=noise.dtype, device=noise.device)
+        return (1 - self.model_variance(y) / noise.where(noise > 0, torch.inf)).where(noise > 0, 0).clamp_min(0).sqrt().flatten()
 
     def least_penalty(self, y: Tensor, v: Tensor) -> Tensor:
         r"""Return :math:`\rho_k` of the model alone at a level of :math:`e_0`, of a scan with v as its first reconstruction.
