@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -99,6 +100,7 @@ class Echo(nn.Module):
     """Shows what it is told of the whole image."""
 
     sigma_data, gain, context, positions = 0.3, 1.0, True, NoPositions()
+    network = SimpleNamespace(divisor=1)
 
     def forward(self, x, sigma, position, context):
         return context.clone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ class PositionedGaussian(nn.Module):
     """Independent pixels whose mean follows their position: the exact denoiser of a patch of them."""
 
     sigma_data, gain, std, positions, context = 0.3, 1.0, 0.2, Coordinates(), False
+    network = SimpleNamespace(divisor=1)
 
     def mean(self, position: torch.Tensor) -> torch.Tensor:
         return 0.4 + 0.3 * position[:, :1] - 0.2 * position[:, 1:]
@@ -53,6 +55,13 @@ def test_tiled_score_of_a_separable_gaussian_is_the_whole_images(model, tiling, 
     border[4:24, 4:24] = False
     expected = (-x / sigma.reshape(3, 1, 1, 1) ** 2)[..., border]
     torch.testing.assert_close(score[..., border], expected, rtol=1e-12, atol=0)
+
+
+def test_tiles_that_the_network_cannot_halve_are_refused(model):
+    """Of 24 pixels, image and margin, four tiles have six, which a network of divisor 4 does not take."""
+    assert model.denoiser.network.divisor == 4
+    with pytest.raises(InputError, match="the tiles have 6x6 pixels; wanted multiples of 4"):
+        PatchPrior(model, RandomTiling(4))(torch.zeros(1, 1, 28, 28), 0.4, Generators.keyed(0, [0]))
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 1000])

@@ -200,6 +200,11 @@ class PatchPrior(Prior):
         """Draw a partition; return it with its patches, their levels, positions and, where the network sees it, the context."""
         tiles = self.tiling.partition(self.image_shape[1:], self.pad, self.sides, generator)
         patches = tiles.split(x)
+        if self.tiling.tiles and any(side % self.denoiser.network.divisor for side in patches.shape[-2:]):
+            sides = "x".join(map(str, patches.shape[-2:]))
+            raise InputError(
+                f"the tiles have {sides} pixels; wanted multiples of {self.denoiser.network.divisor}, by other tiles"
+            )
         places = self.positions.to(x.device).expand(len(x), *self.positions.shape[1:])
         if condition is not None:
             places = torch.cat([places[:, :-1], per_image(condition.to(places), places).expand_as(places[:, -1:])], 1)

@@ -166,9 +166,11 @@ class Tiling(ABC):
     Attributes:
         reaches_out: whether a patch may be larger than the image.
         turned: whether patches are turned, which a network must not know the places of.
+        tiles: patches along each axis, where somebody names them.
     """
 
     reaches_out = turned = False
+    tiles: int | None = None
 
     @abstractmethod
     def partition(self, size: Sequence[int], pad: Sequence[int], patch: int | Sequence[int], generator: Generators) -> Tiles:
