@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -31,10 +33,10 @@ def rng() -> torch.Generator:
     return seeded(1234)
 
 
-def random_network(seed: int = 0, channels: int = 1, positions: int = 2) -> UNet:
+def random_network(seed: int = 0, channels: int = 1, positions: int = 2, multipliers: Sequence[int] = (1, 2)) -> UNet:
     """A small network with nothing at zero, so that every path matters."""
     generator = seeded(seed)
-    network = UNet(channels=channels, base=8, multipliers=[1, 2], blocks=1, fold=2, positions=positions)
+    network = UNet(channels=channels, base=8, multipliers=multipliers, blocks=1, fold=2, positions=positions)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)

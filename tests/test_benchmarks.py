@@ -127,7 +127,7 @@ def test_the_benchmark_of_preparing_agrees_with_the_plain_loop(images, tmp_path,
 
 @pytest.mark.slow
 def test_the_benchmark_of_volumes_ranks_what_it_has_priors_of_and_measures_memory(tmp_path, capsys):
-    sizes = ["--views", "20", "--depth", "3", "--count", "1", "--depths", "1", "2"]
+    sizes = ["--views", "20", "--depth", "3", "--count", "1", "--depths", "2"]
     arguments = [*sizes, "--device", "cpu", "--output", str(tmp_path)]
     volumes.main([*arguments, "--only", "FBP", "slice by slice", "slices, TV in the prior", "cubes"])
     figures = json.loads((tmp_path / "volumes.json").read_text())
@@ -136,7 +136,7 @@ def test_the_benchmark_of_volumes_ranks_what_it_has_priors_of_and_measures_memor
     assert all(rows["FBP"]["psnr"] + 8 < rows[name]["psnr"] for name in rows if name != "FBP")
     assert rows["FBP"]["consistency"] > rows["slice by slice"]["consistency"] > rows["slices, TV in the prior"]["consistency"]
     assert set(figures["memory"]) == {"in turn", "at once"}
-    assert all(set(found) == {"1", "2"} and min(found.values()) > 1e8 for found in figures["memory"].values())
+    assert all(set(found) == {"2"} and found["2"] > 1e8 for found in figures["memory"].values())
     assert "peak memory" in capsys.readouterr().out
 
 
@@ -152,8 +152,9 @@ def test_tuning_settings_takes_the_best_of_each_given_those_before():
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_settings_leaves_no_tuned_solver_below_what_it_names(tmp_path):
+def test_the_benchmark_of_settings_leaves_no_tuned_solver_below_what_it_names(tmp_path, monkeypatch):
     """Each row's scores are those of its settings."""
+    monkeypatch.setattr(settings, "WEIGHTS", [1e-5])
     settings.main(["--count", "1", "--evaluations", "2", "--scans", "2", "--output", str(tmp_path / "settings.json")])
     (row,) = json.loads((tmp_path / "settings.json").read_text())
     prior, operator, exact = PatchPrior("ct_phantoms"), ParallelBeam(128, 20), GaussianNoise(0.0, "relative")

@@ -76,6 +76,21 @@ def test_the_size_of_the_matrix_is_known_before_it_is_built(kind):
     assert held <= sparse.matrix_bytes(operator.geometry) <= 1.1 * held + 2000
 
 
+def test_products_in_another_precision_have_the_same_bits_whether_or_not_its_entries_are_kept(monkeypatch, rng):
+    projector = ParallelBeam(16, views=5).projector
+    x = torch.rand(2, 16, 16, generator=rng, dtype=torch.float64)
+    with torch.inference_mode():
+        first = projector(x)
+    assert projector._values("matrix", x.dtype) is projector._values("matrix", x.dtype)
+    second = projector(x.requires_grad_())
+    assert torch.equal(second, first) and torch.equal(*torch.autograd.grad(second, x, first), projector.adjoint(first))
+    scarce = ParallelBeam(16, views=5).projector
+    monkeypatch.setattr(sparse, "free_memory", lambda device: 0)
+    assert torch.equal(scarce(x), first) and not scarce._converted
+    projector.matrix_values = 2 * projector.matrix_values
+    assert torch.equal(projector(x), 2 * first)  # entries that were kept are of those that are stored
+
+
 def test_rays_of_a_matrix_built_in_parts_are_those_of_one_built_at_once(monkeypatch):
     geometry = FanBeam(17, views=9).geometry
     whole = sparse.joseph_matrix(geometry)

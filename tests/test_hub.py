@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +20,14 @@ from padis_lightning.diffusion import PatchModel
 from padis_lightning.errors import InputError
 from padis_lightning.hub import Address
 from padis_lightning.messages.paths import check_paths
+from tests.chaos.runner import Forker
 from tests.conftest import small_model
 from tests.hub_server import SIGNATURE, TOKEN, Hub
 from tests.test_scheduled_denoisers import VP, write_folder
 
-ROOT = Path(__file__).parent.parent
 FETCH = """
-import sys
+import sys, time
+time.sleep = lambda seconds: None  # between tries
 from padis_lightning.errors import InputError
 from padis_lightning.hub import fetch, fetch_folder
 address, *names = sys.argv[1:]
@@ -54,17 +54,15 @@ class Machine:
     """Runs Python on a machine of its own: one home, one cache, perhaps a token and a network."""
 
     def __init__(self, home: Path, hub: Hub, **variables: str) -> None:
-        plain = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        own = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home / "hf"), "HOME": str(home), "PYTHONPATH": str(ROOT)}
-        self.home, self.said = home, ""
-        plain |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
-        self.env = {**plain, **own, **variables}
+        own = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home / "hf"), "HOME": str(home)}
+        plain = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        self.home, self.said, self.env, self.forker = home, "", {**plain, **own, **variables}, Forker()
         home.mkdir(exist_ok=True)
 
     def run(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, *words], cwd=self.home, env={**self.env, **variables}, capture_output=True, text=True, check=False
-        )
+        """Run a command of the package, or ``-c``, code and what it is given."""
+        child = self.forker.start(words, self.home, {**self.env, **variables})
+        done = subprocess.CompletedProcess(words, child.wait(), child.stdout, child.stderr)
         self.said += done.stdout + done.stderr
         return done
 
@@ -85,6 +83,13 @@ class Machine:
     def cached(self) -> list[str]:
         """The names of all content in the cache that counts as whole."""
         return [path.name for path in (self.home / "hf").glob("hub/*/blobs/*") if path.suffix != ".incomplete"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_set(monkeypatch):
+    """Neither a token nor a place of this machine's own."""
+    for name in [name for name in os.environ if name.startswith("HF_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -242,7 +247,7 @@ def test_a_token_opens_what_is_private_and_is_never_said(prior, machine, hub):
 @pytest.mark.slow
 def test_publish_says_no_token_either(prior, machine, hub):
     for token in UNFIT:
-        done = machine.run("-m", "padis_lightning", "publish", str(prior), "--to", "me/new", HF_TOKEN=token)
+        done = machine.run("publish", str(prior), "--to", "me/new", HF_TOKEN=token)
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "; wanted " in done.stderr
     assert "SecretOfTheTests" not in machine.said and not hub.refs
 
@@ -422,13 +427,13 @@ def test_a_published_prior_is_used_by_name_on_another_machine_with_the_same_bits
     ours, theirs = Machine(tmp_path / "ours", hub, HF_TOKEN=TOKEN), Machine(tmp_path / "theirs", hub)
     small = ["--data.size", "20", "--operator.size", "20", "--data.count", "2", "--model.steps", "3"]
     small += ["--trainer.accelerator", "cpu", "--output", "out"]
-    predict = ["-m", "padis_lightning", "predict", "--config", "ct20.yaml", *small]
+    predict = ["predict", "--config", "ct20.yaml", *small]
     done = ours.run(*predict, "--prior.checkpoint", str(prior))
     assert done.returncode == 0, done.stderr
     private = ours.home / "folder" / "private.txt"
     private.parent.mkdir()
     private.touch()
-    publish = ["-m", "padis_lightning", "publish", str(prior), "--to", "me/ct", "--folder", "folder"]
+    publish = ["publish", str(prior), "--to", "me/ct", "--folder", "folder"]
     done = ours.run(*publish, "--results", "out")
     assert done.returncode == 0 and TOKEN not in ours.said, done.stderr
     commit = hub.refs["me/ct", "main"]
@@ -444,7 +449,7 @@ def test_a_published_prior_is_used_by_name_on_another_machine_with_the_same_bits
     assert done.returncode == 0 and f"of commit {commit}" in done.stderr, done.stderr
     (theirs.home / "predict.yaml").write_bytes(files["predict.yaml"])
     again = ["predict", "--config", "predict.yaml", "--output", "again", "--trainer.accelerator", "cpu"]
-    done = theirs.run("-m", "padis_lightning", *again, HF_HUB_OFFLINE="1")
+    done = theirs.run(*again, HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
     for one, two, three in zip(*map(arrays, (ours.home / "out", theirs.home / "out", theirs.home / "again")), strict=True):
         assert one.tobytes() == two.tobytes() == three.tobytes() and one.std() > 0
@@ -455,6 +460,6 @@ def test_a_published_prior_is_used_by_name_on_another_machine_with_the_same_bits
     with torch.no_grad():
         next(other.denoiser.parameters()).add_(1e-3)
     other.save(tmp_path / "other.safetensors")
-    done = ours.run("-m", "padis_lightning", "publish", str(tmp_path / "other.safetensors"), "--folder", "b", "--results", "out")
+    done = ours.run("publish", str(tmp_path / "other.safetensors"), "--folder", "b", "--results", "out")
     assert done.returncode == 2 and "out has the results of other weights; wanted " in done.stderr
     assert not (ours.home / "b").exists()

@@ -48,16 +48,22 @@ def test_a_notebook_is_small_and_linked_and_was_run_from_top_to_bottom(path):
         assert target.is_file() and (not anchor or anchor in anchors(target.read_text(encoding="utf-8"))), link
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_what_a_notebook_keeps_is_what_its_code_prints_and_shows(path, tmp_path):
-    """Up to rounding: the same words, numbers within 2 %, pictures within a grey level; and nothing is warned of."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "notebooks.run", path, "--output", tmp_path]
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A folder of all notebooks as one process has run them, which warns of nothing."""
+    folder, env = tmp_path_factory.mktemp("ran"), {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "notebooks.run", *NOTEBOOKS, "--output", folder]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
-    assert [cell["source"] for cell in cells(tmp_path / path.name)] == [cell["source"] for cell in cells(path)]
-    (words, numbers, pictures), (kept_words, kept_numbers, kept_pictures) = outputs(tmp_path / path.name), outputs(path)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_a_notebook_keeps_is_what_its_code_prints_and_shows(path, ran):
+    """Up to rounding: the same words, numbers within 2 %, pictures within a grey level."""
+    assert [cell["source"] for cell in cells(ran / path.name)] == [cell["source"] for cell in cells(path)]
+    (words, numbers, pictures), (kept_words, kept_numbers, kept_pictures) = outputs(ran / path.name), outputs(path)
     assert words == kept_words and numbers == pytest.approx(kept_numbers, rel=0.02)
     for picture, kept in zip(pictures, kept_pictures, strict=True):
         assert picture.shape == kept.shape and np.abs(picture - kept).mean() < 1

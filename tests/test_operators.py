@@ -253,6 +253,16 @@ def test_types_follow_the_input_and_autocast_changes_nothing(operator, dtype, to
             assert torch.equal(operator.approximate_inverse(y), found)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_samples_off_the_grid_are_added_up_to_the_same_bits_again(count, rng, monkeypatch):
+    """Where there are more threads than one, and not a whole number of transforms for each."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    operator = NonCartesianMRI(points(300), (16, 16))
+    y = draw(operator.measurement_shape, rng, batch=count)
+    first = operator.adjoint(y)
+    assert all(torch.equal(operator.adjoint(y), first) for _ in range(200))
+
+
 def test_the_module_keeps_nothing_in_checkpoints_and_survives_a_cast(operator, rng):
     x = draw(operator.image_shape, rng, torch.float32)
     assert not operator.state_dict()

@@ -482,14 +482,14 @@ def test_a_row_that_dies_without_a_word_has_no_message(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_rows_are_runs_of_the_command_line(tmp_path):
+def test_rows_are_runs_of_the_command_line(tmp_path, capsys):
     """A row with an unknown filter fails with the command line's sentence; the other leaves what predict leaves."""
     small = {"data.subset": "validation", "data.size": 16, "data.count": 2, "operator.size": 16, "operator.views": 6}
     grid = {"operator.filter": ["hann", "magic"]}
     path = written(tmp_path, tuning=True, settings={**small, "results.baselines": {}, "model": "PseudoInverse"}, grid=grid)
-    command = [sys.executable, "-m", "padis_lightning", "sweep", str(path), "--output", str(tmp_path / "out"), "--jobs", "2"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "filter=magic: failed with exit code 2" in done.stdout
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", str(path), "--output", str(tmp_path / "out"), "--jobs", "2"])
+    assert ended.value.code == 1 and "filter=magic: failed with exit code 2" in capsys.readouterr().out
     line = next(csv.DictReader((tmp_path / "out" / "sweep.csv").open()))
     summary = json.loads((tmp_path / "out" / line["name"] / "summary.json").read_text())
     assert float(line["psnr"]) == summary["psnr"] > 5 and summary["n"] == 2

@@ -23,8 +23,10 @@ TEXT = (Path(__file__).parent.parent / "docs" / "tutorial.md").read_text(encodin
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
 SHORT = {  # what makes a minute of a quarter of an hour
     "fit": ["--trainer.max_steps", "2", "--samples.count", "0", "--trainer.enable_progress_bar", "false"],
-    "predict": ["--model.steps", "2", "--trainer.enable_progress_bar", "false"],
-}
+    "predict": [
+        "--model.steps", "2", "--results.baselines.tv.init_args.iterations", "2", "--trainer.enable_progress_bar", "false",
+    ],
+}  # fmt: skip
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ GPU = CPU | {
 }  # fmt: skip
 #: seconds: figures mean nothing
 TEST = CPU | _small(8, [8, 8], 1) | {
-    "SIZE": 32, "LARGE": 64, "PHOTO": 48, "COUNT": 2, "BATCH": 2, "TUNING_COUNT": 1, "GENERATED": 10, "PRECISION": "32-true",
+    "SIZE": 40, "LARGE": 64, "PHOTO": 48, "COUNT": 2, "BATCH": 2, "TUNING_COUNT": 1, "GENERATED": 10, "PRECISION": "32-true",
     "PATCH_SIZES": "[8, 12]", "FACES_SIZES": "[12]", "SMALL_SIZES": "[4, 8]", "BIG_SIZES": "[8, 16]", "LARGE_SIZES": "[8, 24]",
     "PATCHES": 4, "TRAIN_BATCH": 2, "FACES_PATCHES": 4, "SMALL_PATCHES": 4, "BIG_PATCHES": 2, "LARGE_PATCHES": 2,
     "STEPS": 3, "SHORT_STEPS": 3, "FACES_STEPS": 3, "WHOLE_STEPS": 3, "WHOLE_SHORT_STEPS": 3, "FACES_WHOLE_STEPS": 3,

@@ -17,6 +17,7 @@ from padis_lightning.memory import free_memory
 
 COMFORTABLE = 4 << 30  # bytes beyond which another backend is better, if there is one
 SHARE = 0.5  # of the free memory that the matrix and its transpose may take
+KEPT = 0.1  # of the free memory that entries in another precision may take
 CHUNK = 1 << 21  # samples of rays at once, while building
 
 
@@ -95,6 +96,7 @@ class SparseMatrix(Projector[Geometry]):
         dtype = torch.get_default_dtype()
         matrix = joseph_matrix(geometry, np.float64 if dtype == torch.float64 else np.float32)
         self.shape, self.count = matrix.shape, matrix.nnz
+        self._converted: dict[str, tuple[Tensor, Tensor]] = {}  # entries as they are stored, and in the last other precision
         self._keep("matrix", matrix)
         self._keep("transpose", sparse.csr_array(matrix.T))
         with warnings.catch_warnings():  # torch says once that such matrices are in beta and unchecked, which is on purpose
@@ -134,11 +136,24 @@ class SparseMatrix(Projector[Geometry]):
         count = f"{self.count / 1e6:.2g} million entries"
         return f"a sparse matrix of {count}, {size:.3g} MiB with its transpose (scipy {scipy.__version__})"
 
+    def _values(self, name: str, dtype: torch.dtype) -> Tensor:
+        """Return the entries in a precision. To convert them takes longer than a product: they are kept where memory is free."""
+        stored = getattr(self, f"{name}_values")
+        if stored.dtype == dtype:
+            return stored
+        of, kept = self._converted.get(name, (None, stored))
+        if of is stored and kept.dtype == dtype:
+            return kept
+        converted = stored.to(dtype)
+        if converted.nbytes <= KEPT * free_memory(stored.device):
+            self._converted[name] = stored, converted
+        return converted
+
     def sparse(self, name: str, dtype: torch.dtype) -> Tensor:
         """Return the ``matrix`` ``(views * bins, H * W)`` or its ``transpose``, in CSR form."""
-        rows, columns, values = (getattr(self, f"{name}_{part}") for part in ("rows", "columns", "values"))
+        rows, columns = (getattr(self, f"{name}_{part}") for part in ("rows", "columns"))
         shape = self.shape if name == "matrix" else self.shape[::-1]
-        return torch.sparse_csr_tensor(rows, columns, values.to(dtype), shape)
+        return torch.sparse_csr_tensor(rows, columns, self._values(name, dtype), shape)
 
     def _product(self, name: str, x: Tensor) -> Tensor:
         return (self.sparse(name, x.dtype) @ x.flatten(1).t().contiguous()).t().contiguous()

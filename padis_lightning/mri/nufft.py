@@ -50,8 +50,9 @@ class _Transform(torch.autograd.Function):
         ctx.rest = points, sides, forward
         axes, finufft = (2 if forward else 1), library()
         values = np.ascontiguousarray(x.detach().reshape(-1, *x.shape[-axes:]).cpu().numpy(), np.complex128)
-        # one oversampling and one thread a transform: an exact adjoint, and bits that no batch changes
-        options = {"eps": PRECISION, "upsampfac": 2.0, "spread_thread": 2, "nthreads": torch.get_num_threads()}
+        # one oversampling, one thread a transform, and one in all to add samples up: an exact adjoint, bits that no batch changes
+        threads = torch.get_num_threads() if forward else 1
+        options = {"eps": PRECISION, "upsampfac": 2.0, "spread_thread": 2, "nthreads": threads}
         angles = 2 * math.pi * np.ascontiguousarray(points.T)
         if forward:
             found = finufft.nufft2d2(*angles, values, isign=-1, **options)

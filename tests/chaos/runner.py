@@ -13,6 +13,7 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -29,13 +30,18 @@ def _run(args: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> 
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.chdir(cwd)
+    os.environ.clear()
     os.environ.update(env)
     import torch
 
     from padis_lightning.cli import main
 
     torch.set_num_threads(1)
-    main(args)
+    if args[0] != "-c":
+        main(args)
+        return
+    sys.argv = ["-c", *args[2:]]
+    exec(args[1], {"__name__": "__main__"})  # noqa: S102
 
 
 def _end_with(parent: int) -> None:
@@ -113,16 +119,16 @@ class Forker:
         self._count = 0
 
     def start(self, args: Sequence[object], cwd: Path, env: Mapping[str, str] | None = None) -> Child:
-        """Run ``python -m padis_lightning ARGS`` in a folder.
+        """Run ``python -m padis_lightning ARGS``, or ``python -c CODE ARGS``, in a folder.
 
         Args:
-            args: what follows the program's name.
+            args: what follows the program's name, or ``-c`` and what follows it.
             cwd: the folder.
             env: variables to set besides those of this process.
         """
         self._count += 1
         out, err = (Path(self._said.name) / f"{self._count}.{name}" for name in ("out", "err"))
-        given = [str(arg) for arg in args], str(cwd), dict(env or {}), str(out), str(err)
+        given = [str(arg) for arg in args], str(cwd), {**os.environ, **(env or {})}, str(out), str(err)
         process = self._context.Process(target=_run, args=given)
         process.start()
         child = Child(process, out, err)
