@@ -328,8 +328,10 @@ def test_what_pixels_cannot_show_is_an_error_of_the_image_that_views_do_not_make
     weights, shares = [], []
     for views in (2, 120, 480):
         operator = ParallelBeam(16, views=views)
-        solver = PnPADMM(GaussianPrior((1, 16, 16)), operator, noise_weight=0.5, penalty=1e-12)
         y = operator(x)
+        simulated = PnPADMM(GaussianPrior((1, 16, 16)), operator, noise_weight=0.5, penalty=1e-12)
+        solver = simulated.for_batch(measured(y))
+        assert torch.equal(simulated.model_variance(y, x), simulated.model_variance(y))
         weights.append(solver.penalty_at(0.1, solver.model_variance(y, x)).flatten())
         shares.append(solver.penalty_at(0.1, solver.model_variance(y)).flatten())
     expected = 0.5 * 0.006**2 * x.double().square().flatten(1).mean(1) / 0.1**2
@@ -364,10 +366,12 @@ def test_the_least_weight_of_a_scan_grows_with_its_views_and_is_none_of_what_is_
         solver, y = PnPADMM(GaussianPrior((1, 32, 32)), operator, **options), operator(disc)
         square = turned(disc, 0)
         error = (operator.clip(operator.approximate_inverse(operator(square))) - square).double().square().mean().sqrt()
-        expected = 0.5 * solver.model_variance(y, disc) / (error**2 * operator.norm_squared)
-        torch.testing.assert_close(solver.least_penalty(y, disc), expected)
+        given = solver.for_batch(measured(y))
+        expected = 0.5 * given.model_variance(y, disc) / (error**2 * operator.norm_squared)
+        torch.testing.assert_close(given.least_penalty(y, disc), expected)
+        assert solver.least_penalty(y, disc).tolist() == [[[[0.0]]]]
         least.append(float(expected))
-        given, plain = solver.for_batch(measured(y)), PnPADMM(solver.prior, operator, model_error=0, **options)
+        plain = PnPADMM(solver.prior, operator, model_error=0, **options)
         assert torch.equal(*(one.solve(y, Generators.keyed(0, [0])) for one in (solver, plain)))
         assert not torch.equal(*(one.solve(y, Generators.keyed(0, [0])) for one in (given, plain)))
     assert least[0] < least[1] < least[2]

@@ -56,7 +56,7 @@ class PlugAndPlay(Solver):
     up to nine times the estimate: a scan departs from its model by more than its noise. Where a measurement is noisy, what the
     operator and the denoiser get wrong counts as noise, too: :math:`s^2` becomes :math:`s^2 + m^2 \, \mathrm{mean} \, y^2`.
     That of a scan which was not simulated here counts without noise as well, since an object has more detail than pixels. What
-    they cannot show is an error of the image, which more views do not make smaller: of a scan the second term is at least
+    they cannot show is an error of the image, which more views do not make smaller: of such a scan the second term is at least
     :math:`m^2 \|A\|^2 \, \mathrm{mean} \, v^2`, with v the denoised image.
 
     Source: Zhang et al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022, equation 7.
@@ -151,7 +151,7 @@ class PlugAndPlay(Solver):
     def model_variance(self, y: Tensor, v: Tensor | None = None) -> Tensor:
         r"""Return what operator and denoiser get wrong of each measurement, ``(B, 1, 1, 1)``; v is an image of a scan."""
         parts = [y.double()]
-        if v is not None and self.operator.geometry is not None:
+        if v is not None and self.is_scan:
             parts.append(v.double() * math.sqrt(self.operator.norm_squared))
         largest = torch.stack([part.square().flatten(1).mean(1) for part in parts]).amax(0)
         return self.model_error**2 * largest.reshape(-1, *[1] * len(self.operator.image_shape))
@@ -175,8 +175,8 @@ class PnPADMM(PlugAndPlay):
     with :math:`\sigma` falling from step to step, or the same throughout; u is scaled by :math:`\rho_{k-1} / \rho_k` first. An
     estimate: nothing in it is drawn but partitions.
 
-    Of scans the last level that follows is up to twice as high where more of what they get wrong is noise, and the weight is at
-    least that of the model alone at a level of :math:`e_0`:
+    Of a scan that was not simulated here the weight is at least that of its model alone at a level of :math:`e_0`. The last level
+    of scans that follows is up to twice as high where more of what they get wrong is noise:
 
     .. math:: \sigma_K = \max\left(0.005, \; (1 + q) \frac{e}{20}\right), \quad
         q = \frac{s}{\sqrt{s^2 + m^2 \, \mathrm{mean} \, y^2}}
@@ -234,7 +234,7 @@ class PnPADMM(PlugAndPlay):
 
         That is small where there are many views: what they agree on is wrong by what pixels cannot show. Elsewhere it is 0.
         """
-        if self.operator.geometry is None:
+        if not self.is_scan:
             return torch.zeros_like(self.model_variance(y))
         return self.penalty_at(self._inversion_error(turned(v, 0)).clamp_min(LOWEST), self.model_variance(y, v))
 
