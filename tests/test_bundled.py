@@ -86,7 +86,7 @@ def test_draws_have_no_seams_at_tile_borders():
     assert abs(sum(found) / len(found) - 1) < 0.1
     assert abs(sum(found[-10:]) / 10 - 1) < 0.1
     _, fixed = draw("ct_phantoms", FixedTiling(), 1, 60)
-    assert fixed[-1] > 1.1  # a fixed grid leaves its seams, so the measure sees them
+    assert fixed[-1] > 3  # a fixed grid leaves its seams, so the measure sees them
 
 
 def test_together_equals_alone_in_single_precision():
