@@ -8,13 +8,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from padis_lightning.data.batches import (
-    ItemLabel,
-    SharedItems,
-    StepBatches,
-    leave_signals,
-    spread_over_groups,
-)
+from padis_lightning.data.batches import ItemLabel, SharedItems, StepBatches, leave_signals, spread_over_groups
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.division import Division
 from padis_lightning.data.generators import BrainSource, LeavesSource, ObjectSource, PhantomSource, photographs

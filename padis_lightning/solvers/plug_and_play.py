@@ -140,7 +140,7 @@ class PlugAndPlay(Solver):
             left = left if precision is None else precision * left / per_image(precision.flatten(1).mean(1), precision)
             left = per_image(left.flatten(1).mean(1), noise)
             noise = torch.maximum(noise, torch.minimum(left, MOST_LEFT * noise))
-        noise = noise.reshape(-1, *[1] * len(self.operator.image_shape))
+        noise = self._for_images(noise)
         return noise + self.model_variance(y, v).where((noise > 0) | self.is_scan, 0)
 
     @property
@@ -154,7 +154,11 @@ class PlugAndPlay(Solver):
         if v is not None and self.is_scan:
             parts.append(v.double() * math.sqrt(self.operator.norm_squared))
         largest = torch.stack([part.square().flatten(1).mean(1) for part in parts]).amax(0)
-        return self.model_error**2 * largest.reshape(-1, *[1] * len(self.operator.image_shape))
+        return self.model_error**2 * self._for_images(largest)
+
+    def _for_images(self, values: Tensor) -> Tensor:
+        """Return a number a measurement with the axes of images, ``(B, 1, 1, 1)``."""
+        return values.reshape(-1, *[1] * len(self.operator.image_shape))
 
     def penalty_at(self, sigma: float | Tensor, noise: Tensor) -> Tensor:
         r"""Return :math:`\rho_k`, ``(B, 1, 1, 1)``, at a level, a number or ``(B,)``, and a noise."""
@@ -213,8 +217,13 @@ class PnPADMM(PlugAndPlay):
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
         v = self.operator.clip(self.operator.approximate_inverse(y))
         noise = self.noise(y)
-        state = {"v": v, "u": torch.zeros_like(v), "noise": noise, "weight": torch.ones_like(noise)}
-        state["least"] = self.least_penalty(y, v).where(noise > 0, 0)
+        state = {
+            "v": v,
+            "u": torch.zeros_like(v),
+            "noise": noise,
+            "weight": torch.ones_like(noise),
+            "least": self.least_penalty(y, v),
+        }
         for sigma in self.loop(self.levels(v, self.noise_share(y, noise)), state, generator):
             weight = torch.maximum(self.penalty_at(sigma, state["noise"]), state["least"])
             v, u = state["v"], state["u"] * (state["weight"] / weight).to(state["u"])
@@ -226,8 +235,8 @@ class PnPADMM(PlugAndPlay):
     def noise_share(self, y: Tensor, noise: Tensor) -> Tensor:
         """Return how much of what a scan gets wrong is noise rather than its model, from 0 to 1, ``(B,)``; elsewhere 0."""
         if self.operator.geometry is None:
-            return torch.zeros(len(y), dtype=noise.dtype, device=noise.device)
-        return (1 - self.model_variance(y) / noise.where(noise > 0, torch.inf)).where(noise > 0, 0).clamp_min(0).sqrt().flatten()
+            return torch.zeros_like(noise).flatten()
+        return (1 - self.model_variance(y) / noise).nan_to_num(0).clamp_min(0).sqrt().flatten()  # nan: of zeros
 
     def least_penalty(self, y: Tensor, v: Tensor) -> Tensor:
         r"""Return :math:`\rho_k` of the model alone at a level of :math:`e_0`, of a scan with v as its first reconstruction.
