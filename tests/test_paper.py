@@ -205,7 +205,7 @@ def finished(folder, psnr, groups, baselines=None, **settings):
     folder.mkdir(parents=True)
 
     def image(value):
-        return {"psnr": value, "ssim": value / 100, "residual": 0.1, "seconds": 0.5, "evaluations": 50}
+        return {"psnr": value, "ssim": (value or 100) / 100, "residual": 0.1, "seconds": 0.5, "evaluations": 50}
 
     images = [
         {"index": k, "name": f"{k:04d}", "group": group, **image(value)}
@@ -238,6 +238,25 @@ def test_a_task_s_table_has_hand_computed_means_and_intervals_over_patients(tmp_
     assert f"| 33.00 [{low:.2f}, {high:.2f}] | +2.00 [{glow:+.2f}, {ghigh:+.2f}] | 0.330 [" in lines[-2]
     assert "| 31.00 [" in next(line for line in lines if line.startswith("| total variation"))
     assert tables.MISSING in next(line for line in lines if line.startswith("| whole-image"))
+
+
+def test_a_method_with_an_exact_image_has_a_dash_and_the_others_their_numbers(tmp_path):
+    """An infinite PSNR is null in files: such a mean is unknown, and a candidate of tuning with it is the best."""
+    values, groups = variables("cpu", None, tmp_path), ["a", "b"]
+    values |= task("sr4x", values)
+    finished(tmp_path / "main" / "sr4x" / "default", [30, 32], groups, {"plain": [None, 21], "tv": [29, 30]})
+    for name, psnr in {"tv-2": 30.0, "tv-3": None, "tv-4": 31.0}.items():
+        finished(tmp_path / "tuning" / "sr4x" / name, [30, 32], groups, **{"model.weight": name})
+        (tmp_path / "tuning" / "sr4x" / name / "done.json").write_text(
+            json.dumps({"values": {"psnr": psnr}, "settings": {"model.weight": name}})
+        )
+    assert float(chosen("sr4x", values, tmp_path)["TV"]) == float(values["TV_3"])
+    main(["--scale", "cpu", "--table", "--output", str(tmp_path), "--only", "main"])
+    text = (tmp_path / "results.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith(("| baseline: ", "| total variation ", "| sr4x | `TV`"))]
+    assert "| – | – | " in next(line for line in lines if line.startswith("| baseline: ") and tables.MISSING not in line)
+    assert any("| 29.50 [29.00, 30.00] |  | " in line for line in lines)
+    assert lines[-1].endswith("| tv-2: 30.00, **tv-3: inf**, tv-4: 31.00 |")
 
 
 def test_an_interval_counts_patients_not_images(tmp_path):

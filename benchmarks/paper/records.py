@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from padis_lightning.results.report.runs import read_run
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores say what one method reached, image by image.
+    """Scores say what one method reached, image by image; NaN where that is unknown or not finite, as of an exact image.
 
     Attributes:
         psnr: dB, by image.
@@ -43,7 +44,8 @@ def read_scores(folder: Path) -> dict[str, Scores]:
 
 
 def _scores(images: dict[str, dict[str, float]], groups: dict[str, str]) -> Scores:
-    psnr, ssim = ({name: image[key] for name, image in images.items()} for key in ("psnr", "ssim"))
+    known = {name: {key: math.nan if value is None else value for key, value in image.items()} for name, image in images.items()}
+    psnr, ssim = ({name: image[key] for name, image in known.items()} for key in ("psnr", "ssim"))
     evaluations, seconds = (float(np.mean([image[key] for image in images.values()])) for key in ("evaluations", "seconds"))
     return Scores(psnr, ssim, groups, evaluations, seconds)
 
@@ -60,6 +62,8 @@ def difference(one: Scores, other: Scores) -> tuple[float, float, float]:
 
 
 def spelled(value: Sequence[float], digits: int = 2, sign: str = "") -> str:
-    """Write a mean with its interval as text."""
+    """Write a mean with its interval as text; a dash where it is unknown."""
+    if math.isnan(value[0]):
+        return "–"
     middle, low, high = (f"{number:{sign}.{digits}f}" for number in value)
     return f"{middle} [{low}, {high}]"

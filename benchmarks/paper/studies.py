@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.paper.scales import task
 from padis_lightning.commands.sweep import Row, Sweep, read_sweep
@@ -107,6 +109,12 @@ def chosen(name: str, values: Mapping[str, str], output: Path) -> dict[str, str]
 
 
 def _score(folder: Path) -> float:
-    """Return the PSNR of a finished row; one that is not finished is worse than any."""
+    """Return the PSNR of a finished row; one that is not finished is worse than any, and one with exact images better."""
     path = folder / "done.json"
-    return json.loads(path.read_text(encoding="utf-8"))["values"]["psnr"] if path.is_file() else float("-inf")
+    return psnr_of(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else -math.inf
+
+
+def psnr_of(record: Mapping[str, Any]) -> float:
+    """Return the PSNR that a finished row has written, infinite where an image is exact, which JSON has no number for."""
+    found = record["values"]["psnr"]
+    return math.inf if found is None else found

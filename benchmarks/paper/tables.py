@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.paper.records import Scores, difference, mean, read_scores, spelled
-from benchmarks.paper.studies import CHOICES, tried
+from benchmarks.paper.studies import CHOICES, psnr_of, tried
 from padis_lightning.metrics import interval
 
 #: rows of a task's folder in the order of the paper, the name of each, and the baseline that it is, if it is one
@@ -75,8 +75,8 @@ def tuning_table(folder: Path, tasks: Sequence[str]) -> str:
                 continue
             found = sorted(folder.glob(f"{task}/{prefix}*/done.json"))
             records = [json.loads(path.read_text(encoding="utf-8")) for path in found]
-            best = max((record["values"]["psnr"] for record in records), default=None)
-            pairs = ((r["settings"][setting], r["values"]["psnr"]) for r in records)
+            best = max(map(psnr_of, records), default=None)
+            pairs = ((r["settings"][setting], psnr_of(r)) for r in records)
             text = ", ".join(f"**{value}: {psnr:.2f}**" if psnr == best else f"{value}: {psnr:.2f}" for value, psnr in pairs)
             rows.append([task, f"`{key}` ({setting})", text or MISSING])
     return markdown(["task", "setting", "value: PSNR on validation data (dB)"], rows)
