@@ -182,6 +182,13 @@ def test_no_patient_is_in_two_parts(images):
     assert {item.group for item in held._parts["predict"]} == parts[1]
 
 
+@pytest.mark.parametrize("validation", [0.01, 0.9, 0.99])
+def test_each_part_has_a_patient_whatever_the_share(images, validation):
+    data = ImageData(str(images), validation=validation)
+    data.setup("fit")
+    assert sorted(len(data._parts[part]) for part in ("fit", "validation")) == [3, 9]
+
+
 def test_one_patient_cannot_be_split(tmp_path):
     data = ImageData(str(write(tmp_path / "a.npz", images=np.zeros((2, 4, 4)), patient=["a", "a"])))
     with pytest.raises(InputError, match="has 1 group; wanted at least 2"):

@@ -49,7 +49,7 @@ class Division:
         names = shuffled(sorted(set(self.source.groups)), self.seed)
         if len(names) < 2:
             raise InputError(f"{self.path} has {len(names)} group; wanted at least 2, one to train and one to validate on")
-        kept = max(1, round(len(names) * self.validation))
+        kept = min(max(1, round(len(names) * self.validation)), len(names) - 1)
         return self._first(names[kept:], "validation leaves"), set(names[:kept])
 
     def _first(self, names: list[str], origin: str) -> set[str]:
