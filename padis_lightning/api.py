@@ -9,6 +9,7 @@ returned has the axes, the kind (array or tensor), the units and the device of w
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
@@ -23,7 +24,7 @@ from padis_lightning.data.notes import note
 from padis_lightning.data.ranges import calibrate, decide_measured, implied_range
 from padis_lightning.data.sources.measurements import corrected_integrals
 from padis_lightning.data.sources.pictures import NOISY
-from padis_lightning.errors import InputError, RunError
+from padis_lightning.errors import InputError, RunError, require_at_least
 from padis_lightning.layout import Layout, Values, dtype_of, lay_out
 from padis_lightning.loading import load_prior
 from padis_lightning.noise import GaussianNoise, Noise
@@ -36,6 +37,7 @@ from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
 from padis_lightning.registry import subclasses
 from padis_lightning.solvers import Solver
+from padis_lightning.solvers.ancestral import Ancestral
 from padis_lightning.solvers.base import MEASURE
 from padis_lightning.types import Batch, Normalisation, pair_of
 
@@ -117,7 +119,7 @@ def reconstruct(
     note.cache_clear()  # what is wrong with a measurement is said each time
     problem = _problem(operator)
     denoiser = prior if isinstance(prior, Prior) else load_prior(prior)
-    found = _measured(measurement, operator, problem.operator, range)
+    found = _measured(measurement, operator, problem.operator, _ends(range))
     noise = _noise(problem, noise_std, found.width)
     if noise is None and found.weights is None:
         kind = type(problem.operator).__name__
@@ -172,6 +174,7 @@ def simulate(image: Values, operator: Measured, noise_std: float = 0.0, seed: in
         seed: of the noise; each image has a stream of its own.
     """
     problem = _problem(operator)
+    require_at_least(0, seed=seed)
     x, layout = lay_out(image, problem.operator.image_shape, "image", isinstance(problem.operator, PixelOperator))
     fitting = problem.operator.for_image_shape(tuple(x.shape[1:]))
     fitted = Problem(fitting, _noise(problem, noise_std or None), problem.oversampling)
@@ -180,9 +183,9 @@ def simulate(image: Values, operator: Measured, noise_std: float = 0.0, seed: in
 
 
 def _solver(solver: type[Solver] | str | None) -> type[Solver]:
-    known = {cls.__name__: cls for cls in subclasses(Solver) if not inspect.isabstract(cls)}
+    known = {cls.__name__: cls for cls in subclasses(Solver) if not inspect.isabstract(cls) and not issubclass(cls, Ancestral)}
     found = known.get(solver or "PnPADMM") if not inspect.isclass(solver) else solver
-    if found is None or not issubclass(found, Solver):
+    if found is None or not issubclass(found, Solver) or issubclass(found, Ancestral):
         raise InputError(f"solver is {solver!r}; wanted one of {', '.join(sorted(known))}")
     return found
 
@@ -197,10 +200,22 @@ def _problem(operator: Measured) -> Problem:
     return Problem(operator)
 
 
+def _ends(bounds: Sequence[float] | None) -> Pair | None:
+    """Return the ends of a range as numbers."""
+    try:
+        return None if bounds is None else pair_of(bounds)
+    except (TypeError, ValueError):
+        raise InputError(f"range is {bounds!r:.60}; wanted two numbers") from None
+
+
 def _noise(problem: Problem, deviation: float | None, width: float = 1.0) -> Noise | None:
     """Return the noise that is named, for images from 0 to 1, where these are ``width`` apart; None where nobody names it."""
     if deviation is None:
         return problem.noise if problem.noise_is_named else None
+    try:
+        deviation = float(deviation)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"noise_std is {deviation!r:.60}; wanted one number") from None
     if problem.noise_is_named:
         raise InputError(f"noise_std is {deviation:g} beside a problem with its noise; wanted one of them")
     return GaussianNoise(deviation / width)

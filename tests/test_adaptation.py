@@ -17,6 +17,7 @@ from padis_lightning.problem import Problem
 from padis_lightning.solvers.adaptation import Adaptation
 from padis_lightning.solvers.dds import DDS
 from padis_lightning.solvers.plug_and_play import PnPADMM
+from padis_lightning.solvers.posterior_mean import PosteriorMean
 from padis_lightning.solvers.tv import TotalVariation
 from padis_lightning.types import Batch
 
@@ -130,6 +131,7 @@ def test_a_prior_that_cannot_learn_is_refused():
     for solver, said in (
         (PnPADMM(GaussianPrior((1, 8, 8)), identity, adaptation=Adaptation()), "GaussianPrior has no weights"),
         (TotalVariation(identity, 1e-4, adaptation=Adaptation()), "TotalVariation has no prior"),
+        (PosteriorMean(DenoiserPrior(Flat(0.2)), identity, adaptation=Adaptation()), "PosteriorMean holds no rows .* out"),
     ):
         with pytest.raises(InputError, match=f"{said}; wanted"):
             solve(solver, y)

@@ -214,6 +214,14 @@ REFUSED = {
         "the noise of Stack cannot be estimated; wanted it, 0 for exact data",
     ),
     "colours": (lambda: pl.denoise(np.zeros((40, 40)), 0.1), r"the measurement is \(40, 40\); wanted \(3, "),
+    "ends": (lambda: pl.denoise(np.zeros((4, 4)), 1, Shrink(), range=(1,)), r"range is \(1,\); wanted two numbers"),
+    "deviations": (lambda: pl.denoise(np.zeros((2, 4, 4)), [1, 2], Shrink()), r"noise_std is \[1, 2\]; wanted one number"),
+    "seed": (lambda: pl.denoise(np.zeros((4, 4)), 1, Shrink(), seed=-1), "seed is -1; wanted at least 0"),
+    "seed of noise": (lambda: pl.simulate(np.zeros((4, 4)), pl.Identity((1, 4, 4)), 1, seed=-1), "seed is -1; wanted at least 0"),
+    "nothing measured": (
+        lambda: pl.reconstruct(np.zeros((4, 4)), pl.Identity((1, 4, 4)), Shrink(), "Ancestral"),
+        "solver is 'Ancestral'; wanted one of BM3D",
+    ),
 }  # fmt: skip
 
 
@@ -234,6 +242,12 @@ def test_what_does_not_fit_is_a_sentence(case):
     call, said = REFUSED[case]
     with pytest.raises(pl.InputError, match=said):
         call()
+
+
+def test_numbers_may_be_arrays_and_tensors():
+    y = np.random.default_rng(0).uniform(0, 200, (8, 8))
+    wanted = pl.denoise(y, 25.0, Shrink(), range=(0, 200))
+    assert np.array_equal(pl.denoise(y, torch.tensor(25.0), Shrink(), range=np.array([0, 200])), wanted)
 
 
 def test_an_image_that_diverges_is_an_error():

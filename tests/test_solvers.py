@@ -198,6 +198,11 @@ def test_a_relaxation_that_need_not_converge_is_refused():
         PnPADMM(GaussianPrior((1, 4, 4)), Identity((1, 4, 4)), relaxation=2)
 
 
+def test_a_model_error_that_is_no_share_is_refused():
+    with pytest.raises(InputError, match=r"model_error is 1e\+300; wanted a value between 0 and 1"):
+        PnPADMM(GaussianPrior((1, 4, 4)), Identity((1, 4, 4)), model_error=1e300)
+
+
 def test_plug_and_play_weighs_by_the_noise_whatever_the_levels(problem):
     """For a Gaussian prior and a noise weight of 1 the fixed point is the posterior mean, also where levels fall to it."""
     operator, y, prior = problem

@@ -212,14 +212,19 @@ def adaptable(solver: Solver) -> Prior:
     """Return the prior of a solver.
 
     Raises:
-        InputError: it has no weights, or denoises volumes.
+        InputError: it has no weights, or denoises volumes; or the solver has no rows to hold out.
     """
+    from padis_lightning.solvers.ancestral import Ancestral  # solvers, which may have an adaptation themselves
+    from padis_lightning.solvers.denoising import DenoisingSolver
+
     prior = solver.prior
     if prior is None:
         raise InputError(f"{type(solver).__name__} has no prior; wanted a solver with one, or no adaptation")
     if prior.volumetric or not any(True for _ in prior.parameters()):
         kind = "denoises volumes" if prior.volumetric else "has no weights"
         raise InputError(f"{type(prior).__name__} {kind}; wanted a network of images to adapt, or no adaptation")
+    if isinstance(solver, (Ancestral, DenoisingSolver)):
+        raise InputError(f"{type(solver).__name__} holds no rows of a measurement out; wanted another solver, or no adaptation")
     return prior
 
 

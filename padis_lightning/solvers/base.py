@@ -68,7 +68,7 @@ class Solver(LightningModule, ABC):
         adaptation: Adaptation | None = None,
     ) -> None:
         super().__init__()
-        require_at_least(0, noise_std=noise_std or 0)
+        require_at_least(0, noise_std=noise_std or 0, seed=seed)
         require_at_least(1, samples=samples, oversampling=oversampling)
         if noise is not None and noise_std is not None:
             raise InputError(f"noise_std is {noise_std:g} and noise is {type(noise).__name__}; wanted one of them")
@@ -193,7 +193,7 @@ class Solver(LightningModule, ABC):
         return getattr(self.prior, "reference", None)
 
     def distance(self, estimate: Tensor, batch: Batch) -> Tensor | None:
-        """Return how far each estimate of a batch lies from what the prior knows, ``(B,)``, by two evaluations.
+        """Return how far each estimate of a batch lies from what the prior knows, ``(B,)``, by three evaluations.
 
         None of volumes, and where the prior does not say what it knows of images of this size.
         """

@@ -26,14 +26,14 @@ def check_run(solver: Solver, data: ImageData | Draws, inference_mode: bool) -> 
         raise InputError(f"the model to predict with is {name}; wanted a solver")
     if solver.needs_gradients and inference_mode:
         raise InputError(f"trainer.inference_mode is true; wanted false, since {name} takes gradients in its steps")
+    if solver.adaptation is not None:
+        adaptable(solver)
     data.setup("predict")
     fitting = Draws if isinstance(solver, Ancestral) else ImageData
     if not isinstance(data, fitting):
         raise InputError(f"the data is {type(data).__name__}; wanted {fitting.__name__} for {name}")
     if isinstance(data, Draws):
         return
-    if solver.adaptation is not None:
-        adaptable(solver)
     prior = solver.prior
     images = {shape: _image_shape(solver, shape, data.whole.pictured) for shape in sorted(data.whole.shapes)}
     for k, name in ((item.index, item.name) for item in data.item_labels):

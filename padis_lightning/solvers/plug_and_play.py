@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from padis_lightning.diffusion import geometric_sigmas
-from padis_lightning.errors import InputError, require_above, require_at_least
+from padis_lightning.errors import InputError, require_above, require_at_least, require_between
 from padis_lightning.linalg import per_image
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
@@ -91,7 +91,8 @@ class PlugAndPlay(Solver):
     ) -> None:
         super().__init__(problem, **options)
         require_above(0, penalty=penalty)
-        require_at_least(0, noise_weight=noise_weight, model_error=model_error)
+        require_at_least(0, noise_weight=noise_weight)
+        require_between(0, 1, model_error=model_error)
         require_at_least(1, iterations=iterations)
         self.prior = prior
         self.lay_out()
