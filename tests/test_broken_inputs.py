@@ -245,7 +245,7 @@ CASES = [  # a sentence, what makes the input in an empty folder, options
     ("the images are 6x8; wanted square ones to be brought to 4x4", lambda f: stack(f), {"size": 4}),
     ("v has values in slice 2 that are not finite; wanted finite numbers",
      lambda f: volume(f / "v.nii.gz", with_one((4, 4, 5), (1, 3, 2), np.nan, np.float32)), UNIT),
-    ("5 slices of v.nii.gz have no range of values; wanted --data.range",
+    ("5 slices of v.nii.gz have no range of values; wanted --data.range .*, or --data.hu true where they are HU",
      lambda f: volume(f / "v.nii.gz", np.zeros((4, 4, 5), np.int16))),
     (r"v.nii has int16 of shape \(4, 4, 5, 2\); wanted one volume of real numbers",
      lambda f: volume(f / "v.nii", np.zeros((4, 4, 5, 2), np.int16)), UNIT),

@@ -487,7 +487,7 @@ SOURCES = [
     (sources(a=pixels(1, 8, 8), b=pixels(1, 8, 8, 3)), "the sources have the numbers of channels 1 and 3; wanted one"),
     (sources(a=pixels(1, 6, 8), b=pixels(1, 8, 8)), "the slices have the sizes 6x8, 8x8; wanted one, or --size"),
     (sources(a=pixels(1, 4, 6)), "slices of 4x6; wanted square ones for --size, or --spacing"),
-    (sources(a=np.zeros((1, 4, 4), int)), "no range of values in common; wanted --range"),
+    (sources(a=np.zeros((1, 4, 4), int)), "no range of values in common; wanted --range LOW HIGH, or --hu where they are HU"),
     (sources(a=np.full((1, 4, 4), 3.0)), "has values from 3 to 3 and no 'range'; wanted values from 0 to 1"),
     (sources(a=np.array([np.zeros((4, 4)), np.full((4, 4), np.nan)])), "a_0001 has values in slice 0 that are not finite"),
     (sources(a=np.array([[["a"]]])), r"has images of type <U1 and shape \(1, 1, 1\); wanted real numbers"),

@@ -109,7 +109,7 @@ def decide(
         pair = implied_range(dtype)
     if pair is None:
         if extremes is None:
-            raise InputError(f"{subject} have no range of values; wanted {NAME_IT}")
+            raise InputError(f"{subject} have no range of values; wanted {NAME_IT}, or --data.hu true where they are HU")
         low, high = extremes
         if low < 0 or high > 1 or (dtype is not None and dtype.kind in "ui"):
             raise InputError(

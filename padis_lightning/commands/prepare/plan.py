@@ -186,7 +186,7 @@ def _range(series: Sequence[Series], units: str, asked: Sequence[float] | None) 
     implied = {one.range for one in series} if asked is None else {tuple(asked)}
     pair = implied.pop() if len(implied) == 1 else None
     if pair is None and units != "HU":
-        raise InputError("the sources have no range of values in common; wanted --range LOW HIGH")
+        raise InputError("the sources have no range of values in common; wanted --range LOW HIGH, or --hu where they are HU")
     low, high = pair or HU_WINDOW
     return float(low), float(high)
 
