@@ -67,6 +67,15 @@ def test_norm_in_the_papers_geometry(views, expected):
     assert ParallelBeam(256, views).norm_squared == pytest.approx(expected, abs=0.1)
 
 
+def test_the_norm_is_computed_in_single_precision_where_half_is_the_default():
+    wanted = ParallelBeam(16, views=9).norm_squared
+    torch.set_default_dtype(torch.float16)
+    try:
+        assert ParallelBeam(16, views=9).norm_squared == pytest.approx(wanted, rel=2e-3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @scan
 def test_the_size_of_the_matrix_is_known_before_it_is_built(kind):
     operator = SCANS[kind](33, 11)

@@ -186,9 +186,9 @@ class LinearOperator(nn.Module, ABC):
         return self._norm_squared()
 
     def _norm_squared(self) -> float:
-        """Compute :attr:`norm_squared` by Lanczos iteration."""
+        """Compute :attr:`norm_squared` by Lanczos iteration, in single precision at least: squares overflow in half."""
         like = next(self.buffers(), torch.zeros(()))
-        dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+        dtype = torch.promote_types(like.dtype if like.is_floating_point() else torch.get_default_dtype(), torch.float32)
         with torch.no_grad():
             return largest_eigenvalue(self.normal, torch.zeros(1, *self.image_shape, dtype=dtype, device=like.device))
 
