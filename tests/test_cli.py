@@ -404,6 +404,7 @@ def test_options_win_over_configs_wherever_they_stand():
     asked = ["--data.batch_size", "3", "--model", "RED", "--model.steps", "7"]
     found = printed(*asked, "--config", "ct8.yaml")
     assert found == printed("--config", "ct8.yaml", *asked) and found["model"]["init_args"]["steps"] == 7
+    assert found == printed("--config", "ct8.yaml", *asked[:2], *asked[4:], *asked[2:4])  # the model after its options
     later = printed("--config", "ct8.yaml", "--data.batch_size", "3", "--config", "ct20.yaml")
     assert later["data"]["init_args"]["batch_size"] == 3 and later["operator"]["init_args"]["views"] == 20
 

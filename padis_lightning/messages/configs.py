@@ -52,14 +52,14 @@ def _find(name: str, kind: str, folder: Path) -> str:
 def find_configs(args: Sequence[str]) -> tuple[list[str], str]:
     """Return the arguments with every config found and ahead of the options, and the name of the last one.
 
-    So options win wherever they stand. ``--config`` and ``--model`` are two words each.
+    So options win wherever they stand; ``--model`` comes next, so that those of a model do. Both are two words each.
 
     Raises:
         InputError: there is no such config, or ``--config`` comes without one.
     """
     split = ("--config=", "-c=", "--model=")
     out = [word for arg in args for word in (arg.split("=", 1) if arg.startswith(split) else [arg])]
-    name, configs, others = "run", list[str](), list[str]()
+    name, configs, models, others = "run", list[str](), list[str](), list[str]()
     for before, word in pairwise(["", *out, None]):
         if before in CONFIG:
             if not word:
@@ -67,8 +67,8 @@ def find_configs(args: Sequence[str]) -> tuple[list[str], str]:
             configs += [before, find_config(word)]
             name = Path(word).stem or name
         elif word is not None and word not in CONFIG:
-            others.append(word)
-    return [*others[:1], *configs, *others[1:]], name
+            (models if "--model" in (before, word) else others).append(word)
+    return [*others[:1], *configs, *models, *others[1:]], name
 
 
 def inline(args: Sequence[str]) -> list[str]:
