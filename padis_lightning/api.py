@@ -168,7 +168,8 @@ def simulate(image: Values, operator: Measured, noise_std: float = 0.0, seed: in
     [[2.5, 4.5], [10.5, 12.5]]
 
     Args:
-        image: x, in any units: y has the same times the operator's. The noise of a problem may want those from 0 to 1.
+        image: x, in any units: y has the same times the operator's. The noise of a problem may want those from 0 to 1. Pixels of
+            a scan's are means, as :func:`reconstruct` finds them, where the operator does not say what they are.
         operator: as :func:`reconstruct` takes it.
         noise_std: in the units of y.
         seed: of the noise; each image has a stream of its own.
@@ -177,6 +178,7 @@ def simulate(image: Values, operator: Measured, noise_std: float = 0.0, seed: in
     require_at_least(0, seed=seed)
     x, layout = lay_out(image, problem.operator.image_shape, "image", isinstance(problem.operator, PixelOperator))
     fitting = problem.operator.for_image_shape(tuple(x.shape[1:]))
+    fitting = fitting if fitting.geometry is None else fitting.calibrated(x)
     fitted = Problem(fitting, _noise(problem, noise_std or None), problem.oversampling)
     with torch.no_grad():
         return layout.undo(fitted.measure(x, Generators.keyed(seed, torch.arange(len(x)).tolist(), MEASURE)))

@@ -15,6 +15,7 @@ from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, N
 from padis_lightning.noise_estimation import estimate_deviation, seems_white
 from padis_lightning.operators import LinearOperator
 from padis_lightning.operators.crop import Crop
+from padis_lightning.operators.whitening import Whitening
 from padis_lightning.random import Generators
 from padis_lightning.types import Batch
 
@@ -144,7 +145,7 @@ class Problem(nn.Module):
         r"""Return what weighs the data term :math:`\|A u - y\|_P^2 / s^2`: :math:`s^2` ``(B, 1, ...)``, and P or None for I."""
         return self.noise.data_term(y)
 
-    def proximal_step(self, v: Tensor, y: Tensor, weight: float | Tensor, iterations: int) -> Tensor:
+    def proximal_step(self, v: Tensor, y: Tensor, weight: float | Tensor, iterations: int, share: Tensor | None = None) -> Tensor:
         r"""Return the image near ``v`` that explains ``y``.
 
         .. math:: \arg\min_u \|A u - y\|_P^2 + w \|u - v\|^2
@@ -157,9 +158,15 @@ class Problem(nn.Module):
             y: ``(B, ...)``.
             weight: w, a number or ``(B, 1, 1, 1)``.
             iterations: conjugate-gradient steps, where there is no closed form.
+            share: of a scan, how much of what is wrong is what pixels cannot show, ``(B, 1, 1, 1)``; P becomes that of
+                :class:`Whitening`.
         """
-        _, precision = self.data_term(y.double())
-        return self.operator.prox(v, y, weight, precision, iterations=iterations, double=True)
+        y = y.double()
+        _, precision = self.data_term(y)
+        if share is None:
+            return self.operator.prox(v, y, weight, precision, iterations=iterations, double=True)
+        whitening = Whitening(y.shape[1:], share, precision)
+        return (whitening @ self.operator).prox(v, whitening(y), weight, iterations=iterations, double=True)
 
     def posterior_mean(self, v: Tensor, y: Tensor, variance: float, iterations: int) -> Tensor:
         r"""Return the mean of a Gaussian image :math:`N(v, r^2 I)` given ``y``.

@@ -28,7 +28,15 @@ ROOT = Path(pl.__file__).parent
 RNG = np.random.default_rng(3)
 PLAIN = ("--results.baselines", "{}", "--trainer.accelerator", "cpu")
 SCAN = ("--model", "RED", "--model.steps", "3")
-NAMELESS = {"CountedNoise", "Crop", "EstimatedNoise", "FinerScan", "Rows", "Ancestral"}  # made by others, or of nothing measured
+NAMELESS = {
+    "CountedNoise",
+    "Crop",
+    "EstimatedNoise",
+    "FinerScan",
+    "Rows",
+    "Whitening",
+    "Ancestral",
+}  # made by others, or of nothing measured
 
 
 def disc(size=64, radius=0.6):
@@ -113,7 +121,7 @@ def test_images_are_measured_and_solved_as_predict_does(tmp_path):
     noise = ("--model.noise_std", 0.02, "--results.measurements", "true", "--model.seed", 5, "--model.samples", 2)
     words = ("--config", "ct20.yaml", *SCAN, "--data.path", tmp_path / "images.npz", *noise)
     theirs = predicted(tmp_path / "out", *words)
-    scan = pl.ParallelBeam(size=128, views=20)
+    scan = pl.ParallelBeam(size=128, views=20, pixels="points")
     y = pl.simulate(torch.from_numpy(images), pl.Problem(scan, pl.GaussianNoise(0.02), oversampling=2), seed=5)
     for k, one in enumerate(y):
         assert np.array_equal(one, np.load(tmp_path / "out" / "measurements" / f"000{k}.npz")["y"][0])

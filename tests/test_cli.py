@@ -159,7 +159,8 @@ def test_a_fan_measurement_is_kept_with_its_scan_and_solved_from_the_file(images
     scan = read_geometry(measured[0])
     assert scan == Geometry.load(kept / "geometry.json") and scan.curved and len(scan.angles) == 30
     main(["predict", "--config", "ct20.yaml", "--output", str(out), *quick,
-          "--data.path", str(measured[0]), "--operator.backend", "sparse", *noise[:4], *QUIET])  # fmt: skip
+          "--data.path", str(measured[0]), "--operator.backend", "sparse", "--operator.pixels", "points",
+          *noise[:4], *QUIET])  # fmt: skip
     assert json.loads((out / "summary.json").read_text())["residual"] < 0.2
     again = 2000 * np.load(out / "arrays" / "0000.npy")
     first = np.load(kept / "arrays" / f"{measured[0].stem}.npy")

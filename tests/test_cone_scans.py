@@ -102,7 +102,8 @@ def test_a_folder_of_helices_without_a_unit_is_solved_volume_by_volume(tmp_path)
     found = predict(folder, tmp_path / "out", *words)
     images = json.loads((tmp_path / "out" / "run.json").read_text())["images"]
     assert images == [[0, "foot 9", "a"], [1, "foot 10", "a"]]
-    both = WATER * HELIX.approximate_inverse(torch.from_numpy(np.stack(measured[::-1]))[:, None] / WATER)[:, 0]
+    y = torch.from_numpy(np.stack(measured[::-1]))[:, None] / WATER
+    both = WATER * HELIX.calibrated(y).approximate_inverse(y)[:, 0]
     assert np.array_equal(found["foot 9"], both[0].numpy()) and np.array_equal(found["foot 10"], both[1].numpy())
     written = nibabel.load(tmp_path / "out" / "volumes" / "foot 9.nii.gz")
     assert np.array_equal(written.affine, np.eye(4)) and written.header.get_xyzt_units()[0] == "unknown"

@@ -18,6 +18,7 @@ from padis_lightning.operators.ct import ParallelBeam, Scan
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.inpainting import Inpainting
 from padis_lightning.operators.super_resolution import AveragePooling
+from padis_lightning.operators.whitening import Whitening
 from padis_lightning.priors import GaussianPrior
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
@@ -334,7 +335,7 @@ def test_what_pixels_cannot_show_is_an_error_of_the_image_that_views_do_not_make
         assert torch.equal(simulated.model_variance(y, x), simulated.model_variance(y))
         weights.append(solver.penalty_at(0.1, solver.model_variance(y, x)).flatten())
         shares.append(solver.penalty_at(0.1, solver.model_variance(y)).flatten())
-    expected = 0.5 * 0.006**2 * x.double().square().flatten(1).mean(1) / 0.1**2
+    expected = 0.5 * 0.005**2 * x.double().square().flatten(1).mean(1) / 0.1**2
     torch.testing.assert_close(weights[0], shares[0])
     for many, of_y in zip(weights[1:], shares[1:], strict=True):
         torch.testing.assert_close(many, expected)
@@ -347,7 +348,7 @@ def test_the_last_level_of_a_scan_is_higher_by_the_share_that_is_noise(deviation
     operator, x = ParallelBeam(16, views=4), torch.rand(2, 1, 16, 16, generator=rng)
     y = operator(x)
     solver = PnPADMM(GaussianPrior((1, 16, 16)), operator, noise_std=deviation, steps=3)
-    model = 0.006**2 * y.double().square().flatten(1).mean(1)
+    model = 0.005**2 * y.double().square().flatten(1).mean(1)
     share = deviation / (deviation**2 + model).sqrt()
     torch.testing.assert_close(solver.noise_share(y, solver.noise(y)), share)
     plain, higher = (torch.stack(solver.levels(x, part))[-1] for part in (0.0, share))
@@ -364,10 +365,10 @@ def test_the_least_weight_of_a_scan_grows_with_its_views_and_is_none_of_what_is_
         operator = ParallelBeam(32, views=views)
         options = {"penalty": 1e-12, "noise_std": 0, "steps": 5}
         solver, y = PnPADMM(GaussianPrior((1, 32, 32)), operator, **options), operator(disc)
-        square = turned(disc, 0)
-        error = (operator.clip(operator.approximate_inverse(operator(square))) - square).double().square().mean().sqrt()
-        given = solver.for_batch(measured(y))
-        expected = 0.5 * given.model_variance(y, disc) / (error**2 * operator.norm_squared)
+        square, given = turned(disc, 0), solver.for_batch(measured(y))
+        scan = given.operator
+        error = (scan.clip(scan.approximate_inverse(scan(square))) - square).double().square().mean().sqrt()
+        expected = 0.5 * given.model_variance(y, disc) / (error**2 * scan.norm_squared)
         torch.testing.assert_close(given.least_penalty(y, disc), expected)
         assert solver.least_penalty(y, disc).tolist() == [[[[0.0]]]]
         least.append(float(expected))
@@ -378,6 +379,43 @@ def test_the_least_weight_of_a_scan_grows_with_its_views_and_is_none_of_what_is_
     image = Identity((1, 4, 4))
     y = torch.rand(1, 1, 4, 4, generator=rng)
     assert PnPADMM(GaussianPrior((1, 4, 4)), image, noise_std=0.1).least_penalty(y, y).tolist() == [[[[0.0]]]]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_whitening_weighs_each_frequency_along_bins_by_what_is_wrong_there(share):
+    """In the middle of long rows, where waves do not see their ends; the norm is that of the lowest frequency."""
+    bins, middle = 512, slice(200, 312)
+    whitening = Whitening((1, 1, bins), torch.full((1, 1, 1, 1), share, dtype=torch.float64))
+    for frequency in (0.0, 0.25, 0.5, 0.9):
+        wave = torch.cos(math.pi * frequency * torch.arange(bins, dtype=torch.float64))[None, None, None]
+        expected = wave / (1 - share + share * (0.2 + 2.4 * frequency**2))
+        torch.testing.assert_close(whitening.normal(wave)[..., middle], expected[..., middle], rtol=0, atol=5e-3)
+    gain = float(Whitening.gain(torch.tensor(share)))
+    assert gain == pytest.approx(whitening.norm_squared, rel=1e-3) and gain == pytest.approx(1 / (1 - 0.8 * share))
+
+
+def test_the_data_step_of_a_scan_solves_the_whitened_equations_and_others_as_they_are(rng):
+    y = 1 + torch.rand(2, 1, 8, 32, generator=rng, dtype=torch.float64)
+    v, counted = torch.rand(2, 1, 16, 16, generator=rng, dtype=torch.float64), torch.ones_like(y)
+    counted[0, :, 2, 7:9] = 0
+    simulated = PnPADMM(GaussianPrior((1, 16, 16)), ParallelBeam(16, views=8), noise_std=0.01, iterations=400)
+    solver, penalty = (
+        simulated.for_batch(measured(y, counted)),
+        torch.tensor([0.01, 0.1], dtype=torch.float64)[:, None, None, None],
+    )
+    share, weight = solver.model_share(y, solver.noise(y)), penalty * solver.operator.norm_squared
+    assert (
+        (0 < share).all()
+        and (share < 1).all()
+        and simulated.data_step(v, y, penalty, share).equal(simulated.data_step(v, y, penalty))
+    )
+    u = solver.data_step(v, y, penalty, share)
+    whitening = Whitening((1, 8, 32), share, solver.problem.data_term(y)[1])
+    left = solver.operator.adjoint(whitening.normal(solver.operator(u) - y)) + weight * (u - v)
+    assert float(left.abs().max()) < 1e-8 * float(y.abs().max()) * solver.operator.norm_squared
+    plain = solver.data_step(v, y, penalty)
+    assert float((u - plain).abs().max()) > 1e-3
+    assert solver.least_penalty(y, v).flatten().tolist() >= (0.001 * Whitening.gain(share)).flatten().tolist()
 
 
 @pytest.mark.parametrize(("named", "said"), [(0.05, []), (0.2, ["0.2"]), (0.0, ["0"])])

@@ -29,6 +29,7 @@ from padis_lightning.operators.pixels import PixelOperator
 from padis_lightning.operators.rows import Rows
 from padis_lightning.operators.slices import Slices
 from padis_lightning.operators.super_resolution import AveragePooling, BicubicDownsampling
+from padis_lightning.operators.whitening import Whitening
 from padis_lightning.registry import subclasses
 
 SKEW = [[0.1, 0.2, 0.0], [0.3, 0.1, 0.1], [0.0, 2.0, 0.1], [0.1, -0.1, 0.2]]  # 4x3, heavy in the middle: well conditioned
@@ -55,7 +56,10 @@ EXAMPLES = {
         lambda: ParallelBeam((7, 10), angles=[0.0, 0.3, 2.0], channels=2),
     ],
     "FanBeam": [lambda: FanBeam((9, 6), views=7, bins=14), lambda: FanBeam(8, views=5, curved=True, arc="short")],
-    "Scan": [lambda: Scan(Geometry((5, 8), (0.1, 1.2, 2.9, 4.0), 11, 0.7, 0.9))],
+    "Scan": [
+        lambda: Scan(Geometry((5, 8), (0.1, 1.2, 2.9, 4.0), 11, 0.7, 0.9)),
+        lambda: Scan(Geometry((5, 8), (0.1, 1.2, 2.9, 4.0), 11, 0.7, 0.6), pixels="means"),
+    ],
     "FinerScan": [
         lambda: FinerScan(ParallelBeam((6, 5), views=4), 3),
         lambda: FinerScan(ConeBeam((2, 4, 3), views=3, rows=2, bins=5), 2),
@@ -70,6 +74,10 @@ EXAMPLES = {
     ],
     "Crop": [lambda: Crop((2, 5, 7), (3, 1))],
     "Rows": [lambda: Rows((2, 5, 7), [0, 3, 4])],
+    "Whitening": [
+        lambda: Whitening((2, 5, 7), torch.full((1, 1, 1, 1), 0.6)),
+        lambda: Whitening((1, 3, 8), torch.ones(1, 1, 1, 1), torch.arange(1.0, 25).reshape(1, 1, 3, 8)),
+    ],
     "Identity": [lambda: Identity((1, 5, 7))],
     "Blur": [
         lambda: Blur((2, 5, 7), kernel=SKEW),

@@ -219,7 +219,7 @@ def _coarser(y: Array, geometry: Geometry, views: int, bins: int) -> tuple[Array
     count = geometry.bins // factor
     few = y[kept, : count * factor].reshape(len(kept), count, factor).mean(2)
     width = geometry.bin_spacing * factor
-    seen = geometry.bins * geometry.bin_spacing * (geometry.source_distance / geometry.reach if geometry.source_distance else 1)
+    seen = geometry.bins * geometry.bin_spacing / geometry.magnification
     side = max(4, int(min(1.1 * count, math.sqrt(0.6 * few.size))))
     spacing = min(seen, 1.4 * geometry.source_distance if geometry.source_distance else seen) / side
     return few.astype(np.float32), replace(

@@ -58,6 +58,11 @@ class ScanGeometry(Serialisable):
         return self.source_distance + self.detector_distance
 
     @property
+    def magnification(self) -> float:
+        """Return how many times larger the shadow on the detector is than what casts it at the axis."""
+        return self.reach / self.source_distance if self.source_distance else 1.0
+
+    @property
     def detector(self) -> Array:
         """Return the places u of the bins of a row, ``(bins,)``, or ``(views, bins)`` where each view has an offset."""
         return (np.arange(self.bins) - (self.bins - 1) / 2) * self.bin_spacing + np.asarray(self.bin_offset)[..., None]

@@ -40,14 +40,14 @@ def scan_settings(geometry: Geometry | ConeGeometry, given: dict[str, Any], volu
 
     Args:
         geometry: of the measurement.
-        given: ``init_args`` of the operator that the config names; its backend, filter and count of slices are kept.
+        given: ``init_args`` of the operator that the config names; its backend, filter, pixels and count of slices are kept.
         volumes: whether the slices of a volume were measured.
     """
     cone = isinstance(geometry, ConeGeometry)
     stacked = volumes and not cone and "depth" in given
     own = given["operator"]["init_args"] if stacked else given
     described = {"class_path": f"padis_lightning.ct.{type(geometry).__name__}", "init_args": geometry.describe()}
-    kept = {key: own[key] for key in ("backend", "filter") if key in own}
+    kept = {key: own[key] for key in ("backend", "filter", "pixels") if key in own}
     scan = {
         "class_path": f"padis_lightning.operators.{'cone.ConeScan' if cone else 'ct.Scan'}",
         "init_args": {"geometry": described, **kept},

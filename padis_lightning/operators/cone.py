@@ -11,7 +11,7 @@ import numpy as np
 
 from padis_lightning.ct import ConeGeometry
 from padis_lightning.ct.fbp import Filter
-from padis_lightning.operators.ct import SIDE, Scan, sides_along, view_angles
+from padis_lightning.operators.ct import SIDE, Pixels, Scan, sides_along, view_angles
 
 Backend = Literal["auto", "joseph", "astra"]
 
@@ -26,6 +26,7 @@ class ConeScan(Scan):
         backend: what computes it; ``auto`` takes ASTRA for the largest scans, where it and an NVIDIA GPU are there.
         filter: window on the ramp of filtered back-projection.
         channels: volumes of several channels are scanned channel by channel.
+        pixels: what those of a slice stand for, as in :class:`Scan`.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class ConeScan(Scan):
         backend: Backend = "auto",
         filter: Filter = "ram-lak",  # noqa: A002 - the word that users type
         channels: int = 1,
+        pixels: Pixels | None = None,
     ) -> None:
-        super().__init__(geometry, backend, filter, channels)  # type: ignore[arg-type]  # those of volumes
+        super().__init__(geometry, backend, filter, channels, pixels)  # type: ignore[arg-type]  # those of volumes
 
 
 class ConeBeam(ConeScan):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, get_args
 
 import torch
 from einops import rearrange
@@ -21,28 +23,61 @@ from padis_lightning.memory import on_device_of
 from padis_lightning.operators.base import LinearOperator
 
 Backend = Literal["auto", "sparse", "torch_radon", "astra"]
+Pixels = Literal["points", "means"]
 SIDE = 40.0  # of the image in the paper's units, where no pixel spacing says otherwise
+BLUR = 1.2  # width of what a bin sees, in bins: its own and what focal spot and crosstalk add
+INTERPOLATED = (1 / 2 + 1 / math.pi) / 12  # of the second difference, what linear interpolation along an axis takes away
+BROADEST = -1 / 8  # sharpening of the broadest bins: beyond, the finest pattern would change its sign
+
+
+def sharpening(geometry: Geometry | ConeGeometry) -> float:
+    r"""Return c, by which means over pixels are sharpened to be projected: see :class:`Scan`.
+
+    .. math:: c = \tfrac{1}{12} \left(\tfrac12 + \tfrac1\pi\right) + \tfrac{1}{24} (1 - b^2)
+
+    The first term undoes linear interpolation along one axis, in the mean over the directions of rays, the second the mean over
+    a pixel; b is what a bin averages over, 1.2 times its shadow at the axis, in pixels. All to second order in the frequency.
+    """
+    bin_width = BLUR * geometry.bin_spacing / geometry.magnification / geometry.pixel_spacing
+    return max(BROADEST, INTERPOLATED + (1 - bin_width**2) / 24)
 
 
 class Scan(LinearOperator):
-    """A scan takes line integrals of an image, ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
+    r"""A scan takes line integrals of an image, ``(B, C, H, W)`` to sinograms ``(B, C, views, bins)``.
+
+    Projectors J interpolate between samples at the centres of pixels. A pixel of an object with finer detail is the mean over its
+    square, which is smoother than samples are, and interpolation smooths once more. Means are sharpened by second differences
+    along each axis before they are projected:
+
+    .. math:: A = J \left(I - c \, (D_1 + D_2)\right)
 
     Args:
         geometry: the scan.
         backend: what computes it; ``auto`` takes the sparse matrix up to 4 GiB, then what is installed.
         filter: window on the ramp of filtered back-projection.
         channels: images of several channels are scanned channel by channel.
+        pixels: what they stand for, ``points`` or ``means`` (None: means in a scan that was measured, points in one that is
+            simulated here).
     """
 
     noise_orders = (5,)  # along bins
     geometry: Geometry | ConeGeometry
 
-    def __init__(self, geometry: Geometry, backend: Backend = "auto", filter: Filter = "ram-lak", channels: int = 1) -> None:  # noqa: A002
+    def __init__(
+        self,
+        geometry: Geometry,
+        backend: Backend = "auto",
+        filter: Filter = "ram-lak",  # noqa: A002
+        channels: int = 1,
+        pixels: Pixels | None = None,
+    ) -> None:
         super().__init__()
         require_at_least(1, channels=channels)
         if filter not in WINDOWS:
             raise InputError(f"filter is {filter!r}; wanted one of {', '.join(WINDOWS)}")
-        self.geometry, self.backend, self.filter = geometry, backend, filter
+        if pixels not in (None, *get_args(Pixels)):
+            raise InputError(f"pixels is {pixels!r}; wanted one of {', '.join(get_args(Pixels))}")
+        self.geometry, self.backend, self.filter, self.pixels = geometry, backend, filter, pixels
         self.projector = choose(geometry, backend)
         self.exact_adjoint = self.projector.exact_adjoint
         cone = geometry if isinstance(geometry, ConeGeometry) else None
@@ -58,12 +93,37 @@ class Scan(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project, ``(B, C, H, W) -> (B, C, views, bins)``."""
-        return self._channelwise(x, self.projector, self.projector)
+        return self._channelwise(x, self.projector, lambda images: self.projector(self._sharpened(images)))
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Back-project, ``(B, C, views, bins) -> (B, C, H, W)``."""
         self.check(y, self.measurement_shape, "sinogram")
-        return self._channelwise(y, self.projector, self.projector.adjoint)
+        return self._channelwise(y, self.projector, lambda views: self._sharpened(self.projector.adjoint(views)))
+
+    def _sharpened(self, x: Tensor) -> Tensor:
+        """Return samples at the centres of pixels that are means; a symmetric map, with zeros around the image."""
+        if self.pixels != "means":
+            return x
+        share, out = sharpening(self.geometry), x
+        for axis in (-2, -1):
+            edge = torch.zeros_like(x.narrow(axis, 0, 1))
+            out = out - share * x.diff(n=2, dim=axis, prepend=edge, append=edge)
+        return out
+
+    def calibrated(self, y: Tensor) -> LinearOperator:
+        """Return the scan of a measured object, whose pixels are means where nothing else is named.
+
+        An axis through a pixel is that of scikit-image's projections, whose pixels are points.
+        """
+        return self if self.pixels or getattr(self.geometry, "centre", None) == "pixel" else self._of_means
+
+    @cached_property
+    def _of_means(self) -> Scan:
+        """Return the same scan of pixels that are means, with the same projector."""
+        scan = copy.copy(self)
+        scan.pixels = "means"
+        scan.__dict__.pop("norm_squared", None)
+        return scan
 
     def approximate_inverse(self, y: Tensor) -> Tensor:
         """Reconstruct by filtered back-projection; scans that have none by conjugate gradients."""
@@ -88,7 +148,7 @@ class Scan(LinearOperator):
         offset = geometry.bin_offset
         offset = tuple(offset[k] for k in kept) if isinstance(offset, Sequence) else offset
         part = replace(geometry, angles=tuple(geometry.angles[k] for k in kept), bin_offset=offset)
-        return Scan(part, self.backend, self.filter, self.image_shape[0])
+        return Scan(part, self.backend, self.filter, self.image_shape[0], self.pixels)
 
 
 class FinerScan(LinearOperator):

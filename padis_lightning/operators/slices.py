@@ -117,5 +117,10 @@ class Slices(LinearOperator):
         """Return the same slices on a finer grid, with none in between."""
         return Slices(self.operator.finer(factor), self.depth)
 
+    def calibrated(self, y: Tensor) -> LinearOperator:
+        """Return slices of the scan of a measured object; other operators are as they are."""
+        operator = self.operator if self.geometry is None else self.operator.calibrated(y.flatten(0, 1))
+        return self if operator is self.operator else Slices(operator, self.depth)
+
     def _norm_squared(self) -> float:
         return self.operator.norm_squared

@@ -12,6 +12,7 @@ from padis_lightning.diffusion import geometric_sigmas
 from padis_lightning.errors import InputError, require_above, require_at_least, require_between
 from padis_lightning.linalg import per_image
 from padis_lightning.operators import LinearOperator
+from padis_lightning.operators.whitening import Whitening
 from padis_lightning.priors import Prior
 from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
@@ -166,9 +167,17 @@ class PlugAndPlay(Solver):
         sigma = per_image(sigma, noise) if isinstance(sigma, Tensor) else sigma
         return (self.noise_weight / (sigma**2 * self.operator.norm_squared) * noise).clamp_min(self.penalty)
 
-    def data_step(self, v: Tensor, y: Tensor, penalty: Tensor) -> Tensor:
-        r"""Return :math:`\arg\min_u \|A u - y\|_P^2 / \|A\|^2 + \rho_k \|u - v\|^2`."""
-        return self.problem.proximal_step(v, y, penalty * self.operator.norm_squared, self.iterations)
+    def model_share(self, y: Tensor, noise: Tensor, v: Tensor | None = None) -> Tensor:
+        r"""Return how much of :math:`s^2` operator and denoiser get wrong, from 0 to 1, ``(B, 1, 1, 1)``; of zeros all."""
+        return (self.model_variance(y, v) / noise).nan_to_num(1).clamp_max(1)
+
+    def data_step(self, v: Tensor, y: Tensor, penalty: Tensor, share: Tensor | None = None) -> Tensor:
+        r"""Return :math:`\arg\min_u \|A u - y\|_P^2 / \|A\|^2 + \rho_k \|u - v\|^2`.
+
+        With a share of the model in what is wrong, P whitens that in a scan which was not simulated here.
+        """
+        weight = penalty * self.operator.norm_squared
+        return self.problem.proximal_step(v, y, weight, self.iterations, share if self.is_scan else None)
 
 
 class PnPADMM(PlugAndPlay):
@@ -180,8 +189,9 @@ class PnPADMM(PlugAndPlay):
     with :math:`\sigma` falling from step to step, or the same throughout; u is scaled by :math:`\rho_{k-1} / \rho_k` first. An
     estimate: nothing in it is drawn but partitions.
 
-    Of a scan that was not simulated here the weight is at least that of its model alone at a level of :math:`e_0`. The last level
-    of scans that follows is up to twice as high where more of what they get wrong is noise:
+    Of a scan that was not simulated here the weight is at least that of its model alone at a level of :math:`e_0`, and P is that
+    of :class:`~padis_lightning.operators.whitening.Whitening`: what pixels cannot show is wrong at high frequencies most. The
+    last level of scans that follows is up to twice as high where more of what they get wrong is noise:
 
     .. math:: \sigma_K = \max\left(0.005, \; (1 + q) \frac{e}{20}\right), \quad
         q = \frac{s}{\sqrt{s^2 + m^2 \, \mathrm{mean} \, y^2}}
@@ -205,7 +215,7 @@ class PnPADMM(PlugAndPlay):
         problem: Problem | LinearOperator,
         relaxation: float = 1.8,
         noise_weight: float = 0.5,
-        model_error: float = 0.006,
+        model_error: float = 0.005,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
         super().__init__(prior, problem, noise_weight=noise_weight, model_error=model_error, **options)
@@ -222,31 +232,36 @@ class PnPADMM(PlugAndPlay):
             "v": v,
             "u": torch.zeros_like(v),
             "noise": noise,
+            "share": self.model_share(y, noise),
             "weight": torch.ones_like(noise),
             "least": self.least_penalty(y, v),
         }
         for sigma in self.loop(self.levels(v, self.noise_share(y, noise)), state, generator):
             weight = torch.maximum(self.penalty_at(sigma, state["noise"]), state["least"])
             v, u = state["v"], state["u"] * (state["weight"] / weight).to(state["u"])
-            x = torch.lerp(v, self.data_step(v - u, y, weight).to(v), self.relaxation)
+            x = torch.lerp(v, self.data_step(v - u, y, weight, state["share"]).to(v), self.relaxation)
             v = self.denoise(x + u, sigma, generator)
-            state.update(v=v, u=(u + x).sub_(v), noise=self.noise(y, v), weight=weight)
+            noise = self.noise(y, v)
+            state.update(v=v, u=(u + x).sub_(v), noise=noise, share=self.model_share(y, noise, v), weight=weight)
         return state["v"]
 
     def noise_share(self, y: Tensor, noise: Tensor) -> Tensor:
         """Return how much of what a scan gets wrong is noise rather than its model, from 0 to 1, ``(B,)``; elsewhere 0."""
         if self.operator.geometry is None:
             return torch.zeros_like(noise).flatten()
-        return (1 - self.model_variance(y) / noise).nan_to_num(0).clamp_min(0).sqrt().flatten()  # nan: of zeros
+        return (1 - self.model_share(y, noise)).sqrt().flatten()
 
     def least_penalty(self, y: Tensor, v: Tensor) -> Tensor:
         r"""Return :math:`\rho_k` of the model alone at a level of :math:`e_0`, of a scan with v as its first reconstruction.
 
-        That is small where there are many views: what they agree on is wrong by what pixels cannot show. Elsewhere it is 0.
+        That is small where there are many views: what they agree on is wrong by what pixels cannot show. It is never below
+        :math:`\rho` for the norm of the whitened operator. Elsewhere it is 0.
         """
         if not self.is_scan:
             return torch.zeros_like(self.model_variance(y))
-        return self.penalty_at(self._inversion_error(turned(v, 0)).clamp_min(LOWEST), self.model_variance(y, v))
+        gain = Whitening.gain(self.model_share(y, self.noise(y)))
+        model = self.penalty_at(self._inversion_error(turned(v, 0)).clamp_min(LOWEST), self.model_variance(y, v))
+        return torch.maximum(self.penalty * gain, model)
 
 
 class RED(PlugAndPlay):
