@@ -242,6 +242,15 @@ def test_training_and_validation_cut_squares_of_other_pictures(tmp_path):
     assert [len(c) for c in colours] == [2, 1] and set.union(*colours) == set(map(ord, "abc"))
 
 
+def test_squares_of_one_picture_are_trained_on_and_validated_on(tmp_path, caplog):
+    saved(tmp_path / "a.png", np.full((20, 33, 3), 7, np.uint8))
+    data = ImageData(str(tmp_path), size=8, crops=20)
+    data.setup("fit")
+    assert [len(data._parts[name]) for name in ("fit", "validation")] == [20, 16]
+    assert {item.group for part in data._parts.values() for item in (part[0], part[15])} == {"a"}
+    assert "has 1 group; its squares are trained on and validated on" in caplog.text
+
+
 def test_squares_of_generated_images_are_of_twice_the_sides():
     """Turned back, they are parts of a head, or all of it at half the scale; validation has other heads."""
     data = ImageData(builtin="brains", size=16, crops=8, generated=2, validation=0.5)

@@ -100,6 +100,22 @@ def test_bfloat16_is_near_and_the_canvas_keeps_its_precision(model, rng):
     assert near.dtype == torch.float32 and 0 < float((near - exact).norm() / exact.norm()) < 0.02
 
 
+def test_refined_weights_count_in_bfloat16_within_another_autocast(model, rng):
+    x, prior = torch.randn(1, 1, 28, 28, generator=rng), PatchPrior(copy.deepcopy(model), precision="bfloat16")
+    prior.requires_grad_(True)
+
+    def denoised():
+        return prior(x, 0.4, Generators.keyed(0, range(1))).detach()
+
+    with torch.autocast("cpu", enabled=False):  # as solvers have it
+        denoised()
+        with torch.no_grad():
+            for weight in prior.parameters():
+                weight.mul_(1.5)
+        found = denoised()
+    assert torch.equal(found, denoised())
+
+
 @pytest.mark.slow
 def test_a_compiled_network_gives_the_same_images(model, rng):
     x = torch.randn(2, 1, 28, 28, generator=rng)

@@ -12,6 +12,7 @@ from padis_lightning.data.batches import ItemLabel, SharedItems, StepBatches, le
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.division import Division
 from padis_lightning.data.generators import BrainSource, LeavesSource, ObjectSource, PhantomSource, photographs
+from padis_lightning.data.notes import note
 from padis_lightning.data.sources.base import Item, Source, collate
 from padis_lightning.data.sources.crops import CropSource, MixedSource
 from padis_lightning.data.sources.open import compared, open_source
@@ -216,7 +217,12 @@ class ImageData(SharedItems, LightningDataModule):
             wanted = "a folder of scans of full k-space, or what prepare makes of it," if self.whole.singly else "'images'"
             raise InputError(f"{self.path} has only measurements; wanted {wanted} to train on")
         if self.crops is not None:
-            pictures, (train, kept) = self.whole, (list(self._part(name).indices) for name in ("train", "validation"))
+            pictures = self.whole
+            if pictures.parts is None and len(set(pictures.groups)) == 1:
+                note(f"{self.path} has 1 group; its squares are trained on and validated on, so that val/loss is too low")
+                train = kept = list(range(len(pictures)))
+            else:
+                train, kept = (list(self._part(name).indices) for name in ("train", "validation"))
             checked = self._squares(pictures, VALIDATION_CROPS, kept)
             squares = self._squares(pictures, self.crops, train)
             return self._with_leaves(squares) if self.leaves else squares, checked

@@ -6,7 +6,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Self, TypeVar
 
@@ -33,6 +33,15 @@ def network_precision(kind: torch.dtype | None) -> Iterator[None]:
         yield
     finally:
         _PRECISION.reset(token)
+
+
+def network_autocast(device: torch.device, own: torch.dtype | None = None) -> AbstractContextManager:
+    """Return what a network computes in: the precision of the block around, or else its own.
+
+    Weights are cast anew in each call: within another autocast a cache would keep them as they were before they were refined.
+    """
+    precision = _PRECISION.get() or own
+    return torch.autocast(device.type, precision, cache_enabled=False) if precision else nullcontext()
 
 
 _VISIBLE: ContextVar[bool] = ContextVar("progress within an evaluation", default=False)

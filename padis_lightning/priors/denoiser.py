@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Self
 
@@ -15,7 +14,7 @@ from torch.nn import functional
 from padis_lightning.errors import InputError
 from padis_lightning.memory import device_of, on_device_of
 from padis_lightning.networks.published import load_denoiser
-from padis_lightning.priors.base import _PRECISION, Prior
+from padis_lightning.priors.base import Prior, network_autocast
 from padis_lightning.random import Generators
 
 log = logging.getLogger(__name__)
@@ -70,8 +69,7 @@ class DenoiserPrior(Prior):
         self._say_unseen(levels)
         height, width = x.shape[2:]
         padded = functional.pad(x, (0, -width % self.divisor, 0, -height % self.divisor), mode="replicate")
-        precision, device = _PRECISION.get(), device_of(self.network) or x.device
-        with torch.autocast(device.type, precision) if precision else nullcontext():
+        with network_autocast(device_of(self.network) or x.device):
             found = on_device_of(self.network, self.network)(padded, levels)
         return found[..., :height, :width].to(x.dtype)
 

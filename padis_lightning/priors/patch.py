@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -22,7 +21,7 @@ from padis_lightning.diffusion.positions import NoPositions
 from padis_lightning.errors import InputError, require_at_least
 from padis_lightning.linalg import concatenated, per_image
 from padis_lightning.memory import device_of, is_out_of_memory, on_device_of
-from padis_lightning.priors.base import _PRECISION, Prior, shown
+from padis_lightning.priors.base import Prior, network_autocast, shown
 from padis_lightning.priors.distance import Reference
 from padis_lightning.priors.tiling import OverlapTiling, RandomTiling, Tiles, Tiling
 from padis_lightning.random import Generators
@@ -190,8 +189,7 @@ class PatchPrior(Prior):
         network = partial(recomputed, self.denoiser, use_reentrant=False) if recompute else self.denoiser
         denoise = on_device_of(self.denoiser, network)
         chunks = shown(zip(*(part.split(chunk) for part in parts), strict=True), -(-len(parts[0]) // chunk))
-        precision = _PRECISION.get() or self.precision
-        with torch.autocast(device.type, precision) if precision else nullcontext():
+        with network_autocast(device, self.precision):
             return concatenated((denoise(*chunk) for chunk in chunks), len(parts[0]))
 
     def _cut(
