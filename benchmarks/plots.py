@@ -209,7 +209,7 @@ def quality_against_evaluations(figures: dict[str, Any], path: Path) -> None:
         for name, row in rows.items():
             if row["evaluations"] == 0:
                 axis.axhline(row["psnr"], color="#888888", linewidth=0.8, linestyle=":")
-                axis.text(18, row["psnr"], name, fontsize=7, color="#555555", va="bottom")
+                axis.text(4.2, row["psnr"], name, fontsize=7, color="#555555", va="bottom")
                 continue
             ours = name.startswith(("PnP-ADMM ", "DDS "))
             axis.semilogx(row["evaluations"], row["psnr"], "o" if ours else "s", color="#005ab5" if ours else "#dc5a00")
@@ -224,7 +224,7 @@ def quality_against_evaluations(figures: dict[str, Any], path: Path) -> None:
                 va="center",
                 arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "#888888"},
             )
-        axis.set(title=f"{views} views", xlabel="network evaluations", ylabel="PSNR (dB)", xlim=(15, 4000))
+        axis.set(title=f"{views} views", xlabel="network evaluations", ylabel="PSNR (dB)", xlim=(4, 4000))
         axis.grid(alpha=0.3)
     figure.tight_layout()
     save(pyplot, path, 110)
