@@ -24,7 +24,7 @@ COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) 
 SHORT = {  # what makes a minute of a quarter of an hour
     "fit": ["--trainer.max_steps", "2", "--samples.count", "0", "--trainer.enable_progress_bar", "false"],
     "predict": [
-        "--model.steps", "2", "--results.baselines.tv.init_args.iterations", "2", "--trainer.enable_progress_bar", "false",
+        "--model.steps", "8", "--results.baselines.tv.init_args.iterations", "2", "--trainer.enable_progress_bar", "false",
     ],
 }  # fmt: skip
 
@@ -62,9 +62,9 @@ def test_the_tutorial_runs(tmp_path, monkeypatch):
     series = [pydicom.dcmread(path) for path in (tmp_path / "results" / "series").rglob("*.dcm")]
     assert {str(one.PatientID) for one in series} == {f"patient {k}" for k in range(5)} and len(series) == 15
     measured = list(csv.DictReader((tmp_path / "results" / "measured" / "metrics.csv").open()))
-    assert measured[0]["psnr"] == "" and float(measured[0]["residual"]) < 0.3  # a prior of few steps, solved in few
+    assert measured[0]["psnr"] == "" and float(measured[0]["residual"]) < 0.2
     estimate = np.load(tmp_path / "results" / "measured" / "arrays" / "0000.npy")
-    assert np.abs(estimate / 0.04 - truth[0, 0].numpy()).mean() < 0.08
+    assert np.abs(estimate / 0.04 - truth[0, 0].numpy()).mean() < 0.06
     prior = PatchModel.load(tmp_path / "results" / "own" / "prior.safetensors")
     assert prior.normalisation.upper == 0.04 and prior.training["initial"]["prior"] == "ct_phantoms"
     assert prior.training["data"] == "3 slices of found"
