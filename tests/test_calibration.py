@@ -28,7 +28,7 @@ def problem(count, seed, factors=(0.5, 3.0), level=0.02, side=96):
     """Estimates of two values, samples whose deviation is ``level``, and truths that are off by ``factors`` of it."""
     generator = seeded(seed)
     estimate = torch.full((count, 1, side, side), 0.3)
-    estimate[..., side // 2 :] = 0.7
+    estimate[..., side // 2 :] = 0.9
     samples = estimate[:, None] + level * torch.randn(count, 2000, 1, 1, 1, generator=generator)
     off = torch.full_like(estimate, level * factors[0])
     off[..., side // 2 :] = level * factors[1]
@@ -88,6 +88,29 @@ def test_without_samples_the_error_follows_from_what_the_estimate_shows():
     found = calibrated(estimate, [None] * 12, truth).half_width(estimate[0], None)
     assert float(found[0, 40, 20]) == pytest.approx(0.01 * NORMAL.inv_cdf(0.95), rel=STEP)
     assert float(found[0, 40, 80]) == pytest.approx(0.06 * NORMAL.inv_cdf(0.95), rel=STEP)
+
+
+@pytest.mark.parametrize("share", [0.03, 0.1])
+def test_what_is_rare_and_looks_like_the_rest_counts_more(share):
+    """A share p of the truth is bright by 0.2 to 0.3, which no estimate shows. It counts 3 times, the rest a third, so that of
+    bright pixels 1 - 0.1 (1 + (1 - p) / 9p) are held, and all others; plain intervals would hold none of 3 %, 0.01 of 10 %."""
+    generator = seeded(11)
+    estimate = torch.full((1, 300, 300), 0.5)
+    bright = torch.rand(estimate.shape, generator=generator) < share
+    truth = estimate + torch.where(bright, 0.2 + 0.1 * torch.rand(estimate.shape, generator=generator), 0.01)
+    half = Calibration(count_errors(estimate, None, truth), {}).half_width(estimate, None)
+    held = (truth - estimate).abs() <= half
+    expected = 1 - 0.1 * (1 + (1 - share) / (9 * share))
+    assert float(held[bright].float().mean()) == pytest.approx(expected, abs=0.05)
+    assert held[~bright].all()
+
+
+def test_the_risk_counts_every_pixel_once():
+    """One in ten is off by 0.25, whatever else counts more in intervals."""
+    estimate = torch.full((1, 200, 200), 0.5)
+    truth = torch.where(torch.rand(estimate.shape, generator=seeded(12)) < 0.1, 0.75, 0.51)
+    risk = Calibration(count_errors(estimate, None, truth), {}).risk(estimate, None, 0.1)
+    assert float(risk.mean()) == pytest.approx(float((truth > 0.6).float().mean()), abs=2e-3)
 
 
 def test_kinds_that_were_never_seen_take_the_errors_of_wider_ones(known):

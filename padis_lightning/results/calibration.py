@@ -24,8 +24,10 @@ VALUES = np.array([0.005, 0.02, 0.05, *np.linspace(0, 1, 9)[1:-1]])  # of the es
 SLOPES = np.array([0.01, 0.03, 0.1])  # gradients of the estimate, a pixel
 STEP = 0.25  # of the logarithm of ratios
 RATIOS = 2.0 ** np.arange(-20, 12 + STEP, STEP)  # errors over deviations
-SHAPE = (len(SPREADS) + 1, len(VALUES) + 1, len(SLOPES) + 1, len(RATIOS) + 1)
+PARTS = np.array([3 / 8, 5 / 8])  # of the truth: what is dark, in the middle and bright
+SHAPE = (len(SPREADS) + 1, len(VALUES) + 1, len(SLOPES) + 1, len(RATIOS) + 1, len(PARTS) + 1)
 PSEUDO = 200.0  # pixels of a wider kind that a kind of pixels begins with
+MOST, ROUNDS, GAIN = 3.0, 30, 4.0  # how much more or less a part of the truth may count; how its weight is found
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ def _kinds(estimate: Tensor, spread: Tensor) -> Tensor:
 
 
 def count_errors(estimate: Tensor, samples: Tensor | None, truth: Tensor) -> np.ndarray:
-    """Count the pixels of an image ``(C, ..., H, W)`` by spread, value and slope of the estimate, and error over spread.
+    """Count the pixels of an image ``(C, ..., H, W)`` by spread, value and slope of the estimate, error over spread, and truth.
 
     Args:
         estimate: normalised, as the truth.
@@ -58,8 +60,9 @@ def count_errors(estimate: Tensor, samples: Tensor | None, truth: Tensor) -> np.
     """
     spread = spread_of(estimate, samples)
     ratio = (truth - estimate).abs().double() / spread
-    place = torch.bucketize(ratio, torch.from_numpy(RATIOS).to(ratio.device))
-    flat = _kinds(estimate, spread) * SHAPE[-1] + place
+    flat = _kinds(estimate, spread)
+    for feature, edges in ((ratio, RATIOS), (truth.double(), PARTS)):
+        flat = flat * (len(edges) + 1) + torch.bucketize(feature, torch.from_numpy(edges).to(feature.device))
     return torch.bincount(flat.flatten(), minlength=int(np.prod(SHAPE))).reshape(SHAPE).cpu().numpy()
 
 
@@ -77,11 +80,18 @@ class Calibration:
     intervals hold a share l of the pixels of each kind, on average over images that are drawn like those that were counted; a
     single image or patient may have more or less.
 
+    What is rare, such as bone, is held less often than l by this, since nothing in the estimate tells all of it from what is
+    around. So a pixel counts :math:`w_j` times whose truth is dark, in the middle or bright (edges :data:`PARTS`):
+
+    .. math:: w_j \leftarrow w_j \, e^{4 (l - h_j)}, \quad \tfrac{1}{3} \le w_j \le 3
+
+    with :math:`h_j` the share of part j that intervals hold, until each part is held as often as l or has its largest weight.
+
     Source: Vovk, Lindsay, Nouretdinov and Gammerman, Mondrian confidence machine, 2003; Angelopoulos and Bates, A gentle
     introduction to conformal prediction, Foundations and Trends in Machine Learning 2023.
 
     Args:
-        counts: pixels by kind and by error over spread, :data:`SHAPE`.
+        counts: pixels by kind, by error over spread, and by part of the truth, :data:`SHAPE`.
         settings: those of the run that they were counted in.
     """
 
@@ -109,23 +119,47 @@ class Calibration:
         with whole(path) as temporary, open(temporary, "wb") as handle:
             np.savez_compressed(handle, counts=self.counts, settings=json.dumps(self.settings, sort_keys=True))
 
-    @cached_property
-    def _shares(self) -> np.ndarray:
+    def _shares(self, weights: np.ndarray) -> np.ndarray:
         """Return the share of the errors of every kind below each of :data:`RATIOS`, ``(kinds, ratios)``."""
-        shares = self.counts.sum((0, 1, 2)) / self.counts.sum()
+        counted = self.counts @ weights
+        shares = counted.sum((0, 1, 2)) / counted.sum()
         for axes in ((1, 2), (2,), ()):
-            counts = self.counts.sum(axes, keepdims=True) if axes else self.counts
+            counts = counted.sum(axes, keepdims=True) if axes else counted
             shares = (counts + PSEUDO * shares) / (counts.sum(-1, keepdims=True) + PSEUDO)
-        return np.broadcast_to(shares, SHAPE).reshape(-1, SHAPE[-1]).cumsum(-1)[:, :-1]
+        return np.broadcast_to(shares, SHAPE[:-1]).reshape(-1, SHAPE[-2]).cumsum(-1)[:, :-1]
+
+    @cached_property
+    def _plain_shares(self) -> np.ndarray:
+        """Return the shares with every pixel as one."""
+        return self._shares(np.ones(SHAPE[-1]))
+
+    @cached_property
+    def _widths(self) -> dict[float, np.ndarray]:
+        """Return what is known of half the interval of each kind, over the spread, by level."""
+        return {}
+
+    def _widths_of(self, level: float) -> np.ndarray:
+        """Return half the interval of each kind, over the spread, ``(kinds,)``."""
+        errors = self.counts.reshape(-1, *SHAPE[-2:])
+        numbers = errors.sum((1, 2)) + PSEUDO
+        levels, below = np.minimum(level * (numbers + 1) / numbers, 1), errors.cumsum(1)
+        weights, parts, kinds = np.ones(SHAPE[-1]), errors.sum((0, 1)), np.arange(len(errors))
+        for _ in range(ROUNDS):
+            shares = self._shares(weights)
+            places = np.array([np.interp(at, row, np.arange(len(RATIOS))) for at, row in zip(levels, shares, strict=True)])
+            lower = places.astype(int).clip(max=len(RATIOS) - 2)
+            upper = (places - lower)[:, None]
+            held = ((1 - upper) * below[kinds, lower] + upper * below[kinds, lower + 1]).sum(0)
+            gap = (level * parts - held) / (parts + PSEUDO)
+            weights = (weights * np.exp(GAIN * gap)).clip(1 / MOST, MOST)
+        return 2.0 ** np.interp(places, np.arange(len(RATIOS)), np.log2(RATIOS))
 
     def half_width(self, estimate: Tensor, samples: Tensor | None, level: float = 0.9) -> Tensor:
         """Return half the interval of each pixel, normalised, ``(C, ..., H, W)``."""
-        numbers = self.counts.sum(-1).reshape(-1) + PSEUDO
-        levels = np.minimum(level * (numbers + 1) / numbers, 1)
-        places = [np.interp(at, shares, np.log2(RATIOS)) for at, shares in zip(levels, self._shares, strict=True)]
+        if level not in self._widths:
+            self._widths[level] = self._widths_of(level)
         spread = spread_of(estimate, samples)
-        widths = torch.from_numpy(2.0 ** np.array(places)).to(spread)
-        return widths[_kinds(estimate, spread)] * spread
+        return torch.from_numpy(self._widths[level]).to(spread)[_kinds(estimate, spread)] * spread
 
     def risk(self, estimate: Tensor, samples: Tensor | None, size: float) -> Tensor:
         """Return the probability of each pixel that its error is larger than ``size``, normalised: ``(C, ..., H, W)``."""
@@ -133,7 +167,7 @@ class Calibration:
         place = (torch.log2(size / spread.double()) - np.log2(RATIOS[0])) / STEP
         place = place.clamp(0, len(RATIOS) - 1)
         lower = place.floor().long().clamp_max(len(RATIOS) - 2)
-        shares, kinds = torch.from_numpy(self._shares).to(spread.device), _kinds(estimate, spread)
+        shares, kinds = torch.from_numpy(self._plain_shares).to(spread.device), _kinds(estimate, spread)
         below = torch.lerp(shares[kinds, lower], shares[kinds, lower + 1], place - lower)
         return (1 - below).to(spread)
 

@@ -18,8 +18,9 @@ from padis_lightning.problem import Problem
 from padis_lightning.random import Generators
 from padis_lightning.solvers.base import Solver
 
-LEAST_HIGH, HIGHEST, FALL, LOWEST = 0.08, 1.0, 0.05, 0.005  # of levels that are not named; the last one over the error
-MOST_TURNED, EXACT = 2.0, 10.0  # how far turning may raise the first level; more than this is due to an inverse that is exact
+LEAST_HIGH, HIGHEST = 0.08, 1.0  # of first levels that are not named
+RISE, TURNED = 13.0, 4  # a first level over the square of the error, at most; the power of what turning brings
+FALL, LOWEST = 0.05, 0.005  # of last levels; FALL over the error
 MOST_LEFT = 9.0  # times the estimated noise that what is left over counts as noise
 
 
@@ -43,15 +44,16 @@ class PlugAndPlay(Solver):
 
     Levels that are not named follow from what a second reconstruction, of the first one turned by 90 degrees, gets wrong. That is
     one to three times what the first one got wrong; turned, since what a limited arc does not see is missing in the first one.
-    The more turning brings, the more is missing there, too, and the higher is the first level.
+    Where turning brings nothing the first level is that error, of limited arcs it is higher:
 
     .. math:: e^2 = \mathrm{mean} \, (A^+ A R x_0 - R x_0)^2, \quad e_0^2 = \mathrm{mean} \, (A^+ A x_0 - x_0)^2, \quad
         x_0 = A^+ y
 
-    .. math:: \sigma_1 = \max\left(0.08, \; e \min\left(2, \max(1, e / e_0)\right)\right), \quad \sigma_K = \max(0.005, e / 20)
+    .. math:: \sigma_1 = \max\left(0.08, \; e, \; e \min\left(\frac{e^4}{e_0^4}, \; 13 e\right)\right), \quad
+        \sigma_K = \max(0.005, e / 20)
 
-    with the largest square in the middle of the image for :math:`x_0` in :math:`e_0`. Where :math:`A^+` is exact, which makes
-    :math:`e_0` nearly 0, :math:`\sigma_1` is the larger of 0.08 and e.
+    with the largest square in the middle of the image for :math:`x_0` in :math:`e_0`. The mean squared error of a denoiser of CT
+    slices grows as its level does, and at a level of :math:`13 e^2` it is a ninth of :math:`e^2`.
 
     Where the noise of a measurement was estimated, :math:`s^2` is at least the mean square that the denoised image leaves over,
     up to nine times the estimate: a scan departs from its model by more than its noise. Where a measurement is noisy, what the
@@ -110,14 +112,15 @@ class PlugAndPlay(Solver):
     def levels(self, x: Tensor, noisy: float | Tensor = 0.0) -> list[float] | list[Tensor]:
         """Return the level of every step, each a number, or of each image ``(B,)`` where they follow from x, the first one.
 
-        A last level that follows is higher by the share ``noisy`` of itself.
+        Levels that follow are higher by the share ``noisy`` of themselves, the least first one by twice that.
         """
         if self.sigma_max is not None and self.sigma_min is not None:
             return geometric_sigmas(self.sigma_max, self.sigma_min, self.steps).tolist()
         error = self._inversion_error(turned(x, 1))
         if self.sigma_max is None:
-            gain, most = error / self._inversion_error(turned(x, 0)), min(HIGHEST, self.prior.highest)
-            high = (error * gain.clamp(1, MOST_TURNED).where(gain < EXACT, 1)).clamp(min(LEAST_HIGH, most), most)
+            gain = (error / self._inversion_error(turned(x, 0))).nan_to_num(1) ** TURNED
+            high = error * gain.minimum(RISE * error).clamp_min(1)
+            high = high.clamp_min((1 + 2 * noisy) * LEAST_HIGH).clamp_max(min(HIGHEST, self.prior.highest))
         else:
             high = torch.full_like(error, self.sigma_max)
         low = ((1 + noisy) * FALL * error).clamp_min(LOWEST) if self.sigma_min is None else torch.full_like(error, self.sigma_min)
@@ -191,9 +194,10 @@ class PnPADMM(PlugAndPlay):
 
     Of a scan that was not simulated here the weight is at least that of its model alone at a level of :math:`e_0`, and P is that
     of :class:`~padis_lightning.operators.whitening.Whitening`: what pixels cannot show is wrong at high frequencies most. The
-    last level of scans that follows is up to twice as high where more of what they get wrong is noise:
+    last level of scans that follows is up to twice as high where more of what they get wrong is noise, and the least first one
+    up to three times as high:
 
-    .. math:: \sigma_K = \max\left(0.005, \; (1 + q) \frac{e}{20}\right), \quad
+    .. math:: \sigma_1 \ge 0.08 \, (1 + 2 q), \quad \sigma_K = \max\left(0.005, \; (1 + q) \frac{e}{20}\right), \quad
         q = \frac{s}{\sqrt{s^2 + m^2 \, \mathrm{mean} \, y^2}}
 
     Source: Venkatakrishnan, Bouman and Wohlberg, Plug-and-play priors for model based reconstruction, GlobalSIP 2013; Zhang et
