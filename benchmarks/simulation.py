@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from padis_lightning.commands import explaining
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.sources.base import Item, collate, resize
 from padis_lightning.files import whole
@@ -137,4 +138,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()
