@@ -119,6 +119,7 @@ class ConeSource(Source):
     """
 
     has_images = False
+    takes = ("axis",)
 
     def __init__(self, files: Sequence[Path], data_range: Sequence[float] | None, description: str) -> None:
         described, volumes = zip(*[_open(path, data_range) for path in files], strict=True)
