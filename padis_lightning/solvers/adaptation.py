@@ -76,10 +76,11 @@ class Adaptation:
 
     def reconstruct(self, solver: Solver, batch: Batch) -> Reconstruction:
         """Solve for each image of a batch by a prior of its own."""
-        if batch.measurement is None:
-            batch = batch._replace(measurement=solver.for_batch(batch).measured(batch))
+        solver = solver.for_batch(batch)
+        batch = batch._replace(measurement=solver.measured(batch))
         solver.loop.begin(batch.index.tolist())  # what a batch keeps has a name; nothing is kept of these solves
-        found = [self._one(solver, _of_batch(batch, k)) for k in range(len(batch.index))]
+        alone = (solver.replaced(solver.problem.of_image(k), solver.prior) for k in range(len(batch.index)))
+        found = [self._one(one, _of_batch(batch, k)) for k, one in enumerate(alone)]
         return Reconstruction(
             estimate=torch.cat([one.estimate for one in found]),
             measurement=_joined([one.measurement for one in found]),
@@ -92,7 +93,7 @@ class Adaptation:
 
     def _one(self, solver: Solver, batch: Batch) -> Reconstruction:
         """Solve for one image: refine without what is held out, and mix what the prior and its copy find for all."""
-        start, solver = time.perf_counter(), solver.for_batch(batch)
+        start = time.perf_counter()
         y, prior = solver.measured(batch), adaptable(solver)
         rows = range(y.shape[-2])
         if len(rows) < self.least:
