@@ -12,6 +12,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, PoissonNoise
 from padis_lightning.operators.ct import ParallelBeam, Scan
 from padis_lightning.operators.identity import Identity
+from padis_lightning.operators.non_cartesian import RadialMRI
 from padis_lightning.priors import DenoiserPrior, GaussianPrior, PatchPrior
 from padis_lightning.problem import Problem
 from padis_lightning.solvers.adaptation import Adaptation
@@ -118,6 +119,19 @@ def test_of_few_rows_nothing_is_learnt_and_a_line_says_so(caplog):
     found, expected = solve(few, y), solve(plain, y)
     assert torch.equal(found.estimate, expected.estimate) and found.evaluations == expected.evaluations
     assert "the measurement has 10 rows; wanted 11 to adapt the prior" in caplog.text
+
+
+def test_of_one_coil_nothing_is_held_out_and_a_line_says_so(rng, caplog):
+    """Both parts of a coil are held out together, so that nothing would be left of one."""
+    note.cache_clear()
+    scan = RadialMRI(8, coils=1, spokes=4)
+    network = Flat(0.2)
+    network.channels = 2
+    options = {"noise_std": 0.05, "steps": 2, "sigma_max": 0.1, "sigma_min": 0.05}
+    y = scan(torch.rand(1, 2, 8, 8, generator=rng))
+    solver = PnPADMM(DenoiserPrior(network), scan, **options, adaptation=Adaptation(steps=2, least=2))
+    assert torch.equal(solve(solver, y).estimate, solve(PnPADMM(DenoiserPrior(network), scan, **options), y).estimate)
+    assert "the measurement has 2 rows; wanted 4 to adapt the prior" in caplog.text
 
 
 def test_the_noise_of_each_measurement_is_said_once(rng, caplog):
