@@ -28,7 +28,8 @@ from padis_lightning.data.sources.base import Item, collate, resize
 from padis_lightning.files import whole
 from padis_lightning.noise import GaussianNoise
 from padis_lightning.operators import LinearOperator
-from padis_lightning.operators.ct import FinerScan, ParallelBeam
+from padis_lightning.operators.ct import ParallelBeam
+from padis_lightning.operators.finer_scan import FinerScan
 from padis_lightning.operators.slices import Slices
 from padis_lightning.random import Generators
 from padis_lightning.solvers.base import MEASURE

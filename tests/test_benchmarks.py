@@ -36,7 +36,8 @@ from padis_lightning.mri import to_complex
 from padis_lightning.networks.ddpmpp import DDPMpp
 from padis_lightning.networks.unet import UNet
 from padis_lightning.noise import GaussianNoise
-from padis_lightning.operators.ct import FanBeam, FinerScan, ParallelBeam
+from padis_lightning.operators.ct import FanBeam, ParallelBeam
+from padis_lightning.operators.finer_scan import FinerScan
 from padis_lightning.operators.slices import Slices
 from padis_lightning.priors import PatchPrior
 from padis_lightning.solvers.adaptation import Adaptation
