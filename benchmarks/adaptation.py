@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks import simulation
 from benchmarks.solvers import measure
+from padis_lightning.commands import explaining
 from padis_lightning.files import write_text
 from padis_lightning.metrics import interval
 from padis_lightning.noise import GaussianNoise
@@ -83,4 +84,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import padis_lightning as pl
+from padis_lightning.commands import explaining
 from padis_lightning.data.generators import photographs
 from padis_lightning.interop.deepinv import Denoiser, Physics
 from padis_lightning.loading import load_prior
@@ -108,4 +109,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

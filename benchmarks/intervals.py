@@ -19,6 +19,7 @@ from torch import Tensor
 
 from benchmarks import simulation
 from padis_lightning import metrics
+from padis_lightning.commands import explaining
 from padis_lightning.files import write_text
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.priors import PatchPrior
@@ -51,9 +52,9 @@ def solved(solver: Solver, data: list, batch: int) -> list[tuple[Tensor, Tensor 
     return out
 
 
-def shares(held: Tensor, where: dict[str, Tensor]) -> dict[str, float]:
-    """Return the share of pixels that are held, of each tissue."""
-    return {name: float(held[part].float().mean()) for name, part in where.items()}
+def shares(held: Tensor, where: dict[str, Tensor]) -> dict[str, float | None]:
+    """Return the share of pixels that are held, of each tissue; None where it has no pixels."""
+    return {name: float(held[part].float().mean()) if part.any() else None for name, part in where.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -94,9 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.append({"intervals": f"{name}, of the samples alone", **shares((truth - estimate).abs() <= reach, where)})
     print(f"{'90 % intervals':<34}" + "".join(f"{key:>13}" for key in list(rows[0])[1:]))
     for row in rows:
-        print(f"{row['intervals']:<34}" + "".join(f"{100 * row[key]:>11.1f} %" for key in list(row)[1:]))
+        held = ("-" if row[key] is None else f"{100 * row[key]:.1f} %" for key in list(row)[1:])
+        print(f"{row['intervals']:<34}" + "".join(f"{share:>13}" for share in held))
     write_text(args.output, json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

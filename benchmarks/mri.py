@@ -24,6 +24,7 @@ from torch import Tensor
 
 from benchmarks.plots import reconstructions
 from benchmarks.solvers import measure
+from padis_lightning.commands import explaining
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.sources.base import Item, collate
 from padis_lightning.files import write_text
@@ -143,4 +144,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.speed import seconds
+from padis_lightning.commands import explaining
 from padis_lightning.ct import CONE_PROJECTORS, PROJECTORS, ConeGeometry, Geometry, choose
 from padis_lightning.ct.sparse import matrix_bytes
 from padis_lightning.files import write_text
@@ -136,4 +137,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

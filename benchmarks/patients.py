@@ -25,6 +25,7 @@ import torch
 
 from benchmarks import mri, simulation
 from benchmarks.solvers import METHODS, measure
+from padis_lightning.commands import explaining
 from padis_lightning.data.sources.base import Item
 from padis_lightning.files import write_text
 from padis_lightning.metrics import interval
@@ -144,4 +145,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

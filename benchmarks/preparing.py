@@ -27,6 +27,7 @@ from statistics import median
 import h5py
 import numpy as np
 
+from padis_lightning.commands import explaining
 from padis_lightning.files import write_text
 
 PLAIN = """
@@ -175,4 +176,5 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

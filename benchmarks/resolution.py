@@ -26,6 +26,7 @@ from benchmarks.plots import noise_and_resolution
 from benchmarks.settings import WEIGHTS
 from benchmarks.solvers import METHODS, measure
 from padis_lightning import image_quality
+from padis_lightning.commands import explaining
 from padis_lightning.ct import Geometry
 from padis_lightning.files import write_text
 from padis_lightning.noise import GaussianNoise
@@ -165,4 +166,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

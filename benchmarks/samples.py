@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from padis_lightning.commands import explaining
 from padis_lightning.machine import has_bfloat16
 from padis_lightning.priors import FixedTiling, PatchPrior, RandomTiling
 from padis_lightning.priors.tiling import GridTiles, Tiling
@@ -84,4 +85,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

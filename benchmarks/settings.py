@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks import simulation
 from benchmarks.solvers import measure
+from padis_lightning.commands import explaining
 from padis_lightning.files import write_text
 from padis_lightning.noise import GaussianNoise
 from padis_lightning.operators.ct import ParallelBeam
@@ -56,14 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     simulation.add_arguments(parser, noise=False)
     parser.add_argument("--evaluations", type=int, default=20)
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of the network")
-    parser.add_argument("--scans", type=int, nargs="+", default=range(len(SCANS)), help="numbers of the rows")
+    rows = range(len(SCANS))
+    parser.add_argument("--scans", type=int, nargs="+", choices=rows, default=rows, help="numbers of the rows")
     parser.add_argument("--output", type=Path, default=Path("results/settings.json"))
     args = parser.parse_args(arguments)
     prior = PatchPrior(args.prior, precision=args.precision)
     crime = args.inverse_crime
     images = simulation.images(args.data, args.subset, prior.image_shape[-1], args.count, "cpu", crime)
     print(f"{'views':>6}{'arc':>5}{'noise':>8}{'TV (dB)':>9}{'default':>9}{'tuned':>9}{'loss':>7}  tuned settings", flush=True)
-    rows: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for views, arc, noise in (SCANS[k] for k in args.scans):
         operator = ParallelBeam(prior.image_shape[-1], views, arc=math.radians(arc))
         problem = Problem(operator, GaussianNoise(noise, "relative"))
@@ -74,11 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return measure(PnPADMM(prior, problem, steps=args.evaluations, **settings), data, len(data))["psnr"]
 
         default, (top, settings) = score(), tuned(score)
-        rows.append({"views": views, "arc": arc, "noise": noise, "tv": tv, "default": default, "tuned": top, **settings})
+        found.append({"views": views, "arc": arc, "noise": noise, "tv": tv, "default": default, "tuned": top, **settings})
         said = ", ".join(f"{key} {value:g}" for key, value in settings.items())
         print(f"{views:>6}{arc:>5}{noise:>8g}{tv:>9.2f}{default:>9.2f}{top:>9.2f}{top - default:>+7.2f}  {said}", flush=True)
-        write_text(args.output, json.dumps(rows, indent=1) + "\n")
+        write_text(args.output, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

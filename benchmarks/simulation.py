@@ -22,12 +22,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from padis_lightning.commands import explaining
 from padis_lightning.data.datamodule import ImageData
 from padis_lightning.data.sources.base import Item, collate, resize
 from padis_lightning.files import whole
 from padis_lightning.noise import GaussianNoise
 from padis_lightning.operators import LinearOperator
-from padis_lightning.operators.ct import FinerScan, ParallelBeam
+from padis_lightning.operators.ct import ParallelBeam
+from padis_lightning.operators.finer_scan import FinerScan
 from padis_lightning.operators.slices import Slices
 from padis_lightning.random import Generators
 from padis_lightning.solvers.base import MEASURE
@@ -137,4 +139,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

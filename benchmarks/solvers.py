@@ -22,6 +22,7 @@ import torch
 from benchmarks import simulation
 from benchmarks.plots import quality_against_evaluations
 from padis_lightning import metrics
+from padis_lightning.commands import explaining
 from padis_lightning.files import write_text
 from padis_lightning.mri import magnitude
 from padis_lightning.operators import LinearOperator
@@ -174,4 +175,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 
+from padis_lightning.commands import explaining
 from padis_lightning.operators.ct import ParallelBeam
 from padis_lightning.priors import PatchPrior
 from padis_lightning.priors.patch import CHUNK
@@ -82,4 +83,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

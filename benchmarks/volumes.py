@@ -28,6 +28,7 @@ from benchmarks.machine import resident
 from benchmarks.plots import memory_of_slices
 from benchmarks.solvers import direct, few_views
 from padis_lightning import metrics
+from padis_lightning.commands import explaining
 from padis_lightning.diffusion import PatchModel, padding
 from padis_lightning.files import write_text
 from padis_lightning.operators import slices as slicewise
@@ -229,4 +230,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

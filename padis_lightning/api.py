@@ -9,6 +9,7 @@ returned has the axes, the kind (array or tensor), the units and the device of w
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ from padis_lightning.types import Batch, Normalisation, pair_of
 Pair = tuple[float, float]
 Measured = Geometry | LinearOperator | Problem
 
+FAR, FAINT = 2.0, 0.005  # times what images from 0 to 1 have at most, beyond which a measurement is of others, or may be
 HERE = Path("the measurement")  # what sentences speak of
 
 
@@ -125,6 +127,8 @@ def reconstruct(
         kind = type(problem.operator).__name__
         raise InputError(f"noise_std is None and the noise of {kind} cannot be estimated; wanted it, 0 for exact data")
     fitting = Problem(problem.operator.for_measurement(tuple(found.y.shape[1:])).calibrated(found.y), noise)
+    if range is None:
+        _require_scale(fitting, found.y)
     cls = _solver(solver)
     if "prior" in inspect.signature(cls).parameters:
         options["prior"] = denoiser
@@ -265,6 +269,18 @@ def _measured(values: Values, given: Measured, operator: LinearOperator, bounds:
     # elsewhere neighbours in y, by which noise is seen, are none in the image
     seen = pictures or operator.signed or operator.geometry is not None
     return _Found(scale.normalise(y), layout, scale, y.new_ones(len(y), *[1] * (y.ndim - 1)) if seen else None)
+
+
+def _require_scale(problem: Problem, y: Tensor) -> None:
+    r"""Refuse measurements far longer than :math:`\|A\| \, \|x\|` of images x up to 1 and their noise; tell far shorter ones."""
+    most = math.sqrt(problem.operator.norm_squared * math.prod(problem.operator.image_shape))
+    noise = (problem.noise.variance(y).expand_as(y).flatten(1).double().sum(1)).sqrt()
+    times = float((y.flatten(1).double().norm(dim=1) / (most + noise)).max())
+    seen = f"the measurement is {times:.2g} times what images from 0 to 1 have at most"
+    if times > FAR:
+        raise InputError(f"{seen}; wanted range=(0, UPPER), whose UPPER is 1 to the prior, or of a flat scan its geometry alone")
+    if 0 < times < FAINT:
+        note(f"{seen}; range=(0, UPPER) names what is 1 to the prior")
 
 
 def _solve(solver: Solver, found: _Found) -> Result:

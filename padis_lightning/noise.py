@@ -36,6 +36,10 @@ class Noise(ABC):
         """Return the noise of these rows of a measurement, by its last axis but one."""
         return self
 
+    def of_image(self, k: int) -> Noise:
+        """Return the noise of the k-th measurement of those that it was estimated from or counts in."""
+        return self
+
     def data_term(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
         r"""Return what a data term :math:`\|A u - y\|_P^2 / s^2` needs.
 
@@ -146,6 +150,10 @@ class EstimatedNoise(Noise):
         """Return the noise of the rows, with their weights."""
         return EstimatedNoise(self.deviation, _rows(self.weights, kept))
 
+    def of_image(self, k: int) -> EstimatedNoise:
+        """Return its noise, with its weights."""
+        return EstimatedNoise(self.deviation[k : k + 1], self.weights[k : k + 1])
+
     def variance(self, y: Tensor) -> Tensor:
         """Return ``s**2 / w``, ``(B, ...)``, or ``(B, 1, ...)`` where all weights are 1."""
         square, weights = _for_samples(self.deviation, y).square(), _for_samples(self.weights, y)
@@ -183,6 +191,10 @@ class CountedNoise(Noise):
     def of_rows(self, kept: Sequence[int]) -> CountedNoise:
         """Return the noise of the rows, as far as they count."""
         return CountedNoise(self.noise.of_rows(kept), _rows(self.counted, kept))
+
+    def of_image(self, k: int) -> CountedNoise:
+        """Return its noise, as far as it counts."""
+        return CountedNoise(self.noise, self.counted[k : k + 1])
 
     def variance(self, y: Tensor) -> Tensor:
         """Return the noise's variance over what an entry counts, ``(B, ...)``."""

@@ -78,6 +78,10 @@ class Problem(nn.Module):
         """Return the problem of these rows of a measurement alone, by its last axis but one; of a scan these are views."""
         return self._replaced(self.operator.of_rows(kept), self.noise.of_rows(kept))
 
+    def of_image(self, k: int) -> Problem:
+        """Return the problem of the k-th measurement of the batch that it fits."""
+        return self._replaced(self.operator, self.noise.of_image(k))
+
     def _for_weights(self, weights: Tensor | None, y: Tensor | None) -> Problem:
         """Weigh what was measured; its noise is estimated where nobody names it, and held against what is named."""
         if weights is None or y is None:

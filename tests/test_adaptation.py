@@ -12,6 +12,7 @@ from padis_lightning.errors import InputError
 from padis_lightning.noise import CountedNoise, EstimatedNoise, GaussianNoise, PoissonNoise
 from padis_lightning.operators.ct import ParallelBeam, Scan
 from padis_lightning.operators.identity import Identity
+from padis_lightning.operators.non_cartesian import RadialMRI
 from padis_lightning.priors import DenoiserPrior, GaussianPrior, PatchPrior
 from padis_lightning.problem import Problem
 from padis_lightning.solvers.adaptation import Adaptation
@@ -120,6 +121,33 @@ def test_of_few_rows_nothing_is_learnt_and_a_line_says_so(caplog):
     assert "the measurement has 10 rows; wanted 11 to adapt the prior" in caplog.text
 
 
+def test_of_one_coil_nothing_is_held_out_and_a_line_says_so(rng, caplog):
+    """Both parts of a coil are held out together, so that nothing would be left of one."""
+    note.cache_clear()
+    scan = RadialMRI(8, coils=1, spokes=4)
+    network = Flat(0.2)
+    network.channels = 2
+    options = {"noise_std": 0.05, "steps": 2, "sigma_max": 0.1, "sigma_min": 0.05}
+    y = scan(torch.rand(1, 2, 8, 8, generator=rng))
+    solver = PnPADMM(DenoiserPrior(network), scan, **options, adaptation=Adaptation(steps=2, least=2))
+    assert torch.equal(solve(solver, y).estimate, solve(PnPADMM(DenoiserPrior(network), scan, **options), y).estimate)
+    assert "the measurement has 2 rows; wanted 4 to adapt the prior" in caplog.text
+
+
+def test_the_noise_of_each_measurement_is_said_once(rng, caplog):
+    """Not again for each image of a batch, nor for what asks for the batch afterwards, as baselines do."""
+    scan = ParallelBeam(12, views=10)
+    y = scan(torch.rand(3, 1, 12, 12, generator=rng))
+    y += 0.1 * torch.randn(y.shape, generator=rng)
+    solver = PnPADMM(DenoiserPrior(Flat(0.2)), scan, steps=2, adaptation=Adaptation(steps=2, least=2))
+    batch = Batch(torch.arange(3), ["a"] * 3, ["a"] * 3, measurement=y, weights=torch.ones(3, 1, 1, 1))
+    with torch.no_grad():
+        solver.reconstruct(batch)
+    solver.problem.for_batch(batch)
+    lines = [record.getMessage() for record in caplog.records if "estimated" in record.getMessage()]
+    assert len(lines) == 3
+
+
 def test_evaluations_are_counted():
     solver, y = flat_solver(0.2, adaptation=Adaptation(steps=7, least=2))
     calls = solver.prior.network.calls
@@ -147,15 +175,17 @@ def test_some_views_of_a_scan_are_a_scan_with_the_same_rows(options, rng):
     torch.testing.assert_close(part(x), whole(x)[..., KEPT, :])
 
 
-def test_the_noise_of_rows_is_the_rows_of_the_noise(rng):
+def test_the_noise_of_rows_or_of_an_image_is_its_part_of_the_noise(rng):
     y, weights = torch.rand(2, 1, 5, 7, generator=rng), torch.rand(2, 1, 5, 7, generator=rng).round(decimals=1)
     for noise in (
         GaussianNoise(0.1),
         PoissonNoise(1e4),
         EstimatedNoise(torch.full((2, 1, 1, 1), 0.3), weights + 1),
         CountedNoise(PoissonNoise(1e4), weights + 0.1),
-        CountedNoise(GaussianNoise(0.1), torch.ones(2, 1, 1, 1)),
+        CountedNoise(GaussianNoise(0.1), torch.tensor([1.0, 0.5])[:, None, None, None]),
     ):
+        one = Problem(Identity((1, 5, 7)), noise).of_image(1)
+        torch.testing.assert_close(one.noise.variance(y[1:]).expand_as(y[1:]), noise.variance(y).expand_as(y)[1:])
         part = Problem(Identity((1, 5, 7)), noise).of_rows(KEPT)
         whole = noise.variance(y).expand_as(y)[..., KEPT, :]
         torch.testing.assert_close(part.noise.variance(y[..., KEPT, :]).expand_as(whole), whole)

@@ -172,6 +172,22 @@ def test_units_are_the_callers(rng):
     assert torch.equal(other.image, 4 * one.image) and one.image.shape == (1, 1, 12, 12)
 
 
+def test_measurements_far_beyond_those_of_images_from_0_to_1_want_a_range(caplog):
+    """Whatever the noise, the longest that there are pass, and ten times these with a range of ten; far shorter ones are told."""
+    scan = pl.ParallelBeam(size=12, views=5)
+    for noise in (50.0, 0.0):
+        y = pl.simulate(np.ones((12, 12)), scan, noise)
+        assert pl.reconstruct(y, scan, Shrink(), noise_std=noise, steps=2).range == (0, 1)
+        with pytest.raises(
+            pl.InputError, match=r"is \d\.\d times what images from 0 to 1 have at most; wanted range=\(0, UPPER\)"
+        ):
+            pl.reconstruct(10 * y, scan, Shrink(), noise_std=noise, steps=2)
+        pl.reconstruct(10 * y, scan, Shrink(), noise_std=10 * noise, range=(0, 10), steps=2)
+    assert "times what" not in caplog.text
+    pl.reconstruct(1e-3 * y, scan, Shrink(), noise_std=0.0, steps=2)
+    assert " times what images from 0 to 1 have at most; range=(0, UPPER) names" in caplog.text
+
+
 def test_a_problem_brings_its_noise_and_is_not_changed(rng):
     """Two measurements by one problem: the noise of each is its own."""
     scan = pl.ParallelBeam(size=32, views=40)

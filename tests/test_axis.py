@@ -296,11 +296,11 @@ def scan_file(tmp_path):
 def test_a_file_says_where_its_axis_is_or_it_is_found(scan_file):
     true = ParallelBeam(48, views=40, bin_offset=5.0).geometry
     bin_there = float(true.axis_bin)
-    geometry, words, _ = describe_scan(scan_file(true))
+    geometry, words, *_ = describe_scan(scan_file(true))
     assert geometry.axis_bin == pytest.approx(bin_there, abs=0.2) and f"found at bin {geometry.axis_bin:.1f} of 96" in words
     assert geometry.axis_bin == pytest.approx(round(float(geometry.axis_bin), 2), abs=1e-9)  # on any processor
     for said in ({"axis": bin_there}, {"bin_offset": 5.0}, {"bin_offset": np.full(40, 5.0)}):
-        geometry, words, _ = describe_scan(scan_file(true, **said))
+        geometry, words, *_ = describe_scan(scan_file(true, **said))
         assert geometry.axis_bin == pytest.approx(bin_there) and "as the file says" in words
         assert read_geometry(scan_file(true, **said)) == geometry
     path = scan_file(true, bin_offset=5.0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,16 +31,35 @@ from padis_lightning.data.generators import BrainSource
 from padis_lightning.data.phantoms import ChestPhantoms
 from padis_lightning.data.sources.open import open_source, read_geometry
 from padis_lightning.diffusion import PatchModel
+from padis_lightning.errors import InputError
 from padis_lightning.mri import to_complex
 from padis_lightning.networks.ddpmpp import DDPMpp
 from padis_lightning.networks.unet import UNet
 from padis_lightning.noise import GaussianNoise
-from padis_lightning.operators.ct import FanBeam, FinerScan, ParallelBeam
+from padis_lightning.operators.ct import FanBeam, ParallelBeam
+from padis_lightning.operators.finer_scan import FinerScan
 from padis_lightning.operators.slices import Slices
 from padis_lightning.priors import PatchPrior
 from padis_lightning.solvers.adaptation import Adaptation
 from padis_lightning.solvers.plug_and_play import PnPADMM
 from padis_lightning.solvers.pseudo_inverse import PseudoInverse
+
+FOLDER = Path(settings.__file__).parent
+
+PROGRAMS = [path for path in sorted(FOLDER.rglob("*.py")) if "parse_args" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_programs_end_as_commands_do_where_input_cannot_be_used(path, monkeypatch, capsys):
+    def refuse(parser, words=None):
+        raise InputError("it is this; wanted that")
+
+    if path.stem == "interop":
+        pytest.importorskip("deepinv")
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", refuse)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path), run_name="__main__")
+    assert ended.value.code == 2 and capsys.readouterr().err == "padis_lightning: error: it is this; wanted that\n"
 
 
 @pytest.mark.parametrize("network", [UNet(base=16), DDPMpp(base=16, blocks=1, dropout=0.0)], ids=["UNet", "DDPMpp"])
@@ -151,6 +173,12 @@ def test_tuning_settings_takes_the_best_of_each_given_those_before():
     assert chosen == top and found == pytest.approx(0)
 
 
+def test_a_row_of_settings_that_is_none_is_refused(capsys):
+    with pytest.raises(SystemExit) as ended:
+        settings.main(["--scans", "0", "12"])
+    assert ended.value.code == 2 and "--scans: invalid choice: 12" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_benchmark_of_settings_leaves_no_tuned_solver_below_what_it_names(tmp_path, monkeypatch):
     """Each row's scores are those of its settings."""
@@ -193,6 +221,12 @@ def test_tissues_are_told_by_their_values_inside_the_body(rng):
     assert torch.equal(found["lung"][0, 0], disc(32, 22, 8)) and torch.equal(found["bone"][0, 0], disc(32, 46, 4))
     assert torch.equal(found["soft tissue"][0, 0], slice_hu == 40)
     assert found["edges"][0, 0, 32, 30] and not found["edges"][0, 0, 32, 22]  # at the border of the lung, and in its middle
+
+
+def test_a_tissue_without_pixels_has_no_share():
+    where = intervals.tissues(torch.full((1, 1, 16, 16), 40.0))
+    found = intervals.shares(torch.arange(256).reshape(1, 1, 16, 16) < 192, where)
+    assert found["all"] == 0.75 and found["lung"] is found["bone"] is found["edges"] is None
 
 
 @pytest.mark.slow

@@ -406,6 +406,7 @@ def test_numbers_beyond_sense_are_refused(tmp_path):
         (lambda: Normalisation(0, 1e-300), "data range is 0 to 1e-300; wanted ends that are at least 1e-15 apart"),
         (lambda: Normalisation(1e14, 1e14 + 1e6), "wanted ends that are at least 1e[+]08 apart"),
         (lambda: ImageData(range=(0, 5)), "range is .0, 5. without a path; wanted a path"),
+        (lambda: ImageData(views=5), "views is 5, which built-in data do not take; wanted sinograms"),
         (lambda: FanBeam(16, views=3, bin_spacing=1e-300), "bin_spacing is 1e-300; wanted a value between 1e-15 and"),
         (lambda: FanBeam(16, views=3, pixel_spacing=1e20), r"pixel_spacing is 1e\+20; wanted"),
         (lambda: FanBeam(16, views=3, source_distance=1e300), r"source_distance is 1e\+300; wanted"),

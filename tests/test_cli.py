@@ -159,12 +159,18 @@ def test_a_fan_measurement_is_kept_with_its_scan_and_solved_from_the_file(images
     scan = read_geometry(measured[0])
     assert scan == Geometry.load(kept / "geometry.json") and scan.curved and len(scan.angles) == 30
     main(["predict", "--config", "ct20.yaml", "--output", str(out), *quick,
-          "--data.path", str(measured[0]), "--operator.backend", "sparse", "--operator.pixels", "points",
+          "--data.path", str(measured[0]), "--operator.backend", "sparse",
           *noise[:4], *QUIET])  # fmt: skip
     assert json.loads((out / "summary.json").read_text())["residual"] < 0.2
     again = 2000 * np.load(out / "arrays" / "0000.npy")
     first = np.load(kept / "arrays" / f"{measured[0].stem}.npy")
     np.testing.assert_allclose(again, first, atol=0.1)
+    # what is measured elsewhere is of means over pixels, which its file says when it is kept
+    np.savez(tmp_path / "other.npz", **{key: value for key, value in np.load(measured[0]).items() if key != "pixels"})
+    main(["predict", "--config", "ct20.yaml", "--output", str(tmp_path / "third"), *quick, "--data.path",
+          str(tmp_path / "other.npz"), *QUIET, "--results.measurements", "true"])  # fmt: skip
+    (third,) = (tmp_path / "third" / "measurements").glob("*.npz")
+    assert [str(np.load(path)["pixels"]) for path in (measured[0], third)] == ["points", "means"]
 
 
 def test_several_samples_leave_their_mean_their_deviation_and_a_coverage(images, prior, tmp_path):

@@ -53,11 +53,22 @@ def test_counts_of_no_photon_are_one_and_saturated_or_unlit_bins_do_not_count():
 
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.03])
 @pytest.mark.parametrize("at", [(14.0, 6.0), (0.0, 0.0)], ids=["off centre", "centred"])
-def test_bad_bins_are_found_and_no_others(noise, at):
-    y = sinogram(noise, at)
+@pytest.mark.parametrize("views", [VIEWS, 15, 8])
+def test_bad_bins_are_found_and_no_others(noise, at, views):
+    y = sinogram(noise, at, views=views)
     assert not bad_bins(y).any()
     y[:, 50], y[:, 71] = 0.0, 6.0
     assert np.flatnonzero(bad_bins(y)).tolist() == [50, 71]
+
+
+def test_bad_bins_count_and_are_told_where_views_are_too_few_to_be_sure():
+    for views, counts in ((8, False), (7, True)):
+        y = sinogram(0.01, views=views)
+        assert not corrected(plain(y)).notes
+        y[:, 50] = 0.0
+        found = corrected(plain(y))
+        assert (found.weights[:, 50] > 0).all() == counts and (np.delete(found.weights, 50, 1) == 1).all()
+        assert ("look dead or hot and count, as 7 views do not tell" in found.notes[0]) == counts and ": 50" in found.notes[0]
 
 
 def test_filling_is_exact_on_lines():

@@ -19,6 +19,35 @@ from padis_lightning.metrics import coverage, interval, psnr, ssim
 from padis_lightning.types import Normalisation
 from tests.making import write
 
+IMAGES = {"images": np.zeros((2, 8, 8), np.float32)}
+SINOGRAMS = {"y": np.ones((2, 3, 8)), "angles": np.arange(3.0), "size": 8, "pixel_spacing": 1.0, "bin_spacing": 1.0}
+KSPACE = {"kspace": np.ones((2, 2, 8, 8), np.complex64)}
+
+
+@pytest.mark.parametrize(
+    ("said", "arrays", "wanted"),
+    [
+        ({"rows": 0}, IMAGES, "sinograms"),
+        ({"rows": 0}, KSPACE, "sinograms"),
+        ({"views": 2}, IMAGES, "sinograms"),
+        ({"pixel_spacing": 0.5}, IMAGES, "sinograms"),
+        ({"remove_stripes": True}, IMAGES, "sinograms"),
+        ({"axis": 3.0}, IMAGES, "projections"),
+        ({"coils": 1}, IMAGES, "k-space"),
+        ({"coils": 1}, SINOGRAMS, "k-space"),
+        ({"rows": 0, "views": 2, "axis": 3.0, "remove_stripes": True}, SINOGRAMS, None),
+        ({"coils": 1}, KSPACE, None),
+        ({}, IMAGES, None),
+    ],
+)
+def test_what_is_said_of_a_scan_is_refused_of_data_that_is_none(tmp_path, said, arrays, wanted):
+    data = ImageData(str(write(tmp_path / "a.npz", **arrays)), range=(0, 1), **said)
+    if wanted is None:
+        return data.setup("predict")
+    ((name, value),) = said.items()
+    with pytest.raises(InputError, match=f"{name} is {value}, which .* of a.npz do not take; wanted {wanted}$"):
+        data.setup("predict")
+
 
 def test_values_come_back_in_the_units_they_had(images):
     stored = np.load(images)["images"]

@@ -12,16 +12,23 @@ import torch
 import yaml
 
 from padis_lightning.cli import main
+from padis_lightning.commands.convert import run as convert
 from padis_lightning.ct import Geometry
+from padis_lightning.data.sources.axes import describe_scan
 from padis_lightning.data.sources.measurements import is_measured
 from padis_lightning.data.sources.open import open_source, read_geometry
 from padis_lightning.errors import InputError
 from padis_lightning.messages.configs import CONFIGS
+from padis_lightning.messages.scans import scan_settings
 from padis_lightning.operators.ct import ParallelBeam, Scan
 from tests.making import prepared, write
 
 ANGLES = np.array([0.1, 0.2, 0.3])
 SCAN = {"angles": ANGLES, "size": 16, "pixel_spacing": 0.5, "bin_spacing": 0.25}
+CONE = {
+    "angles": ANGLES, "size": [2, 4, 4], "pixel_spacing": 1.0, "slice_spacing": 1.0, "row_spacing": 1.5, "bin_spacing": 1.5,
+    "source_distance": 30.0, "detector_distance": 9.0,
+}  # fmt: skip
 EXPECTED = Geometry((16, 16), (0.1, 0.2, 0.3), 40, 0.5, 0.25)
 
 
@@ -42,6 +49,28 @@ def test_hdf5_is_read_as_npz_is(tmp_path, attributes):
     path = write(tmp_path / "beside.h5", y=y, **more)
     replace(EXPECTED, **fan).save(tmp_path / "beside.json")
     assert read_geometry(path) == replace(EXPECTED, **fan)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_a_file_says_what_its_pixels_stand_for_and_a_flag_that_names_it_wins(tmp_path, suffix):
+    y, volume = np.ones((1, 3, 40)), {"y": np.ones((3, 2, 5)), **CONE, "range": [0, 1.0]}
+    for said in ({}, {"pixels": "points"}, {"pixels": "means"}):
+        known = said.get("pixels")
+        for arrays in ({"y": y, **SCAN}, volume):
+            found = describe_scan(write(tmp_path / f"a{suffix}", **arrays, **said))
+            assert found.pixels == known
+            for given, expected in (({}, known), ({"pixels": None}, known), ({"pixels": "means"}, "means")):
+                assert scan_settings(found.geometry, given, False, found.pixels)["init_args"].get("pixels") == expected
+        convert([str(write(tmp_path / f"b{suffix}", y=y, **SCAN, **said)), "--output", str(tmp_path / "c.h5"), "--overwrite"])
+        assert describe_scan(tmp_path / "c.h5").pixels == known
+    for arrays in ({"y": y, **SCAN}, volume):
+        with pytest.raises(InputError, match=f"d{suffix} has pixels 'squares'; wanted points or means"):
+            describe_scan(write(tmp_path / f"d{suffix}", **arrays, pixels="squares"))
+    for name, said in (("a", {"pixels": "points"}), ("b", {})):
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        write(tmp_path / "scans" / f"{name}{suffix}", **volume, **said)
+    with pytest.raises(InputError, match="has another pixels than a"):
+        open_source(tmp_path / "scans")
 
 
 def test_images_and_their_measurement_in_one_hdf5_file(tmp_path):

@@ -24,6 +24,7 @@ from padis_lightning.mri.nufft import compensation
 from padis_lightning.mri.trajectories import radial, spiral
 from padis_lightning.operators.mri import CartesianMRI
 from padis_lightning.operators.non_cartesian import MeasuredNonCartesianMRI, NonCartesianMRI, RadialMRI, SpiralMRI
+from padis_lightning.operators.rows import Rows
 from padis_lightning.problem import Problem
 from padis_lightning.types import Batch
 
@@ -51,6 +52,23 @@ def blob(side):
     y, x = np.indices((side, side)) - side // 2
     image = np.exp(-((y - 2) ** 2 + 2 * x**2) / (2 * (side / 10) ** 2) + 0.1j * x)
     return to_channels(torch.from_numpy(image)[None, None])
+
+
+@pytest.mark.parametrize("density", [None, "compensation"])
+def test_rows_of_whole_coils_are_an_operator_of_these_coils(density, rng):
+    """It equals the rows of the whole one and its adjoint, and A'A, a convolution, is what it is of the rows."""
+    whole = NonCartesianMRI(radial(8, 5), maps=maps_of(4, (7, 8)), density=density)
+    kept = [0, 1, 4, 5, 6, 7]
+    rows, part = Rows(whole.measurement_shape, kept) @ whole, whole.of_rows(kept)
+    x, y = draw(rng, *part.image_shape), draw(rng, *part.measurement_shape)
+    torch.testing.assert_close(part(x), rows(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(part.adjoint(y), rows.adjoint(y), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(part.normal(x), rows.normal(x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close((part(x) * y).sum(), (x * part.adjoint(y)).sum())
+    assert part.norm_squared == pytest.approx(rows.norm_squared, rel=1e-4) and part.norm_squared < whole.norm_squared
+    for odd in ([0, 1, 2], [1, 2], [1, 0]):
+        mixed = whole.of_rows(odd)
+        assert not isinstance(mixed, NonCartesianMRI) and torch.equal(mixed(x), whole(x)[:, odd])
 
 
 @pytest.mark.parametrize("sides", SIDES)

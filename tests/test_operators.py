@@ -20,7 +20,8 @@ from padis_lightning.operators import Stack
 from padis_lightning.operators.blur import Blur, GaussianBlur, MotionBlur, UniformBlur
 from padis_lightning.operators.cone import ConeBeam, ConeScan
 from padis_lightning.operators.crop import Crop
-from padis_lightning.operators.ct import FanBeam, FinerScan, ParallelBeam, Scan
+from padis_lightning.operators.ct import FanBeam, ParallelBeam, Scan
+from padis_lightning.operators.finer_scan import FinerScan
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.inpainting import BoxInpainting, Inpainting, IrregularInpainting, RandomInpainting
 from padis_lightning.operators.mri import CartesianMRI, MeasuredMRI, SimulatedMRI

@@ -328,10 +328,10 @@ def test_the_plan_lists_every_row_and_runs_none(tmp_path, capsys):
     assert hours == pytest.approx(sum(float(line.split()[-2]) for line in lines[:-1]) / 60, abs=0.1)
 
 
-def test_a_folder_of_another_scale_is_refused(tmp_path, capsys):
+def test_a_folder_of_another_scale_is_refused(tmp_path):
     (tmp_path / "setup.json").write_text(json.dumps({"scale": "gpu", "data": None}))
-    assert main(["--scale", "cpu", "--plan", "--output", str(tmp_path)]) == 2
-    assert "was begun with scale gpu; wanted cpu" in capsys.readouterr().err
+    with pytest.raises(InputError, match="was begun with scale gpu; wanted cpu"):
+        main(["--scale", "cpu", "--plan", "--output", str(tmp_path)])
 
 
 def test_the_page_is_made_again_from_folders_alone(tmp_path):

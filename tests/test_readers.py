@@ -286,12 +286,30 @@ def test_parts_that_a_file_names_are_those_of_fit_and_predict(tmp_path):
     assert [len(part) for part in fewer] == [1, 2, 3] and fewer[0] < fewer[1] < fewer[2] < {*"abcd"}
     with pytest.raises(InputError, match="training_groups is 5; wanted at most 4, which the part 'train' has"):
         groups("fit", "fit", training_groups=5)
-    whole = prepared(tmp_path / "q.h5", np.zeros((8, 4, 4), np.uint16), ["train"] * 8, GROUPS)
-    with pytest.raises(InputError, match="q.h5 has nothing in the part 'validation'; wanted one of train"):
-        ImageData(str(whole)).setup("fit")
+    tests = prepared(tmp_path / "q.h5", np.zeros((8, 4, 4), np.uint16), ["test"] * 8, GROUPS)
+    with pytest.raises(InputError, match="q.h5 has nothing in the part 'train'; wanted one of test"):
+        ImageData(str(tests)).setup("fit")
     np.savez(tmp_path / "a.npz", images=np.zeros((3, 4, 4)))
     with pytest.raises(InputError, match="subset is 'test' and .*a.npz names no parts; wanted all, train or validation"):
         ImageData(str(tmp_path / "a.npz"), subset="test").setup("predict")
+
+
+def test_patients_to_validate_on_are_kept_of_those_to_train_on_where_a_file_names_none(tmp_path, caplog):
+    """As of a file without parts, whose groups are the same; those to test on stay out of both."""
+    parts = ["test" if group == "f" else "train" for group in GROUPS]
+    prepared(tmp_path / "q.h5", np.zeros((8, 4, 4), np.uint16), parts, GROUPS)
+    kept = [k for k, part in enumerate(parts) if part == "train"]
+    np.savez(tmp_path / "a.npz", images=np.zeros((len(kept), 4, 4)), patient=[GROUPS[k] for k in kept], range=[0, 1])
+    found = []
+    for path in (tmp_path / "q.h5", tmp_path / "a.npz"):
+        data = ImageData(str(path), validation=0.4)
+        data.setup("fit")
+        found.append([{item.group for item in data._parts[part]} for part in ("fit", "validation")])
+    assert found[0] == found[1] and [len(groups) for groups in found[0]] == [3, 2] and not found[0][0] & found[0][1]
+    assert "q.h5 has no part 'validation'; a share of the groups of 'train' is kept for it" in caplog.text
+    prepared(tmp_path / "r.h5", np.zeros((2, 4, 4), np.uint16), ["train"] * 2, ["a", "a"])
+    with pytest.raises(InputError, match="r.h5 has 1 group; wanted at least 2, one to train and one to validate on"):
+        ImageData(str(tmp_path / "r.h5")).setup("fit")
 
 
 @pytest.mark.parametrize("colours", [False, True])

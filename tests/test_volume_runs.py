@@ -290,8 +290,7 @@ def test_predict_writes_volumes_with_scores_of_all_planes(tmp_path, capsys):
     again = tmp_path / "again"
     measured = out / "measurements" / f"{rows[0]['name']}.npz"
     words = ("--model.steps", 2, "--operator.depth", 6, "--data.volumes", "true", "--output", again, "--data.path", measured)
-    words += ("--data.depth", 6, "--data.size", "null", "--model.noise_std", 0)  # it was simulated without noise ...
-    words += ("--operator.operator.pixels", "points")  # ... and of pixels, which are all there is
+    words += ("--data.depth", 6, "--data.size", "null", "--model.noise_std", 0)  # it was simulated without noise
     run("predict", "--config", "ct3d.yaml", *words, *main_words)
     first, second = (np.load(next(iter(sorted((d / "arrays").glob("*.npy"))))) for d in (out, again))
     scan = PhantomSource(1, 32, 2, depth=6).normalisation

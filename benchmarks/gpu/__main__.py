@@ -24,6 +24,7 @@ import torch
 from benchmarks.gpu import contract, scans, scores, training
 from benchmarks.gpu.runner import Context, Part, run
 from benchmarks.plots import NO_GPU
+from padis_lightning.commands import explaining
 
 PARTS = (
     Part("a", "the numerical contract: this device against the processor", 5, contract.measurements),
@@ -72,4 +73,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with explaining():
+        sys.exit(main())

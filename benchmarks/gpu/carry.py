@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from padis_lightning.commands import explaining
 from padis_lightning.data.batches import spread_over_groups
 from padis_lightning.errors import require_above
 from padis_lightning.files import whole
@@ -62,4 +63,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

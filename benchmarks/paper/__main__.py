@@ -19,10 +19,10 @@ from benchmarks.paper.page import SECTIONS, write_page
 from benchmarks.paper.plan import seconds
 from benchmarks.paper.scales import SCALES, variables
 from benchmarks.paper.studies import Part, parts
+from padis_lightning.commands import explaining
 from padis_lightning.commands.sweep import run_sweep, write_table
 from padis_lightning.errors import InputError
 from padis_lightning.files import write_text
-from padis_lightning.signals import Stopped
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -91,16 +91,8 @@ def _run_once(path: Path, study: Callable[[], Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for; return 1 if a row failed, 2 if the arguments cannot be used, and as a command does when stopped."""
+    """Run what is asked for; return 1 if a row failed."""
     options = _arguments(arguments)
-    try:
-        return _main(options)
-    except (InputError, Stopped) as error:
-        print(f"benchmarks.paper: error: {error}", file=sys.stderr)
-        return error.code if isinstance(error, Stopped) else 2
-
-
-def _main(options: argparse.Namespace) -> int:
     setup, found = _setup(options), parts(options.studies)
     values, output, failed = setup["values"], options.output, []
     if options.plan:
@@ -133,4 +125,5 @@ def _main(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with explaining():
+        sys.exit(main())

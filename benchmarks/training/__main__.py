@@ -21,6 +21,7 @@ from benchmarks.plots import NO_GPU, plot, show
 from benchmarks.training.costs import patch_training
 from benchmarks.training.speed import step_times, workloads
 from benchmarks.training.steps import PAPER, Setup
+from padis_lightning.commands import explaining
 from padis_lightning.files import write_text
 from padis_lightning.machine import fast_precision
 
@@ -58,4 +59,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with explaining():
+        main()

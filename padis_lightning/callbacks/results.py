@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,7 @@ class Results(Callback):
     ) -> None:
         """Solve with the baselines, score, and write each image that is not done."""
         assert isinstance(pl_module, Solver)
+        writer = replace(self._writer, operator=pl_module.for_batch(batch).operator)  # before baselines fit the problem
         measured = batch._replace(measurement=outputs.measurement)
         others = {}
         for name, solver in self._solvers.items():
@@ -228,7 +230,7 @@ class Results(Callback):
             if self._calibration is not None:
                 result = self._calibration.applied(result, self._writer.large)
                 row[CALIBRATED] = result.held
-            self._records.keep(row, self._writer.write(index, row["name"], result))
+            self._records.keep(row, writer.write(index, row["name"], result))
         for solver in (pl_module, *self._solvers.values()):
             solver.loop.end()
         self._signals.obey()

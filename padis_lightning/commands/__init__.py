@@ -7,7 +7,8 @@ import os
 import select
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from padis_lightning.errors import InputError
 from padis_lightning.messages.allowed import FLAG
@@ -48,14 +49,26 @@ def main(args: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if args is None else args)
     nested, _running = _running, True
     try:
-        if nested and any(word.partition("=")[0] == FLAG for word in words):
-            raise InputError(f"{FLAG} comes from within a run; wanted it on the command line")
-        with stopping():
+        with explaining():
+            if nested and any(word.partition("=")[0] == FLAG for word in words):
+                raise InputError(f"{FLAG} comes from within a run; wanted it on the command line")
             _run(words)
-    except BaseException as error:
-        _end(error)
     finally:
         _running = nested
+
+
+@contextmanager
+def explaining() -> Iterator[None]:
+    """End the process as a command ends where the block cannot go on.
+
+    Raises:
+        SystemExit: as :func:`main` does.
+    """
+    try:
+        with stopping():
+            yield
+    except BaseException as error:
+        _end(error)
     if not _is_read():
         raise SystemExit(UNUSED_PIPE)
 

@@ -49,8 +49,10 @@ reconstructs images from few or noisy measurements with it.
 
 ## Use
 
+In a checkout of padis_lightning:
+
 ```
-pip install 'padis_lightning[hub]'
+pip install -e '.[hub]'
 python -m padis_lightning predict --config CONFIG --prior.checkpoint {address}
 ```
 

@@ -17,7 +17,7 @@ Array = NDArray[np.floating]
 ONE_COUNT = 50.0  # flats above this, and whole numbers, are taken as counts of photons, of which the least is one
 LEAST = 1e-4  # least transmission where counts are not those of photons
 OUTLIER = 10.0  # robust deviations from its neighbours at which a bin is bad
-FEWEST_VIEWS = 16  # from which on bad bins can be told from what the object does
+FEWEST_VIEWS, DOUBTFUL_VIEWS = 8, 4  # from which on bad bins can be told from what the object does, and are worth a line
 GROSS = 0.05  # ... and share of a large line integral
 AIR = 0.02  # share of the bins at either end that see air where the whole object is seen
 FRINGE = 0.5  # of which phase contrast may make a line integral too small
@@ -68,9 +68,10 @@ def bad_bins(y: Array) -> NDArray[np.bool_]:
     """Find bins of ``(views, bins)`` that are dead or hot: ``(bins,)``.
 
     A bin is bad that departs from its neighbours to one side in most views, by far more than other bins do, or that is the same
-    in all views while both neighbours are not. Of few views nothing can be told.
+    in all views while both neighbours are not. Of fewer than :data:`FEWEST_VIEWS` views the object may do so, too, of fewer than
+    :data:`DOUBTFUL_VIEWS` nothing can be told.
     """
-    if len(y) < FEWEST_VIEWS:
+    if len(y) < DOUBTFUL_VIEWS:
         return np.zeros(y.shape[1], bool)
     departure = y - median_filter(y, (1, 5), mode="nearest")
     away = np.median(departure, 0)
@@ -185,8 +186,11 @@ def corrected(integrals: LineIntegrals, stripes: bool = False) -> LineIntegrals:
     valid = weights > 0
     y = fill(y, valid)
     bad = bad_bins(y) & valid.any(0)
-    if bad.any():
-        places = np.flatnonzero(bad)
+    places = np.flatnonzero(bad)
+    if bad.any() and len(y) < FEWEST_VIEWS:
+        doubt = f"bins look dead or hot and count, as {len(y)} views do not tell (from {FEWEST_VIEWS} on they do)"
+        notes.append(f"{len(places)} of {y.shape[1]} {doubt}: {_few(places)}")
+    elif bad.any():
         notes.append(f"{len(places)} of {y.shape[1]} bins are dead or hot and do not count: {_few(places)}")
         weights[:, bad] = 0
         y = fill(y, weights > 0)

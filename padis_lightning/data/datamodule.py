@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, Trainer
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 TRAIN, VALIDATE, PREDICT, PURPOSES = 0, 1, 2, 3  # generated images of any two seeds and purposes differ
 VALIDATION_CROPS = 16  # of each picture
+TAKEN_BY = {"coils": "k-space", "axis": "projections"}  # others: sinograms
 GENERATORS = {"phantoms": PhantomSource, "objects": ObjectSource, "leaves": LeavesSource, "brains": BrainSource}
 
 
@@ -49,7 +51,7 @@ class ImageData(SharedItems, LightningDataModule):
         subset: for prediction: all, what ``fit`` trains or validates on, or the ``test`` part of a file that names its parts.
         range: stored values that become 0 and 1; auto finds the second from measured slices (default: the file's, else auto).
         generated: images to train on, where there is no path.
-        validation: share of groups (patients) kept from training, where the file does not name its parts.
+        validation: share of groups (patients) kept from training, where the file does not name those to validate on.
         crops: train on so many random squares of ``size`` of each picture, of whatever sizes, or of generated images of twice the
             sides (default: on whole pictures).
         leaves: share of the squares of pictures that are of built-in dead leaves instead, where pictures are few (default: none).
@@ -134,6 +136,11 @@ class ImageData(SharedItems, LightningDataModule):
         self.crops, self.leaves = crops, leaves
         self.seed, self.num_workers, self.volumes, self.depth = seed, num_workers, volumes, depth
         self.scan = Named(rows, size, pixel_spacing, remove_stripes, views, coils)
+        said = {"rows": rows, "pixel_spacing": pixel_spacing, "views": views, "coils": coils, "axis": axis}
+        said |= {"remove_stripes": remove_stripes or None}
+        self._said = {name: value for name, value in said.items() if value is not None}
+        if path is None:
+            self._require_taken((), "built-in data")
         if path is None and (measured or reference or crop or channels or random_phase):
             raise InputError(
                 "measured, reference, channels, crop or random_phase is given and path null; wanted a file or a folder"
@@ -187,9 +194,16 @@ class ImageData(SharedItems, LightningDataModule):
             volumes=self.volumes,
             **options,
         )
+        self._require_taken(source.takes, source.description)
         if self.reference is not None:
             source = compared(source, self.reference, options)
         return VolumeSource(source, self.depth) if self.volumes and not source.volumetric else source
+
+    def _require_taken(self, takes: Sequence[str], data: str) -> None:
+        """Refuse what the user says of a scan where the data does not take it."""
+        for name, value in self._said.items():
+            if name not in takes:
+                raise InputError(f"{name} is {value}, which {data} do not take; wanted {TAKEN_BY.get(name, 'sinograms')}")
 
     def _phased(self, source: Source) -> Source:
         return PhaseSource(source, self.seed) if self.random_phase else source

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch.utils.data import Subset
 
 from padis_lightning.data.batches import shuffled
+from padis_lightning.data.notes import note
 from padis_lightning.data.sources.base import Source
 from padis_lightning.errors import InputError
 
@@ -15,7 +16,7 @@ class Division:
     Args:
         source: the items.
         path: where they are from, as messages name it.
-        validation: share of the groups that is kept from training, where the file names no parts.
+        validation: share of the groups that is kept from training, where the file names none to validate on.
         training_groups: train on so many of the other groups (None: all), fewer a part of more.
         seed: of the order of the groups.
     """
@@ -33,9 +34,12 @@ class Division:
         groups, parts = self.source.groups, self.source.parts
         if parts is None and name == "test":
             raise InputError(f"subset is 'test' and {self.path} names no parts; wanted all, train or validation")
-        if parts is None:
-            used = self._groups()[name == "validation"]
-            return Subset(self.source, [i for i, group in enumerate(groups) if group in used])
+        if parts is None or (name != "test" and "train" in parts and "validation" not in parts):
+            items = [i for i in range(len(groups)) if parts is None or parts[i] == "train"]
+            used = self._groups({groups[i] for i in items})[name == "validation"]
+            if parts is not None:
+                note(f"{self.path} has no part 'validation'; a share of the groups of 'train' is kept for it (data.validation)")
+            return Subset(self.source, [i for i in items if groups[i] in used])
         items = [i for i, part in enumerate(parts) if part == name]
         if not items:
             raise InputError(f"{self.path} has nothing in the part {name!r}; wanted one of {', '.join(sorted(set(parts)))}")
@@ -44,9 +48,9 @@ class Division:
             items = [i for i in items if groups[i] in used]
         return Subset(self.source, items)
 
-    def _groups(self) -> tuple[set[str], set[str]]:
-        """Return the groups to train and to validate on, where the file names no parts."""
-        names = shuffled(sorted(set(self.source.groups)), self.seed)
+    def _groups(self, groups: set[str]) -> tuple[set[str], set[str]]:
+        """Divide groups into those to train and to validate on, where the file does not."""
+        names = shuffled(sorted(groups), self.seed)
         if len(names) < 2:
             raise InputError(f"{self.path} has {len(names)} group; wanted at least 2, one to train and one to validate on")
         kept = min(max(1, round(len(names) * self.validation)), len(names) - 1)

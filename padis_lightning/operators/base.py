@@ -34,6 +34,7 @@ class LinearOperator(nn.Module, ABC):
         orthonormal: whether A A' = I, as for a crop.
         signed: whether images have values from -1 to 1, as real and imaginary parts do, rather than from 0 to 1.
         noise_orders: orders of the differences along the last axes of a measurement that leave its noise; see :meth:`noisy`.
+        rows_together: rows of a measurement, by its last axis but one, that belong together: so many that follow each other.
         geometry: the scan's, of operators that have one.
     """
 
@@ -44,6 +45,7 @@ class LinearOperator(nn.Module, ABC):
     orthonormal: bool = False
     signed: bool = False
     noise_orders: tuple[int, ...] = (2, 2)
+    rows_together: int = 1
     geometry: Geometry | ConeGeometry | None = None
 
     def for_image_shape(self, shape: Sequence[int]) -> LinearOperator:

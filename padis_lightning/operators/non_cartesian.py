@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -16,6 +18,7 @@ from padis_lightning.mri import fourier, to_channels, to_complex
 from padis_lightning.mri.coils import espirit, ring_of_coils
 from padis_lightning.mri.nufft import adjoint, compensation, convolved, gridded_middle, library, normal_spectrum, transform
 from padis_lightning.mri.trajectories import radial, spiral
+from padis_lightning.operators.base import LinearOperator
 from padis_lightning.operators.ct import sides_of
 from padis_lightning.operators.files import Numbers, read_numbers
 from padis_lightning.operators.mri import CoilOperator, read_maps
@@ -44,6 +47,7 @@ class NonCartesianMRI(CoilOperator):
         InputError: finufft is not installed, files cannot be read, or shapes or values do not fit.
     """
 
+    rows_together = 2  # both parts of what a coil measures
     density: Tensor
     spectrum: Tensor
 
@@ -112,6 +116,16 @@ class NonCartesianMRI(CoilOperator):
     def approximate_inverse(self, y: Tensor) -> Tensor:
         """Grid with each sample weighed by the share of k-space that it stands for; of full k-space it is the image."""
         return self._gridded(y, self.compensation.to(self.density) / self.density.sqrt())
+
+    def of_rows(self, kept: Sequence[int]) -> LinearOperator:
+        """Return the operator of these rows alone; of both parts of some coils it is one of these coils, A'A a convolution."""
+        if list(kept[1::2]) != [row + 1 for row in kept[::2]] or any(row % 2 for row in kept[::2]):
+            return super().of_rows(kept)
+        part = copy.copy(self)
+        part._buffers = {**self._buffers, "maps": self.maps[[row // 2 for row in kept[::2]]]}
+        part.__dict__.pop("norm_squared", None)
+        part.coils, part.measurement_shape = len(kept) // 2, (len(kept), len(self.points))
+        return part
 
     def noisy(self, weights: Tensor) -> Tensor:
         """Return the weights outside of a circle: far from the middle of k-space there is hardly anything but noise."""

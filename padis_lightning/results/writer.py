@@ -15,6 +15,7 @@ from padis_lightning.data.sources.base import Source
 from padis_lightning.files import whole
 from padis_lightning.mri import to_complex
 from padis_lightning.operators import LinearOperator
+from padis_lightning.operators.ct import Scan
 from padis_lightning.operators.inpainting import Inpainting
 from padis_lightning.operators.mri import CoilOperator
 from padis_lightning.operators.non_cartesian import NonCartesianMRI
@@ -51,7 +52,9 @@ def save_array(path: Path, values: np.ndarray) -> Path:
 def save_measurement(path: Path, operator: LinearOperator, measurement: Tensor) -> Path:
     """Write what was measured whole, with its scan, as a file that ``predict`` reads; return its path."""
     scan = {} if operator.geometry is None else {k: v for k, v in operator.geometry.describe().items() if v is not None}
-    kspace = isinstance(operator, CoilOperator)
+    scanned, kspace = operator.operator if isinstance(operator, Slices) else operator, isinstance(operator, CoilOperator)
+    if isinstance(scanned, Scan):  # so that it is solved alike when it is read
+        scan["pixels"] = scanned.pixels or "points"
     if isinstance(operator, NonCartesianMRI):
         measurement = measurement / operator.density.sqrt().to(measurement)
         scan = {"trajectory": operator.points, "size": np.array(operator.sides)}

@@ -40,9 +40,9 @@ class Adaptation:
 
     with EDM's weight w and no gradient through t: the denoised image shall be one that the measurement does not move, near the
     estimate :math:`\hat x`. One step of four has the estimate at half its size for both :math:`\hat x` and t. Some rows H of the
-    measurement (of scans: views) are held out from both the estimate and the proximal step. After each round the copy solves for
-    the other rows, too, and :math:`\hat x` becomes the mixture of both estimates. In the end both solve for the whole
-    measurement, and the same mixture of that is the result:
+    measurement (of scans: views, of samples off the grid: coils) are held out from both the estimate and the proximal step. After
+    each round the copy solves for the other rows, too, and :math:`\hat x` becomes the mixture of both estimates. In the end both
+    solve for the whole measurement, and the same mixture of that is the result:
 
     .. math:: (1 - a) \, x_0 + a \, x_1, \quad a = 0.8 \, \mathrm{clip}_{[0, 1]} \frac{\langle A_H (x_1 - x_0), \; y_H - A_H x_0
         \rangle}{\|A_H (x_1 - x_0)\|^2}
@@ -76,10 +76,11 @@ class Adaptation:
 
     def reconstruct(self, solver: Solver, batch: Batch) -> Reconstruction:
         """Solve for each image of a batch by a prior of its own."""
-        if batch.measurement is None:
-            batch = batch._replace(measurement=solver.for_batch(batch).measured(batch))
+        solver = solver.for_batch(batch)
+        batch = batch._replace(measurement=solver.measured(batch))
         solver.loop.begin(batch.index.tolist())  # what a batch keeps has a name; nothing is kept of these solves
-        found = [self._one(solver, _of_batch(batch, k)) for k in range(len(batch.index))]
+        alone = (solver.replaced(solver.problem.of_image(k), solver.prior) for k in range(len(batch.index)))
+        found = [self._one(one, _of_batch(batch, k)) for k, one in enumerate(alone)]
         return Reconstruction(
             estimate=torch.cat([one.estimate for one in found]),
             measurement=_joined([one.measurement for one in found]),
@@ -92,13 +93,16 @@ class Adaptation:
 
     def _one(self, solver: Solver, batch: Batch) -> Reconstruction:
         """Solve for one image: refine without what is held out, and mix what the prior and its copy find for all."""
-        start, solver = time.perf_counter(), solver.for_batch(batch)
+        start = time.perf_counter()
         y, prior = solver.measured(batch), adaptable(solver)
-        rows = range(y.shape[-2])
-        if len(rows) < self.least:
-            note(f"the measurement has {len(rows)} rows; wanted {self.least} to adapt the prior, which stays as it is")
+        rows, together = range(y.shape[-2]), solver.operator.rows_together
+        least = max(self.least, 2 * together)
+        if len(rows) < least:
+            note(f"the measurement has {len(rows)} rows; wanted {least} to adapt the prior, which stays as it is")
             return self._solve(solver, solver.problem, prior, batch, solver.samples, observed=True)
-        held = [k for k in rows if k % self.held_out == self.held_out // 2] or [len(rows) // 2]
+        count = len(rows) // together
+        groups = [k for k in range(count) if k % self.held_out == self.held_out // 2] or [count // 2]
+        held = [k for k in rows if k // together in groups]
         kept = [k for k in rows if k not in held]
         part, problem = batch._replace(measurement=y[..., kept, :], weights=None), solver.problem.of_rows(kept)
         counted = torch.ones_like(y) if batch.weights is None else (batch.weights > 0).expand_as(y).to(y)

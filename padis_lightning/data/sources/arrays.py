@@ -116,6 +116,7 @@ def read_arrays(
             raise InputError(f"{path} has {key} of shape {arrays[key].shape}; wanted {count} entries, one an image")
     groups = [str(p) for p in arrays["patient"]] if "patient" in arrays else [str(i) for i in range(count)]
     source = ArraySource(images, measurements, shape, normalisation, groups, f"{count} items of {path.name}")
+    source.takes = ("rows", "pixel_spacing", "remove_stripes", "views", "axis") if geometry else ()
     source.weights = None if integrals is None else torch.from_numpy(integrals.weights)[:, None]
     if "patient" in arrays and "z" in arrays and arrays["z"].shape == (count,):
         source.heights = numbers(arrays, "z", (None,), path)

@@ -14,7 +14,8 @@ from padis_lightning.ct.geometry import G
 from padis_lightning.data.conventions import Named
 from padis_lightning.data.notes import note
 from padis_lightning.data.ranges import calibrate
-from padis_lightning.data.sources.measurements import corrected_integrals, geometry_of, load_measured
+from padis_lightning.data.sources.cone_scans import cone_files, cone_pixels
+from padis_lightning.data.sources.measurements import corrected_integrals, geometry_of, load_measured, pixels_of
 from padis_lightning.data.sources.open import is_flat_scan, read_geometry
 from padis_lightning.errors import InputError
 
@@ -30,11 +31,13 @@ class DescribedScan(NamedTuple):
         geometry: of the scan, or None where the data is none.
         axis: words that say where its axis is and how that is known.
         range: what the values are calibrated to, where neither user nor file names it.
+        pixels: what they stand for, where the file says so.
     """
 
     geometry: Geometry | ConeGeometry | None
     axis: str = ""
     range: tuple[float, float] | None = None
+    pixels: str | None = None
 
 
 def describe_scan(
@@ -58,11 +61,14 @@ def describe_scan(
     path = Path(path)
     if not is_flat_scan(path):
         geometry = read_geometry(path, named)
-        if geometry is None or axis is None:
-            return DescribedScan(geometry)
+        if geometry is None:
+            return DescribedScan(None)
+        pixels = cone_pixels(cone_files(path)[0])
+        if axis is None:
+            return DescribedScan(geometry, pixels=pixels)
         if axis == "auto":
             raise InputError("axis is 'auto' for a cone beam; wanted the bin of its rotation axis, counted from 0, or middle")
-        return DescribedScan(*_named(geometry, axis))
+        return DescribedScan(*_named(geometry, axis), pixels=pixels)
     arrays = load_measured(path, ("range", "hu_window"), named)
     geometry = geometry_of(arrays, path)
     if geometry is None:
@@ -78,7 +84,7 @@ def describe_scan(
         note(f"{path}: its views fit each other far better the other way round; wanted its angles negated, or bins reversed")
     if calibrated is None:
         calibrated = not {"range", "hu_window"} & arrays.keys()
-    return DescribedScan(geometry, words, calibrate(path, y, geometry) if calibrated else None)
+    return DescribedScan(geometry, words, calibrate(path, y, geometry) if calibrated else None, pixels_of(arrays, path))
 
 
 def says_axis(arrays: dict[str, np.ndarray], path: Path) -> bool:

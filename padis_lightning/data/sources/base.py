@@ -96,6 +96,7 @@ class Source(Dataset, ABC):
         has_images: False for measurements alone.
         singly: whether items are solved one by one, since each of them says more of its operator.
         pictured: whether measurements are pictures; then ``image_shape`` is theirs, and the operator says that of the images.
+        takes: what a user may say of its scan: ``axis``, and fields of :class:`padis_lightning.data.conventions.Named`.
         parts: ``train``, ``validation`` or ``test`` for each item, where the data says so.
         affine: ``(4, 4)``, from (row, column, slice, 1) of every volume to LPS millimetres, where a scan says so.
         size: side that images are brought to, or None for as they are.
@@ -112,6 +113,7 @@ class Source(Dataset, ABC):
     has_images: bool = True
     singly: bool = False
     pictured: bool = False
+    takes: tuple[str, ...] = ()
     parts: list[str] | None = None
     affine: np.ndarray | None = None
     size: int | None = None

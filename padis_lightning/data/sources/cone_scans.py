@@ -16,7 +16,7 @@ from padis_lightning.data.conventions import MILLIMETRES
 from padis_lightning.data.names import natural, unique
 from padis_lightning.data.ranges import decide_measured
 from padis_lightning.data.sources.base import Item, Source
-from padis_lightning.data.sources.measurements import CONE, FIELDS, FLAT, MEASURED, line_integrals, read_scan
+from padis_lightning.data.sources.measurements import CONE, FIELDS, FLAT, MEASURED, line_integrals, pixels_of, read_scan
 from padis_lightning.errors import InputError
 
 SUFFIXES = (".npz", *HDF5)
@@ -51,6 +51,7 @@ def _open(path: Path, data_range: Sequence[float] | None) -> tuple[dict[str, Any
         "geometry": read_scan(CONE, arrays, key, shape, path),
         "range": decide_measured(path, key, arrays, named=data_range),
         "unit": unit,
+        "pixels": cone_pixels(path),
     }
     return shared, [ScannedVolume(name, str(groups[k]), path, k) for k, name in enumerate(names)]
 
@@ -69,6 +70,11 @@ def _projections(path: Path) -> tuple[str, tuple[int, ...]]:
 def cone_geometry(path: Path) -> ConeGeometry:
     """Read the scan of a file's projections, which are not read."""
     return read_scan(CONE, load_keys(path, (*CONE.keys, "axis")), *_projections(path), path)
+
+
+def cone_pixels(path: Path) -> str | None:
+    """Return what the pixels of a slice stand for, where the file says so."""
+    return pixels_of(load_keys(path, ("pixels",)), path)
 
 
 def is_cone(path: Path) -> bool:
@@ -119,6 +125,7 @@ class ConeSource(Source):
     """
 
     has_images = False
+    takes = ("axis",)
 
     def __init__(self, files: Sequence[Path], data_range: Sequence[float] | None, description: str) -> None:
         described, volumes = zip(*[_open(path, data_range) for path in files], strict=True)
@@ -128,7 +135,7 @@ class ConeSource(Source):
                     raise InputError(f"{path} has another {what} than {files[0].name}; wanted one for all, or one file")
         self.volumes = unique([one for of_file in volumes for one in of_file])
         self.groups = [one.group for one in self.volumes]
-        self.geometry, self.normalisation, unit = described[0].values()
+        self.geometry, self.normalisation, unit, _ = described[0].values()
         self.description, self.image_shape = description, (1, *self.geometry.size)
         self.affine = affine(self.geometry, MILLIMETRES[unit]) if unit else None
 

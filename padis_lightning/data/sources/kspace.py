@@ -186,6 +186,7 @@ class KSpaceSource(Source):
 
     has_images = False
     singly = True
+    takes = ("coils",)
 
     def __init__(self, found: KSpace, data_range: Sequence[float] | None = None, coils: int | None = None) -> None:
         self.found, (count, held, height, width), path = found, found.shape, found.path

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, get_args
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from padis_lightning.data.corrections import LineIntegrals, corrected, from_coun
 from padis_lightning.data.notes import note
 from padis_lightning.data.scans import read_foreign
 from padis_lightning.errors import InputError
+from padis_lightning.operators.ct import Pixels
 
 MEASURED = ("y", "counts")
 FIELDS = ("flat", "dark")
@@ -45,7 +46,7 @@ class Form(NamedTuple, Generic[G]):
 
 
 FLAT, CONE = Form(Geometry, ("views", "bins")), Form(ConeGeometry, ("views", "rows", "bins"))
-KEYS = (*MEASURED, "data", *FIELDS, *FLAT.keys, "axis", "angle_unit")  # data are LoDoPaB's projections
+KEYS = (*MEASURED, "data", *FIELDS, *FLAT.keys, "axis", "angle_unit", "pixels")  # data are LoDoPaB's projections
 ITEMS = ("images", "patient", "z", "range", "hu_window")
 ORIGIN = ("converted_from", "converted_format", "converted_sha256")  # attributes that convert leaves
 KNOWN = {*KEYS, *ITEMS, *ORIGIN, *CONE.keys, "unit", "convention", "scan", "bins"}
@@ -210,6 +211,14 @@ def _rows(arrays: dict[str, np.ndarray], key: str, named: Named, path: Path) -> 
     along = [k for k in (key, "images", "patient", "z") if k in arrays]
     along += [k for k in FIELDS if k in arrays and arrays[k].ndim == arrays[key].ndim and len(arrays[k]) == count]
     return {**arrays, **{k: arrays[k][rows] for k in along if len(arrays[k]) == count}}
+
+
+def pixels_of(arrays: dict[str, np.ndarray], path: Path) -> str | None:
+    """Return what the pixels of a scan stand for, where its file says so."""
+    found = str(arrays["pixels"]) if "pixels" in arrays else None
+    if found not in (None, *get_args(Pixels)):
+        raise InputError(f"{path} has pixels {found!r:.40}; wanted {' or '.join(get_args(Pixels))}")
+    return found
 
 
 def geometry_of(arrays: dict[str, np.ndarray], path: Path) -> Geometry | None:
