@@ -33,7 +33,7 @@ SCANS = [
     (60, 180, 0.0), (60, 180, 0.02), (180, 180, 0.0), (180, 180, 0.05), (60, 120, 0.0), (45, 90, 0.01),
 ]  # fmt: skip
 WEIGHTS = [5e-7, 2e-6, 1e-5, 4e-5, 1.6e-4, 6.4e-4]
-TRIED = {"sigma_max": [0.08, 0.15, 0.3, 0.45], "sigma_min": [0.005, 0.01, 0.02, 0.04], "penalty": [0.001, 0.003, 0.01]}
+TRIED = {"sigma_max": [0.08, 0.15, 0.3, 0.45, 0.7], "sigma_min": [0.005, 0.01, 0.02, 0.04], "penalty": [0.001, 0.003, 0.01]}
 
 
 def tuned(score: Any) -> tuple[float, dict[str, float]]:  # noqa: ANN401 - a function of settings
