@@ -165,12 +165,16 @@ class Problem(nn.Module):
             share: of a scan, how much of what is wrong is what pixels cannot show, ``(B, 1, 1, 1)``; P becomes that of
                 :class:`Whitening`.
         """
-        y = y.double()
+        operator, y, precision = self._whitened(y.double(), share)
+        return operator.prox(v, y, weight, precision, iterations=iterations, double=True)
+
+    def _whitened(self, y: Tensor, share: Tensor | None) -> tuple[LinearOperator, Tensor, Tensor | None]:
+        """Return A, y and P of the data term; whitened by a share, which leaves no P."""
         _, precision = self.data_term(y)
         if share is None:
-            return self.operator.prox(v, y, weight, precision, iterations=iterations, double=True)
+            return self.operator, y, precision
         whitening = Whitening(y.shape[1:], share, precision)
-        return (whitening @ self.operator).prox(v, whitening(y), weight, iterations=iterations, double=True)
+        return whitening @ self.operator, whitening(y), None
 
     def posterior_mean(self, v: Tensor, y: Tensor, variance: float, iterations: int) -> Tensor:
         r"""Return the mean of a Gaussian image :math:`N(v, r^2 I)` given ``y``.
@@ -197,15 +201,21 @@ class Problem(nn.Module):
         y = y + self.noise.variance(y).sqrt() * generator.correlated(0).normal(y)
         return self.posterior_mean(v, y, variance, iterations)
 
-    def normal_equations(self, y: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        r"""Return the map :math:`u \mapsto A^T P A u / \|A\|^2` and the image :math:`A^T P y / \|A\|^2`."""
-        _, precision = self.data_term(y)
+    def normal_equations(self, y: Tensor, share: Tensor | None = None) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        r"""Return the map :math:`u \mapsto A^T P A u / \|A\|^2` and the image :math:`A^T P y / \|A\|^2`.
+
+        Args:
+            y: ``(B, ...)``.
+            share: as that of :meth:`proximal_step`.
+        """
+        operator, y, precision = self._whitened(y, share)
+        square = self.operator.norm_squared
 
         def normal(u: Tensor) -> Tensor:
-            found = self.operator.normal(u) if precision is None else self.operator.adjoint(precision * self.operator(u))
-            return found / self.operator.norm_squared
+            found = operator.normal(u) if precision is None else operator.adjoint(precision * operator(u))
+            return found / square
 
-        return normal, self.operator.adjoint(y if precision is None else precision * y) / self.operator.norm_squared
+        return normal, operator.adjoint(y if precision is None else precision * y) / square
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:

@@ -273,8 +273,8 @@ SMALL = ("--data.size", 32, "--data.depth", 6)
 def test_predict_writes_volumes_with_scores_of_all_planes(tmp_path, capsys):
     out = tmp_path / "out"
     words = ("--model.steps", 2, "--data.count", 2, "--operator.depth", 6, "--operator.operator.size", 32, "--output", out)
-    main_words = ("--prior.checkpoint", str(_prior(tmp_path)), "--results.baselines", '{"fbp": "PseudoInverse"}')
-    run("predict", "--config", "ct3d.yaml", *words, *main_words, *SMALL, "--results.measurements", "true")
+    main_words = ("--model", "RED", "--prior.checkpoint", _prior(tmp_path), "--results.baselines", '{"fbp": "PseudoInverse"}')
+    run("predict", "--config", "ct3d.yaml", *main_words, *words, *SMALL, "--results.measurements", "true")
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     truth = PhantomSource(2, 32, 2, depth=6)
     for k, row in enumerate(rows):
@@ -291,7 +291,7 @@ def test_predict_writes_volumes_with_scores_of_all_planes(tmp_path, capsys):
     measured = out / "measurements" / f"{rows[0]['name']}.npz"
     words = ("--model.steps", 2, "--operator.depth", 6, "--data.volumes", "true", "--output", again, "--data.path", measured)
     words += ("--data.depth", 6, "--data.size", "null", "--model.noise_std", 0)  # it was simulated without noise
-    run("predict", "--config", "ct3d.yaml", *words, *main_words)
+    run("predict", "--config", "ct3d.yaml", *main_words, *words)  # by RED, which takes a simulated scan as a measured one
     first, second = (np.load(next(iter(sorted((d / "arrays").glob("*.npy"))))) for d in (out, again))
     scan = PhantomSource(1, 32, 2, depth=6).normalisation
     assert np.abs(scan.normalise(torch.from_numpy(first)).numpy() - second).max() < 0.02

@@ -24,6 +24,7 @@ from padis_lightning.operators.ct import FanBeam, ParallelBeam
 from padis_lightning.operators.identity import Identity
 from padis_lightning.operators.slices import Slices
 from padis_lightning.operators.super_resolution import AveragePooling
+from padis_lightning.operators.whitening import Whitening
 from padis_lightning.priors import GaussianPrior, GroupPrior, OverlapTiling, PatchPrior, RandomTiling, SlicePrior
 from padis_lightning.priors.groups import partition, spacing_channel
 from padis_lightning.priors.slice_variation import differences, differences_adjoint, slice_tv_step
@@ -452,7 +453,8 @@ def test_variation_across_slices_is_the_least_of_its_objective(weight, rng):
     operator = Dense(torch.randn(5, 8, generator=rng, dtype=torch.float64) / 2)
     y = torch.randn(1, 5, generator=rng, dtype=torch.float64)
     prior, level, penalty = GaussianPrior((1, 4, 1, 2), 0.4, 0.3), 0.2, 0.1
-    solver = PnPSlices(prior, operator, weight=weight, steps=600, sigma_max=level, sigma_min=level, penalty=penalty, iterations=6)
+    levels = {"sigma_max": level, "sigma_min": level}
+    solver = PnPSlices(prior, operator, weight=weight, slice_tv=0, steps=600, **levels, penalty=penalty, iterations=16)
     found = solver.solve(y, Generators.keyed(0, [0])).flatten()
     a, square = operator.values, operator.norm_squared
     eye = torch.eye(8, dtype=torch.float64)
@@ -465,6 +467,50 @@ def test_variation_across_slices_is_the_least_of_its_objective(weight, rng):
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
     gaps = (across @ found).abs()
     assert (gaps.max() < 1e-6) == (weight == 10.0)  # in the end all slices are one
+
+
+def measured_slices(size=6, views=4, depth=3, std=0.01):
+    """The problem of a scan that was not simulated here, and its measurement of random slices."""
+    operator = Slices(ParallelBeam(size, views=views), depth)
+    problem = Problem(operator, GaussianNoise(std, "relative"))
+    problem.is_measured = True
+    return problem, operator(torch.rand(1, *operator.image_shape, generator=seeded(0), dtype=torch.float64))
+
+
+def test_without_weight_slices_of_a_scan_are_those_of_the_solver_without_variation():
+    """In the limit, at one level: what is wrong is whitened and weighed alike."""
+    problem, y = measured_slices()
+    prior = GaussianPrior((1, 3, 6, 6), 0.4, 0.3)
+    options = {"steps": 400, "sigma_max": 0.1, "sigma_min": 0.1, "iterations": 80}
+    plain = PnPADMM(prior, problem, **options).solve(y, Generators.keyed(0, [0]))
+    found = PnPSlices(prior, problem, weight=1e-14, slice_tv=0, **options).solve(y, Generators.keyed(0, [0]))
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-6)
+
+
+def test_the_step_of_slices_is_the_least_of_its_dense_objective_whitened(rng):
+    problem, y = measured_slices(size=4)
+    solver = PnPSlices(GaussianPrior((1, 3, 4, 4)), problem, weight=0.02, slice_tv=0.3, iterations=100, relaxation=1.5)
+    v, b = (torch.randn(1, 1, n, 4, 4, generator=rng, dtype=torch.float64) for n in (3, 2))
+    d, share, before, penalty = 0.3 * b.flip(2), *(torch.full((1, 1, 1, 1, 1), value).double() for value in (0.7, 0.1, 0.05))
+    state = {"d": d, "b": b, "share": share, "weight": before}
+    found = solver.explained(v, y, 0.4, penalty, state)
+    b = 2 * b  # the weight has halved
+    operator = Whitening(y.shape[1:], share) @ problem.operator
+    eye = torch.eye(48, dtype=torch.float64).reshape(48, 1, 3, 4, 4)
+    a, across = operator(eye).flatten(1).t() / problem.operator.norm_squared**0.5, differences(eye).flatten(1).t()
+    white = Whitening(y.shape[1:], share)(y).flatten() / problem.operator.norm_squared**0.5
+    rows = torch.cat([a, 0.05**0.5 * torch.eye(48).double(), 0.05**0.5 * across])
+    wanted = torch.cat([white, 0.05**0.5 * v.flatten(), 0.05**0.5 * (d - b).flatten()])
+    expected = torch.linalg.lstsq(rows, wanted[:, None]).solution.reshape(v.shape)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+    moved = 1.5 * differences(expected) - 0.5 * d + b
+    shrunk = max(0.02 / (2 * 0.05), 0.3 * 0.4)
+    torch.testing.assert_close(state["d"], moved.sign() * (moved.abs() - shrunk).clamp_min(0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(state["d"] + state["b"], moved, rtol=0, atol=1e-6)
+    solver.weight = 1e-4
+    state = {"d": d, "b": torch.zeros_like(d), "share": share, "weight": before}
+    solver.explained(v, y, torch.tensor([0.4]), penalty, state)
+    assert float(state["b"].abs().max()) == pytest.approx(0.3 * 0.4, rel=1e-6)  # over the level, where that is more
 
 
 def test_steps_across_slices_have_their_adjoint(rng):

@@ -239,15 +239,24 @@ class PnPADMM(PlugAndPlay):
             "share": self.model_share(y, noise),
             "weight": torch.ones_like(noise),
             "least": self.least_penalty(y, v),
+            **self.first_state(v),
         }
         for sigma in self.loop(self.levels(v, self.noise_share(y, noise)), state, generator):
             weight = torch.maximum(self.penalty_at(sigma, state["noise"]), state["least"])
             v, u = state["v"], state["u"] * (state["weight"] / weight).to(state["u"])
-            x = torch.lerp(v, self.data_step(v - u, y, weight, state["share"]).to(v), self.relaxation)
+            x = torch.lerp(v, self.explained(v - u, y, sigma, weight, state).to(v), self.relaxation)
             v = self.denoise(x + u, sigma, generator)
             noise = self.noise(y, v)
             state.update(v=v, u=(u + x).sub_(v), noise=noise, share=self.model_share(y, noise, v), weight=weight)
         return state["v"]
+
+    def first_state(self, v: Tensor) -> dict[str, Tensor]:
+        """Return what a subclass adds to the state; v is the first reconstruction."""
+        return {}
+
+    def explained(self, v: Tensor, y: Tensor, sigma: float | Tensor, penalty: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Take the data step; a subclass may leave something in the state for the next one."""
+        return self.data_step(v, y, penalty, state["share"])
 
     def noise_share(self, y: Tensor, noise: Tensor) -> Tensor:
         """Return how much of what a scan gets wrong is noise rather than its model, from 0 to 1, ``(B,)``; elsewhere 0."""

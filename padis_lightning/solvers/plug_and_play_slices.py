@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from padis_lightning.errors import require_above
-from padis_lightning.linalg import conjugate_gradient
+from padis_lightning.errors import require_above, require_at_least
+from padis_lightning.linalg import conjugate_gradient, per_image
 from padis_lightning.operators import LinearOperator
 from padis_lightning.priors import Prior
 from padis_lightning.priors.slice_variation import differences, differences_adjoint
 from padis_lightning.problem import Problem
-from padis_lightning.random import Generators
-from padis_lightning.solvers.plug_and_play import PlugAndPlay
+from padis_lightning.solvers.plug_and_play import PnPADMM
 
 
-class PnPSlices(PlugAndPlay):
+class PnPSlices(PnPADMM):
     r"""Run ``PnPADMM`` with a second splitting: the prior sees slices, total variation the differences between them.
 
     .. math:: \min_x \frac{\|A x - y\|_P^2}{\|A\|^2} + w \, \|\nabla_z x\|_1 + R(x)
 
     .. math::
         x &\leftarrow \arg\min_x \frac{\|A x - y\|_P^2}{\|A\|^2} + \rho \|x - v + u\|^2 + \rho \|\nabla_z x - d + b\|^2 \\
-        v &\leftarrow D(x + u; \sigma), \quad u \leftarrow u + x - v \\
-        d &\leftarrow \mathrm{shrink}(\nabla_z x + b, \tfrac{w}{2 \rho}), \quad b \leftarrow b + \nabla_z x - d
+        h &\leftarrow \alpha x + (1 - \alpha) v, \quad v \leftarrow D(h + u; \sigma), \quad u \leftarrow u + h - v \\
+        g &\leftarrow \alpha \nabla_z x + (1 - \alpha) d, \quad d \leftarrow \mathrm{shrink}(g + b, \tfrac{w_k}{2 \rho}), \quad
+        b \leftarrow b + g - d
 
-    R being what D is the proximal step of. The first line takes ``iterations`` of conjugate gradients over the whole volume from
-    the x before, in float64. An estimate: nothing in it is drawn but partitions. Of images the slices are the rows.
+    R being what D is the proximal step of. As the weight of R does, that of total variation rises with noise:
+
+    .. math:: w_k = \max(w, 2 \rho_k \, \tau \sigma_k)
+
+    The first line takes ``iterations`` of conjugate gradients over the whole volume from v - u, in float64. An estimate: nothing
+    in it is drawn but partitions. Of images the slices are the rows.
 
     Source: Chung, Ryu, McCann, Klasky and Ye, Solving 3D inverse problems using pre-trained 2D diffusion models
     (DiffusionMBIR), CVPR 2023, equation 13, for the regularisation across slices; see :class:`PnPADMM` for the rest.
@@ -37,8 +39,10 @@ class PnPSlices(PlugAndPlay):
     Args:
         prior: denoiser, such as one of slices.
         problem: what was measured, or its operator A.
-        weight: w.
-        options: those of :class:`PlugAndPlay`.
+        weight: w, the least.
+        slice_tv: :math:`\tau`, what differences are shrunk by, over the level of the denoiser; 0 leaves the weight at its least.
+        iterations: of conjugate gradients; few of them keep streaks out.
+        options: those of :class:`PnPADMM`.
     """
 
     def __init__(
@@ -46,35 +50,33 @@ class PnPSlices(PlugAndPlay):
         prior: Prior,
         problem: Problem | LinearOperator,
         weight: float = 2e-5,
+        slice_tv: float = 0.2,
+        iterations: int = 10,
         **options: Any,  # noqa: ANN401 - checked and named by the base class
     ) -> None:
-        super().__init__(prior, problem, **options)
+        super().__init__(prior, problem, iterations=iterations, **options)
         require_above(0, weight=weight)
-        self.weight = weight
+        require_at_least(0, slice_tv=slice_tv)
+        self.weight, self.slice_tv = weight, slice_tv
 
-    def solve(self, y: Tensor, generator: Generators) -> Tensor:
-        """Iterate from the approximate inverse, ``(B, ...) -> (B, C, D, H, W)``."""
-        x = self.operator.clip(self.operator.approximate_inverse(y))
-        normal, data = self.problem.normal_equations(y.double())
+    def first_state(self, v: Tensor) -> dict[str, Tensor]:
+        """Return differences across slices and their dual, before the first step."""
+        d = differences(v)
+        return {"d": d, "b": d.new_zeros(d.shape)}
 
-        def system(x: Tensor, weight: Tensor) -> Tensor:
-            return differences_adjoint(differences(x)).add_(x).mul_(weight).add_(normal(x))
+    def explained(self, v: Tensor, y: Tensor, sigma: float | Tensor, penalty: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Take the data step with total variation across slices, ``(B, C, D, H, W) -> (B, C, D, H, W)``."""
+        normal, data = self.problem.normal_equations(y.double(), state["share"] if self.is_scan else None)
+        d, b = state["d"], state["b"] * (state["weight"] / penalty).to(v)
 
-        def target(v: Tensor, u: Tensor, d: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-            return (v - u).add_(differences_adjoint(d - b)).double().mul_(weight).add_(data)
+        def system(x: Tensor) -> Tensor:
+            return differences_adjoint(differences(x)).add_(x).mul_(penalty).add_(normal(x))
 
-        d = differences(x)
-        state = {"v": x, "x": x, "u": torch.zeros_like(x), "d": d, "b": torch.zeros_like(d)}
-        noise = self.noise(y)
-        state |= {"noise": noise, "weight": torch.ones_like(noise)}
-        for sigma in self.loop(self.levels(x), state, generator):
-            weight = self.penalty_at(sigma, state["noise"])
-            x, v, u, d, b = (state[key] for key in "xvudb")
-            u, b = (dual * (state["weight"] / weight).to(v) for dual in (u, b))
-            x = conjugate_gradient(partial(system, weight=weight), target(v, u, d, b, weight), x.double(), self.iterations)
-            x = x.to(v.dtype)
-            moved = differences(x).add_(b)
-            d = moved.sign() * (moved.abs() - (self.weight / (2 * weight)).to(v)).clamp_min(0)
-            v = self.denoise(x + u, sigma, generator)
-            state.update(v=v, x=x, u=(u + x).sub_(v), d=d, b=moved.sub_(d), noise=self.noise(y, v), weight=weight)
-        return state["x"]
+        target = differences_adjoint(d - b).add_(v).double().mul_(penalty).add_(data)
+        x = conjugate_gradient(system, target, v.double(), self.iterations).to(v)
+        moved = d.lerp(differences(x), self.relaxation).add_(b)
+        level = per_image(sigma, moved) if isinstance(sigma, Tensor) else sigma
+        shrunk = (self.weight / (2 * penalty)).clamp_min(self.slice_tv * level)
+        d = moved.sign() * (moved.abs() - shrunk.to(v)).clamp_min(0)
+        state.update(d=d, b=moved.sub_(d))
+        return x
