@@ -112,7 +112,7 @@ class PlugAndPlay(Solver):
     def levels(self, x: Tensor, noisy: float | Tensor = 0.0) -> list[float] | list[Tensor]:
         """Return the level of every step, each a number, or of each image ``(B,)`` where they follow from x, the first one.
 
-        Levels that follow are higher by the share ``noisy`` of themselves, the least first one by twice that.
+        A last level that follows is higher by the share ``noisy`` of itself, the least one by twice that.
         """
         if self.sigma_max is not None and self.sigma_min is not None:
             return geometric_sigmas(self.sigma_max, self.sigma_min, self.steps).tolist()
@@ -120,10 +120,13 @@ class PlugAndPlay(Solver):
         if self.sigma_max is None:
             gain = (error / self._inversion_error(turned(x, 0))).nan_to_num(1) ** TURNED
             high = error * gain.minimum(RISE * error).clamp_min(1)
-            high = high.clamp_min((1 + 2 * noisy) * LEAST_HIGH).clamp_max(min(HIGHEST, self.prior.highest))
+            high = high.clamp_min(LEAST_HIGH).clamp_max(min(HIGHEST, self.prior.highest))
         else:
             high = torch.full_like(error, self.sigma_max)
-        low = ((1 + noisy) * FALL * error).clamp_min(LOWEST) if self.sigma_min is None else torch.full_like(error, self.sigma_min)
+        if self.sigma_min is None:
+            low = ((1 + noisy) * FALL * error).clamp_min((1 + 2 * noisy) * LOWEST)
+        else:
+            low = torch.full_like(error, self.sigma_min)
         shares = torch.linspace(0, 1, self.steps, dtype=error.dtype, device=error.device)
         return list(high * (low.minimum(high) / high) ** shares[:, None])
 
@@ -194,10 +197,10 @@ class PnPADMM(PlugAndPlay):
 
     Of a scan that was not simulated here the weight is at least that of its model alone at a level of :math:`e_0`, and P is that
     of :class:`~padis_lightning.operators.whitening.Whitening`: what pixels cannot show is wrong at high frequencies most. The
-    last level of scans that follows is up to twice as high where more of what they get wrong is noise, and the least first one
-    up to three times as high:
+    last level of scans that follows is up to twice as high where more of what they get wrong is noise, and the least one up to
+    three times:
 
-    .. math:: \sigma_1 \ge 0.08 \, (1 + 2 q), \quad \sigma_K = \max\left(0.005, \; (1 + q) \frac{e}{20}\right), \quad
+    .. math:: \sigma_K = \max\left(0.005 \, (1 + 2 q), \; (1 + q) \frac{e}{20}\right), \quad
         q = \frac{s}{\sqrt{s^2 + m^2 \, \mathrm{mean} \, y^2}}
 
     Source: Venkatakrishnan, Bouman and Wohlberg, Plug-and-play priors for model based reconstruction, GlobalSIP 2013; Zhang et
