@@ -286,6 +286,16 @@ def test_astra_s_projection_is_what_our_operator_measures(tmp_path, kind):
 SCAN = {"size": 16, "pixel_spacing": 0.5, "bin_spacing": 0.25, "range": [0, 1]}
 
 
+def test_pixels_of_another_side_than_the_file_names_are_refused(tmp_path):
+    """Of our own files and of those in another convention."""
+    y, angles = np.ones((1, 3, 40)), np.arange(3.0)
+    for name, said in (("a", {}), ("b", {"convention": "astra"})):
+        path = write(tmp_path / f"{name}.npz", y=y, angles=angles, **SCAN, **said)
+        assert read_geometry(path, Named(pixel_spacing=0.5)) == read_geometry(path)
+        with pytest.raises(InputError, match=f"pixel_spacing is 0.25 and .*{name}.npz names 0.5; wanted that of the file"):
+            read_geometry(path, Named(pixel_spacing=0.25))
+
+
 def test_angles_have_the_unit_that_is_named_and_many_turns_are_refused(tmp_path, caplog):
     degrees = np.delete(np.arange(180.0), [17, 18, 91])
     y = np.ones((1, 177, 40))

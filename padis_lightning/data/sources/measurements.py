@@ -192,7 +192,12 @@ def load_measured(path: Path, keys: tuple[str, ...] = (), named: Named = Named()
 
 
 def _views(arrays: dict[str, np.ndarray], named: Named, path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays with so many of the views as the user names."""
+    """Return the arrays with so many of the views as the user names, whose pixels shall be those of the file."""
+    spacing = named.pixel_spacing
+    if spacing is not None and "pixel_spacing" in arrays:
+        own = float(numbers(arrays, "pixel_spacing", (), path))
+        if not np.isclose(own, spacing, rtol=1e-6, atol=0):
+            raise InputError(f"pixel_spacing is {spacing:g} and {path} names {own:g}; wanted that of the file, or none")
     count = np.size(arrays.get("angles", ()))
     if named.views is None or not count:
         return arrays
