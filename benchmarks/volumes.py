@@ -62,9 +62,8 @@ def _prior(priors: dict[str, PatchPrior], kind: str, slice_tv: float) -> Prior:
 
 
 def plain(kind: str, slice_tv: float = 0.0) -> Make:
-    """Return ``PnPADMM`` with a prior of one kind; as in ``ct3d8.yaml`` it is not over-relaxed where the prior smooths slices."""
-    options = {"steps": EVALUATIONS} | ({"relaxation": 1.0} if slice_tv else {})
-    return lambda priors, problem, given: PnPADMM(_prior(priors, kind, slice_tv), problem, **options | given)
+    """Return ``PnPADMM`` with a prior of one kind, which smooths across slices."""
+    return lambda priors, problem, given: PnPADMM(_prior(priors, kind, slice_tv), problem, **{"steps": EVALUATIONS} | given)
 
 
 def in_data(kind: str) -> Make:
