@@ -352,13 +352,13 @@ def test_the_last_level_of_a_scan_is_higher_by_the_share_that_is_noise(deviation
     solver = PnPADMM(GaussianPrior((1, 16, 16)), operator, noise_std=deviation, steps=3)
     model = 0.005**2 * y.double().square().flatten(1).mean(1)
     share = deviation / (deviation**2 + model).sqrt()
-    torch.testing.assert_close(solver.noise_share(y, solver.noise(y)), share)
+    torch.testing.assert_close(solver.noise_share(solver.model_share(y, solver.noise(y))), share)
     plain, higher = (torch.stack(solver.levels(x, part))[-1] for part in (0.0, share))
     torch.testing.assert_close(higher, (1 + share) * plain)
     torch.testing.assert_close(solver.levels(0 * x, share)[-1], 0.005 * (1 + 2 * share))
     assert torch.equal(*(solver.levels(x, part)[0] for part in (0.0, share)))
     picture = PnPADMM(GaussianPrior((1, 16, 16)), Identity((1, 16, 16)), noise_std=0.1)
-    assert picture.noise_share(x, picture.noise(x)).tolist() == [0.0, 0.0]
+    assert picture.noise_share(picture.model_share(x, picture.noise(x))).tolist() == [0.0, 0.0]
 
 
 def test_the_least_weight_of_a_scan_grows_with_its_views_and_is_none_of_what_is_exact(rng):
@@ -373,8 +373,9 @@ def test_the_least_weight_of_a_scan_grows_with_its_views_and_is_none_of_what_is_
         scan = given.operator
         error = (scan.clip(scan.approximate_inverse(scan(square))) - square).double().square().mean().sqrt()
         expected = 0.5 * given.model_variance(y, disc) / (error**2 * scan.norm_squared)
-        torch.testing.assert_close(given.least_penalty(y, disc), expected)
-        assert solver.least_penalty(y, disc).tolist() == [[[[0.0]]]]
+        share = given.model_share(y, given.noise(y))
+        torch.testing.assert_close(given.least_penalty(y, disc, share), expected)
+        assert solver.least_penalty(y, disc, share).tolist() == [[[[0.0]]]]
         least.append(float(expected))
         plain = PnPADMM(solver.prior, operator, model_error=0, **options)
         assert torch.equal(*(one.solve(y, Generators.keyed(0, [0])) for one in (solver, plain)))
@@ -382,7 +383,8 @@ def test_the_least_weight_of_a_scan_grows_with_its_views_and_is_none_of_what_is_
     assert least[0] < least[1] < least[2]
     image = Identity((1, 4, 4))
     y = torch.rand(1, 1, 4, 4, generator=rng)
-    assert PnPADMM(GaussianPrior((1, 4, 4)), image, noise_std=0.1).least_penalty(y, y).tolist() == [[[[0.0]]]]
+    share = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    assert PnPADMM(GaussianPrior((1, 4, 4)), image, noise_std=0.1).least_penalty(y, y, share).tolist() == [[[[0.0]]]]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
@@ -414,7 +416,7 @@ def test_the_data_step_of_a_scan_solves_the_whitened_equations_and_others_as_the
     assert float(left.abs().max()) < 1e-8 * float(y.abs().max()) * solver.operator.norm_squared
     plain = solver.data_step(v, y, penalty)
     assert float((u - plain).abs().max()) > 1e-3
-    assert (solver.least_penalty(y, v) >= 0.001 * Whitening.gain(share)).all()
+    assert (solver.least_penalty(y, v, share) >= 0.001 * Whitening.gain(share)).all()
 
 
 @pytest.mark.parametrize(("named", "said"), [(0.05, []), (0.2, ["0.2"]), (0.0, ["0"])])

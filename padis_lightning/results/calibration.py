@@ -152,7 +152,7 @@ class Calibration:
             held = ((1 - upper) * below[kinds, lower] + upper * below[kinds, lower + 1]).sum(0)
             gap = (level * parts - held) / (parts + PSEUDO)
             weights = (weights * np.exp(GAIN * gap)).clip(1 / MOST, MOST)
-        return 2.0 ** np.interp(places, np.arange(len(RATIOS)), np.log2(RATIOS))
+        return RATIOS[0] * 2.0 ** (STEP * places)
 
     def half_width(self, estimate: Tensor, samples: Tensor | None, level: float = 0.9) -> Tensor:
         """Return half the interval of each pixel, normalised, ``(C, ..., H, W)``."""

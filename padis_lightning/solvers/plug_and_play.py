@@ -235,16 +235,17 @@ class PnPADMM(PlugAndPlay):
         """Iterate from the approximate inverse, ``(B, ...) -> (B, C, H, W)``."""
         v = self.operator.clip(self.operator.approximate_inverse(y))
         noise = self.noise(y)
+        share = self.model_share(y, noise)
         state = {
             "v": v,
             "u": torch.zeros_like(v),
             "noise": noise,
-            "share": self.model_share(y, noise),
+            "share": share,
             "weight": torch.ones_like(noise),
-            "least": self.least_penalty(y, v),
+            "least": self.least_penalty(y, v, share),
             **self.first_state(v),
         }
-        for sigma in self.loop(self.levels(v, self.noise_share(y, noise)), state, generator):
+        for sigma in self.loop(self.levels(v, self.noise_share(share)), state, generator):
             weight = torch.maximum(self.penalty_at(sigma, state["noise"]), state["least"])
             v, u = state["v"], state["u"] * (state["weight"] / weight).to(state["u"])
             x = torch.lerp(v, self.explained(v - u, y, sigma, weight, state).to(v), self.relaxation)
@@ -261,13 +262,13 @@ class PnPADMM(PlugAndPlay):
         """Take the data step; a subclass may leave something in the state for the next one."""
         return self.data_step(v, y, penalty, state["share"])
 
-    def noise_share(self, y: Tensor, noise: Tensor) -> Tensor:
-        """Return how much of what a scan gets wrong is noise rather than its model, from 0 to 1, ``(B,)``; elsewhere 0."""
+    def noise_share(self, share: Tensor) -> Tensor:
+        """Return how much of what a scan gets wrong is noise, 0 to 1, ``(B,)``, given its model's share of s^2; elsewhere 0."""
         if self.operator.geometry is None:
-            return torch.zeros_like(noise).flatten()
-        return (1 - self.model_share(y, noise)).sqrt().flatten()
+            return torch.zeros_like(share).flatten()
+        return (1 - share).sqrt().flatten()
 
-    def least_penalty(self, y: Tensor, v: Tensor) -> Tensor:
+    def least_penalty(self, y: Tensor, v: Tensor, share: Tensor) -> Tensor:
         r"""Return :math:`\rho_k` of the model alone at a level of :math:`e_0`, of a scan with v as its first reconstruction.
 
         That is small where there are many views: what they agree on is wrong by what pixels cannot show. It is never below
@@ -275,9 +276,8 @@ class PnPADMM(PlugAndPlay):
         """
         if not self.is_scan:
             return torch.zeros_like(self.model_variance(y))
-        gain = Whitening.gain(self.model_share(y, self.noise(y)))
         model = self.penalty_at(self._inversion_error(turned(v, 0)).clamp_min(LOWEST), self.model_variance(y, v))
-        return torch.maximum(self.penalty * gain, model)
+        return torch.maximum(self.penalty * Whitening.gain(share), model)
 
 
 class RED(PlugAndPlay):

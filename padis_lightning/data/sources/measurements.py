@@ -166,6 +166,7 @@ def load_measured(path: Path, keys: tuple[str, ...] = (), named: Named = Named()
     """
     foreign = read_foreign(path, named)
     if foreign is not None:
+        _require_spacing(foreign, named, path)
         return _views(foreign, named, path)
     arrays = load_keys(path, (*KEYS, *keys, "convention", *THEIRS))
     convention = arrays.get("convention")
@@ -188,16 +189,21 @@ def load_measured(path: Path, keys: tuple[str, ...] = (), named: Named = Named()
         arrays[key] = arrays[key][None]
     arrays = to_radians(arrays, path)
     arrays = arrays if convention is None else complete(arrays, key, named, path)
+    _require_spacing(arrays, named, path)
     return _views(_rows(arrays, key, named, path), named, path)
 
 
-def _views(arrays: dict[str, np.ndarray], named: Named, path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays with so many of the views as the user names, whose pixels shall be those of the file."""
+def _require_spacing(arrays: dict[str, np.ndarray], named: Named, path: Path) -> None:
+    """Refuse a side of pixels that the user names where the file names another."""
     spacing = named.pixel_spacing
     if spacing is not None and "pixel_spacing" in arrays:
         own = float(numbers(arrays, "pixel_spacing", (), path))
         if not np.isclose(own, spacing, rtol=1e-6, atol=0):
             raise InputError(f"pixel_spacing is {spacing:g} and {path} names {own:g}; wanted that of the file, or none")
+
+
+def _views(arrays: dict[str, np.ndarray], named: Named, path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays with so many of the views as the user names."""
     count = np.size(arrays.get("angles", ()))
     if named.views is None or not count:
         return arrays
